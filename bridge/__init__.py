@@ -1,0 +1,19 @@
+"""Functions of JAX, MLX and PyTorch, each called from the others."""
+
+from bridge._errors import (
+    ArgumentError as ArgumentError,
+    BridgeError as BridgeError,
+    CopyError as CopyError,
+    DeviceError as DeviceError,
+    MissingFrameworkError as MissingFrameworkError,
+    NoRuleError as NoRuleError,
+    NoValuesError as NoValuesError,
+    OptionError as OptionError,
+    RangeError as RangeError,
+    UnknownFrameworkError as UnknownFrameworkError,
+)
+from bridge._op import Op as Op
+from bridge._transfer import to_jax as to_jax, to_torch as to_torch
+from bridge._wrap import jax2torch as jax2torch
+
+__version__ = "0.1.0"

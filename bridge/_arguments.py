@@ -1,0 +1,204 @@
+"""The arguments of a call: which are arrays, which are static, and what they are called."""
+
+import dataclasses
+import inspect
+import types
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from typing import Any
+
+from bridge import _registry, _tree
+from bridge._errors import ArgumentError, OptionError
+from bridge._spec import ArraySpec
+
+
+class Static:
+    """An argument whose value is part of the key of a trace; no dataclass, so that it is a leaf."""
+
+    __slots__ = ("value",)
+
+    def __init__(self, value: Any) -> None:
+        self.value = value
+
+
+@dataclasses.dataclass(frozen=True)
+class Kind:
+    """How leaves of one class are treated.
+
+    Attributes:
+        signature: Their part in the key of a call.
+        spec: What is known of them as arrays; `None` for static ones.
+        prepare: Applied before they are handed on, `None` for nothing.
+        owner: The framework whose arrays they are.
+    """
+
+    signature: Callable[[Any], Hashable]
+    spec: Callable[[Any], ArraySpec] | None = None
+    prepare: Callable[[Any], Any] | None = None
+    owner: str | None = None
+
+
+_NUMBERS = {int: "int64", float: "float64", complex: "complex128"}
+
+
+def kind(leaf: Any, home: str, away: str) -> Kind:
+    """How leaves of the class of `leaf` are treated by a function of `home` called from `away`."""
+    face = _registry.owner(leaf)
+    if face is not None:
+        if face.name not in (home, away, "numpy"):
+            raise ArgumentError(f"it is an array of {face.name}. Convert it with bridge.to_{away}.")
+        prepare = _own if face.name == "numpy" else None
+        return Kind(face.signature, face.spec, prepare, face.name)
+    if type(leaf) in _NUMBERS:
+        return _number(type(leaf))
+    number = _as_number(leaf)
+    if type(number) in _NUMBERS:
+        return dataclasses.replace(_number(type(number)), prepare=_as_number)
+    return Kind(_static_key)
+
+
+def _own(x: Any) -> Any:
+    """A copy of a NumPy array, in native byte order: it may change before a backward pass."""
+    return x.astype(x.dtype.newbyteorder("="))
+
+
+def _number(type_: type) -> Kind:
+    spec = ArraySpec((), _NUMBERS[type_], weak=True)
+    return Kind(lambda _: type_, lambda _: spec)
+
+
+def _as_number(x: Any) -> Any:
+    """The Python number a NumPy scalar stands for, else `x`."""
+    return x.item() if type(x).__module__ == "numpy" and hasattr(x, "item") else x
+
+
+def _static_key(leaf: Any) -> Hashable:
+    return typed(value(leaf))
+
+
+def check_static(leaf: Any) -> None:
+    """Raise unless the value of a static leaf can be a constant of a trace, and part of its key."""
+    given = value(leaf)
+    if _holds_arrays(given):
+        raise ArgumentError(
+            f"it is static, and a {type(given).__name__} that holds arrays, which would be "
+            "constants to the trace and get no gradient. Pass its arrays; for a class of your "
+            "own, make it a dataclass or register it as a pytree."
+        )
+    try:
+        hash(given)
+    except TypeError as error:
+        raise ArgumentError(
+            f"it is a {type(given).__name__}, no array, number or known container, so it must be "
+            f"static; but it cannot be hashed ({error})."
+        ) from None
+
+
+def _holds_arrays(x: Any) -> bool:
+    """Whether `x` is an array or hides some, in its members or attributes, however deep."""
+    seen: dict[int, Any] = {}
+    found = [x]
+    while found and len(seen) < _MANY_OBJECTS:
+        inner = found.pop()
+        if id(inner) in seen or isinstance(inner, type) or inspect.isroutine(inner):
+            continue
+        seen[id(inner)] = inner
+        if _registry.owner(inner) is not None:
+            return True
+        found += _held(inner)
+    return False
+
+
+_MANY_OBJECTS = 10_000
+
+
+def _held(x: Any) -> list[Any]:
+    """The members and attributes of an object."""
+    if isinstance(x, (str, bytes, int, float, complex, types.ModuleType)):
+        return []
+    if isinstance(x, Mapping):
+        return list(x.values())
+    held = list(x) if isinstance(x, (tuple, list, set, frozenset)) else []
+    slots = [slot for kind in type(x).__mro__ for slot in _names(getattr(kind, "__slots__", ()))]
+    attributes = [*getattr(x, "__dict__", {}).values(), *(getattr(x, s, None) for s in slots)]
+    return held + attributes
+
+
+def _names(slots: str | Iterable[str]) -> list[str]:
+    return [slots] if isinstance(slots, str) else list(slots)
+
+
+def typed(value: Any) -> Hashable:
+    """A key that tells apart what Python calls equal: `1`, `1.0` and `True`; `0.0` and `-0.0`."""
+    if isinstance(value, (tuple, frozenset)):
+        return type(value), type(value) is frozenset, _members(value)
+    if isinstance(value, (float, complex)):
+        return type(value), repr(value)
+    return type(value), value
+
+
+def _members(value: Iterable[Any]) -> Hashable:
+    members = map(typed, value)
+    return frozenset(members) if isinstance(value, frozenset) else tuple(members)
+
+
+def value(leaf: Any) -> Any:
+    """What the user passed for a static leaf."""
+    return leaf.value if isinstance(leaf, Static) else leaf
+
+
+@dataclasses.dataclass(frozen=True)
+class Parameters:
+    """The parameters of a function: their names, and which of them are static."""
+
+    names: tuple[str, ...]
+    variadic: str | None
+    static: bool
+    static_argnums: frozenset[int]
+    static_argnames: frozenset[str]
+
+    def mark(
+        self, args: Sequence[Any], kwargs: Mapping[str, Any]
+    ) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """The arguments with the static ones wrapped, so that they are leaves."""
+        at = {i + len(args) if i < 0 else i for i in self.static_argnums}
+        return (
+            tuple(Static(x) if i in at else x for i, x in enumerate(args)),
+            {k: Static(x) if k in self.static_argnames else x for k, x in kwargs.items()},
+        )
+
+    def label(self, path: Sequence[Any]) -> str:
+        """The name of the argument that a leaf is, or is a part of: `x['weights'][0]`."""
+        keyword, position, *rest = path
+        if keyword:
+            return _tree.label([position, *rest])
+        if position < len(self.names):
+            return _tree.label([self.names[position], *rest])
+        if self.variadic:
+            return _tree.label([self.variadic, position - len(self.names), *rest])
+        return _tree.label([position, *rest])
+
+
+def parameters(
+    fn: Callable[..., Any], static_argnums: Sequence[int], static_argnames: Sequence[str]
+) -> Parameters:
+    """The parameters of `fn`; a static one is static by position and by name, as in `jax.jit`."""
+    try:
+        known = list(inspect.signature(fn).parameters.values())
+    except (TypeError, ValueError):  # some builtins have no signature
+        known = []
+    names = [p.name for p in known if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
+    variadic = next((p.name for p in known if p.kind is p.VAR_POSITIONAL), None)
+    if known and not any(p.kind is p.VAR_KEYWORD for p in known):
+        unknown = {*static_argnames} - {p.name for p in known}
+        if unknown:
+            raise OptionError(f"static_argnames names {sorted(unknown)}, no parameter of {names}.")
+    nums = {i + len(names) if i < 0 and not variadic else i for i in static_argnums}
+    if known and not variadic and any(not 0 <= i < len(names) for i in nums):
+        raise OptionError(
+            f"static_argnums={tuple(static_argnums)}, but the parameters are {names}."
+        )
+    nums |= {names.index(name) for name in static_argnames if name in names}
+    named = {*static_argnames, *(names[i] for i in nums if 0 <= i < len(names))}
+    return Parameters(
+        tuple(names), variadic, bool(nums or named), frozenset(nums), frozenset(named)
+    )

@@ -1,0 +1,162 @@
+"""Arrays of JAX: buffers, devices, 64-bit mode, and the conjugation of cotangents."""
+
+from collections.abc import Callable, Hashable, Iterable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.core import Tracer
+
+from bridge._arrays.numpy import plain
+from bridge._errors import ArgumentError, CopyError, DeviceError, NoValuesError
+from bridge._protocols import Container
+from bridge._spec import ArraySpec
+
+NARROW = {"int64": "int32", "uint64": "uint32", "float64": "float32", "complex128": "complex64"}
+
+
+class JaxArrays:
+    """JAX's arrays."""
+
+    name = "jax"
+    dense = True
+
+    def owns(self, x: Any) -> bool:
+        """Whether `x` is an array or a tracer of one."""
+        return isinstance(x, jax.Array)
+
+    def spec(self, x: Any) -> ArraySpec:
+        """Shape, dtype and weak type; where it lives is JAX's affair."""
+        if jnp.issubdtype(x.dtype, jax.dtypes.extended):
+            _extended[str(x.dtype)] = x.dtype
+        return ArraySpec(tuple(x.shape), str(x.dtype), weak=getattr(x, "weak_type", False))
+
+    def signature(self, x: Any) -> Hashable:
+        """Shape, dtype and weak type."""
+        return x.shape, x.dtype, getattr(x, "weak_type", False)
+
+    def borrow(self, buffers: Sequence[Any], device: str) -> Sequence[Any]:
+        """NumPy views as they are where `jax.jit` would put them on `device` anyway."""
+        if device == "cpu" and _host_is_default():
+            return buffers
+        return [_on(x, device) for x in buffers]
+
+    def export(self, x: Any, *, dense: bool, copy: bool | None) -> Any:
+        """`x` itself; a tracer and a PRNG key are refused."""
+        if isinstance(x, Tracer):
+            raise NoValuesError(f"a JAX tracer ({self.spec(x)}) has no values to convert.")
+        if jnp.issubdtype(x.dtype, jax.dtypes.extended):
+            raise ArgumentError(
+                f"a JAX array of dtype {x.dtype} has no counterpart. "
+                "For a PRNG key, convert `jax.random.key_data(key)`."
+            )
+        return x
+
+    def convert(self, x: Any, *, copy: bool | None) -> jax.Array:
+        """An array over the memory of `x`, or a copy; 64-bit values need JAX's 64-bit mode."""
+        dtype = str(x.dtype).removeprefix("torch.")
+        if dtype in NARROW and not x64_mode():
+            raise ArgumentError(
+                f"{dtype} has no counterpart while JAX is in 32-bit mode, and would be narrowed "
+                f"to {NARROW[dtype]}. Convert it yourself, or enable 64-bit mode: "
+                'jax.config.update("jax_enable_x64", True), or `with jax.enable_x64(True):`.'
+            )
+        if isinstance(x, jax.Array):
+            return jnp.array(x)
+        buffer, low = plain(x) if isinstance(x, np.ndarray) else (x, None)
+        try:
+            # from_dlpack(copy=True) shares all the same, in jax 0.10.
+            y = jax.dlpack.from_dlpack(buffer, copy=None if copy else copy)
+        except (ValueError, RuntimeError) as error:  # memory not aligned to 64 bytes
+            if copy is None or copy:
+                raise
+            raise CopyError(f"copy=False, but JAX cannot share its memory: {error}") from error
+        y = y.view(low) if low else y
+        return jax.block_until_ready(jnp.array(y) if copy else y)
+
+    def container(self, x: Any) -> Container | None:
+        """A class registered with `jax.tree_util`, as Equinox modules and Flax structs are."""
+        if jax.tree.structure(x, is_leaf=lambda child: child is not x) == _LEAF:
+            return None
+
+        def take(node: Any) -> tuple[list[Any], Any]:
+            return jax.tree.flatten(node, is_leaf=lambda child: child is not node)
+
+        def build(structure: Any, children: Iterable[Any]) -> Any:
+            return jax.tree.unflatten(structure, children)
+
+        return take, build
+
+
+# The dtypes of PRNG keys that were met: JAX has no way from their names back to them.
+_extended: dict[str, Any] = {}
+
+
+def abstract(spec: ArraySpec, *, x64: bool) -> jax.ShapeDtypeStruct:
+    """What `jax.make_jaxpr` takes for an argument of this spec."""
+    dtype = spec.dtype if x64 else NARROW.get(spec.dtype, spec.dtype)
+    found = _extended.get(dtype) or jnp.dtype(dtype)
+    return jax.ShapeDtypeStruct(spec.shape, found, weak_type=spec.weak)
+
+
+_LEAF = jax.tree.structure(0)
+
+
+def _host_is_default() -> bool:
+    return _flag("jax_default_device") is None and jax.default_backend() == "cpu"
+
+
+def find_device(device: str) -> Any:
+    """JAX's name for `cpu` or `cuda:0`."""
+    kind, _, index = device.partition(":")
+    return jax.local_devices(backend=kind)[int(index or 0)]
+
+
+def reach(device: str, asked: str | None) -> str:
+    """The device to compute on for arrays that live on `device`."""
+    wanted = asked or device
+    try:
+        find_device(wanted)
+    except (RuntimeError, IndexError) as error:
+        raise DeviceError(
+            f"JAX cannot compute on {wanted}: {error}. Install JAX's CUDA plugin "
+            '(pip install "jax[cuda13]"), or let JAX compute on the host with device="cpu", '
+            "which copies arguments and results."
+        ) from error
+    return wanted
+
+
+def _on(x: Any, device: str) -> Any:
+    if isinstance(x, (np.ndarray, jax.Array)):
+        return jax.device_put(x, find_device(device))
+    return jax.dlpack.from_dlpack(x) if hasattr(x, "__dlpack__") else x
+
+
+def _flag(name: str) -> Any:
+    return getattr(jax.config, name)
+
+
+def x64_mode() -> bool:
+    """Whether JAX is in 64-bit mode, here and now."""
+    return _flag("jax_enable_x64")
+
+
+def in_x64(call: Callable[..., Any], *, x64: bool) -> Callable[..., Any]:
+    """`call` in JAX's 64-bit mode, or out of it, whatever the global flag says."""
+
+    def scoped(*args: Any) -> Any:
+        if x64_mode() is x64:
+            return call(*args)
+        with jax.enable_x64(x64):
+            return call(*args)
+
+    return scoped
+
+
+def conjugate(xs: Iterable[Any]) -> tuple[Any, ...]:
+    """Between JAX's convention for complex cotangents and that of torch and MLX."""
+    return tuple(jnp.conj(x) if jnp.iscomplexobj(x) else x for x in xs)
+
+
+FACE = JaxArrays()

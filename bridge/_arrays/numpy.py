@@ -1,0 +1,70 @@
+"""Arrays of NumPy: arguments beside those of a framework."""
+
+from collections.abc import Hashable
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+
+from bridge._errors import ArgumentError, CopyError
+from bridge._spec import ArraySpec
+
+
+def plain(x: np.ndarray) -> tuple[np.ndarray, str | None]:
+    """`x` as DLPack takes it: low precision as integers, with the name of its dtype."""
+    name = x.dtype.name
+    if name in _NUMBERS:
+        return x, None
+    return x.view(f"uint{8 * x.itemsize}"), name
+
+
+_NUMBERS = {
+    *("bool", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64"),
+    *("float16", "float32", "float64", "complex64", "complex128"),
+}
+
+
+class NumpyArrays:
+    """NumPy's arrays, which live on the host and carry no gradient."""
+
+    name = "numpy"
+    dense = False
+
+    def owns(self, x: Any) -> bool:
+        """Whether `x` is an array; a NumPy scalar counts as the Python number it stands for."""
+        return isinstance(x, np.ndarray)
+
+    def spec(self, x: Any) -> ArraySpec:
+        """Shape and dtype of an array of numbers; others are refused."""
+        if x.dtype.name not in _NUMBERS and not hasattr(ml_dtypes, x.dtype.name):
+            raise ArgumentError(f"it is a NumPy array of dtype {x.dtype}, which no framework has.")
+        return ArraySpec(x.shape, x.dtype.name)
+
+    def signature(self, x: Any) -> Hashable:
+        """Shape and dtype."""
+        return x.shape, x.dtype
+
+    def export(self, x: Any, *, dense: bool, copy: bool | None) -> Any:
+        """`x` itself if others can share its memory, and may write to it; else a copy."""
+        self.spec(x)
+        plain = x.flags.aligned and x.flags.writeable and x.dtype.isnative
+        plain = plain and all(stride >= 0 and not stride % x.itemsize for stride in x.strides)
+        if plain and (x.flags.forc or not dense):
+            return x
+        if copy is False:
+            raise CopyError(
+                "copy=False, but it is read-only, or has strides or a byte order that cannot be "
+                "shared."
+            )
+        return np.array(x, dtype=x.dtype.newbyteorder("="), order="C", copy=True)
+
+    def convert(self, x: Any, *, copy: bool | None) -> Any:
+        """An array over the memory of `x`, or a copy of it."""
+        return np.from_dlpack(x, copy=copy)
+
+    def container(self, x: Any) -> None:
+        """Nothing: NumPy has no pytrees."""
+        return
+
+
+FACE = NumpyArrays()

@@ -1,0 +1,159 @@
+"""Tensors of PyTorch: their buffers, on the host as NumPy views, elsewhere by DLPack."""
+
+import functools
+from collections.abc import Hashable, Sequence
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+import torch
+import torch.utils._pytree as pytree
+from torch.utils.dlpack import from_dlpack
+
+from bridge._arrays.numpy import plain
+from bridge._errors import ArgumentError, CopyError, NoValuesError
+from bridge._op import Arrays, Specs
+from bridge._protocols import Container
+from bridge._spec import ArraySpec
+
+_PLAIN = {
+    torch.bool,
+    *(torch.int8, torch.int16, torch.int32, torch.int64),
+    *(torch.uint8, torch.uint16, torch.uint32, torch.uint64),
+    *(torch.float16, torch.float32, torch.float64, torch.complex64, torch.complex128),
+}
+# NumPy has these from ml_dtypes; Tensor.numpy() refuses them, so they cross as integers.
+_AS_INTEGERS = {
+    torch.bfloat16: (torch.int16, ml_dtypes.bfloat16),
+    torch.float8_e4m3fn: (torch.uint8, ml_dtypes.float8_e4m3fn),
+    torch.float8_e4m3fnuz: (torch.uint8, ml_dtypes.float8_e4m3fnuz),
+    torch.float8_e5m2: (torch.uint8, ml_dtypes.float8_e5m2),
+    torch.float8_e5m2fnuz: (torch.uint8, ml_dtypes.float8_e5m2fnuz),
+    torch.float8_e8m0fnu: (torch.uint8, ml_dtypes.float8_e8m0fnu),
+}
+
+
+class TorchArrays:
+    """PyTorch's tensors."""
+
+    name = "torch"
+    dense = False
+
+    def owns(self, x: Any) -> bool:
+        """Whether `x` is a tensor, a Parameter or of a subclass."""
+        return isinstance(x, torch.Tensor)
+
+    def spec(self, x: torch.Tensor) -> ArraySpec:
+        """Shape, dtype and device of a dense tensor; others are refused."""
+        if hasattr(x, "to_local"):  # DTensor, known by the method we advise
+            raise ArgumentError(
+                f"it is a {type(x).__name__}, spread over several processes. Pass `.to_local()`."
+            )
+        if x.is_nested:
+            raise ArgumentError("it is a nested tensor. Pass `.to_padded_tensor(padding)`.")
+        if x.layout is not torch.strided:
+            raise ArgumentError(f"it is sparse ({x.layout}). Pass `.to_dense()`.")
+        if x.dtype not in _PLAIN and x.dtype not in _AS_INTEGERS:
+            raise ArgumentError(f"its dtype {x.dtype} has no counterpart. Convert it first.")
+        return ArraySpec(tuple(x.shape), dtype_name(x.dtype), str(x.device))
+
+    def signature(self, x: torch.Tensor) -> Hashable:
+        """Shape, dtype, device and layout."""
+        if x.is_nested:  # has no shape to ask for
+            self.spec(x)
+        return x.shape, x.dtype, x.device, x.layout
+
+    def lend(self, xs: Sequence[Any], device: str) -> Sequence[Any]:
+        """NumPy views for the host, detached dense tensors for other devices."""
+        view = _view if device == "cpu" else functools.partial(_dense, device=device)
+        try:
+            return [view(x) if isinstance(x, torch.Tensor) else x for x in xs]
+        except RuntimeError as error:  # a FakeTensor, or another subclass without storage
+            raise NoValuesError(f"a tensor has no memory that can be read: {error}") from error
+
+    def adopt(self, buffers: Sequence[Any], device: str) -> Arrays:
+        """Tensors over the memory of `buffers`, moved to `device` if that is another."""
+        if device == "cpu":
+            return tuple([from_dlpack(y.__dlpack__(dl_device=(1, 0))) for y in buffers])
+        # Given the object, not its capsule, torch passes its current stream to the producer.
+        return tuple(torch.from_dlpack(y).to(device) for y in buffers)
+
+    def holds(self, dtype: str) -> bool:
+        """Whether torch has a dtype of this name."""
+        return getattr(torch, dtype, None) in {*_PLAIN, *_AS_INTEGERS}
+
+    def empty(self, specs: Specs) -> Arrays:
+        """Meta tensors."""
+        return tuple(
+            torch.empty(spec.shape, dtype=getattr(torch, spec.dtype), device="meta")
+            for spec in specs
+        )
+
+    def export(self, x: torch.Tensor, *, dense: bool, copy: bool | None) -> torch.Tensor:
+        """`x` without conj and neg bits; one that requires grad is refused, as by `.numpy()`."""
+        if x.requires_grad:
+            raise ArgumentError(
+                "a tensor that requires grad would lose its gradient, since values cross "
+                "without it. Pass `.detach()`, or wrap the function that takes it."
+            )
+        self.spec(x)
+        if x.is_meta:
+            raise NoValuesError("a meta tensor has no values to convert.")
+        y = x.resolve_conj().resolve_neg()
+        if dense and not _is_dense(y):
+            y = y.contiguous()
+        if copy is False and y is not x:
+            raise CopyError(
+                "copy=False, but its strides, or a conjugation or negation that torch has put "
+                "off, cannot be shared."
+            )
+        return y
+
+    def convert(self, x: Any, *, copy: bool | None) -> torch.Tensor:
+        """A tensor over the memory of `x`, writable, or a copy of it."""
+        name = dtype_name(x.dtype)
+        if not self.holds(name):
+            raise ArgumentError(f"torch has no dtype {name}.")
+        if isinstance(x, np.ndarray):
+            buffer, low = plain(x)
+            y = torch.from_dlpack(buffer, copy=copy)
+            return y.view(getattr(torch, low)) if low else y
+        return torch.from_dlpack(x, copy=copy)
+
+    def container(self, x: Any) -> Container | None:
+        """A class registered with `torch.utils._pytree`, as Hugging Face's outputs are."""
+        if pytree.tree_structure(x, is_leaf=lambda child: child is not x).is_leaf():
+            return None
+
+        def take(node: Any) -> tuple[list[Any], Any]:
+            return pytree.tree_flatten(node, is_leaf=lambda child: child is not node)
+
+        def build(structure: Any, children: Any) -> Any:
+            return pytree.tree_unflatten(children, structure)
+
+        return take, build
+
+
+def dtype_name(dtype: Any) -> str:
+    """NumPy's name of a dtype of torch, which spells them alike."""
+    return str(dtype).removeprefix("torch.")
+
+
+def _is_dense(x: torch.Tensor) -> bool:
+    """Whether `x` fills its memory, with its axes in whatever order."""
+    order = sorted(range(x.dim()), key=lambda axis: -x.stride(axis))
+    return x.permute(order).is_contiguous()
+
+
+def _view(x: torch.Tensor) -> Any:
+    if x.dtype in _PLAIN:
+        return x.numpy(force=True)
+    integer, dtype = _AS_INTEGERS[x.dtype]
+    return x.detach().view(integer).numpy(force=True).view(dtype)
+
+
+def _dense(x: torch.Tensor, device: str) -> torch.Tensor:
+    return x.detach().resolve_conj().resolve_neg().contiguous().to(device)
+
+
+FACE = TorchArrays()

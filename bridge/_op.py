@@ -1,0 +1,94 @@
+"""Op: a function together with the rules that transform it.
+
+An Op is closed under differentiation: its vjp is an Op, its jvp is an Op, and
+so is its batched form. A target therefore learns one thing, how to call an Op,
+and has derivatives of every order by calling the Ops its rules return.
+"""
+
+import dataclasses
+from collections.abc import Callable, Sequence, Set
+from typing import Any
+
+from bridge._errors import NoRuleError
+from bridge._spec import ArraySpec
+
+Arrays = tuple[Any, ...]
+Specs = tuple[ArraySpec, ...]
+Positions = tuple[int, ...]
+
+
+@dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
+class Op:
+    """A pure function on flat arrays of one framework, with its rules.
+
+    Gradients follow the convention of torch and MLX: for a real function of complex numbers
+    they point uphill, that is, they are the conjugates of JAX's.
+
+    Attributes:
+        name: Shown in error messages, profiles and `grad_fn`.
+        home: The framework whose arrays `call` takes and returns.
+        call: `(*primals) -> outputs`. No output shares memory with a primal or another output.
+        specs: `(*input specs) -> output specs`; never looks at values.
+        vjp: `(wanted, given) -> Op` on `(*primals, *cotangents)`: the gradients of the primals
+            at the positions `wanted`, when the outputs at the positions `given` have cotangents
+            and all others have none.
+        jvp: `(given) -> Op` on `(*primals, *tangents)`: the tangents of the differentiable
+            outputs, when the primals at the positions `given` have tangents.
+        vmap: `(axes, size) -> Op` on inputs with one more axis where `axes` is no None, and
+            with axis 0 added to every output.
+        split: `(wanted, given) -> Split`, a first-order derivative that does not run `call` again.
+            Without it, a target calls `vjp` on the primals, which recomputes.
+        reach: For each output the positions of the primals it depends on; without it, of all.
+            A primal that is out of reach has no gradient, where zeros would be one.
+        used: For primals that were wanted, which outputs then had cotangents: a target's note.
+    """
+
+    name: str
+    home: str
+    call: Callable[..., Arrays]
+    specs: Callable[..., Specs]
+    vjp: Callable[[Positions, Positions], "Op"] | None = None
+    jvp: Callable[[Positions], "Op"] | None = None
+    vmap: Callable[[tuple[int | None, ...], int], "Op"] | None = None
+    split: Callable[[Positions, Positions], "Split"] | None = None
+    reach: Callable[[], Sequence[Set[int]]] | None = None
+
+    used: dict[Positions, Positions] = dataclasses.field(default_factory=dict, repr=False)
+    _derived: dict[tuple[Any, ...], Any] = dataclasses.field(default_factory=dict, repr=False)
+
+    def derive(self, kind: str, *args: Any) -> Any:
+        """The Op (or the Split) the rule `kind` returns for `args`, made once and then kept."""
+        try:
+            return self._derived[kind, args]
+        except KeyError:
+            pass
+        rule = getattr(self, kind)
+        if rule is None:
+            raise NoRuleError(
+                f"`{self.name}` has no {kind} rule, so it cannot be used under {kind}. "
+                f"Pass `{kind}=` where the Op is made."
+            )
+        # Kept because a new Op is a new function to a compiler, which would compile it again.
+        # Two threads may both make one; setdefault lets every caller go on with the same.
+        return self._derived.setdefault((kind, args), rule(*args))
+
+
+@dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
+class Split:
+    """A derivative in two halves, with what the first keeps for the second.
+
+    Attributes:
+        forward: Op on `(*primals)`: the outputs, then the residuals.
+        backward: `(needed) -> Op` on `(*kept primals, *kept outputs, *residuals, *cotangents)`:
+            the gradients of the primals at the positions `needed`.
+        outputs: How many of forward's results are outputs; the others are residuals.
+        kept_primals: Positions of the primals that are residuals themselves, so that nothing
+            is copied.
+        kept_outputs: Positions of the outputs that are residuals themselves.
+    """
+
+    forward: Op
+    backward: Callable[[Positions], Op]
+    outputs: int
+    kept_primals: Positions
+    kept_outputs: Positions

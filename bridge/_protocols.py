@@ -1,0 +1,116 @@
+"""The faces a framework shows to bridge: its arrays, its functions, its call sites."""
+
+from collections.abc import Callable, Hashable, Sequence
+from typing import Any, Protocol
+
+from bridge._op import Arrays, Op, Specs
+from bridge._spec import ArraySpec
+
+# Evaluates an Op on arrays of the caller's framework.
+Run = Callable[[Op, Sequence[Any]], Arrays]
+# What optree wants to know of a class: how to take an instance apart, how to rebuild it.
+Container = tuple[Callable[..., Any], Callable[..., Any]]
+
+
+class ArrayFace(Protocol):
+    """What every kind of array can do: be known, and leave."""
+
+    name: str
+    dense: bool  # whether arrays can be made only over memory without gaps or reversed axes
+
+    def owns(self, x: Any) -> bool:
+        """Whether `x` is an array of this framework."""
+        ...
+
+    def spec(self, x: Any) -> ArraySpec:
+        """Shape, dtype and device of `x`; never waits for values. Refuses what cannot cross."""
+        ...
+
+    def signature(self, x: Any) -> Hashable:
+        """What `spec` depends on, as cheaply as it can be had: part of the key of every call."""
+        ...
+
+    def export(self, x: Any, *, dense: bool, copy: bool | None) -> Any:
+        """`x`, whose value is wanted elsewhere, over its own memory where that will do."""
+        ...
+
+    def convert(self, x: Any, *, copy: bool | None) -> Any:
+        """An array over what a framework exported; `copy` as in the array API standard."""
+        ...
+
+    def container(self, x: Any) -> Container | None:
+        """How to take apart and rebuild a node of this framework's pytrees, as optree asks."""
+        ...
+
+
+class HomeFace(ArrayFace, Protocol):
+    """Arrays a function runs on at home, over memory that belongs to its caller."""
+
+    def borrow(self, buffers: Sequence[Any], device: str) -> Sequence[Any]:
+        """What functions on `device` take, over the memory of `buffers`."""
+        ...
+
+
+class AwayFace(ArrayFace, Protocol):
+    """Arrays a function that lives elsewhere is called with."""
+
+    def lend(self, xs: Sequence[Any], device: str) -> Sequence[Any]:
+        """The buffers of `xs` on `device`, for reading until the borrower's outputs are ready.
+
+        Each is a NumPy array or has `__dlpack__`; what is no array of ours is passed on.
+        """
+        ...
+
+    def adopt(self, buffers: Sequence[Any], device: str) -> Arrays:
+        """Arrays on `device` that own the memory of `buffers`; waits until it is written."""
+        ...
+
+    def holds(self, dtype: str) -> bool:
+        """Whether there are arrays of this dtype."""
+        ...
+
+    def empty(self, specs: Specs) -> Arrays:
+        """Arrays of these shapes and dtypes that have no values."""
+        ...
+
+
+class SourceFace(Protocol):
+    """Functions that live here and are wanted elsewhere."""
+
+    def check(self, **options: Any) -> None:
+        """Raise if an option of a wrapped function has a value it does not take."""
+        ...
+
+    def ambient(self) -> Hashable:
+        """The settings a trace depends on besides its arguments."""
+        ...
+
+    def device(self, device: str, asked: str | None) -> str:
+        """Where a call with arrays on `device` computes; raises if that is out of reach."""
+        ...
+
+    def op(
+        self,
+        fn: Callable[..., Any],
+        *,
+        name: str,
+        primals: Specs,
+        labels: Sequence[str],
+        **options: Any,
+    ) -> Op:
+        """`fn`, of flat arrays, as an Op whose rules are this framework's own autodiff."""
+        ...
+
+
+class TargetFace(Protocol):
+    """Call sites here for functions that live elsewhere."""
+
+    def expose(self, op: Op, run: Run) -> Callable[..., Arrays]:
+        """A native differentiable function that evaluates `op` by `run`."""
+        ...
+
+    def check_gradients(
+        self, fn: Callable[..., Arrays], xs: Sequence[Any], *, order: int, **how: Any
+    ) -> None:
+        """Raise unless the derivatives of `fn`, of flat arrays, agree with finite differences."""
+        ...

@@ -1,0 +1,77 @@
+"""Which frameworks there are, and whose an array is. Imports none of them."""
+
+import functools
+import importlib
+import itertools
+import sys
+from typing import Any, cast
+
+from bridge._errors import MissingFrameworkError, UnknownFrameworkError
+from bridge._protocols import ArrayFace, AwayFace, HomeFace, SourceFace, TargetFace
+
+_MODULES = {"torch": "torch", "jax": "jax", "numpy": "numpy"}
+_SOURCES: tuple[str, ...] = ("jax",)
+_TARGETS: tuple[str, ...] = ("torch",)
+
+
+def directions() -> list[tuple[str, str]]:
+    """Every pair of a source and a target that a function can cross between."""
+    return [pair for pair in itertools.product(_SOURCES, _TARGETS) if pair[0] != pair[1]]
+
+
+@functools.cache
+def _load(room: str, name: str) -> Any:
+    if name not in _MODULES:
+        known = ", ".join(_MODULES)
+        raise UnknownFrameworkError(f"{name!r} is not a framework bridge knows ({known}).")
+    try:
+        importlib.import_module(_MODULES[name])
+    except ImportError as error:
+        raise MissingFrameworkError(
+            f"{name} is not installed (import {_MODULES[name]} failed: {error}). "
+            f"Install it with: pip install 'gradbridge[{name}]'"
+        ) from error
+    return importlib.import_module(f"bridge.{room}.{name}").FACE
+
+
+def arrays(name: str) -> ArrayFace:
+    """The arrays of a framework."""
+    return cast(ArrayFace, _load("_arrays", name))
+
+
+def home(name: str) -> HomeFace:
+    """The arrays of a framework, as the functions that live there take them."""
+    return cast(HomeFace, _load("_arrays", name))
+
+
+def away(name: str) -> AwayFace:
+    """The arrays of a framework that functions are called from."""
+    return cast(AwayFace, _load("_arrays", name))
+
+
+def source(name: str) -> SourceFace:
+    """The functions of a framework."""
+    return cast(SourceFace, _load("_sources", name))
+
+
+def target(name: str) -> TargetFace:
+    """The call sites of a framework."""
+    return cast(TargetFace, _load("_targets", name))
+
+
+def loaded() -> list[ArrayFace]:
+    """The arrays of every framework somebody has imported."""
+    return [arrays(name) for name, module in _MODULES.items() if sys.modules.get(module)]
+
+
+def owner(x: Any) -> ArrayFace | None:
+    """The framework `x` is an array of; one that is not imported owns nothing."""
+    return next((face for face in loaded() if face.owns(x)), None)
+
+
+def container(x: Any) -> Any:
+    """How to take apart and rebuild `x`, if it is a node to a framework that is imported."""
+    if owner(x) is not None:
+        return None
+    found = (face.container(x) for face in loaded())
+    return next((how for how in found if how is not None), None)

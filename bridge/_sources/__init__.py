@@ -1,0 +1,1 @@
+"""One module per framework: functions that live there."""

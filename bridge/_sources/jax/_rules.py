@@ -1,0 +1,144 @@
+"""The vjp, jvp and batched form of a function of JAX, each again such a function."""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import jax
+
+from bridge._arrays.jax import FACE as ARRAYS, conjugate
+from bridge._op import Op, Positions, Specs, Split
+from bridge._sources.jax._border import copied, guarded, outside
+from bridge._sources.jax._split import split
+from bridge._sources.jax._trace import Program, compiled, trace
+from bridge._spec import ArraySpec
+from bridge._tree import spread
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """How the Ops of one function are made, its derivatives included.
+
+    Attributes:
+        jit: Whether it is traced whole; otherwise it runs anew on each call.
+        x64: Whether it computes in JAX's 64-bit mode.
+        save: Whether its first derivative keeps residuals.
+        labels: What its arguments are called in errors.
+    """
+
+    jit: bool
+    x64: bool
+    save: bool
+    labels: tuple[str, ...]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Function:
+    """A pure function of flat arrays of these `primals`, and its rules.
+
+    Attributes:
+        name: Of the user's function and the rules applied to it.
+        primals: Arguments, as the caller sees them.
+        settings: Those of the user's function.
+        fun: What JAX transforms.
+        program: The same, if it was traced.
+    """
+
+    name: str
+    primals: Specs
+    settings: Settings
+    fun: Callable[..., Any]
+    program: Program | None
+
+    def op(self) -> Op:
+        """The function as an Op, compiled when it is first called."""
+        call = compiled(self.program, self.name) if self.program else copied(self.fun)
+        return Op(
+            name=self.name,
+            home="jax",
+            call=guarded(call, self.primals, x64=self.settings.x64, labels=self.settings.labels),
+            specs=self.specs,
+            vjp=self.vjp,
+            jvp=self.jvp,
+            vmap=self.vmap,
+            split=self.split if self.settings.save else None,
+            reach=self.program.reach if self.program else None,
+        )
+
+    def specs(self, *_: ArraySpec) -> Specs:
+        """The outputs, as the caller sees them."""
+        x64 = self.settings.x64
+        program = self.program or trace(self.fun, self.primals, x64=x64)
+        return outside(program.outputs, self.primals, x64=x64)
+
+    def vjp(self, wanted: Positions, given: Positions) -> Op:
+        """The gradients of the primals at `wanted`; only the outputs at `given` take part."""
+        count = len(self.primals)
+
+        def gradients(*args: Any) -> tuple[Any, ...]:
+            xs, cotangents = args[:count], args[count:]
+
+            def of_wanted(*free: Any) -> list[Any]:
+                outputs = self.fun(*spread(free, wanted, xs))
+                return [outputs[i] for i in given]
+
+            pull = jax.vjp(of_wanted, *(xs[i] for i in wanted))[1]
+            return conjugate(pull(list(conjugate(cotangents))))
+
+        outputs = self.specs() if self.program else None
+        cotangents = (outputs[i] if outputs else _UNKNOWN for i in given)
+        return self._derived("vjp", gradients, (*self.primals, *cotangents))
+
+    def jvp(self, given: Positions) -> Op:
+        """The tangents of the differentiable outputs; only the primals at `given` move."""
+        count = len(self.primals)
+
+        def tangents(*args: Any) -> list[Any]:
+            xs, directions = args[:count], args[count:]
+
+            def of_given(*free: Any) -> list[Any]:
+                outputs = self.fun(*spread(free, given, xs))
+                return [y for y in outputs if ARRAYS.spec(y).differentiable]
+
+            return jax.jvp(of_given, tuple(xs[i] for i in given), tuple(directions))[1]
+
+        moving = tuple(self.primals[i] for i in given)
+        return self._derived("jvp", tangents, (*self.primals, *moving))
+
+    def vmap(self, axes: tuple[int | None, ...], size: int) -> Op:
+        """The function mapped over `axes` of its arguments."""
+        batched = jax.vmap(self.fun, in_axes=axes, axis_size=size)
+        primals = [_grown(s, axis, size) for s, axis in zip(self.primals, axes, strict=True)]
+        return self._derived("vmap", batched, tuple(primals))
+
+    def split(self, wanted: Positions, given: Positions) -> Split:
+        """The first derivative in two halves."""
+        return split(self.fun, self.name, self.primals, wanted, given, x64=self.settings.x64)
+
+    def _derived(self, rule: str, fun: Callable[..., Any], primals: Specs) -> Op:
+        return function(fun, f"{self.name}.{rule}", primals, self.settings).op()
+
+
+def function(
+    fun: Callable[..., Any],
+    name: str,
+    primals: Specs,
+    settings: Settings,
+) -> Function:
+    """`fun` with its rules, traced now unless the settings say otherwise."""
+    if not settings.jit:
+        return Function(name, primals, settings, fun, None)
+    program = trace(fun, primals, x64=settings.x64, labels=settings.labels)
+    return Function(name, primals, settings, program, program)
+
+
+# A cotangent of an eager function, whose outputs nobody knows before it is called.
+_UNKNOWN = ArraySpec((), "unknown")
+
+
+def _grown(spec: ArraySpec, axis: int | None, size: int) -> ArraySpec:
+    if axis is None:
+        return spec
+    shape = list(spec.shape)
+    shape.insert(axis if axis >= 0 else axis + len(shape) + 1, size)
+    return dataclasses.replace(spec, shape=tuple(shape))

@@ -1,0 +1,63 @@
+"""What JAX shows to bridge as a source of functions."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from bridge._arrays.jax import reach, x64_mode
+from bridge._errors import ArgumentError, OptionError
+from bridge._op import Op, Specs
+from bridge._sources.jax._rules import Settings, function
+
+
+class JaxSource:
+    """JAX's functions."""
+
+    def check(self, *, residuals: str, **_: Any) -> None:
+        """Raise unless `residuals` is one of the two ways."""
+        if residuals not in ("save", "recompute"):
+            raise OptionError(f'residuals={residuals!r} is neither "save" nor "recompute".')
+
+    def ambient(self) -> bool:
+        """Whether the global flag asks for 64-bit mode."""
+        return x64_mode()
+
+    def device(self, device: str, asked: str | None) -> str:
+        """`asked`, or the device of the arguments."""
+        return reach(device, asked)
+
+    def op(
+        self,
+        fn: Callable[..., Any],
+        *,
+        name: str,
+        primals: Specs,
+        labels: Sequence[str],
+        jit: bool,
+        x64: bool | None,
+        residuals: str,
+    ) -> Op:
+        """`fn` as an Op for arguments of these specs, traced now unless `jit` is False."""
+        mode = _mode(primals, labels, x64=x64)
+        settings = Settings(jit, mode, jit and residuals == "save", tuple(labels))
+        return function(fn, name, primals, settings).op()
+
+
+def _mode(primals: Specs, labels: Sequence[str], *, x64: bool | None) -> bool:
+    """Whether to compute in 64-bit mode: where a 64-bit float comes in, or by the global flag."""
+    wide = [
+        (label, spec)
+        for label, spec in zip(labels, primals, strict=True)
+        if spec.dtype in ("float64", "complex128") and not spec.weak
+    ]
+    if x64 is None:
+        return x64_mode() or bool(wide)
+    if wide and not x64:
+        label, spec = wide[0]
+        raise ArgumentError(
+            f"{label} is {spec}, which x64=False would narrow. "
+            "Convert it yourself, or leave x64 out."
+        )
+    return x64
+
+
+FACE = JaxSource()

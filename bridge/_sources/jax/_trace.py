@@ -1,0 +1,107 @@
+"""Functions of JAX as jaxprs.
+
+NOTE [one trace]
+The user's function is traced once, to a jaxpr. Its vjp, jvp, batched form and residuals are
+all made from the jaxpr, so that no derivative runs the user's Python again.
+"""
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.extend.core import ClosedJaxpr, Jaxpr, jaxpr_as_fun
+
+from bridge._arrays.jax import FACE as ARRAYS, abstract
+from bridge._op import Specs
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Program:
+    """A traced function.
+
+    Attributes:
+        jaxpr: With its constants.
+        outputs: Shapes and dtypes of the results, as JAX has them.
+    """
+
+    jaxpr: ClosedJaxpr
+    outputs: Specs
+
+    def __call__(self, *xs: Any) -> list[Any]:
+        """The results, by operations that JAX can transform."""
+        return jaxpr_as_fun(self.jaxpr)(*xs)
+
+    def reach(self) -> Sequence[frozenset[int]]:
+        """For each result the positions of the arguments it depends on."""
+        return _reach(self.jaxpr.jaxpr)
+
+
+def _reach(jaxpr: Jaxpr) -> list[frozenset[int]]:
+    """Dependencies, looking into functions that were jitted; any other operation mixes all."""
+    known = {id(var): frozenset([i]) for i, var in enumerate(jaxpr.invars)}
+    nothing: frozenset[int] = frozenset()
+    for eqn in jaxpr.eqns:
+        inputs = [known.get(id(var), nothing) for var in eqn.invars]
+        if eqn.primitive.name in ("jit", "pjit"):
+            inner = _reach(eqn.params["jaxpr"].jaxpr)
+            found = [nothing.union(*(inputs[i] for i in positions)) for positions in inner]
+        else:
+            found = [nothing.union(*inputs)] * len(eqn.outvars)
+        known |= {id(var): reach for var, reach in zip(eqn.outvars, found, strict=True)}
+    return [known.get(id(var), nothing) for var in jaxpr.outvars]
+
+
+def trace(
+    fn: Callable[..., Any], primals: Specs, *, x64: bool, labels: Sequence[str] = ()
+) -> Program:
+    """`fn` as a program for arguments of these specs; runs its Python once."""
+    with jax.enable_x64(x64):
+        avals = [abstract(spec, x64=x64) for spec in primals]
+        try:
+            jaxpr, shapes = jax.make_jaxpr(fn, return_shape=True)(*avals)
+        except _NEEDS_VALUES as error:
+            _advise(error, primals, labels)
+            raise
+    return Program(jaxpr, tuple(map(ARRAYS.spec, shapes)))
+
+
+_NEEDS_VALUES = (
+    jax.errors.ConcretizationTypeError,
+    jax.errors.TracerArrayConversionError,
+    jax.errors.TracerIntegerConversionError,
+    jax.errors.NonConcreteBooleanIndexError,
+    # These only if they speak of a tracer: as a shape, in a slice, as a static argument of jax.jit.
+    TypeError,
+    IndexError,
+    ValueError,
+)
+
+
+def _advise(error: Exception, primals: Specs, labels: Sequence[str]) -> None:
+    words = [label.split() for label in labels]  # "argument n[0] of f"
+    numbers = [at[1] for at, spec in zip(words, primals, strict=False) if spec.weak]
+    if numbers and ("Tracer" in str(error) or "traced array" in str(error)):
+        names = list(dict.fromkeys(label.partition("[")[0] for label in numbers))
+        error.add_note(
+            f"Numbers are traced as arrays, here {', '.join(numbers)}. If the function needs "
+            f"the value of one of them, name it static: static_argnames={names!r}."
+        )
+
+
+def compiled(program: Program, name: str) -> Callable[..., Any]:
+    """`program` under `jax.jit`, each of its results in memory of its own."""
+    jaxpr = program.jaxpr.jaxpr
+    held = {id(var) for var in (*jaxpr.invars, *jaxpr.constvars)}
+    # jit hands on an input that is an output without a copy.
+    forwarded = [i for i, var in enumerate(jaxpr.outvars) if id(var) in held]
+
+    def run(*xs: Any) -> list[Any]:
+        outputs = program(*xs)
+        for i in forwarded:
+            outputs[i] = jnp.copy(outputs[i])
+        return outputs
+
+    run.__name__ = run.__qualname__ = name
+    return jax.jit(run)

@@ -1,0 +1,101 @@
+"""Values across: the arrays of one framework as arrays of another."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from bridge import _registry, _tree
+from bridge._errors import ArgumentError, CopyError
+from bridge._op import Arrays, Op
+from bridge._protocols import Run
+
+
+def to_torch(tree: Any, *, copy: bool | None = None) -> Any:
+    """`tree` with every array in it as a tensor.
+
+    Values cross, gradients do not: a function crosses with `jax2torch`.
+
+    Args:
+        tree: A pytree with arrays of JAX, MLX, NumPy or torch in it, of any shape and of the dtypes
+            torch has. Everything else in it is returned as it is.
+        copy: `None` shares memory where it can and copies otherwise, `True` always copies,
+            `False` raises where memory cannot be shared. A shared tensor is writable: changing
+            it in place changes the array it came from, immutable or not.
+
+    Returns:
+        The same tree; dtypes, shapes and devices are kept.
+
+    Raises:
+        ArgumentError: For an array torch has no counterpart of, such as a PRNG key.
+        CopyError: If `copy=False` and memory cannot be shared.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> to_torch({"x": jnp.arange(3.0)})
+        {'x': tensor([0., 1., 2.])}
+
+    DLPack: https://dmlc.github.io/dlpack/latest/python_spec.html
+    """
+    return _convert(tree, "torch", copy=copy)
+
+
+def to_jax(tree: Any, *, copy: bool | None = None) -> Any:
+    """`tree` with every array in it as a JAX array.
+
+    Values cross, gradients do not: a tensor that requires grad is refused.
+
+    Args:
+        tree: A pytree with tensors or arrays in it, of any shape and of the dtypes JAX has.
+            Everything else in it is returned as it is.
+        copy: `None` shares memory where it can and copies otherwise, `True` always copies,
+            `False` raises where memory cannot be shared. JAX takes a shared array for constant:
+            do not change the tensor it came from while the array is in use.
+
+    Returns:
+        The same tree; dtypes, shapes and devices are kept.
+
+    Raises:
+        ArgumentError: For a tensor that requires grad, a sparse or nested one, or one of
+            64 bits while JAX is in 32-bit mode.
+        CopyError: If `copy=False` and memory cannot be shared.
+
+    Example:
+        >>> import torch
+        >>> to_jax([torch.arange(3.0), "name"])
+        [Array([0., 1., 2.], dtype=float32), 'name']
+
+    DLPack: https://dmlc.github.io/dlpack/latest/python_spec.html
+    """
+    return _convert(tree, "jax", copy=copy)
+
+
+def _convert(tree: Any, name: str, *, copy: bool | None) -> Any:
+    to = _registry.arrays(name)
+    leaves, structure = _tree.flatten(tree, _registry.container)
+    moved = []
+    for leaf, path in zip(leaves, _tree.paths(structure), strict=True):
+        owner = _registry.owner(leaf)
+        if owner is None or (owner is to and not copy):
+            moved.append(leaf)
+            continue
+        try:
+            buffer = owner.export(leaf, dense=to.dense, copy=copy)
+            moved.append(to.convert(buffer, copy=copy))
+        except (ArgumentError, CopyError) as error:
+            what = f"leaf {_tree.label(path)} cannot be converted: {error}"
+            raise type(error)(what) from error.__cause__
+    return _tree.unflatten(structure, moved)
+
+
+def carrier(home: str, away: str, *, device: str, computes_on: str) -> Run:
+    """How Ops of `home` are evaluated on arrays of `away` that live on `device`."""
+    at_home, abroad = _registry.home(home), _registry.away(away)
+    if device == "meta":
+        return lambda op, xs: abroad.empty(op.specs())
+
+    # Bound once: this runs on every call.
+    lend, borrow, adopt = abroad.lend, at_home.borrow, abroad.adopt
+
+    def run(op: Op, xs: Sequence[Any]) -> Arrays:
+        return adopt(op.call(*borrow(lend(xs, computes_on), computes_on)), device)
+
+    return run

@@ -1,0 +1,94 @@
+"""Arguments and results as flat lists of leaves, and positions in them.
+
+Flattening is optree's. Containers that only a framework knows (an Equinox module, a class
+registered with torch's pytree) are entered into an optree namespace of our own when the first
+of them is met: NOTE [containers met on the way].
+"""
+
+import contextlib
+import dataclasses
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, cast
+
+import optree
+
+NAMESPACE = "bridge"
+# A function sees a dict as it was passed, in whatever order: two orders are two structures.
+_settings = contextlib.ExitStack()
+_settings.enter_context(optree.dict_insertion_ordered(True, namespace=NAMESPACE))  # noqa: FBT003
+
+# NOTE [containers met on the way]
+# optree needs to be told of a class before it looks inside its instances. Nobody can tell it
+# beforehand: every Equinox module is a class of its own. So each type found among the leaves is
+# looked at once: is it a node to a framework that is loaded, or a dataclass? If so it is
+# registered and the tree is flattened again, otherwise it is remembered as a leaf.
+Unpack = Callable[[Any], tuple[Sequence[Any], Any] | None]
+Container = tuple[Callable[[Any], Any], Callable[[Any, Iterable[Any]], Any]]
+
+_leaves: set[type] = {int, float, complex, bool, str, bytes, type(None)}
+
+
+def flatten(tree: Any, container: Callable[[Any], Container | None]) -> tuple[list[Any], Any]:
+    """The leaves of `tree` and its structure; `container` says what else is a node."""
+    while True:
+        leaves, structure = optree.tree_flatten(tree, namespace=NAMESPACE)
+        met = {leaf.__class__: leaf for leaf in leaves if leaf.__class__ not in _leaves}
+        new = [_enter(kind, leaf, container) for kind, leaf in met.items()]
+        if not any(new):
+            return leaves, structure
+
+
+def _enter(kind: type, leaf: Any, container: Callable[[Any], Container | None]) -> bool:
+    found = container(leaf) or (_dataclass(kind) if dataclasses.is_dataclass(kind) else None)
+    if found is None:
+        _leaves.add(kind)
+        return False
+    with contextlib.suppress(ValueError):  # another thread met the same class in the meantime
+        optree.register_pytree_node(cast(Any, kind), *found, namespace=NAMESPACE)
+    return True
+
+
+def _dataclass(kind: type) -> Container:
+    """How to take apart and rebuild a dataclass without running its constructor.
+
+    `__init__` and `__post_init__` may check or convert values, which tracers do not survive.
+    """
+    fields = tuple(field.name for field in dataclasses.fields(kind))
+
+    def take(node: Any) -> tuple[tuple[Any, ...], tuple[str, ...], tuple[str, ...]]:
+        held = getattr(node, "__dict__", {})  # what __post_init__ set beside the fields, too
+        names = (*(f for f in fields if hasattr(node, f)), *(n for n in held if n not in fields))
+        return tuple(getattr(node, name) for name in names), names, names
+
+    def build(names: tuple[str, ...], children: Iterable[Any]) -> Any:
+        node = object.__new__(kind)
+        for name, child in zip(names, children, strict=True):
+            object.__setattr__(node, name, child)
+        return node
+
+    return take, build
+
+
+def unflatten(structure: Any, leaves: Iterable[Any]) -> Any:
+    """The tree of this `structure` with these `leaves`."""
+    return optree.tree_unflatten(structure, leaves)
+
+
+def paths(structure: Any) -> list[tuple[Any, ...]]:
+    """For each leaf the keys and indices that lead to it."""
+    return optree.treespec_paths(structure)
+
+
+def spread(values: Iterable[Any], at: Sequence[int], over: Sequence[Any]) -> list[Any]:
+    """`over` with `values` written at the positions `at`."""
+    out = list(over)
+    for i, value in zip(at, values, strict=True):
+        out[i] = value
+    return out
+
+
+def label(path: Sequence[Any]) -> str:
+    """A path as a reader of code would write it: `x['weights'][0]`."""
+    if not path:
+        return "at the top"
+    return str(path[0]) + "".join(f"[{key!r}]" for key in path[1:])

@@ -1,0 +1,98 @@
+"""Functions of one framework as functions of another."""
+
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any, overload
+
+from bridge._call import BridgedFunction
+
+
+@overload
+def jax2torch(
+    fn: Callable[..., Any],
+    /,
+    *,
+    static_argnums: int | Sequence[int] = ...,
+    static_argnames: str | Sequence[str] = ...,
+    jit: bool = ...,
+    x64: bool | None = ...,
+    residuals: str = ...,
+    device: str | None = ...,
+) -> "BridgedFunction": ...
+@overload
+def jax2torch(
+    fn: None = None,
+    /,
+    *,
+    static_argnums: int | Sequence[int] = ...,
+    static_argnames: str | Sequence[str] = ...,
+    jit: bool = ...,
+    x64: bool | None = ...,
+    residuals: str = ...,
+    device: str | None = ...,
+) -> Callable[[Callable[..., Any]], "BridgedFunction"]: ...
+def jax2torch(
+    fn: Callable[..., Any] | None = None,
+    /,
+    *,
+    static_argnums: int | Sequence[int] = (),
+    static_argnames: str | Sequence[str] = (),
+    jit: bool = True,
+    x64: bool | None = None,
+    residuals: str = "save",
+    device: str | None = None,
+) -> Any:
+    """A JAX function as a differentiable function of torch tensors; also a decorator.
+
+    Derivatives of every order, forward mode and batching are JAX's own, reached through
+    `torch.autograd`, `torch.func` and `torch.autograd.forward_ad`. The function is traced once for
+    each structure, shape, dtype and static value of its arguments, and compiled by `jax.jit`.
+
+    Args:
+        fn: A pure function written with JAX. Its arguments and results are arbitrary pytrees of
+            torch or JAX. Tensors in them arrive as JAX arrays of the same shape and dtype, as
+            do NumPy and JAX arrays, which get no gradient. Numbers are traced as in `jax.jit`;
+            `bool`, `str`, `None` and other hashable values are static.
+        static_argnums: Positions of arguments whose values the function needs, as in `jax.jit`.
+        static_argnames: Their names, as in `jax.jit`.
+        jit: `False` runs the function anew on each call, with values in it: for functions whose
+            Python looks at values. Derivatives then recompute.
+        x64: Whether to compute in JAX's 64-bit mode. By default a float64 or complex128
+            argument asks for it, and otherwise the global flag decides.
+        residuals: `"save"` keeps what the backward pass needs, `"recompute"` keeps the arguments
+            only and runs the function again.
+        device: Where JAX computes, `"cpu"` or `"cuda:0"`; by default where the tensors are.
+
+    Returns:
+        A function of the same signature. Its results are new tensors on the device of the
+        arguments, which share memory with nothing.
+
+    Raises:
+        ArgumentError: When called with an argument that cannot cross; the text says which.
+        RangeError: When an int64 argument does not fit into int32 outside of 64-bit mode.
+        DeviceError: When JAX cannot compute where the tensors are.
+
+    Example:
+        >>> import jax.numpy as jnp, torch
+        >>> @jax2torch
+        ... def energy(x):
+        ...     return jnp.sum(jnp.sin(x) ** 2)
+        >>> x = torch.tensor([0.5, 1.0], requires_grad=True)
+        >>> energy(x).backward()
+        >>> x.grad
+        tensor([0.8415, 0.9093])
+
+    `jax.jit`: https://docs.jax.dev/en/latest/_autosummary/jax.jit.html
+    """
+    make = functools.partial(
+        BridgedFunction,
+        direction=("jax", "torch"),
+        static=(_sequence(static_argnums), _sequence(static_argnames)),
+        device=device,
+        options={"jit": jit, "x64": x64, "residuals": residuals},
+    )
+    return make if fn is None else make(fn)
+
+
+def _sequence(one_or_more: Any) -> Sequence[Any]:
+    return (one_or_more,) if isinstance(one_or_more, (int, str)) else tuple(one_or_more)

@@ -1,0 +1,30 @@
+import pytest
+
+import bridge
+from bridge import _registry
+from tests.kits import Kit, kit
+
+DIRECTIONS = _registry.directions()
+
+
+@pytest.fixture(params=DIRECTIONS, ids=lambda d: f"{d[0]}2{d[1]}")
+def kits(request) -> tuple[Kit, Kit]:
+    """The framework a function is written in, and the one it is called from."""
+    return kit(request.param[0]), kit(request.param[1])
+
+
+@pytest.fixture
+def bridged(kits):
+    """`bridged(fn, **options)`: `fn` written for the source, callable from the target."""
+    source, target = kits
+    return getattr(bridge, f"{source.name}2{target.name}")
+
+
+@pytest.fixture(params=[d for d in DIRECTIONS if d[1] == "torch"], ids=lambda d: f"{d[0]}2{d[1]}")
+def into_torch(request):
+    """The kit of a source, and the wrapper that brings its functions to torch.
+
+    For what only PyTorch has: hooks, version counters, dual numbers, `gradcheck`.
+    """
+    kit("torch")
+    return kit(request.param[0]), getattr(bridge, f"{request.param[0]}2torch")
