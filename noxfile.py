@@ -1,0 +1,84 @@
+"""What must hold before a change is merged: `nox`. One of them alone: `nox -s types`."""
+
+import nox
+
+nox.needs_version = ">=2025.2.9"
+# Only pip chooses a CPU build of torch from a local folder of wheels; uv would fetch CUDA.
+nox.options.default_venv_backend = "virtualenv"
+nox.options.reuse_venv = "yes"
+nox.options.error_on_external_run = True
+nox.options.sessions = ["style", "rooms", "types", "tests", "subsets"]
+
+PYPROJECT = nox.project.load_toml("pyproject.toml")
+CONSTRAINTS = ".ci/constraints.txt"
+SUBSETS = ["torch,jax", "torch,mlx", "jax,mlx", "torch"]
+
+
+def _install(session: nox.Session, *packages: str, groups: tuple[str, ...] = ()) -> None:
+    """Install `packages` and dependency groups at the versions that CI uses."""
+    grouped = nox.project.dependency_groups(PYPROJECT, *groups)
+    session.install("-c", CONSTRAINTS, *packages, *grouped)
+
+
+def _pytest(session: nox.Session, frameworks: str) -> None:
+    """Run the tests on the CPU; they check that `frameworks`, and no others, are installed."""
+    env = {"JAX_PLATFORMS": "cpu", "GRADBRIDGE_TEST_FRAMEWORKS": frameworks}
+    # On two cores two workers need half the time of one, and no more CPU; `-- -n 0` is without.
+    session.run("python", "-m", "pytest", "-n", "2", *session.posargs, env=env)
+
+
+@nox.session
+def style(session: nox.Session) -> None:
+    """Format and lint; `nox -s style -- --fix` repairs."""
+    _install(session, groups=("style",))
+    session.run("ruff", "format", *([] if "--fix" in session.posargs else ["--check"]), ".")
+    session.run("ruff", "check", *session.posargs, ".")
+
+
+@nox.session
+def rooms(session: nox.Session) -> None:
+    """No module imports one above it, or a framework whose name it does not bear."""
+    _install(session, groups=("rooms",))
+    session.run("lint-imports", *session.posargs)
+
+
+@nox.session
+def types(session: nox.Session) -> None:
+    """Type-check the package, with every framework installed."""
+    _install(session, "-e", ".[all]", groups=("types",))
+    session.run("pyright", *session.posargs)
+
+
+@nox.session
+def tests(session: nox.Session) -> None:
+    """Run the tests with everything installed; `nox -s tests -- -k complex` runs a part."""
+    _install(session, "-e", ".[all,demo]", groups=("tests", "models"))
+    _pytest(session, "torch,jax,mlx")
+
+
+@nox.session
+@nox.parametrize("frameworks", SUBSETS, ids=SUBSETS)
+def subsets(session: nox.Session, frameworks: str) -> None:
+    """Run the tests with these frameworks installed, and without the others."""
+    _install(session, "-e", f".[{frameworks}]", groups=("tests",))
+    _pytest(session, frameworks)
+
+
+@nox.session
+def demo(session: nox.Session) -> None:
+    """Train a torch model around a JAX quantum circuit on handwritten digits."""
+    _install(session, "-e", ".[demo]")
+    session.run("python", "examples/digits.py", *session.posargs, env={"JAX_PLATFORMS": "cpu"})
+
+
+@nox.session
+def bench(session: nox.Session) -> None:
+    """Measure what a call across costs."""
+    _install(session, "-e", ".[torch,jax]")
+    session.run("python", "-m", "benchmarks", *session.posargs, env={"JAX_PLATFORMS": "cpu"})
+
+
+@nox.session(venv_backend="none")
+def gpu(session: nox.Session) -> None:
+    """Run the tests that need a GPU, with the torch and JAX that are installed already."""
+    session.run("python", "-m", "pytest", "-m", "gpu", *session.posargs)

@@ -1,0 +1,142 @@
+"""What `import bridge` loads and leaves alone, and what a missing framework says."""
+
+import importlib.metadata
+import importlib.util
+import os
+import subprocess
+import sys
+import textwrap
+
+import pytest
+
+import bridge
+
+MODULES = {"torch": "torch", "jax": "jax", "mlx": "mlx.core"}
+HERE = [name for name in MODULES if importlib.util.find_spec(name)]
+
+
+def run(code: str) -> str:
+    """What `code` prints in an interpreter of its own."""
+    command = [sys.executable, "-W", "error", "-c", textwrap.dedent(code)]
+    process = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert process.returncode == 0, process.stderr
+    return process.stdout.strip()
+
+
+def block(name: str) -> str:
+    """Code after which no import of `name` succeeds, as if it were not installed."""
+    return textwrap.dedent(f"""
+        import sys
+
+        class Block:
+            def find_spec(self, name, path=None, target=None):
+                if name.partition(".")[0] == {name!r}:
+                    raise ModuleNotFoundError(f"No module named {{name!r}}", name=name)
+
+        sys.meta_path.insert(0, Block())
+    """)
+
+
+def test_import_loads_no_framework():
+    loaded = run("import sys, bridge; print(*{name.partition('.')[0] for name in sys.modules})")
+    assert "bridge" in loaded.split()
+    assert not {"torch", "jax", "jaxlib", "mlx"} & set(loaded.split())
+
+
+def test_import_changes_no_environment_variable():
+    run("""
+        import os
+        before = dict(os.environ)
+        import bridge
+        assert dict(os.environ) == before
+    """)
+
+
+def test_import_changes_no_warning_filter_and_no_import_hook():
+    run("""
+        import sys, warnings
+        import ml_dtypes, numpy, optree
+        before = warnings.filters[:], sys.meta_path[:], sys.path_hooks[:], sys.path[:]
+        import bridge
+        assert (warnings.filters, sys.meta_path, sys.path_hooks, sys.path) == before
+    """)
+
+
+def test_import_changes_no_jax_config():
+    pytest.importorskip("jax")
+    run("""
+        import jax
+        before = dict(jax.config.values)
+        import bridge
+        assert dict(jax.config.values) == before
+    """)
+
+
+def test_import_changes_no_torch_default():
+    pytest.importorskip("torch")
+    state = "(torch.get_default_dtype(), torch.get_default_device(), torch.is_grad_enabled())"
+    run(f"""
+        import torch
+        before = {state}
+        import bridge
+        assert {state} == before
+    """)
+
+
+@pytest.mark.parametrize(("missing", "other"), [("torch", "jax"), ("jax", "torch")])
+def test_jax2torch_without_a_framework_names_the_extra(missing, other):
+    if other not in HERE:
+        pytest.skip(f"{other} is missing too")
+    message = run(f"""
+        {textwrap.indent(block(missing), " " * 8).strip()}
+        import bridge
+
+        try:
+            bridge.jax2torch(lambda x: x)(1.0)
+        except bridge.BridgeError as error:
+            assert isinstance(error, ImportError), type(error).__mro__
+            print(error)
+    """)
+    assert f"pip install 'gradbridge[{missing}]'" in message
+
+
+@pytest.mark.parametrize("missing", ["torch", "jax"])
+def test_values_to_a_missing_framework_name_the_extra(missing):
+    message = run(f"""
+        {textwrap.indent(block(missing), " " * 8).strip()}
+        import bridge, numpy
+
+        try:
+            bridge.to_{missing}(numpy.ones(3))
+        except bridge.BridgeError as error:
+            assert isinstance(error, ImportError), type(error).__mro__
+            print(error)
+    """)
+    assert f"pip install 'gradbridge[{missing}]'" in message
+
+
+@pytest.fixture
+def distribution():
+    try:
+        return importlib.metadata.distribution("gradbridge")
+    except importlib.metadata.PackageNotFoundError:
+        pytest.skip("bridge is imported from a checkout that is not installed")
+
+
+def test_every_framework_has_an_extra(distribution):
+    extras = distribution.metadata.get_all("Provides-Extra")
+    assert {*MODULES, "demo", "all"} == set(extras)
+
+
+def test_version_is_that_of_the_distribution(distribution):
+    assert bridge.__version__ == distribution.version
+
+
+def test_the_frameworks_of_this_session_are_installed_and_no_others():
+    expected = os.environ.get("GRADBRIDGE_TEST_FRAMEWORKS")
+    if expected is None:
+        pytest.skip("only a nox session says which frameworks it installed")
+    assert set(expected.split(",")) == set(HERE)
+    for name in set(MODULES) - set(HERE):
+        with pytest.raises(ModuleNotFoundError):
+            importlib.import_module(MODULES[name])

@@ -1,0 +1,61 @@
+"""README.md and what it speaks of agree."""
+
+import inspect
+import pathlib
+import re
+
+import pytest
+
+import bridge
+from bridge import _registry
+
+ROOT = pathlib.Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def test_python_blocks_run(capsys):
+    pytest.importorskip("torch")
+    pytest.importorskip("jax")
+    namespace: dict[str, object] = {}
+    for match in re.finditer(r"^```python\n(.*?)^```$", README, re.MULTILINE | re.DOTALL):
+        # The empty lines let a traceback name the line of README.md.
+        code = "\n" * README.count("\n", 0, match.start(1)) + match[1]
+        exec(compile(code, ROOT / "README.md", "exec"), namespace)
+    assert capsys.readouterr().out.startswith("tensor(")
+
+
+@pytest.mark.parametrize("name", ["jax2torch", "to_torch", "to_jax"])
+def test_signature_is_the_real_one(name):
+    (written,) = re.findall(rf"^    {name}(\(.*\))$", README, re.MULTILINE)
+    parameters = inspect.signature(getattr(bridge, name)).parameters.values()
+    bare = [parameter.replace(annotation=inspect.Parameter.empty) for parameter in parameters]
+    assert written == str(inspect.Signature(bare))
+
+
+def test_options_are_all_explained():
+    explained = re.findall(r"^\| (`.*?`) \| .{20,} \|$", README, re.MULTILINE)
+    named = {name for cell in explained for name in re.findall(r"`(\w+)`", cell)}
+    parameters = inspect.signature(bridge.jax2torch).parameters.values()
+    assert named == {p.name for p in parameters if p.kind is p.KEYWORD_ONLY}
+
+
+def test_table_has_the_directions_of_the_registry():
+    frameworks = ("torch", "jax", "mlx")
+    works = {(s, t): f"`{s}2{t}`" for s, t in _registry.directions()}
+    for source in frameworks:
+        (row,) = re.findall(rf"^\| {source} \| (.* \| .* \| .*) \|$", README, re.M | re.I)
+        native = {(source, source): "native"}
+        wanted = [(works | native).get((source, target), "planned") for target in frameworks]
+        assert row.split(" | ") == wanted
+
+
+def test_ci_runs_the_test_command_of_the_readme():
+    commands = re.findall(r"^    (pip install nox.*)$", README, re.MULTILINE)
+    assert commands == ["pip install nox && nox -s demo", "pip install nox && nox"]
+    *_, last = (ROOT / ".ci" / "run").read_text(encoding="utf-8").splitlines()
+    assert last == commands[1]
+
+
+def test_links_lead_somewhere():
+    for target in re.findall(r"\]\((?!https?:)([^)#]+)", README):
+        assert (ROOT / target).exists(), target
