@@ -75,10 +75,10 @@ def _static_key(leaf: Any) -> Hashable:
     return typed(value(leaf))
 
 
-def check_static(leaf: Any) -> None:
+def check_static(leaf: Any, away: str) -> None:
     """Raise unless the value of a static leaf can be a constant of a trace, and part of its key."""
     given = value(leaf)
-    if _holds_arrays(given):
+    if _holds_arrays(given, away):
         raise ArgumentError(
             f"it is static, and a {type(given).__name__} that holds arrays, which would be "
             "constants to the trace and get no gradient. Pass its arrays; for a class of your "
@@ -93,8 +93,8 @@ def check_static(leaf: Any) -> None:
         ) from None
 
 
-def _holds_arrays(x: Any) -> bool:
-    """Whether `x` is an array or hides some, in its members or attributes, however deep."""
+def _holds_arrays(x: Any, away: str) -> bool:
+    """Whether `x` is an array of the caller's or hides one in its members or attributes."""
     seen: dict[int, Any] = {}
     found = [x]
     while found and len(seen) < _MANY_OBJECTS:
@@ -102,9 +102,11 @@ def _holds_arrays(x: Any) -> bool:
         if id(inner) in seen or isinstance(inner, type) or inspect.isroutine(inner):
             continue
         seen[id(inner)] = inner
-        if _registry.owner(inner) is not None:
+        owner = _registry.owner(inner)
+        if owner is None:
+            found += _held(inner)
+        elif owner.name == away:
             return True
-        found += _held(inner)
     return False
 
 
@@ -131,6 +133,9 @@ def typed(value: Any) -> Hashable:
     """A key that tells apart what Python calls equal: `1`, `1.0` and `True`; `0.0` and `-0.0`."""
     if isinstance(value, (tuple, frozenset)):
         return type(value), type(value) is frozenset, _members(value)
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        fields = [getattr(value, field.name) for field in dataclasses.fields(value)]
+        return type(value), value, _members(tuple(fields))
     if isinstance(value, (float, complex)):
         return type(value), repr(value)
     return type(value), value

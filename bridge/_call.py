@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from bridge import _arguments, _registry, _transfer, _tree
-from bridge._errors import ArgumentError
+from bridge._errors import ArgumentError, NoValuesError
 from bridge._spec import ArraySpec
 
 _MANY_TRACES = 16
@@ -71,9 +71,9 @@ class _Flat:
         owner = _registry.owner(output)
         where = f"result{''.join(f'[{key!r}]' for key in path)} of {self.__name__}"
         if owner is None or owner.name not in (self._home, "numpy"):
-            raise ArgumentError(
-                f"{where} is a {type(output).__name__}, no array of {self._home} or number."
-            )
+            kind = type(output)
+            what = kind.__name__ if owner is None else f"{owner.name} {kind.__name__}"
+            raise ArgumentError(f"{where} is a {what}, no array of {self._home} or number.")
         spec = owner.spec(output)
         if not _registry.away(self._away).holds(spec.dtype):
             raise ArgumentError(
@@ -151,6 +151,9 @@ class BridgedFunction:
         options = ", ".join(f"{name}={value!r}" for name, value in self._options.items())
         return f"<{self._home}2{self._away} {self._name} ({options})>"
 
+    def __reduce__(self) -> str:
+        return self.__qualname__  # pickled by name and copied as itself, as functions are
+
     def __get__(self, instance: Any, owner: type | None = None) -> Any:
         return self if instance is None else types.MethodType(self, instance)
 
@@ -163,8 +166,8 @@ class BridgedFunction:
         kinds = self._kinds
         try:
             signatures = [kinds[leaf.__class__].signature(leaf) for leaf in leaves]
-        except (KeyError, ArgumentError):  # raised again where it can name the argument
-            signatures = [_ARRAY]
+        except (KeyError, ArgumentError, NoValuesError):
+            signatures = [_ARRAY]  # found in no key; raised again where the argument has a name
         plan = self._plans.get((structure, self._source.ambient(), *signatures))
         return (plan or self._plan(leaves, structure))(leaves)
 
@@ -191,10 +194,10 @@ class BridgedFunction:
                 kind = _arguments.kind(leaf, self._home, self._away)
                 self._kinds[leaf.__class__] = kind
             if kind.spec is None:
-                _arguments.check_static(leaf)
+                _arguments.check_static(leaf, self._away)
             return _Leaf(label, kind.signature(leaf), kind.spec and kind.spec(leaf), kind)
-        except ArgumentError as error:
-            raise ArgumentError(f"argument {label} of {self._name}: {error}") from None
+        except (ArgumentError, NoValuesError) as error:
+            raise type(error)(f"argument {label} of {self._name}: {error}") from None
 
     def _make(self, leaves: Sequence[Any], structure: Any, described: Sequence[_Leaf]) -> _Plan:
         arrays = [leaf for leaf in described if leaf.spec is not None]

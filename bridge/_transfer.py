@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from bridge import _registry, _tree
-from bridge._errors import ArgumentError, CopyError
+from bridge._errors import ArgumentError, CopyError, NoValuesError
 from bridge._op import Arrays, Op
 from bridge._protocols import Run
 
@@ -80,7 +80,7 @@ def _convert(tree: Any, name: str, *, copy: bool | None) -> Any:
         try:
             buffer = owner.export(leaf, dense=to.dense, copy=copy)
             moved.append(to.convert(buffer, copy=copy))
-        except (ArgumentError, CopyError) as error:
+        except (ArgumentError, CopyError, NoValuesError) as error:
             what = f"leaf {_tree.label(path)} cannot be converted: {error}"
             raise type(error)(what) from error.__cause__
     return _tree.unflatten(structure, moved)

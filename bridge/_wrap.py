@@ -58,7 +58,9 @@ def jax2torch(
         jit: `False` runs the function anew on each call, with values in it: for functions whose
             Python looks at values. Derivatives then recompute.
         x64: Whether to compute in JAX's 64-bit mode. By default a float64 or complex128
-            argument asks for it, and otherwise the global flag decides.
+            argument asks for it, and otherwise the global flag decides. Outside of it int64
+            arguments are computed with as int32, as everywhere in JAX: values that do not fit are
+            refused, but arithmetic wraps at 32 bits. Integer results then come back as int64.
         residuals: `"save"` keeps what the backward pass needs, `"recompute"` keeps the arguments
             only and runs the function again.
         device: Where JAX computes, `"cpu"` or `"cuda:0"`; by default where the tensors are.

@@ -33,7 +33,11 @@ class JaxArrays:
         return ArraySpec(tuple(x.shape), str(x.dtype), weak=getattr(x, "weak_type", False))
 
     def signature(self, x: Any) -> Hashable:
-        """Shape, dtype and weak type."""
+        """Shape, dtype and weak type; a tracer of a transformation around the call is refused."""
+        if isinstance(x, Tracer):
+            raise NoValuesError(
+                f"it is a JAX tracer ({self.spec(x)}), and JAX cannot look into a bridged function."
+            )
         return x.shape, x.dtype, getattr(x, "weak_type", False)
 
     def borrow(self, buffers: Sequence[Any], device: str) -> Sequence[Any]:

@@ -36,6 +36,8 @@ class NumpyArrays:
 
     def spec(self, x: Any) -> ArraySpec:
         """Shape and dtype of an array of numbers; others are refused."""
+        if isinstance(x, np.ma.MaskedArray):
+            raise ArgumentError("it is a masked array, whose mask would be lost. Pass `.filled()`.")
         if x.dtype.name not in _NUMBERS and not hasattr(ml_dtypes, x.dtype.name):
             raise ArgumentError(f"it is a NumPy array of dtype {x.dtype}, which no framework has.")
         return ArraySpec(x.shape, x.dtype.name)

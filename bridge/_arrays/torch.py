@@ -8,6 +8,7 @@ import ml_dtypes
 import numpy as np
 import torch
 import torch.utils._pytree as pytree
+from torch.autograd import forward_ad
 from torch.utils.dlpack import from_dlpack
 
 from bridge._arrays.numpy import plain
@@ -97,8 +98,13 @@ class TorchArrays:
                 "without it. Pass `.detach()`, or wrap the function that takes it."
             )
         self.spec(x)
-        if x.is_meta:
-            raise NoValuesError("a meta tensor has no values to convert.")
+        if forward_ad.unpack_dual(x).tangent is not None:
+            raise ArgumentError("a dual tensor would lose its tangent, since only values cross.")
+        if not _has_memory(x):
+            raise NoValuesError(
+                f"a {x.device.type} tensor without memory has no values to convert. Under "
+                "torch.func.vmap and other transformations, wrap the function that takes it."
+            )
         y = x.resolve_conj().resolve_neg()
         if dense and not _is_dense(y):
             y = y.contiguous()
@@ -137,6 +143,14 @@ class TorchArrays:
 def dtype_name(dtype: Any) -> str:
     """NumPy's name of a dtype of torch, which spells them alike."""
     return str(dtype).removeprefix("torch.")
+
+
+def _has_memory(x: torch.Tensor) -> bool:
+    try:
+        x.data_ptr()
+    except RuntimeError:
+        return False
+    return not x.is_meta
 
 
 def _is_dense(x: torch.Tensor) -> bool:

@@ -150,6 +150,7 @@ class _Transformable(_Rules):
     def setup_context(ctx: Any, inputs: Any, output: Arrays) -> None:
         ctx.set_materialize_grads(False)
         op, run, *xs = inputs
+        ctx.wanted = ()
         _keep(ctx, op, run, xs, output)
 
     @staticmethod
@@ -196,8 +197,10 @@ def _keep(
     ctx.save_for_backward(*tensors, *kept, *residuals)
     ctx.save_for_forward(*tensors)
     ctx.smooth = _positions(y.is_floating_point() or y.is_complex() for y in outputs)
-    reach = op.reach() if op.reach else [{0}] * len(outputs)
-    ctx.flows = [i for i in ctx.smooth if reach[i]]
+    reach = op.reach() if op.reach else [{*range(len(xs))}] * len(outputs)
+    # A tangent may come in by any primal, a gradient is wanted only by some.
+    wanted = ctx.wanted if ctx.wanted and not _any_dual(xs) else range(len(xs))
+    ctx.flows = [i for i in ctx.smooth if not reach[i].isdisjoint(wanted)]
     ctx.mark_non_differentiable(*(y for i, y in enumerate(outputs) if i not in ctx.flows))
 
 

@@ -48,7 +48,7 @@ def batched(x: torch.Tensor, level: int) -> torch.Tensor:
 
 
 def refuse_recording() -> None:
-    """Raise inside of `make_fx` and what is built on it, which would record results as constants."""
+    """Raise inside of `make_fx` and the like, which would record results as constants."""
     modes = getattr(torch._C, "_TorchDispatchModeKey", None)
     if modes and torch._C._get_dispatch_mode(modes.PROXY) is not None:
         raise NoValuesError(

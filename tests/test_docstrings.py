@@ -1,0 +1,29 @@
+"""The examples in the docstrings of public functions run, and print what they say."""
+
+import doctest
+
+import pytest
+
+import bridge
+from bridge import testing
+
+PUBLIC = {name: getattr(bridge, name) for name in dir(bridge) if not name.startswith("_")}
+PUBLIC["check_gradients"] = testing.check_gradients
+EXAMPLES = {
+    name: found
+    for name, thing in PUBLIC.items()
+    for found in doctest.DocTestFinder(recurse=False).find(thing, name, globs={name: thing})
+    if found.examples
+}
+
+
+@pytest.mark.parametrize("name", EXAMPLES)
+def test_example(name):
+    pytest.importorskip("torch")
+    pytest.importorskip("jax")
+    runner = doctest.DocTestRunner(optionflags=doctest.NORMALIZE_WHITESPACE)
+    assert runner.run(EXAMPLES[name]).failed == 0
+
+
+def test_public_functions_have_examples():
+    assert {"jax2torch", "to_torch", "to_jax", "check_gradients"} <= set(EXAMPLES)

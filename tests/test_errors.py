@@ -1,0 +1,419 @@
+"""What a user reads when something is wrong, and the names a function keeps."""
+
+import functools
+import inspect
+import traceback
+import warnings
+
+import numpy as np
+import pytest
+
+import bridge
+from bridge import jax2torch
+
+X = np.array([0.3, -1.2, 2.0], np.float32)
+
+
+@pytest.fixture
+def torch():
+    return pytest.importorskip("torch")
+
+
+@pytest.fixture
+def jax():
+    return pytest.importorskip("jax")
+
+
+BUILTINS = {
+    "ArgumentError": TypeError,
+    "DeviceError": RuntimeError,
+    "MissingFrameworkError": ImportError,
+    "NoRuleError": NotImplementedError,
+    "NoValuesError": TypeError,
+    "OptionError": ValueError,
+    "RangeError": OverflowError,
+    "UnknownFrameworkError": LookupError,
+}
+
+
+@pytest.mark.parametrize(("name", "builtin"), BUILTINS.items(), ids=BUILTINS)
+def test_error_is_the_builtin_a_user_would_catch(name, builtin):
+    assert issubclass(getattr(bridge, name), builtin)
+    assert issubclass(getattr(bridge, name), bridge.BridgeError)
+
+
+# Exceptions of the user.
+
+
+class WrongPhysicsError(Exception):
+    def __init__(self, code):
+        super().__init__(f"energy below zero (code {code})")
+        self.code = code
+
+
+def fail(x):
+    raise WrongPhysicsError(7)
+
+
+OPTIONS = pytest.mark.parametrize("options", [{}, {"jit": False}], ids=str)
+
+
+@OPTIONS
+def test_exception_keeps_its_type_text_and_line(kits, bridged, options):
+    _, target = kits
+    with pytest.raises(WrongPhysicsError, match=r"^energy below zero \(code 7\)") as caught:
+        bridged(fail, **options)(target.array(X))
+    assert caught.value.code == 7
+    assert caught.value.args == ("energy below zero (code 7)",)
+    frames = traceback.extract_tb(caught.value.__traceback__)
+    (frame,) = [frame for frame in frames if frame.name == "fail"]
+    assert (frame.filename, frame.line) == (__file__, "raise WrongPhysicsError(7)")
+
+
+@OPTIONS
+def test_exception_comes_without_those_of_the_library(kits, bridged, options):
+    """No 'During handling of the above exception' with a KeyError nobody knows."""
+    _, target = kits
+    with pytest.raises(WrongPhysicsError, match=r"energy below zero") as caught:
+        bridged(fail, **options)(target.array(X))
+    assert "KeyError" not in "".join(traceback.format_exception(caught.value))
+
+
+@OPTIONS
+def test_exception_where_gradients_are_wanted(into_torch, torch, options):
+    with pytest.raises(WrongPhysicsError, match=r"energy below zero"):
+        into_torch[1](fail, **options)(torch.tensor(X, requires_grad=True))
+
+
+@OPTIONS
+def test_exception_under_a_transformation(kits, bridged, options):
+    _, target = kits
+    there = bridged(fail, **options)
+    with pytest.raises(WrongPhysicsError, match=r"energy below zero"):
+        target.vmap(there)(target.array(X))
+    with pytest.raises(WrongPhysicsError, match=r"energy below zero"):
+        target.grad(there)(target.array(X))
+
+
+@OPTIONS
+def test_exception_in_the_rule_of_a_derivative(jax, torch, options):
+    """With jit in the first call, else in backward: anyway as the user raised it."""
+
+    @jax.custom_vjp
+    def identity(x):
+        return x * 1
+
+    def backward(_, cotangent):
+        raise WrongPhysicsError(3)
+
+    identity.defvjp(lambda x: (x * 1, None), backward)
+    there = jax2torch(identity, **options)
+    with pytest.raises(WrongPhysicsError, match=r"code 3"):
+        there(torch.tensor(X, requires_grad=True)).sum().backward()
+
+
+def test_exception_does_not_spoil_the_next_call(kits, bridged):
+    _, target = kits
+    broken = [True]
+
+    def function(x):
+        if broken:
+            raise WrongPhysicsError(1)
+        return x * 2
+
+    there = bridged(function)
+    for _ in range(2):
+        with pytest.raises(WrongPhysicsError, match=r"code 1"):
+            there(target.array(X))
+    broken.clear()
+    np.testing.assert_allclose(target.numpy(there(target.array(X))), X * 2)
+
+
+def test_missing_argument_is_the_error_of_python(kits, bridged):
+    _, target = kits
+
+    def energy(x, y):
+        return x * y
+
+    with pytest.raises(TypeError, match=r"energy\(\) missing 1 required positional argument: 'y'"):
+        bridged(energy)(target.array(X))
+    with pytest.raises(TypeError, match=r"energy\(\) got an unexpected keyword argument 'z'"):
+        bridged(energy)(target.array(X), z=3)
+
+
+def test_error_of_shapes_is_that_of_jax(jax, torch):
+    with pytest.raises(TypeError, match=r"incompatible shapes.*\(3,\).*\(2,\)"):
+        jax2torch(lambda x, y: x + y)(torch.ones(3), torch.ones(2))
+
+
+# Names.
+
+
+def energy(x, weights=None, *, scale: float = 2.0):
+    """The energy of a state."""
+    return x * scale
+
+
+def test_docstring_signature_and_name_are_kept(kits, bridged):
+    there = bridged(energy)
+    assert inspect.signature(there) == inspect.signature(energy)
+    assert inspect.getdoc(there) == "The energy of a state."
+    assert there.__name__ == "energy"
+    assert there.__qualname__ == "energy"
+    assert there.__module__ == __name__
+    assert inspect.unwrap(there) is energy
+
+
+def test_repr_names_the_direction_and_the_function(kits, bridged):
+    source, target = kits
+    text = repr(bridged(energy))
+    assert f"{source.name}2{target.name}" in text
+    assert "energy" in text
+
+
+def test_decorator_with_and_without_options(kits, bridged):
+    _, target = kits
+
+    @bridged
+    def plain(x):
+        return x * 2
+
+    @bridged(static_argnames="n")
+    def configured(x, n):
+        return sum([x] * n)
+
+    x = target.array(X)
+    np.testing.assert_allclose(target.numpy(plain(x)), X * 2)
+    np.testing.assert_allclose(target.numpy(configured(x, 3)), X * 3, rtol=1e-6)
+    assert (plain.__name__, configured.__name__) == ("plain", "configured")
+
+
+NAMED = {
+    "function": lambda: energy,
+    "partial": lambda: functools.partial(energy, scale=3.0),
+    "object": lambda: Energy(),
+    "method": lambda: Energy().energy,
+}
+
+
+class Energy:
+    def __call__(self, x):
+        return x * 2
+
+    def energy(self, x):
+        return x * 2
+
+
+@pytest.mark.parametrize("residuals", ["save", "recompute"])
+@pytest.mark.parametrize("make", NAMED.values(), ids=NAMED)
+def test_grad_fn_bears_the_name(into_torch, torch, make, residuals):
+    y = into_torch[1](make(), residuals=residuals)(torch.tensor(X, requires_grad=True))
+    assert "energy" in y.grad_fn.name().lower()
+
+
+def test_names_of_two_functions_are_not_mixed(into_torch, torch):
+    x = torch.tensor(X, requires_grad=True)
+
+    def other(x):
+        return x * 3
+
+    names = [into_torch[1](fn)(x).grad_fn.name() for fn in (energy, other, energy)]
+    assert names[0] == names[2]
+    assert "energy" in names[0]
+    assert "other" in names[1]
+
+
+# Arguments and options that are wrong.
+
+
+@pytest.mark.parametrize("value", [3, "energy", [energy], X], ids=type)
+def test_value_is_no_function(kits, bridged, value):
+    _, target = kits
+    with pytest.raises(bridge.ArgumentError, match=rf"functions.*bridge\.to_{target.name}"):
+        bridged(value)
+
+
+def test_tensor_is_no_function(into_torch, torch):
+    with pytest.raises(bridge.ArgumentError, match=r"functions.*Tensor.*bridge\.to_torch"):
+        into_torch[1](torch.ones(3))
+
+
+def test_unknown_way_of_residuals(kits, bridged):
+    with pytest.raises(bridge.OptionError, match=r"residuals='some'.*save.*recompute"):
+        bridged(energy, residuals="some")
+
+
+class Opaque:
+    def __init__(self, held):
+        self.held = held
+
+
+class Slotted:
+    __slots__ = ("held",)
+
+    def __init__(self, held):
+        self.held = held
+
+
+OPAQUE = {
+    "attribute": lambda torch, x: Opaque(x),
+    "attribute that is a list": lambda torch, x: Opaque([1, x]),
+    "attribute that is a dict": lambda torch, x: Opaque({"x": x}),
+    "attribute of an attribute": lambda torch, x: Opaque(Opaque(x)),
+    "slot": lambda torch, x: Slotted(x),
+    "torch module": lambda torch, x: torch.nn.Linear(2, 3),
+    "nested torch module": lambda torch, x: torch.nn.Sequential(torch.nn.Linear(2, 3)),
+}
+
+
+@pytest.mark.parametrize("make", OPAQUE.values(), ids=OPAQUE)
+def test_opaque_object_that_holds_tensors(into_torch, torch, make):
+    """Its tensors would be constants of the trace, without gradients and without updates."""
+    held = make(torch, torch.ones(3, requires_grad=True))
+    text = rf"argument model of energy_of.*{type(held).__name__}.*holds arrays.*pytree"
+
+    def energy_of(model, x):
+        return x * 2
+
+    with pytest.raises(bridge.ArgumentError, match=text):
+        into_torch[1](energy_of)(held, torch.tensor(X))
+
+
+def test_opaque_object_without_tensors_is_static(into_torch, torch):
+    there = into_torch[1](lambda model, x: x * model.held)
+    torch.testing.assert_close(there(Opaque(3), torch.tensor(X)), torch.tensor(X) * 3)
+
+
+def test_argument_is_named_by_its_path(into_torch, torch):
+    def f(first, *rest, options):
+        return first
+
+    there, odd = into_torch[1](f), torch.eye(2).to_sparse()
+    x = torch.tensor(X)
+    with pytest.raises(bridge.ArgumentError, match=r"argument first\['a'\]\[1\] of f:"):
+        there({"a": [x, odd]}, options=x)
+    with pytest.raises(bridge.ArgumentError, match=r"argument rest\[1\] of f:"):
+        there(x, x, odd, options=x)
+    with pytest.raises(bridge.ArgumentError, match=r"argument options\['w'\] of f:"):
+        there(x, options={"w": odd})
+
+
+def test_tracer_of_jax_has_no_values(jax, torch):
+    """The function is called from torch; inside of `jax.jit` the JAX function itself serves."""
+    with pytest.raises(bridge.NoValuesError, match=r"x of energy.*float32\[3\]"):
+        jax.jit(jax2torch(energy))(X)
+
+
+# Devices.
+
+
+def test_arguments_on_different_devices(into_torch, torch):
+    def f(x, y):
+        return x
+
+    with pytest.raises(
+        bridge.ArgumentError, match=r"of f .*different devices.*x on cpu, y on meta"
+    ):
+        into_torch[1](f)(torch.ones(3), torch.ones(3, device="meta"))
+
+
+@pytest.fixture
+def cuda_tensor(torch):
+    """A tensor that says it is on a GPU, for machines without one."""
+    fake = pytest.importorskip("torch._subclasses.fake_tensor")
+    with fake.FakeTensorMode(allow_non_fake_inputs=True):
+        return torch.empty(3, device="cuda:0")
+
+
+def test_cuda_tensor_where_jax_has_no_gpu(jax, torch, cuda_tensor):
+    if jax.default_backend() != "cpu":
+        pytest.skip("JAX has a GPU here")
+    with pytest.raises(bridge.DeviceError, match=r'cuda:0.*jax\[cuda.*device="cpu"'):
+        jax2torch(energy)(cuda_tensor)
+
+
+def test_asked_device_that_does_not_exist(jax, torch):
+    with pytest.raises(bridge.DeviceError, match=r"cannot compute on cpu:77"):
+        jax2torch(energy, device="cpu:77")(torch.tensor(X))
+
+
+def test_asked_device_that_exists(jax, torch):
+    found = jax2torch(energy, device="cpu")(torch.tensor(X))
+    torch.testing.assert_close(found, torch.tensor(X) * 2)
+
+
+# Too many traces.
+
+
+def warned(call):
+    """The texts of the warnings that `call` gives."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        call()
+    return caught
+
+
+def lengths(target, there, count):
+    for length in range(1, count + 1):
+        there(target.array(X[:1]), target.array(np.ones(length, np.float32)))
+
+
+def test_many_traces_warn_once_and_name_what_varies(kits, bridged):
+    _, target = kits
+
+    def energy(fixed, padded):
+        return fixed * padded
+
+    (warning,) = warned(lambda: lengths(target, bridged(energy), 40))
+    text = str(warning.message)
+    assert "energy has been traced 17 times" in text
+    assert "padded (float32[1], float32[2]" in text
+    assert "fixed (" not in text
+    assert warning.filename == __file__
+
+
+def test_sixteen_traces_do_not_warn(kits, bridged):
+    _, target = kits
+    assert not warned(lambda: lengths(target, bridged(lambda x, y: x * y), 16))
+
+
+def test_many_calls_of_one_trace_do_not_warn(kits, bridged):
+    _, target = kits
+    there, x = bridged(lambda x: x * 2), target.array(X)
+    assert not warned(lambda: [there(x) for _ in range(40)])
+
+
+def test_many_calls_without_traces_do_not_warn(kits, bridged):
+    _, target = kits
+    assert not warned(lambda: lengths(target, bridged(lambda x, y: x * y, jit=False), 20))
+
+
+def test_static_value_that_varies_is_named(kits, bridged):
+    _, target = kits
+    there, x = bridged(lambda x, count: x, static_argnames="count"), target.array(X)
+    (warning,) = warned(lambda: [there(x, count) for count in range(20)])
+    assert "count (" in str(warning.message)
+    assert "x (" not in str(warning.message)
+
+
+def test_structure_that_varies_is_named(kits, bridged):
+    _, target = kits
+    there, x = bridged(lambda tree: tree[0]), target.array(X)
+    (warning,) = warned(lambda: [there([x] * count) for count in range(1, 20)])
+    assert "structure" in str(warning.message)
+
+
+def test_each_function_counts_for_itself(kits, bridged):
+    _, target = kits
+    functions = [bridged(lambda x, y: x * y) for _ in range(3)]
+    assert not warned(lambda: [lengths(target, there, 8) for there in functions])
+
+
+def test_many_traces_are_an_error_where_warnings_are(kits, bridged):
+    """As under pytest with `-W error`; the call after it works."""
+    _, target = kits
+    there = bridged(lambda x, y: x * y)
+    with pytest.raises(UserWarning, match=r"traced 17 times"):
+        lengths(target, there, 17)
+    x = target.array(X)
+    np.testing.assert_allclose(target.numpy(there(x, x)), X * X)

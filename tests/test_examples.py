@@ -1,0 +1,34 @@
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+EXAMPLES = Path(__file__).parents[1] / "examples"
+
+
+def test_digits_learns_and_draws(tmp_path):
+    for package in ("torch", "jax", "pennylane", "sklearn", "tqdm"):
+        pytest.importorskip(package)
+    image = pytest.importorskip("matplotlib.image")
+    figure = tmp_path / "figure.png"
+
+    command = [sys.executable, EXAMPLES / "digits.py", "--quick", "--output", figure]
+    run = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+
+    assert run.returncode == 0, run.stderr
+    # Chance is 10%, and ten epochs bring both models to about 90%.
+    for name in ("with circuit", "without circuit"):
+        train, test = (
+            float(share)
+            for share in re.search(rf"^{name} .*? ([\d.]+)% +([\d.]+)%", run.stdout, re.M).groups()
+        )
+        assert 80 < train <= 100
+        assert 80 < test <= 100
+    error = float(re.search(r"finite differences: (\S+)", run.stdout)[1])
+    assert error < 1e-8
+    pixels = image.imread(figure)
+    assert pixels.shape == (600, 1950, 4)
+    assert len(np.unique(pixels.reshape(-1, 4), axis=0)) > 100

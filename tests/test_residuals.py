@@ -1,0 +1,326 @@
+"""What is kept between forward and backward, who sees it, and that nothing runs twice."""
+
+import contextlib
+import gc
+import weakref
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch")
+
+RANDOM = np.random.default_rng(9)
+X = RANDOM.uniform(-1.3, 1.5, (5, 3)).astype("float32")
+W = RANDOM.uniform(-1.3, 1.5, (3, 4)).astype("float32")
+
+
+@contextlib.contextmanager
+def recorded():
+    """The tensors that autograd saves meanwhile."""
+    saved = []
+
+    def pack(x):
+        saved.append(x)
+        return x
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda x: x):
+        yield saved
+
+
+def leaves(*points):
+    return [torch.tensor(x, requires_grad=True) for x in points]
+
+
+def layer(xp, x, w):
+    return xp.tanh(xp.sin(x) @ w)
+
+
+def expected_gradients(x, w):
+    return torch.autograd.grad(layer(torch, x, w).square().sum(), (x, w))
+
+
+def test_saved_inputs_are_the_tensors_of_the_caller(into_torch):
+    source, wrap = into_torch
+    x, w = leaves(X, W)
+    with recorded() as saved:
+        wrap(lambda *xs: layer(source.xp, *xs))(x, w)
+    addresses = [s.data_ptr() for s in saved]
+    assert {x.data_ptr(), w.data_ptr()} <= set(addresses)
+    assert len(addresses) == len(set(addresses))
+
+
+def test_saved_output_is_the_result_itself(into_torch):
+    """The derivative of exp is exp, which the caller holds already."""
+    source, wrap = into_torch
+    if source.name != "jax":
+        pytest.skip("only JAX says which residuals are outputs")
+    (x,) = leaves(X)
+    with recorded() as saved:
+        y = wrap(source.xp.exp)(x)
+    assert {s.data_ptr() for s in saved} == {x.data_ptr(), y.data_ptr()}
+
+
+def test_residuals_are_saved_tensors(into_torch):
+    """The cosine of `sin`, say: neither input nor output."""
+    source, wrap = into_torch
+    x, w = leaves(X, W)
+    with recorded() as saved:
+        y = wrap(lambda *xs: layer(source.xp, *xs))(x, w)
+    known = {t.data_ptr() for t in (x, w, y)}
+    others = [s for s in saved if s.data_ptr() not in known]
+    assert others
+    assert all(not s.requires_grad for s in others)
+
+
+def test_nothing_is_saved_where_no_gradient_is_wanted(into_torch):
+    source, wrap = into_torch
+    x, w = torch.tensor(X), torch.tensor(W)
+    with recorded() as saved:
+        wrap(lambda *xs: layer(source.xp, *xs))(x, w)
+    assert not saved
+
+
+def test_what_hooks_hand_back_is_what_backward_uses(into_torch):
+    """Doubled residuals of x * x must double its gradient: nothing is kept elsewhere."""
+    _, wrap = into_torch
+    (x,) = leaves(X)
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: t, lambda t: 2 * t):
+        y = wrap(lambda x: x * x)(x)
+        (found,) = torch.autograd.grad(y.sum(), x)
+    torch.testing.assert_close(found, 4 * x.detach())
+
+
+def test_save_on_cpu(into_torch):
+    source, wrap = into_torch
+    x, w = leaves(X, W)
+    with torch.autograd.graph.save_on_cpu():
+        y = wrap(lambda *xs: layer(source.xp, *xs))(x, w)
+    found = torch.autograd.grad(y.square().sum(), (x, w))
+    torch.testing.assert_close(found, expected_gradients(x, w))
+
+
+@pytest.mark.parametrize("use_reentrant", [False, True])
+def test_checkpoint(into_torch, use_reentrant):
+    source, wrap = into_torch
+    x, w = leaves(X, W)
+    f = wrap(lambda *xs: layer(source.xp, *xs))
+    checkpoint = torch.utils.checkpoint.checkpoint
+    with recorded() as saved:
+        y = checkpoint(f, x, w, use_reentrant=use_reentrant)
+    # torch puts empty tensors in the place of what it will compute again.
+    kept = {s.data_ptr() for s in saved if s.numel()}
+    assert kept <= {x.data_ptr(), w.data_ptr()}
+    y.square().sum().backward()
+    torch.testing.assert_close((x.grad, w.grad), expected_gradients(x, w))
+
+
+def test_retained_graph_gives_the_same_gradient_twice(into_torch):
+    source, wrap = into_torch
+    x, w = leaves(X, W)
+    loss = wrap(lambda *xs: layer(source.xp, *xs))(x, w).square().sum()
+    first = torch.autograd.grad(loss, (x, w), retain_graph=True)
+    second = torch.autograd.grad(loss, (x, w))
+    torch.testing.assert_close(first, expected_gradients(x, w))
+    assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
+
+
+def test_freed_graph_raises_what_torch_raises(into_torch):
+    source, wrap = into_torch
+    x, w = leaves(X, W)
+    loss = wrap(lambda *xs: layer(source.xp, *xs))(x, w).sum()
+    loss.backward()
+    with pytest.raises(RuntimeError, match="Trying to backward through the graph a second time"):
+        loss.backward()
+
+
+def test_residuals_are_freed_with_the_graph(into_torch):
+    source, wrap = into_torch
+    x, w = leaves(X, W)
+    with recorded() as saved:
+        y = wrap(lambda *xs: layer(source.xp, *xs))(x, w)
+    known = {t.data_ptr() for t in (x, w, y)}
+    alive = [weakref.ref(s) for s in saved if s.data_ptr() not in known]
+    saved.clear()
+    y.sum().backward()
+    gc.collect()
+    assert alive
+    assert not [ref for ref in alive if ref() is not None]
+
+
+def test_inputs_are_freed_with_the_graph(into_torch):
+    source, wrap = into_torch
+    f = wrap(lambda x: source.xp.sin(x).sum())
+    x = torch.tensor(X, requires_grad=True)
+    f(x).backward()
+    alive = weakref.ref(x)
+    del x
+    gc.collect()
+    assert alive() is None
+
+
+def test_a_graph_that_is_dropped_frees_its_inputs(into_torch):
+    """Without a backward: nothing holds a cycle through the function."""
+    source, wrap = into_torch
+    f = wrap(lambda x: source.xp.sin(x).sum())
+    x = torch.tensor(X, requires_grad=True)
+    f(x)
+    alive = weakref.ref(x)
+    del x
+    gc.collect()
+    assert alive() is None
+
+
+# What only JAX functions have: the option, and effects that count executions.
+
+
+@pytest.fixture
+def jax2torch():
+    pytest.importorskip("jax")
+    from bridge import jax2torch
+
+    return jax2torch
+
+
+def counting(jax, counts, name):
+    """The identity, which notes when it is executed, not when it is traced."""
+
+    def identity(x):
+        jax.debug.callback(lambda: counts.append(name))
+        return x
+
+    return identity
+
+
+def run_counted(jax2torch, residuals):
+    """How often a function runs for its forward, and then for its backward."""
+    import jax
+
+    counts = []
+    tag = counting(jax, counts, "forward")
+    x, w = leaves(X, W)
+    f = jax2torch(lambda x, w: layer(jax.numpy, tag(x), w), residuals=residuals)
+    loss = f(x, w).square().sum()
+    jax.effects_barrier()
+    forward = len(counts)
+    found = torch.autograd.grad(loss, (x, w))
+    jax.effects_barrier()
+    torch.testing.assert_close(found, expected_gradients(x, w))
+    return forward, len(counts) - forward
+
+
+def test_backward_does_not_run_the_function_again(jax2torch):
+    assert run_counted(jax2torch, "save") == (1, 0)
+
+
+def test_recomputing_backward_runs_the_function_again(jax2torch):
+    assert run_counted(jax2torch, "recompute") == (1, 1)
+
+
+@pytest.mark.parametrize("used", [0, 1])
+def test_one_of_two_outputs_in_a_loop_is_not_run_again(jax2torch, used):
+    """Once it is known which outputs have gradients, the others cost nothing."""
+    import jax
+
+    counts = []
+    tag = counting(jax, counts, "forward")
+    f = jax2torch(lambda x: (jax.numpy.sin(tag(x)), jax.numpy.exp(x)))
+    for _ in range(3):
+        (x,) = leaves(X)
+        counts.clear()
+        f(x)[used].sum().backward()
+        jax.effects_barrier()
+    assert len(counts) == 1
+    torch.testing.assert_close(x.grad, (x.detach().cos(), x.detach().exp())[used])
+
+
+def test_outputs_used_in_turn_keep_their_gradients(jax2torch):
+    """What an earlier backward asked for says nothing about what this one gets."""
+    import jax.numpy as jnp
+
+    f = jax2torch(lambda x: (jnp.sin(x), jnp.exp(x)))
+    (x,) = leaves(X)
+    sine, exponential = x.detach().cos(), x.detach().exp()
+    cases = [((0,), sine), ((1,), exponential), ((0, 1), sine + exponential)]
+    for used, expected in (*cases, *reversed(cases), *cases):
+        outputs = f(x)
+        (found,) = torch.autograd.grad(sum(outputs[i].sum() for i in used), x)
+        torch.testing.assert_close(found, expected)
+
+
+def test_recompute_keeps_the_inputs_only(jax2torch):
+    import jax.numpy as jnp
+
+    x, w = leaves(X, W)
+    with recorded() as saved:
+        jax2torch(lambda *xs: layer(jnp, *xs), residuals="recompute")(x, w)
+    assert [s.data_ptr() for s in saved] == [x.data_ptr(), w.data_ptr()]
+
+
+def test_recompute_gives_the_same_gradient(jax2torch):
+    import jax.numpy as jnp
+
+    x, w = leaves(X, W)
+    loss = jax2torch(lambda *xs: layer(jnp, *xs), residuals="recompute")(x, w).square().sum()
+    torch.testing.assert_close(torch.autograd.grad(loss, (x, w)), expected_gradients(x, w))
+
+
+def test_unknown_way_to_keep_residuals(jax2torch):
+    with pytest.raises(ValueError, match=r'residuals=.*neither "save" nor "recompute"'):
+        jax2torch(lambda x: x, residuals="drop")
+
+
+def test_jax_checkpoint_keeps_less(jax2torch):
+    """jax.checkpoint inside the function decides what is kept, as in JAX."""
+    import jax
+    import jax.numpy as jnp
+
+    deep = lambda x: jnp.sin(jnp.sin(jnp.sin(jnp.sin(x))))
+    found, kept = [], []
+    for fn in (deep, jax.checkpoint(deep)):
+        (x,) = leaves(X)
+        with recorded() as saved:
+            y = jax2torch(lambda x, fn=fn: fn(x).sum())(x)
+        kept.append(len(saved))
+        found += torch.autograd.grad(y, x)
+    assert kept[1] == 1 < kept[0]
+    torch.testing.assert_close(found[0], found[1])
+
+
+@pytest.mark.parametrize("kind", ["typed", "raw"])
+def test_random_key_among_the_residuals(jax2torch, kind):
+    """Dropout: the mask of the backward is that of the forward."""
+    import jax
+    import jax.numpy as jnp
+
+    def dropout(x, key):
+        return jnp.where(jax.random.bernoulli(key, 0.5, x.shape), x * x, 0.0)
+
+    key = jax.random.key(3) if kind == "typed" else jax.random.PRNGKey(3)
+    (x,) = leaves(X)
+    y = jax2torch(dropout)(x, key)
+    (g,) = torch.autograd.grad(y.sum(), x)
+    assert 0 < (y == 0).sum() < y.numel()
+    torch.testing.assert_close(g, torch.where(y == 0, 0.0, 2 * x.detach()))
+
+
+def test_residual_that_is_a_closed_over_constant_is_not_saved(jax2torch):
+    import jax.numpy as jnp
+
+    weights = jnp.asarray(W)
+    (x,) = leaves(X)
+    with recorded() as saved:
+        y = jax2torch(lambda x: x @ weights)(x)
+    assert {s.data_ptr() for s in saved} <= {x.data_ptr()}
+    y.sum().backward()
+    torch.testing.assert_close(x.grad, torch.tensor(W).sum(1).expand(5, 3))
+
+
+def test_int64_residuals_outside_of_64_bit_mode(jax2torch):
+    """An index that is an input and one that is computed, both needed by the backward."""
+    import jax.numpy as jnp
+
+    index = torch.tensor([2, 0, 2, 1])
+    (x,) = leaves(X)
+    y = jax2torch(lambda x, i: x[i] * x[jnp.argsort(i)])(x, index)
+    (expected,) = torch.autograd.grad((x[index] * x[index.argsort(stable=True)]).sum(), x)
+    torch.testing.assert_close(torch.autograd.grad(y.sum(), x)[0], expected)

@@ -1,0 +1,420 @@
+"""The user's function is traced once, and what JAX can express inside of it is respected."""
+
+import functools
+import warnings
+
+import numpy as np
+import pytest
+
+jax = pytest.importorskip("jax")
+torch = pytest.importorskip("torch")
+
+import jax.numpy as jnp  # noqa: E402, after the check that JAX is there
+
+from bridge import jax2torch  # noqa: E402, as above
+
+RANDOM = np.random.default_rng(14)
+X = RANDOM.uniform(0.3, 1.5, (4,)).astype("float32")
+
+
+def leaf(x=X, dtype=torch.float32):
+    return torch.tensor(x, dtype=dtype, requires_grad=True)
+
+
+@pytest.fixture
+def traced():
+    """A function, wrapped, and the shapes of the arguments it was traced with."""
+    seen = []
+
+    def function(x, *_, **__):
+        seen.append(x.shape)
+        return (jnp.sin(x) * x).sum()
+
+    return jax2torch(function), seen
+
+
+def test_hundred_calls_are_one_trace(traced):
+    f, seen = traced
+    for i in range(100):
+        f(torch.full((4,), float(i)))
+    assert len(seen) == 1
+
+
+def test_hundred_gradients_are_one_trace(traced):
+    f, seen = traced
+    for _ in range(100):
+        f(leaf()).backward()
+    assert len(seen) == 1
+
+
+DERIVATIVES = {
+    "forward": lambda f, x: f(x),
+    "backward": lambda f, x: torch.autograd.grad(f(x), x),
+    "second order": lambda f, x: torch.autograd.grad(
+        torch.autograd.grad(f(x), x, create_graph=True)[0].sum(), x
+    ),
+    "jvp": lambda f, x: torch.func.jvp(f, (x,), (x,)),
+    "vmap": lambda f, x: torch.func.vmap(f)(torch.stack([x, x])),
+    "hessian": lambda f, x: torch.func.hessian(f)(x),
+    "per sample": lambda f, x: torch.func.vmap(torch.func.grad(f))(torch.stack([x, x])),
+    "no_grad": lambda f, x: torch.no_grad()(f)(x),
+}
+
+
+def test_every_derivative_is_made_from_one_trace(traced):
+    f, seen = traced
+    for _ in range(2):
+        for derivative in DERIVATIVES.values():
+            derivative(f, leaf())
+    assert len(seen) == 1
+
+
+@pytest.mark.parametrize("derivative", DERIVATIVES.values(), ids=DERIVATIVES)
+def test_derivative_that_comes_first_traces_once(traced, derivative):
+    f, seen = traced
+    for _ in range(2):
+        derivative(f, leaf())
+    assert len(seen) == 1
+
+
+@pytest.mark.parametrize("derivative", ["backward", "second order", "jvp", "vmap"])
+def test_derivatives_are_compiled_once(traced, derivative):
+    """JAX itself says what it compiles: nothing the second time."""
+    f, _ = traced
+    DERIVATIVES[derivative](f, leaf())
+    compiled = []
+
+    def listen(event, *_, **__):
+        if "compile" in event:
+            compiled.append(event)
+
+    jax.monitoring.register_event_duration_secs_listener(listen)
+    try:
+        jax.jit(lambda x: x + 41)(1.0)
+        heard = len(compiled)
+        DERIVATIVES[derivative](f, leaf())
+    finally:
+        jax.monitoring.unregister_event_duration_listener(listen)
+    assert heard > 0
+    assert len(compiled) == heard
+
+
+def test_requires_grad_does_not_trace_again(traced):
+    f, seen = traced
+    for wanted in (True, False, True, False):
+        f(leaf().requires_grad_(wanted))
+    assert len(seen) == 1
+
+
+def test_layout_does_not_trace_again(traced):
+    f, seen = traced
+    f(torch.arange(4.0))
+    f(torch.arange(8.0)[::2])
+    f(torch.zeros(1).expand(4))
+    f(torch.nn.Parameter(torch.arange(4.0)))
+    assert len(seen) == 1
+
+
+def test_value_of_a_number_does_not_trace_again(traced):
+    f, seen = traced
+    for i in range(5):
+        f(leaf(), float(i))
+    assert len(seen) == 1
+
+
+def test_new_shape_traces_once(traced):
+    f, seen = traced
+    for _ in range(3):
+        for shape in ((4,), (2, 2)):
+            f(torch.ones(shape, requires_grad=True)).backward()
+    assert seen == [(4,), (2, 2)]
+
+
+NEW_TRACES = {
+    "dtype": lambda f: f(torch.ones(4, dtype=torch.float16)),
+    "64-bit mode": lambda f: f(torch.ones(4, dtype=torch.float64)),
+    "structure": lambda f: f(torch.ones(4), torch.ones(4)),
+    "keyword": lambda f: f(torch.ones(4), y=torch.ones(4)),
+    "static value": lambda f: f(torch.ones(4), "mode"),
+    "type of a number": lambda f: f(torch.ones(4), 1),
+}
+
+
+@pytest.mark.parametrize("call", NEW_TRACES.values(), ids=NEW_TRACES)
+def test_what_a_trace_depends_on_traces_once_more(traced, call):
+    f, seen = traced
+    f(torch.ones(4))
+    call(f)
+    call(f)
+    f(torch.ones(4))
+    assert len(seen) == 2
+
+
+def test_equal_values_of_different_types_are_different_static_values():
+    seen = []
+
+    def function(x, flag):
+        seen.append(flag)
+        return x * (2 if flag is True else 3)
+
+    f = jax2torch(function, static_argnames="flag")
+    results = [f(torch.ones(1), flag).item() for flag in (1, True, 1.0, 1, True, 1.0)]
+    assert results == [3, 2, 3, 3, 2, 3]
+    assert [type(flag) for flag in seen] == [int, bool, float]
+
+
+def test_global_64_bit_mode_is_part_of_the_key(traced):
+    f, seen = traced
+    for _ in range(2):
+        f(torch.ones(4))
+        with jax.enable_x64(True):
+            f(torch.ones(4))
+    assert len(seen) == 2
+
+
+def test_many_traces_warn_once_and_name_the_argument():
+    f = jax2torch(lambda fixed, varying: (fixed.sum() * varying).sum())
+    for n in range(1, 17):
+        f(torch.ones(3), torch.ones(n))
+    with pytest.warns(UserWarning, match=r"traced 17 times.*varying \(float32\[1\]") as caught:
+        f(torch.ones(3), torch.ones(17))
+    assert len(caught) == 1
+    assert "fixed" not in str(caught[0].message)
+    assert caught[0].filename == __file__
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        f(torch.ones(3), torch.ones(18))
+
+
+def test_many_traces_of_a_static_value_name_it():
+    f = jax2torch(lambda x, n: x * n, static_argnames="n")
+    for n in range(16):
+        f(torch.ones(3), n=n)
+    with pytest.warns(UserWarning, match="Varying: n "):
+        f(torch.ones(3), n=16)
+
+
+def test_sixteen_traces_do_not_warn():
+    f = jax2torch(lambda x: x.sum())
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for _ in range(2):
+            for n in range(1, 17):
+                f(torch.ones(n))
+
+
+# Custom rules. Each gradient is wrong on purpose, so that JAX's own could not pass.
+
+
+@jax.custom_vjp
+def sine_with_vjp(x):
+    return jnp.sin(x)
+
+
+sine_with_vjp.defvjp(lambda x: (jnp.sin(x), x), lambda x, g: (g * 10 * x**3,))
+
+
+@jax.custom_jvp
+def sine_with_jvp(x):
+    return jnp.sin(x)
+
+
+@sine_with_jvp.defjvp
+def _(primals, tangents):
+    (x,), (t,) = primals, tangents
+    return sine_with_jvp(x), t * 10 * x**3
+
+
+CUSTOM = {"custom_vjp": sine_with_vjp, "custom_jvp": sine_with_jvp}
+every_custom = pytest.mark.parametrize("rule", CUSTOM.values(), ids=CUSTOM)
+
+
+@every_custom
+@pytest.mark.parametrize("residuals", ["save", "recompute"])
+def test_custom_rule_is_respected(rule, residuals):
+    x = leaf()
+    jax2torch(lambda x: rule(x).sum(), residuals=residuals)(x).backward()
+    torch.testing.assert_close(x.grad, 10 * x.detach() ** 3)
+
+
+SECOND = {
+    "hessian": lambda f, x: torch.func.jacrev(torch.func.jacrev(f))(x),
+    "create_graph": lambda f, x: torch.diag(
+        torch.autograd.grad(torch.autograd.grad(f(x), x, create_graph=True)[0].sum(), x)[0]
+    ),
+}
+
+
+@every_custom
+@pytest.mark.parametrize("second", SECOND.values(), ids=SECOND)
+def test_custom_rule_is_respected_in_second_order(rule, second):
+    x = leaf()
+    found = second(jax2torch(lambda x: rule(x).sum()), x)
+    torch.testing.assert_close(found, torch.diag(30 * x.detach() ** 2))
+
+
+@every_custom
+def test_custom_rule_is_respected_under_vmap(rule):
+    x = torch.tensor(X)
+    found = torch.func.vmap(torch.func.grad(jax2torch(rule)))(x)
+    torch.testing.assert_close(found, 10 * x**3)
+
+
+def test_custom_jvp_is_respected_in_forward_mode():
+    x = torch.tensor(X)
+    _, tangent = torch.func.jvp(jax2torch(sine_with_jvp), (x,), (x,))
+    torch.testing.assert_close(tangent, 10 * x**4)
+    found = torch.func.hessian(jax2torch(lambda x: sine_with_jvp(x).sum()))(x)
+    torch.testing.assert_close(found, torch.diag(30 * x**2))
+
+
+def test_custom_vjp_in_forward_mode_is_the_error_of_jax():
+    x = torch.tensor(X)
+    with pytest.raises(TypeError, match="can't apply forward-mode autodiff"):
+        torch.func.jvp(jax2torch(sine_with_vjp), (x,), (x,))
+
+
+def test_stop_gradient_is_respected():
+    x = leaf()
+    jax2torch(lambda x: (x * jax.lax.stop_gradient(jnp.sin(x))).sum())(x).backward()
+    torch.testing.assert_close(x.grad, x.detach().sin())
+
+
+# What JAX has besides arithmetic.
+
+
+def scanned(x):
+    def step(carry, _):
+        return jnp.sin(carry) + x, carry.sum()
+
+    last, sums = jax.lax.scan(step, x, None, length=3)
+    return last * sums.sum()
+
+
+def looped(x):
+    return jax.lax.fori_loop(0, 3, lambda _, y: jnp.sin(y) + x, x)
+
+
+def branched(x):
+    return jax.lax.cond(x.sum() > 0, jnp.sin, jnp.cos, x)
+
+
+def switched(x):
+    return jax.lax.switch(2, [jnp.sin, jnp.cos, jnp.exp], x)
+
+
+def native_scanned(x):
+    carry, sums = x, 0
+    for _ in range(3):
+        carry, sums = torch.sin(carry) + x, sums + carry.sum()
+    return carry * sums
+
+
+def native_looped(x):
+    y = x
+    for _ in range(3):
+        y = torch.sin(y) + x
+    return y
+
+
+WEIGHTS = RANDOM.normal(size=(4, 4)).astype("float32")
+JAX_WEIGHTS = jnp.asarray(WEIGHTS)
+CONTENT = {
+    "scan": (scanned, native_scanned),
+    "fori_loop": (looped, native_looped),
+    "cond": (branched, torch.sin),
+    "switch": (switched, torch.exp),
+    "checkpoint": (jax.checkpoint(lambda x: jnp.sin(jnp.sin(x))), lambda x: x.sin().sin()),
+    "jit": (jax.jit(lambda x: jnp.sin(x) * x), lambda x: x.sin() * x),
+    "jit inside": (lambda x: jax.jit(jnp.sin)(x) * x, lambda x: x.sin() * x),
+    "vmap inside": (jax.vmap(lambda x: jnp.sin(x) * x), lambda x: x.sin() * x),
+    "grad inside": (jax.grad(lambda x: jnp.sin(x).sum()), torch.cos),
+    "hessian inside": (jax.hessian(lambda x: (x**4).sum()), lambda x: torch.diag(12 * x**2)),
+    "closed-over constant": (lambda x: JAX_WEIGHTS @ x, lambda x: _weights(x) @ x),
+    "closed-over NumPy constant": (lambda x: WEIGHTS @ x, lambda x: _weights(x) @ x),
+    "partial": (functools.partial(jnp.multiply, 3.0), lambda x: 3 * x),
+    "ufunc": (jnp.sin, torch.sin),
+}
+
+
+def _weights(x):
+    return torch.tensor(WEIGHTS).to(x.dtype)
+
+
+@pytest.mark.parametrize(("function", "native"), CONTENT.values(), ids=CONTENT)
+def test_content_equals_native(function, native):
+    x = leaf()
+    found, expected = jax2torch(function)(x), native(x)
+    torch.testing.assert_close(found, expected)
+    given = torch.rand(expected.shape, generator=torch.Generator().manual_seed(2))
+    torch.testing.assert_close(
+        torch.autograd.grad(found, x, given), torch.autograd.grad(expected, x, given)
+    )
+
+
+@pytest.mark.parametrize("name", ["scan", "fori_loop", "cond", "checkpoint", "jit"])
+def test_content_in_second_order_equals_native(name):
+    function, native = CONTENT[name]
+    x = torch.tensor(X, dtype=torch.float64)
+    second = lambda f: torch.func.hessian(lambda x: (f(x) ** 2).sum())(x)
+    torch.testing.assert_close(second(jax2torch(function)), second(native))
+
+
+def test_while_loop_has_values_and_forward_mode():
+    def doubled(x):
+        return jax.lax.while_loop(lambda y: y.sum() < 100, lambda y: 2 * y, x)
+
+    x = torch.tensor(X)
+    times = 2 ** int(np.ceil(np.log2(100 / X.sum())))
+    torch.testing.assert_close(jax2torch(doubled)(x), times * x)
+    _, tangent = torch.func.jvp(jax2torch(doubled), (x,), (torch.ones(4),))
+    torch.testing.assert_close(tangent, torch.full((4,), float(times)))
+
+
+def test_gradient_of_a_while_loop_is_the_error_of_jax():
+    def doubled(x):
+        return jax.lax.while_loop(lambda y: y.sum() < 100, lambda y: 2 * y, x).sum()
+
+    with pytest.raises(ValueError, match="Reverse-mode differentiation does not work"):
+        jax2torch(doubled)(leaf()).backward()
+
+
+def test_values_of_a_while_loop_do_not_need_its_gradient():
+    """A leaf that requires grad is no reason to fail under no_grad."""
+
+    def doubled(x):
+        return jax.lax.while_loop(lambda y: y.sum() < 100, lambda y: 2 * y, x)
+
+    with torch.no_grad():
+        assert jax2torch(doubled)(leaf()).sum() >= 100
+
+
+def test_print_inside_is_executed_at_every_call(capfd):
+    def loud(x):
+        jax.debug.print("sum {}", x.sum())
+        return x
+
+    f = jax2torch(loud)
+    for _ in range(3):
+        f(torch.ones(2))
+    jax.effects_barrier()
+    assert capfd.readouterr().out.count("sum 2.0") == 3
+
+
+def test_callback_inside_is_executed():
+    host = lambda x: np.sin(x)
+
+    def function(x):
+        return jax.pure_callback(host, jax.ShapeDtypeStruct(x.shape, x.dtype), x)
+
+    x = torch.tensor(X)
+    torch.testing.assert_close(jax2torch(function)(x), x.sin())
+
+
+def test_random_numbers_follow_the_key():
+    f = jax2torch(lambda key, x: x + jax.random.normal(key, x.shape))
+    one, two = jax.random.key(1), jax.random.key(2)
+    x = torch.zeros(4)
+    expected = torch.tensor(np.asarray(jax.random.normal(one, (4,))))
+    torch.testing.assert_close(f(one, x), expected)
+    assert not torch.equal(f(one, x), f(two, x))
