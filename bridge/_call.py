@@ -152,7 +152,9 @@ class BridgedFunction:
         return f"<{self._home}2{self._away} {self._name} ({options})>"
 
     def __reduce__(self) -> str:
-        return self.__qualname__  # pickled by name and copied as itself, as functions are
+        return getattr(
+            self, "__qualname__", self._name
+        )  # pickled by name and copied as itself, as functions are
 
     def __get__(self, instance: Any, owner: type | None = None) -> Any:
         return self if instance is None else types.MethodType(self, instance)
