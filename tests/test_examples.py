@@ -19,14 +19,14 @@ def test_digits_learns_and_draws(tmp_path):
     run = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
 
     assert run.returncode == 0, run.stderr
-    # Chance is 10%, and ten epochs bring both models to about 90%.
+    # Chance is 10%; ten epochs bring the model with the circuit to 85%, the other to 95%.
     for name in ("with circuit", "without circuit"):
         train, test = (
             float(share)
             for share in re.search(rf"^{name} .*? ([\d.]+)% +([\d.]+)%", run.stdout, re.M).groups()
         )
-        assert 80 < train <= 100
-        assert 80 < test <= 100
+        assert 70 < train <= 100
+        assert 70 < test <= 100
     error = float(re.search(r"finite differences: (\S+)", run.stdout)[1])
     assert error < 1e-8
     pixels = image.imread(figure)
