@@ -164,14 +164,18 @@ class BridgedFunction:
             args, kwargs = self._parameters.mark(args, kwargs)
         if len(kwargs) > 1:  # which are one call in whatever order
             kwargs = dict(sorted(kwargs.items()))
-        leaves, structure = _tree.flatten((args, kwargs), _registry.container)
+        leaves, structure = _tree.leaves((args, kwargs))
         kinds = self._kinds
         try:
             signatures = [kinds[leaf.__class__].signature(leaf) for leaf in leaves]
         except (KeyError, ArgumentError, NoValuesError):
-            signatures = [_ARRAY]  # found in no key; raised again where the argument has a name
-        plan = self._plans.get((structure, self._source.ambient(), *signatures))
-        return (plan or self._plan(leaves, structure))(leaves)
+            plan = None  # found out again where the argument has a name
+        else:
+            plan = self._plans.get((structure, self._source.ambient(), *signatures))
+        if plan is None:
+            leaves, structure = _tree.flatten((args, kwargs), _registry.container)
+            plan = self._plan(leaves, structure)
+        return plan(leaves)
 
     def _plan(self, leaves: Sequence[Any], structure: Any) -> _Plan:
         """A new plan for arguments like these, kept if it is a trace."""

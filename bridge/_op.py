@@ -40,7 +40,7 @@ class Op:
             Without it, a target calls `vjp` on the primals, which recomputes.
         reach: For each output the positions of the primals it depends on; without it, of all.
             A primal that is out of reach has no gradient, where zeros would be one.
-        used: For primals that were wanted, which outputs then had cotangents: a target's note.
+        notes: What a target remembers of earlier calls.
     """
 
     name: str
@@ -53,7 +53,7 @@ class Op:
     split: Callable[[Positions, Positions], "Split"] | None = None
     reach: Callable[[], Sequence[Set[int]]] | None = None
 
-    used: dict[Positions, Positions] = dataclasses.field(default_factory=dict, repr=False)
+    notes: dict[Any, Any] = dataclasses.field(default_factory=dict, repr=False)
     _derived: dict[tuple[Any, ...], Any] = dataclasses.field(default_factory=dict, repr=False)
 
     def derive(self, kind: str, *args: Any) -> Any:

@@ -50,6 +50,10 @@ class HomeFace(ArrayFace, Protocol):
         """What functions on `device` take, over the memory of `buffers`."""
         ...
 
+    def release(self, outputs: Sequence[Any], device: str) -> Sequence[Any]:
+        """What `adopt` takes: DLPack capsules of memory on the host, arrays on other devices."""
+        ...
+
 
 class AwayFace(ArrayFace, Protocol):
     """Arrays a function that lives elsewhere is called with."""
@@ -62,7 +66,7 @@ class AwayFace(ArrayFace, Protocol):
         ...
 
     def adopt(self, buffers: Sequence[Any], device: str) -> Arrays:
-        """Arrays on `device` that own the memory of `buffers`; waits until it is written."""
+        """Arrays on `device` that own what was released; waits until it is written."""
         ...
 
     def holds(self, dtype: str) -> bool:

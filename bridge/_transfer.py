@@ -93,9 +93,10 @@ def carrier(home: str, away: str, *, device: str, computes_on: str) -> Run:
         return lambda op, xs: abroad.empty(op.specs())
 
     # Bound once: this runs on every call.
-    lend, borrow, adopt = abroad.lend, at_home.borrow, abroad.adopt
+    lend, borrow, release, adopt = abroad.lend, at_home.borrow, at_home.release, abroad.adopt
 
     def run(op: Op, xs: Sequence[Any]) -> Arrays:
-        return adopt(op.call(*borrow(lend(xs, computes_on), computes_on)), device)
+        outputs = op.call(*borrow(lend(xs, computes_on), computes_on))
+        return adopt(release(outputs, computes_on), device)
 
     return run

@@ -31,11 +31,16 @@ _leaves: set[type] = {int, float, complex, bool, str, bytes, type(None)}
 def flatten(tree: Any, container: Callable[[Any], Container | None]) -> tuple[list[Any], Any]:
     """The leaves of `tree` and its structure; `container` says what else is a node."""
     while True:
-        leaves, structure = optree.tree_flatten(tree, namespace=NAMESPACE)
-        met = {leaf.__class__: leaf for leaf in leaves if leaf.__class__ not in _leaves}
+        found, structure = leaves(tree)
+        met = {leaf.__class__: leaf for leaf in found if leaf.__class__ not in _leaves}
         new = [_enter(kind, leaf, container) for kind, leaf in met.items()]
         if not any(new):
-            return leaves, structure
+            return found, structure
+
+
+def leaves(tree: Any) -> tuple[list[Any], Any]:
+    """The same of a tree whose containers have all been met."""
+    return optree.tree_flatten(tree, namespace=NAMESPACE)
 
 
 def _enter(kind: type, leaf: Any, container: Callable[[Any], Container | None]) -> bool:
@@ -69,9 +74,9 @@ def _dataclass(kind: type) -> Container:
     return take, build
 
 
-def unflatten(structure: Any, leaves: Iterable[Any]) -> Any:
-    """The tree of this `structure` with these `leaves`."""
-    return optree.tree_unflatten(structure, leaves)
+def unflatten(structure: Any, values: Iterable[Any]) -> Any:
+    """The tree of this `structure` with these `values` as its leaves."""
+    return structure.unflatten(values)
 
 
 def paths(structure: Any) -> list[tuple[Any, ...]]:

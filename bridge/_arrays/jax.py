@@ -1,5 +1,6 @@
 """Arrays of JAX: buffers, devices, 64-bit mode, and the conjugation of cotangents."""
 
+import functools
 from collections.abc import Callable, Hashable, Iterable, Sequence
 from typing import Any
 
@@ -45,6 +46,10 @@ class JaxArrays:
         if device == "cpu" and _host_is_default():
             return buffers
         return [_on(x, device) for x in buffers]
+
+    def release(self, outputs: Sequence[Any], device: str) -> Sequence[Any]:
+        """Capsules for the host, which wait for the values; elsewhere the arrays, for streams."""
+        return [_capsule(y) for y in outputs] if device == "cpu" else outputs
 
     def export(self, x: Any, *, dense: bool, copy: bool | None) -> Any:
         """`x` itself; a tracer and a PRNG key are refused."""
@@ -108,7 +113,17 @@ _LEAF = jax.tree.structure(0)
 
 
 def _host_is_default() -> bool:
-    return _flag("jax_default_device") is None and jax.default_backend() == "cpu"
+    return _flag("jax_default_device") is None and _backend() == "cpu"
+
+
+_backend = functools.cache(jax.default_backend)
+
+try:  # a third of the cost of __dlpack__, which finds the device and its stream anew
+    from jaxlib._jax import buffer_to_dlpack_managed_tensor as _capsule
+except ImportError:
+
+    def _capsule(y: Any) -> Any:
+        return y.__dlpack__()
 
 
 def find_device(device: str) -> Any:

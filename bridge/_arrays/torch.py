@@ -1,6 +1,5 @@
 """Tensors of PyTorch: their buffers, on the host as NumPy views, elsewhere by DLPack."""
 
-import functools
 from collections.abc import Hashable, Sequence
 from typing import Any
 
@@ -66,17 +65,18 @@ class TorchArrays:
 
     def lend(self, xs: Sequence[Any], device: str) -> Sequence[Any]:
         """NumPy views for the host, detached dense tensors for other devices."""
-        view = _view if device == "cpu" else functools.partial(_dense, device=device)
+        if device != "cpu":
+            return [_dense(x, device) if isinstance(x, torch.Tensor) else x for x in xs]
         try:
-            return [view(x) if isinstance(x, torch.Tensor) else x for x in xs]
+            return [_view(x) if isinstance(x, torch.Tensor) else x for x in xs]
         except RuntimeError as error:  # a FakeTensor, or another subclass without storage
             raise NoValuesError(f"a tensor has no memory that can be read: {error}") from error
 
     def adopt(self, buffers: Sequence[Any], device: str) -> Arrays:
         """Tensors over the memory of `buffers`, moved to `device` if that is another."""
         if device == "cpu":
-            return tuple([from_dlpack(y.__dlpack__(dl_device=(1, 0))) for y in buffers])
-        # Given the object, not its capsule, torch passes its current stream to the producer.
+            return tuple([from_dlpack(y) for y in buffers])
+        # Given an object, no capsule, torch passes its current stream to the producer.
         return tuple(torch.from_dlpack(y).to(device) for y in buffers)
 
     def holds(self, dtype: str) -> bool:

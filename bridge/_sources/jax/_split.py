@@ -21,6 +21,7 @@ from jax.extend.core import Literal
 from bridge._arrays.jax import conjugate
 from bridge._op import Op, Positions, Specs, Split
 from bridge._sources.jax._border import guarded, outside
+from bridge._sources.jax._packing import packing
 from bridge._sources.jax._trace import Program, compiled, trace
 from bridge._tree import spread
 
@@ -67,28 +68,29 @@ def split(
     program, outputs, residuals = _linearized(fun, primals, wanted, given, x64=x64)
     count = len(outputs)
     seen = outside(outputs, primals, x64=x64)
-    kept = (
-        *(primals[i] for i in residuals.primals),
-        *(seen[i] for i in residuals.outputs),
-        *(program.outputs[i] for i in residuals.others),
-    )
+    kept = (*(primals[i] for i in residuals.primals), *(seen[i] for i in residuals.outputs))
+    small = packing(program.outputs[i] for i in residuals.others)
 
     def first(*xs: Any) -> list[Any]:
         values = program(*xs)
-        return [*values[:count], *(values[i] for i in residuals.others)]
+        return [*values[:count], *small.pack([values[i] for i in residuals.others])]
+
+    forward = _half(first, f"{name}.forward", primals, x64=x64, results=count)
+    packed = forward.specs()[count:]
 
     @functools.cache
     def backward(needed: Positions) -> Op:
         def gradients(*args: Any) -> tuple[Any, ...]:
-            row, cotangents = args[: len(kept)], args[len(kept) :]
-            found = residuals.pullback(row)(list(conjugate(cotangents)))
+            known, args = args[: len(kept)], args[len(kept) :]
+            others, cotangents = small.unpack(args[: len(packed)]), args[len(packed) :]
+            found = residuals.pullback([*known, *others])(list(conjugate(cotangents)))
             return conjugate(found[wanted.index(i)] for i in needed)
 
         cotangents = (outputs[i] for i in given)
-        return _half(gradients, f"{name}.backward", (*kept, *cotangents), x64=x64)
+        return _half(gradients, f"{name}.backward", (*kept, *packed, *cotangents), x64=x64)
 
     return Split(
-        forward=_half(first, f"{name}.forward", primals, x64=x64, results=count),
+        forward=forward,
         backward=backward,
         outputs=count,
         kept_primals=residuals.primals,

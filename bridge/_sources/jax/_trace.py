@@ -28,6 +28,7 @@ class Program:
 
     jaxpr: ClosedJaxpr
     outputs: Specs
+    _reach: list[Any] = dataclasses.field(default_factory=list)
 
     def __call__(self, *xs: Any) -> list[Any]:
         """The results, by operations that JAX can transform."""
@@ -35,7 +36,9 @@ class Program:
 
     def reach(self) -> Sequence[frozenset[int]]:
         """For each result the positions of the arguments it depends on."""
-        return _reach(self.jaxpr.jaxpr)
+        if not self._reach:
+            self._reach.extend(_reach(self.jaxpr.jaxpr))
+        return self._reach
 
 
 def _reach(jaxpr: Jaxpr) -> list[frozenset[int]]:

@@ -47,18 +47,24 @@ def batched(x: torch.Tensor, level: int) -> torch.Tensor:
     return torch._add_batch_dim(x, 0, level)
 
 
-def refuse_recording() -> None:
+def recording() -> None:
     """Raise inside of `make_fx` and the like, which would record results as constants."""
-    modes = getattr(torch._C, "_TorchDispatchModeKey", None)
-    if modes and torch._C._get_dispatch_mode(modes.PROXY) is not None:
+    if _mode is not None and _mode(_PROXY) is not None:
         raise NoValuesError(
             "a bridged function cannot be recorded by make_fx or torch.func.linearize: its result "
             "would be a constant of the graph. Call it outside, or use torch.func.jvp."
         )
 
 
-def may_be_dual(x: torch.Tensor) -> bool:
+_mode = getattr(torch._C, "_get_dispatch_mode", None)
+_PROXY = _mode and torch._C._TorchDispatchModeKey.PROXY
+
+
+def forward_mode() -> bool:
+    """Whether tensors can carry tangents, which it costs a call each to ask them."""
+    return getattr(forward_ad, "_current_level", 0) >= 0
+
+
+def is_dual(x: torch.Tensor) -> bool:
     """Whether `x` carries a tangent of forward mode."""
-    if getattr(forward_ad, "_current_level", 0) < 0:  # spares a call outside of forward mode
-        return False
     return forward_ad.unpack_dual(x).tangent is not None
