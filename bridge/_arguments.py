@@ -146,6 +146,10 @@ def _members(value: Iterable[Any]) -> Hashable:
     return frozenset(members) if isinstance(value, frozenset) else tuple(members)
 
 
+def _mark(x: Any) -> Static:
+    return x if isinstance(x, Static) else Static(x)
+
+
 def value(leaf: Any) -> Any:
     """What the user passed for a static leaf."""
     return leaf.value if isinstance(leaf, Static) else leaf
@@ -167,8 +171,8 @@ class Parameters:
         """The arguments with the static ones wrapped, so that they are leaves."""
         at = {i + len(args) if i < 0 else i for i in self.static_argnums}
         return (
-            tuple(Static(x) if i in at else x for i, x in enumerate(args)),
-            {k: Static(x) if k in self.static_argnames else x for k, x in kwargs.items()},
+            tuple(_mark(x) if i in at else x for i, x in enumerate(args)),
+            {k: _mark(x) if k in self.static_argnames else x for k, x in kwargs.items()},
         )
 
     def label(self, path: Sequence[Any]) -> str:

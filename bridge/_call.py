@@ -1,112 +1,18 @@
-"""A function of one framework that is called from another.
+"""A function of one framework that is called from another."""
 
-NOTE [plans]
-What a call needs besides the values of its arrays is worked out once for each structure, spec and
-static value of its arguments, and kept as a plan. The key holds all a trace depends on, so that
-one plan is one trace.
-"""
-
-import dataclasses
 import functools
 import types
 import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from bridge import _arguments, _registry, _transfer, _tree
+from bridge import _arguments, _names, _registry, _transfer, _tree
 from bridge._errors import ArgumentError, NoValuesError
-from bridge._spec import ArraySpec
+from bridge._op import Arrays, Specs
+from bridge._plan import ARRAY, Flat, Leaf, Plan
 
 _MANY_TRACES = 16
 _MOST_PLANS = 1024
-
-
-@dataclasses.dataclass(frozen=True)
-class _Leaf:
-    """One leaf of the arguments, described.
-
-    Attributes:
-        label: As the user would write it.
-        signature: Its part in the key.
-        spec: What is known of it as an array, `None` for a static one.
-        kind: How leaves of its class are treated.
-    """
-
-    label: str
-    signature: Any
-    spec: ArraySpec | None
-    kind: _arguments.Kind
-
-
-class _Flat:
-    """The user's function on the arrays among its leaves; notes the structure of its results."""
-
-    def __init__(
-        self,
-        fn: Callable[..., Any],
-        name: str,
-        direction: tuple[str, str],
-        structure: Any,
-        leaves: Sequence[Any],
-    ) -> None:
-        self.__name__ = self.__qualname__ = name  # what a tracer's errors call it
-        self._fn, self._structure, self._leaves = fn, structure, leaves
-        self._home, self._away = direction
-        self._at = [i for i, leaf in enumerate(leaves) if leaf is _ARRAY]
-        self.results: Any = None
-
-    def __call__(self, *arrays: Any) -> list[Any]:
-        leaves = _tree.spread(arrays, self._at, self._leaves)
-        args, kwargs = _tree.unflatten(self._structure, leaves)
-        results = self._fn(*args, **kwargs)
-        outputs, self.results = _tree.flatten(results, _registry.container)
-        for output, path in zip(outputs, _tree.paths(self.results), strict=True):
-            self._check(output, path)
-        return outputs
-
-    def _check(self, output: Any, path: Sequence[Any]) -> None:
-        """Raise for a result that the caller's framework cannot hold."""
-        if isinstance(output, (bool, int, float, complex)):
-            return
-        owner = _registry.owner(output)
-        where = f"result{''.join(f'[{key!r}]' for key in path)} of {self.__name__}"
-        if owner is None or owner.name not in (self._home, "numpy"):
-            kind = type(output)
-            what = kind.__name__ if owner is None else f"{owner.name} {kind.__name__}"
-            raise ArgumentError(f"{where} is a {what}, no array of {self._home} or number.")
-        spec = owner.spec(output)
-        if not _registry.away(self._away).holds(spec.dtype):
-            raise ArgumentError(
-                f"{where} is {spec}, which {self._away} has no counterpart of. Convert it in the "
-                "function: a number to another dtype, a PRNG key to its data."
-            )
-
-
-_ARRAY = object()
-
-
-@dataclasses.dataclass(frozen=True)
-class _Plan:
-    """What is done for calls with arguments of one structure: NOTE [plans].
-
-    Attributes:
-        native: The function of flat arrays, of the caller's framework.
-        flat: The user's function behind it, which knows the structure of the results.
-        dynamic: Positions of the leaves handed to `native`, each with what prepares it;
-            `None` where these are all leaves as they are.
-    """
-
-    native: Callable[..., Any]
-    flat: _Flat
-    dynamic: Sequence[tuple[int, Callable[[Any], Any] | None]] | None
-
-    def __call__(self, leaves: Sequence[Any]) -> Any:
-        if self.dynamic is not None:
-            leaves = [
-                leaves[i] if prepare is None else prepare(leaves[i]) for i, prepare in self.dynamic
-            ]
-        outputs = self.native(*leaves)
-        return _tree.unflatten(self.flat.results, outputs)
 
 
 def _name(fn: Callable[..., Any]) -> str:
@@ -141,25 +47,40 @@ class BridgedFunction:
         self._target = _registry.target(self._away)
         self._source.check(**options)
         self._device, self._options = device, options
+        self._static = static
         self._parameters = _arguments.parameters(fn, *static)
         self._kinds: dict[type, _arguments.Kind] = {}
-        self._plans: dict[Any, _Plan] = {}
+        self._plans: dict[Any, Plan] = {}
         self._traced: dict[str, dict[str, None]] = {}
         self._traces = 0
+        self.staged: Any = None
+        self.templates: list[Any] = []
 
     def __repr__(self) -> str:
         options = ", ".join(f"{name}={value!r}" for name, value in self._options.items())
         return f"<{self._home}2{self._away} {self._name} ({options})>"
 
-    def __reduce__(self) -> str:
-        return getattr(
-            self, "__qualname__", self._name
-        )  # pickled by name and copied as itself, as functions are
+    def __reduce__(self) -> Any:
+        place = _names.place(self)
+        if place is not None:
+            return place.partition(":")[2]
+        options = {"direction": (self._home, self._away), "static": self._static}
+        options |= {"device": self._device, "options": self._options}
+        return functools.partial(BridgedFunction, **options), (self._fn,)
+
+    def __copy__(self) -> "BridgedFunction":
+        return self
+
+    def __deepcopy__(self, _: Any) -> "BridgedFunction":
+        return self  # as functions are, with what has been traced
 
     def __get__(self, instance: Any, owner: type | None = None) -> Any:
         return self if instance is None else types.MethodType(self, instance)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        if self._target.compiling():
+            self._target.prepare(self)
+            return self.staged(args, kwargs)
         if self._parameters.static:
             args, kwargs = self._parameters.mark(args, kwargs)
         if len(kwargs) > 1:  # which are one call in whatever order
@@ -174,10 +95,48 @@ class BridgedFunction:
             plan = self._plans.get((structure, self._source.ambient(), *signatures))
         if plan is None:
             leaves, structure = _tree.flatten((args, kwargs), _registry.container)
+            if any(self._target.is_staged(leaf) for leaf in leaves):
+                return self._target.stage(self, args, kwargs)
             plan = self._plan(leaves, structure)
         return plan(leaves)
 
-    def _plan(self, leaves: Sequence[Any], structure: Any) -> _Plan:
+    def flatten(self, args: Any, kwargs: Any) -> tuple[list[Any], Any]:
+        """The leaves of the arguments, static ones wrapped, and their structure."""
+        args, kwargs = self._parameters.mark(args, kwargs)
+        return _tree.flatten((args, dict(sorted(kwargs.items()))), _registry.container)
+
+    def outline(self, args: Any, kwargs: Any) -> tuple[Specs, Any]:
+        """What is known of the results before the call, and their structure."""
+        plan = self._plan(*self.flatten(args, kwargs))
+        return plan.op.specs(), plan.flat.results
+
+    def shapes(
+        self, args: Any, kwargs: Any, names: Sequence[Sequence[int | str]]
+    ) -> list[tuple[int | str, ...]] | None:
+        """Shapes of the results where those of the arrays have names in them, if that is known."""
+        leaves, structure = self.flatten(args, kwargs)
+        plan = self._plan(leaves, structure)
+        arrays = self._caller_arrays(leaves, plan)
+        known: list[Sequence[int | str]] = [spec.shape for spec in plan.primals]
+        mixed = _tree.spread(names, arrays, known)
+        return self._source.shapes(plan.flat, plan.primals, mixed, **self._options)
+
+    def gradients(
+        self, args: Any, kwargs: Any, wanted: Sequence[int], given: Sequence[int], cotangents: Any
+    ) -> Arrays:
+        """Gradients of the caller's arrays at `wanted`, for the results at `given`."""
+        leaves, structure = self.flatten(args, kwargs)
+        plan = self._plan(leaves, structure)
+        arrays = self._caller_arrays(leaves, plan)
+        vjp = plan.op.derive("vjp", tuple(arrays[i] for i in wanted), tuple(given))
+        return plan.run(vjp, [*plan.prepared(leaves), *cotangents])
+
+    def _caller_arrays(self, leaves: Sequence[Any], plan: Plan) -> list[int]:
+        """Which of the primals are arrays of the caller's framework."""
+        owners = [_registry.owner(leaves[i]) for i, _ in plan.dynamic]
+        return [i for i, face in enumerate(owners) if face and face.name == self._away]
+
+    def _plan(self, leaves: Sequence[Any], structure: Any) -> Plan:
         """A new plan for arguments like these, kept if it is a trace."""
         paths = _tree.paths(structure)
         described = [self._describe(leaf, path) for leaf, path in zip(leaves, paths, strict=True)]
@@ -192,41 +151,52 @@ class BridgedFunction:
             self._count(described)
         return plan
 
-    def _describe(self, leaf: Any, path: Sequence[Any]) -> _Leaf:
+    def _describe(self, leaf: Any, path: Sequence[Any]) -> Leaf:
         label = self._parameters.label(path)
         try:
+            if self._target.is_staged(leaf):
+                signature, spec = self._target.sketch(leaf)
+                return Leaf(label, signature, spec, _arguments.Kind(id, owner=self._away))
             kind = self._kinds.get(leaf.__class__)
             if kind is None:
                 kind = _arguments.kind(leaf, self._home, self._away)
                 self._kinds[leaf.__class__] = kind
             if kind.spec is None:
                 _arguments.check_static(leaf, self._away)
-            return _Leaf(label, kind.signature(leaf), kind.spec and kind.spec(leaf), kind)
+            return Leaf(label, kind.signature(leaf), kind.spec and kind.spec(leaf), kind)
         except (ArgumentError, NoValuesError) as error:
             raise type(error)(f"argument {label} of {self._name}: {error}") from None
 
-    def _make(self, leaves: Sequence[Any], structure: Any, described: Sequence[_Leaf]) -> _Plan:
+    def _make(self, leaves: Sequence[Any], structure: Any, described: Sequence[Leaf]) -> Plan:
         arrays = [leaf for leaf in described if leaf.spec is not None]
         fixed = [
-            _arguments.value(leaf) if about.spec is None else _ARRAY
+            _arguments.value(leaf) if about.spec is None else ARRAY
             for leaf, about in zip(leaves, described, strict=True)
         ]
-        flat = _Flat(self._fn, self._name, (self._home, self._away), structure, fixed)
+        flat = Flat(self._fn, self._name, (self._home, self._away), structure, fixed)
         device = self._place(arrays)
         computes_on = device if device == "meta" else self._source.device(device, self._device)
+        primals = tuple(leaf.spec for leaf in arrays if leaf.spec)
         op = self._source.op(
             flat,
             name=self._name,
-            primals=tuple(leaf.spec for leaf in arrays if leaf.spec),
+            primals=primals,
             labels=[f"argument {leaf.label} of {self._name}" for leaf in arrays],
             **self._options,
         )
         run = _transfer.carrier(self._home, self._away, device=device, computes_on=computes_on)
         dynamic = [(i, x.kind.prepare) for i, x in enumerate(described) if x.spec is not None]
-        as_they_are = len(dynamic) == len(leaves) and not any(prepare for _, prepare in dynamic)
-        return _Plan(self._target.expose(op, run), flat, None if as_they_are else dynamic)
+        return Plan(
+            op=op,
+            run=run,
+            primals=primals,
+            native=self._target.expose(op, run),
+            flat=flat,
+            dynamic=dynamic,
+            as_they_are=len(dynamic) == len(leaves) and not any(prepare for _, prepare in dynamic),
+        )
 
-    def _place(self, arrays: Sequence[_Leaf]) -> str:
+    def _place(self, arrays: Sequence[Leaf]) -> str:
         """The device that all arrays of the caller's framework live on."""
         found = {x.spec.device: x.label for x in arrays if x.spec and x.kind.owner == self._away}
         if len(found) > 1:
@@ -234,7 +204,7 @@ class BridgedFunction:
             raise ArgumentError(f"arguments of {self._name} are on different devices: {where}.")
         return next(iter(found), self._device or "cpu")
 
-    def _count(self, described: Sequence[_Leaf]) -> None:
+    def _count(self, described: Sequence[Leaf]) -> None:
         """Note a trace; warn once when there are many, and say what varies."""
         self._traces += 1
         if self._traces > _MANY_TRACES + 1:

@@ -105,12 +105,69 @@ class SourceFace(Protocol):
         """`fn`, of flat arrays, as an Op whose rules are this framework's own autodiff."""
         ...
 
+    def shapes(
+        self,
+        fn: Callable[..., Any],
+        primals: Specs,
+        names: Sequence[Sequence[int | str]],
+        **options: Any,
+    ) -> list[tuple[int | str, ...]] | None:
+        """Shapes of the outputs of `fn` where those of `primals` have names in them."""
+        ...
+
+
+class Staged(Protocol):
+    """A bridged function, as a target that records it in a graph sees it."""
+
+    staged: Any
+    templates: list[Any]
+
+    def flatten(self, args: Any, kwargs: Any) -> tuple[list[Any], Any]:
+        """The leaves of the arguments, and their structure."""
+        ...
+
+    def outline(self, args: Any, kwargs: Any) -> tuple[Specs, Any]:
+        """What is known of the results before the call, and their structure."""
+        ...
+
+    def shapes(
+        self, args: Any, kwargs: Any, names: Sequence[Sequence[int | str]]
+    ) -> list[tuple[int | str, ...]] | None:
+        """Shapes of the results where those of the arrays have names in them, if that is known."""
+        ...
+
+    def gradients(
+        self, args: Any, kwargs: Any, wanted: Sequence[int], given: Sequence[int], cotangents: Any
+    ) -> Arrays:
+        """Gradients of the caller's arrays at `wanted`, for the results at `given`."""
+        ...
+
 
 class TargetFace(Protocol):
     """Call sites here for functions that live elsewhere."""
 
     def expose(self, op: Op, run: Run) -> Callable[..., Arrays]:
         """A native differentiable function that evaluates `op` by `run`."""
+        ...
+
+    def compiling(self) -> bool:
+        """Whether a compiler is reading the caller's code."""
+        ...
+
+    def is_staged(self, x: Any) -> bool:
+        """Whether `x` stands for an array in a graph that is being recorded."""
+        ...
+
+    def sketch(self, x: Any) -> tuple[Hashable, ArraySpec]:
+        """Signature and spec of a staged array, unknown sizes replaced by examples."""
+        ...
+
+    def prepare(self, function: Staged) -> None:
+        """Make `function.staged`, which the compiler is to see instead."""
+        ...
+
+    def stage(self, function: Staged, args: Any, kwargs: Any) -> Any:
+        """The results of a call that is recorded in a graph."""
         ...
 
     def check_gradients(

@@ -7,6 +7,7 @@ from bridge._arrays.jax import reach, x64_mode
 from bridge._errors import ArgumentError, OptionError
 from bridge._op import Op, Specs
 from bridge._sources.jax._rules import Settings, function
+from bridge._sources.jax._trace import symbolic
 
 
 class JaxSource:
@@ -40,6 +41,19 @@ class JaxSource:
         mode = _mode(primals, labels, x64=x64)
         settings = Settings(jit, mode, jit and residuals == "save", tuple(labels))
         return function(fn, name, primals, settings).op()
+
+    def shapes(
+        self,
+        fn: Callable[..., Any],
+        primals: Specs,
+        names: Sequence[Sequence[int | str]],
+        *,
+        x64: bool | None,
+        **_: Any,
+    ) -> list[tuple[int | str, ...]] | None:
+        """Shapes of the outputs of `fn` where those of `primals` have names in them."""
+        mode = _mode(primals, [""] * len(primals), x64=x64)
+        return symbolic(fn, primals, names, x64=mode)
 
 
 def _mode(primals: Specs, labels: Sequence[str], *, x64: bool | None) -> bool:

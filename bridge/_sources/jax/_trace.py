@@ -11,7 +11,13 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax.extend.core import ClosedJaxpr, Jaxpr, jaxpr_as_fun
+from jax import export
+from jax.extend.core import (
+    ClosedJaxpr,
+    InconclusiveDimensionOperation,
+    Jaxpr,
+    jaxpr_as_fun,
+)
 
 from bridge._arrays.jax import FACE as ARRAYS, abstract
 from bridge._op import Specs
@@ -80,6 +86,24 @@ _NEEDS_VALUES = (
     IndexError,
     ValueError,
 )
+
+
+def symbolic(
+    fn: Callable[..., Any], primals: Specs, names: Sequence[Sequence[int | str]], *, x64: bool
+) -> list[tuple[int | str, ...]] | None:
+    """Shapes of the outputs for shapes with names in them, `None` if `fn` needs to know more."""
+    known = sorted({axis for shape in names for axis in shape if isinstance(axis, str)})
+    axes = dict(zip(known, export.symbolic_shape(", ".join(known)), strict=True))
+    with jax.enable_x64(x64):
+        avals = [abstract(spec, x64=x64) for spec in primals]
+        for i, shape in enumerate(names):
+            mixed = tuple(axes[d] if isinstance(d, str) else d for d in shape)
+            avals[i] = avals[i].update(shape=mixed)
+        try:
+            outputs = jax.eval_shape(fn, *avals)
+        except (*_NEEDS_VALUES, InconclusiveDimensionOperation):
+            return None
+    return [tuple(d if isinstance(d, int) else str(d) for d in y.shape) for y in outputs]
 
 
 def _advise(error: Exception, primals: Specs, labels: Sequence[str]) -> None:

@@ -21,13 +21,16 @@ from bridge._protocols import Run
 from bridge._targets.torch._internals import (
     batch_level,
     batched,
+    compiling,
     forward_mode,
     is_dual,
+    is_staged,
     recording,
     transforming,
     unbatched,
 )
 from bridge._targets.torch._recipe import Recipe, reached, recipe, revise, unprepared
+from bridge._targets.torch._staging import prepare, sketch, stage
 from bridge._tree import spread
 
 
@@ -37,6 +40,12 @@ class TorchTarget:
     def expose(self, op: Op, run: Run) -> Callable[..., Arrays]:
         """`op` as a function of tensors under every transformation of torch."""
         return functools.partial(_call, op, run)
+
+    compiling = staticmethod(compiling)
+    is_staged = staticmethod(is_staged)
+    sketch = staticmethod(sketch)
+    prepare = staticmethod(prepare)
+    stage = staticmethod(stage)
 
     def check_gradients(
         self, fn: Callable[..., Arrays], xs: Sequence[torch.Tensor], *, order: int, **how: Any

@@ -9,10 +9,13 @@ from others, and fail where their memory is read.
 """
 # pyright: reportPrivateUsage=false, reportPrivateImportUsage=false
 
-from collections.abc import Callable
+import operator
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
+from torch._subclasses.fake_tensor import FakeTensor
+from torch._subclasses.functional_tensor import FunctionalTensor
 from torch.autograd import forward_ad
 
 from bridge._errors import NoValuesError
@@ -68,3 +71,50 @@ def forward_mode() -> bool:
 def is_dual(x: torch.Tensor) -> bool:
     """Whether `x` carries a tangent of forward mode."""
     return forward_ad.unpack_dual(x).tangent is not None
+
+
+def compiling() -> bool:
+    """Whether Dynamo is reading the caller's code."""
+    return torch.compiler.is_dynamo_compiling()
+
+
+def is_staged(x: Any) -> bool:
+    """Whether `x` stands for a tensor in a graph that is being recorded."""
+    return isinstance(x, (FakeTensor, FunctionalTensor))
+
+
+def hint(size: Any) -> int:
+    """An example of a size that is not known yet."""
+    return size if isinstance(size, int) else size.node.hint
+
+
+def named_axes(xs: Sequence[torch.Tensor]) -> tuple[list[tuple[Any, ...]], dict[str, Any]]:
+    """The shapes of `xs` with names for unknown sizes, and the sizes by name; `[]` if all known."""
+    names: dict[Any, str] = {}
+    values: dict[str, Any] = {}
+    shapes = []
+    for x in xs:
+        shape = []
+        for size in x.shape:
+            if isinstance(size, torch.SymInt):
+                name = names.setdefault(size.node.expr, f"n{len(names)}")
+                values[name] = size
+                shape.append(name)
+            else:
+                shape.append(size)
+        shapes.append(tuple(shape))
+    return (shapes if values else []), values
+
+
+def sizes(shape: Sequence[Any], values: dict[str, Any]) -> list[Any]:
+    """The sizes that expressions like `2*n0 + 1` stand for."""
+    return [eval(size, _FUNCTIONS, values) if isinstance(size, str) else size for size in shape]
+
+
+_FUNCTIONS = {
+    "__builtins__": {},
+    "floordiv": operator.floordiv,
+    "mod": operator.mod,
+    "max": torch.sym_max,
+    "min": torch.sym_min,
+}

@@ -1,0 +1,20 @@
+"""Functions by the place they are imported from, which means the same in another process."""
+
+import functools
+import importlib
+from typing import Any
+
+
+def place(thing: Any) -> str | None:
+    """`module:qualified.name`, if `thing` is what is found there."""
+    name = f"{getattr(thing, '__module__', '')}:{getattr(thing, '__qualname__', '')}"
+    try:
+        return name if find(name) is thing else None
+    except (ImportError, AttributeError, ValueError):  # a lambda, a local function, no module
+        return None
+
+
+def find(name: str) -> Any:
+    """What is at this place; its module is imported."""
+    module, _, path = name.partition(":")
+    return functools.reduce(getattr, path.split("."), importlib.import_module(module))

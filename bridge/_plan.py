@@ -1,0 +1,113 @@
+"""What a call needs besides the values of its arrays.
+
+NOTE [plans]
+It is worked out once for each structure, spec and static value of the arguments, and kept. The key
+holds all that a trace depends on, so that one plan is one trace.
+"""
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from bridge import _arguments, _registry, _tree
+from bridge._errors import ArgumentError
+from bridge._op import Op, Specs
+from bridge._protocols import Run
+from bridge._spec import ArraySpec
+
+
+@dataclasses.dataclass(frozen=True)
+class Leaf:
+    """One leaf of the arguments, described.
+
+    Attributes:
+        label: As the user would write it.
+        signature: Its part in the key.
+        spec: What is known of it as an array, `None` for a static one.
+        kind: How leaves of its class are treated.
+    """
+
+    label: str
+    signature: Any
+    spec: ArraySpec | None
+    kind: _arguments.Kind
+
+
+class Flat:
+    """The user's function on the arrays among its leaves; notes the structure of its results."""
+
+    def __init__(
+        self,
+        fn: Callable[..., Any],
+        name: str,
+        direction: tuple[str, str],
+        structure: Any,
+        leaves: Sequence[Any],
+    ) -> None:
+        self.__name__ = self.__qualname__ = name  # what a tracer's errors call it
+        self._fn, self._structure, self._leaves = fn, structure, leaves
+        self._home, self._away = direction
+        self._at = [i for i, leaf in enumerate(leaves) if leaf is ARRAY]
+        self.results: Any = None
+
+    def __call__(self, *arrays: Any) -> list[Any]:
+        leaves = _tree.spread(arrays, self._at, self._leaves)
+        args, kwargs = _tree.unflatten(self._structure, leaves)
+        results = self._fn(*args, **kwargs)
+        outputs, self.results = _tree.flatten(results, _registry.container)
+        for output, path in zip(outputs, _tree.paths(self.results), strict=True):
+            self._check(output, path)
+        return outputs
+
+    def _check(self, output: Any, path: Sequence[Any]) -> None:
+        """Raise for a result that the caller's framework cannot hold."""
+        if isinstance(output, (bool, int, float, complex)):
+            return
+        owner = _registry.owner(output)
+        where = f"result{''.join(f'[{key!r}]' for key in path)} of {self.__name__}"
+        if owner is None or owner.name not in (self._home, "numpy"):
+            kind = type(output)
+            what = kind.__name__ if owner is None else f"{owner.name} {kind.__name__}"
+            raise ArgumentError(f"{where} is a {what}, no array of {self._home} or number.")
+        spec = owner.spec(output)
+        if not _registry.away(self._away).holds(spec.dtype):
+            raise ArgumentError(
+                f"{where} is {spec}, which {self._away} has no counterpart of. Convert it in the "
+                "function: a number to another dtype, a PRNG key to its data."
+            )
+
+
+ARRAY = object()
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """What is done for calls with arguments of one structure: NOTE [plans].
+
+    Attributes:
+        op: The user's function of flat arrays.
+        run: What evaluates Ops here.
+        primals: Of the op.
+        native: The op as a function of the caller's framework.
+        flat: The user's function behind it, which knows the structure of the results.
+        dynamic: Positions of the leaves handed to `native`, each with what prepares it.
+        as_they_are: Whether these are all leaves, and nothing is to be prepared.
+    """
+
+    op: Op
+    run: Run
+    primals: Specs
+    native: Callable[..., Any]
+    flat: Flat
+    dynamic: Sequence[tuple[int, Callable[[Any], Any] | None]]
+    as_they_are: bool
+
+    def __call__(self, leaves: Sequence[Any]) -> Any:
+        if not self.as_they_are:
+            leaves = self.prepared(leaves)
+        outputs = self.native(*leaves)  # without a trace, the structure is known only now
+        return _tree.unflatten(self.flat.results, outputs)
+
+    def prepared(self, leaves: Sequence[Any]) -> list[Any]:
+        """The leaves that `native` takes."""
+        return [leaves[i] if prepare is None else prepare(leaves[i]) for i, prepare in self.dynamic]
