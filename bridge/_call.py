@@ -58,7 +58,9 @@ class BridgedFunction:
 
     def __repr__(self) -> str:
         options = ", ".join(f"{name}={value!r}" for name, value in self._options.items())
-        return f"<{self._home}2{self._away} {self._name} ({options})>"
+        chosen = sorted(set[str]().union(*(p.op.residuals() for p in self._plans.values())))
+        taken = f", derivatives so far: {' and '.join(chosen)}" if chosen else ""
+        return f"<{self._home}2{self._away} {self._name} ({options}){taken}>"
 
     def __reduce__(self) -> Any:
         place = _names.place(self)

@@ -36,8 +36,9 @@ class Op:
             outputs, when the primals at the positions `given` have tangents.
         vmap: `(axes, size) -> Op` on inputs with one more axis where `axes` is no None, and
             with axis 0 added to every output.
-        split: `(wanted, given) -> Split`, a first-order derivative that does not run `call` again.
-            Without it, a target calls `vjp` on the primals, which recomputes.
+        split: `(wanted, given) -> Split`, a first-order derivative that does not run `call` again;
+            `None` where recomputing costs less. Then, and without the rule, a target calls `vjp`
+            on the primals, which recomputes.
         reach: For each output the positions of the primals it depends on; without it, of all.
             A primal that is out of reach has no gradient, where zeros would be one.
         notes: What a target remembers of earlier calls.
@@ -50,7 +51,7 @@ class Op:
     vjp: Callable[[Positions, Positions], "Op"] | None = None
     jvp: Callable[[Positions], "Op"] | None = None
     vmap: Callable[[tuple[int | None, ...], int], "Op"] | None = None
-    split: Callable[[Positions, Positions], "Split"] | None = None
+    split: Callable[[Positions, Positions], "Split | None"] | None = None
     reach: Callable[[], Sequence[Set[int]]] | None = None
 
     notes: dict[Any, Any] = dataclasses.field(default_factory=dict, repr=False)
@@ -71,6 +72,11 @@ class Op:
         # Kept because a new Op is a new function to a compiler, which would compile it again.
         # Two threads may both make one; setdefault lets every caller go on with the same.
         return self._derived.setdefault((kind, args), rule(*args))
+
+    def residuals(self) -> set[str]:
+        """Which ways first derivatives have been taken, `save` and `recompute`."""
+        splits = [split for (kind, _), split in self._derived.items() if kind == "split"]
+        return {"save" if split else "recompute" for split in splits}
 
 
 @dataclasses.dataclass(frozen=True, eq=False, kw_only=True)

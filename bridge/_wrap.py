@@ -39,7 +39,7 @@ def jax2torch(
     static_argnames: str | Sequence[str] = (),
     jit: bool = True,
     x64: bool | None = None,
-    residuals: str = "save",
+    residuals: str = "auto",
     device: str | None = None,
 ) -> Any:
     """A JAX function as a differentiable function of torch tensors; also a decorator.
@@ -62,7 +62,8 @@ def jax2torch(
             arguments are computed with as int32, as everywhere in JAX: values that do not fit are
             refused, but arithmetic wraps at 32 bits. Integer results then come back as int64.
         residuals: `"save"` keeps what the backward pass needs, `"recompute"` keeps the arguments
-            only and runs the function again.
+            only and runs the function again, `"auto"` takes the way that a model of the costs
+            finds faster; the `repr` of the result says which.
         device: Where JAX computes, `"cpu"` or `"cuda:0"`; by default where the tensors are.
 
     Returns:

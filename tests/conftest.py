@@ -1,3 +1,5 @@
+import functools
+
 import pytest
 
 import bridge
@@ -5,6 +7,16 @@ from bridge import _registry
 from tests.kits import Kit, kit
 
 DIRECTIONS = _registry.directions()
+
+
+def wrapper(source, target):
+    """The function that brings functions of `source` to `target`.
+
+    Into torch it keeps residuals, unless a test asks otherwise: that is the path with more to get
+    wrong, and which of the two `residuals="auto"` takes for a small function is a matter of cost.
+    """
+    wrap = getattr(bridge, f"{source}2{target}")
+    return functools.partial(wrap, residuals="save") if target == "torch" else wrap
 
 
 @pytest.fixture(params=DIRECTIONS, ids=lambda d: f"{d[0]}2{d[1]}")
@@ -17,7 +29,7 @@ def kits(request) -> tuple[Kit, Kit]:
 def bridged(kits):
     """`bridged(fn, **options)`: `fn` written for the source, callable from the target."""
     source, target = kits
-    return getattr(bridge, f"{source.name}2{target.name}")
+    return wrapper(source.name, target.name)
 
 
 @pytest.fixture(params=[d for d in DIRECTIONS if d[1] == "torch"], ids=lambda d: f"{d[0]}2{d[1]}")
@@ -27,4 +39,4 @@ def into_torch(request):
     For what only PyTorch has: hooks, version counters, dual numbers, `gradcheck`.
     """
     kit("torch")
-    return kit(request.param[0]), getattr(bridge, f"{request.param[0]}2torch")
+    return kit(request.param[0]), wrapper(*request.param)

@@ -213,7 +213,7 @@ def jax():
 def jax2torch(jax):
     from bridge import jax2torch
 
-    return jax2torch
+    return lambda fn, **options: jax2torch(fn, **{"residuals": "save", **options})
 
 
 @pytest.fixture

@@ -1,6 +1,7 @@
 """What is kept between forward and backward, who sees it, and that nothing runs twice."""
 
 import contextlib
+import functools
 import gc
 import weakref
 
@@ -178,7 +179,7 @@ def jax2torch():
     pytest.importorskip("jax")
     from bridge import jax2torch
 
-    return jax2torch
+    return functools.partial(jax2torch, residuals="save")
 
 
 def counting(jax, counts, name):
@@ -265,7 +266,7 @@ def test_recompute_gives_the_same_gradient(jax2torch):
 
 
 def test_unknown_way_to_keep_residuals(jax2torch):
-    with pytest.raises(ValueError, match=r'residuals=.*neither "save" nor "recompute"'):
+    with pytest.raises(ValueError, match=r'residuals=.*neither "auto", "save" nor "recompute"'):
         jax2torch(lambda x: x, residuals="drop")
 
 
@@ -324,3 +325,30 @@ def test_int64_residuals_outside_of_64_bit_mode(jax2torch):
     y = jax2torch(lambda x, i: x[i] * x[jnp.argsort(i)])(x, index)
     (expected,) = torch.autograd.grad((x[index] * x[index.argsort(stable=True)]).sum(), x)
     torch.testing.assert_close(torch.autograd.grad(y.sum(), x)[0], expected)
+
+
+AUTO = {
+    "a few numbers": (lambda jnp, x: jnp.sin(x) * x, (16,), "recompute"),
+    "a deep function of many": (
+        lambda jnp, x: jnp.sin(jnp.sin(jnp.sin(jnp.sin(x) @ x.T) @ x)),
+        (300, 300),
+        "save",
+    ),
+}
+
+
+@pytest.mark.parametrize(("function", "shape", "way"), AUTO.values(), ids=AUTO)
+def test_auto_takes_the_cheaper_way_and_says_which(function, shape, way):
+    jnp = pytest.importorskip("jax.numpy")
+    from bridge import jax2torch
+
+    there = jax2torch(lambda x: function(jnp, x))
+    assert "derivatives" not in repr(there)
+    x = torch.empty(shape).uniform_(-0.1, 0.2).requires_grad_()
+    with recorded() as saved:
+        y = there(x)
+    assert repr(there).endswith(f"derivatives so far: {way}>")
+    assert (len(saved) > 1) == (way == "save")
+    given = torch.randn(y.shape)
+    expected = torch.autograd.grad(function(torch, x), x, given)
+    torch.testing.assert_close(torch.autograd.grad(y, x, given), expected, rtol=1e-3, atol=1e-3)

@@ -14,6 +14,7 @@ from typing import Any
 import jax.numpy as jnp
 
 from bridge._op import Positions, Specs
+from bridge._spec import ArraySpec
 
 # Joining copies, which soon costs more than a buffer of one's own.
 _SMALL = 1 << 14
@@ -32,6 +33,14 @@ class Packing:
     specs: Specs
     alone: Positions
     together: tuple[Positions, ...]
+
+    def buffers(self) -> Specs:
+        """What is handed out."""
+        joined = [
+            ArraySpec((sum(math.prod(self.specs[i].shape) for i in at),), self.specs[at[0]].dtype)
+            for at in self.together
+        ]
+        return (*(self.specs[i] for i in self.alone), *joined)
 
     def pack(self, arrays: Sequence[Any]) -> list[Any]:
         """The arrays that are alone, then the joined ones."""

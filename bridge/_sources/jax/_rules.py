@@ -22,13 +22,13 @@ class Settings:
     Attributes:
         jit: Whether it is traced whole; otherwise it runs anew on each call.
         x64: Whether it computes in JAX's 64-bit mode.
-        save: Whether its first derivative keeps residuals.
+        residuals: `save`, `recompute` or `auto`, how its first derivative is taken.
         labels: What its arguments are called in errors.
     """
 
     jit: bool
     x64: bool
-    save: bool
+    residuals: str
     labels: tuple[str, ...]
 
 
@@ -61,7 +61,7 @@ class Function:
             vjp=self.vjp,
             jvp=self.jvp,
             vmap=self.vmap,
-            split=self.split if self.settings.save else None,
+            split=self.split if self.program and self.settings.residuals != "recompute" else None,
             reach=self.program.reach if self.program else None,
         )
 
@@ -111,9 +111,10 @@ class Function:
         primals = [_grown(s, axis, size) for s, axis in zip(self.primals, axes, strict=True)]
         return self._derived("vmap", batched, tuple(primals))
 
-    def split(self, wanted: Positions, given: Positions) -> Split:
-        """The first derivative in two halves."""
-        return split(self.fun, self.name, self.primals, wanted, given, x64=self.settings.x64)
+    def split(self, wanted: Positions, given: Positions) -> Split | None:
+        """The first derivative in two halves, `None` where recomputing costs less."""
+        mode, always = self.settings.x64, self.settings.residuals == "save"
+        return split(self.fun, self.name, self.primals, wanted, given, x64=mode, always=always)
 
     def _derived(self, rule: str, fun: Callable[..., Any], primals: Specs) -> Op:
         return function(fun, f"{self.name}.{rule}", primals, self.settings).op()

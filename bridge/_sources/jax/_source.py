@@ -14,9 +14,9 @@ class JaxSource:
     """JAX's functions."""
 
     def check(self, *, residuals: str, **_: Any) -> None:
-        """Raise unless `residuals` is one of the two ways."""
-        if residuals not in ("save", "recompute"):
-            raise OptionError(f'residuals={residuals!r} is neither "save" nor "recompute".')
+        """Raise unless `residuals` is one of the three ways."""
+        if residuals not in ("auto", "save", "recompute"):
+            raise OptionError(f'residuals={residuals!r} is neither "auto", "save" nor "recompute".')
 
     def ambient(self) -> bool:
         """Whether the global flag asks for 64-bit mode."""
@@ -39,7 +39,7 @@ class JaxSource:
     ) -> Op:
         """`fn` as an Op for arguments of these specs, traced now unless `jit` is False."""
         mode = _mode(primals, labels, x64=x64)
-        settings = Settings(jit, mode, jit and residuals == "save", tuple(labels))
+        settings = Settings(jit, mode, residuals, tuple(labels))
         return function(fn, name, primals, settings).op()
 
     def shapes(

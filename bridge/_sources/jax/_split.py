@@ -21,6 +21,7 @@ from jax.extend.core import Literal
 from bridge._arrays.jax import conjugate
 from bridge._op import Op, Positions, Specs, Split
 from bridge._sources.jax._border import guarded, outside
+from bridge._sources.jax._cost import keeping_is_cheaper
 from bridge._sources.jax._packing import packing
 from bridge._sources.jax._trace import Program, compiled, trace
 from bridge._tree import spread
@@ -63,13 +64,20 @@ def split(
     given: Positions,
     *,
     x64: bool,
-) -> Split:
-    """The outputs of `fun` at `given`, differentiated by its arguments at `wanted`."""
+    always: bool,
+) -> Split | None:
+    """The outputs of `fun` at `given`, differentiated by its arguments at `wanted`.
+
+    Unless it is `always` wanted, `None` where running `fun` again costs less.
+    """
     program, outputs, residuals = _linearized(fun, primals, wanted, given, x64=x64)
     count = len(outputs)
     seen = outside(outputs, primals, x64=x64)
     kept = (*(primals[i] for i in residuals.primals), *(seen[i] for i in residuals.outputs))
     small = packing(program.outputs[i] for i in residuals.others)
+
+    if not always and not keeping_is_cheaper(program.jaxpr.jaxpr, small.buffers()):
+        return None
 
     def first(*xs: Any) -> list[Any]:
         values = program(*xs)
