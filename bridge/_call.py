@@ -1,6 +1,7 @@
 """A function of one framework that is called from another."""
 
 import functools
+import threading
 import types
 import warnings
 from collections.abc import Callable, Sequence
@@ -53,6 +54,7 @@ class BridgedFunction:
         self._plans: dict[Any, Plan] = {}
         self._traced: dict[str, dict[str, None]] = {}
         self._traces = 0
+        self._lock = threading.Lock()
         self.staged: Any = None
         self.templates: list[Any] = []
 
@@ -147,10 +149,11 @@ class BridgedFunction:
             return self._plans[key]
         plan = self._make(leaves, structure, described)
         if self._options["jit"]:
-            while len(self._plans) >= _MOST_PLANS:
-                self._plans.pop(next(iter(self._plans)), None)
-            self._plans[key] = plan
-            self._count(described)
+            with self._lock:
+                while len(self._plans) >= _MOST_PLANS:
+                    del self._plans[next(iter(self._plans))]
+                self._plans[key] = plan
+                self._count(described)
         return plan
 
     def _describe(self, leaf: Any, path: Sequence[Any]) -> Leaf:

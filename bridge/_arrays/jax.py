@@ -1,6 +1,8 @@
 """Arrays of JAX: buffers, devices, 64-bit mode, and the conjugation of cotangents."""
 
+import dataclasses
 import functools
+import os
 from collections.abc import Callable, Hashable, Iterable, Sequence
 from typing import Any
 
@@ -15,6 +17,32 @@ from bridge._protocols import Container
 from bridge._spec import ArraySpec
 
 NARROW = {"int64": "int32", "uint64": "uint32", "float64": "float32", "complex128": "complex64"}
+
+
+@dataclasses.dataclass
+class _Forked:
+    """What is known of JAX's threads: whether they run, and whether they ran before a fork."""
+
+    started: bool = False
+    started_before: bool = False
+
+    def __call__(self) -> None:
+        self.started_before = self.started
+
+
+_forked = _Forked()
+os.register_at_fork(after_in_child=_forked)
+
+
+def not_forked() -> None:
+    """Raise where JAX would wait forever for threads that its process does not have."""
+    if _forked.started_before:
+        raise DeviceError(
+            "JAX was used before this process was forked off, and its threads are not in the "
+            'child, where it would wait for them forever. Start processes with "spawn" or '
+            '"forkserver", or use JAX only after the fork.'
+        )
+    _forked.started = True
 
 
 class JaxArrays:
@@ -43,6 +71,7 @@ class JaxArrays:
 
     def borrow(self, buffers: Sequence[Any], device: str) -> Sequence[Any]:
         """NumPy views as they are where `jax.jit` would put them on `device` anyway."""
+        not_forked()
         if device == "cpu" and _host_is_default():
             return buffers
         return [_on(x, device) for x in buffers]

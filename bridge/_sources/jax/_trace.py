@@ -19,7 +19,7 @@ from jax.extend.core import (
     jaxpr_as_fun,
 )
 
-from bridge._arrays.jax import FACE as ARRAYS, abstract
+from bridge._arrays.jax import FACE as ARRAYS, abstract, not_forked
 from bridge._op import Specs
 
 
@@ -66,6 +66,7 @@ def trace(
     fn: Callable[..., Any], primals: Specs, *, x64: bool, labels: Sequence[str] = ()
 ) -> Program:
     """`fn` as a program for arguments of these specs; runs its Python once."""
+    not_forked()
     with jax.enable_x64(x64):
         avals = [abstract(spec, x64=x64) for spec in primals]
         try:
