@@ -57,6 +57,13 @@ def tests(session: nox.Session) -> None:
 
 
 @nox.session
+def fuzz(session: nox.Session) -> None:
+    """Run thousands of random programs against torch, and the long versions of tests."""
+    _install(session, "-e", ".[torch,jax]", groups=("tests",))
+    session.run("python", "-m", "pytest", "-m", "fuzz or slow", *session.posargs)
+
+
+@nox.session
 @nox.parametrize("frameworks", SUBSETS, ids=SUBSETS)
 def subsets(session: nox.Session, frameworks: str) -> None:
     """Run the tests with these frameworks installed, and without the others."""
@@ -74,7 +81,7 @@ def demo(session: nox.Session) -> None:
 @nox.session
 def bench(session: nox.Session) -> None:
     """Measure what a call across costs."""
-    _install(session, "-e", ".[torch,jax]")
+    _install(session, "-e", ".[demo]")
     session.run("python", "-m", "benchmarks", *session.posargs, env={"JAX_PLATFORMS": "cpu"})
 
 

@@ -7,6 +7,7 @@ of them is met: NOTE [containers met on the way].
 
 import contextlib
 import dataclasses
+import weakref
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, cast
 
@@ -25,7 +26,8 @@ _settings.enter_context(optree.dict_insertion_ordered(True, namespace=NAMESPACE)
 Unpack = Callable[[Any], tuple[Sequence[Any], Any] | None]
 Container = tuple[Callable[[Any], Any], Callable[[Any, Iterable[Any]], Any]]
 
-_leaves: set[type] = {int, float, complex, bool, str, bytes, type(None)}
+# Weak, so that a class made in a function goes with it.
+_leaves: weakref.WeakSet[type] = weakref.WeakSet()
 
 
 def flatten(tree: Any, container: Callable[[Any], Container | None]) -> tuple[list[Any], Any]:

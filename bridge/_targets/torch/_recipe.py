@@ -67,5 +67,8 @@ def reached(op: Op, outputs: Iterable[int], primals: Positions) -> Positions:
     """Those of `primals` that one of `outputs` depends on."""
     if op.reach is None:
         return primals
-    reach = op.reach()
-    return tuple(i for i in primals if any(i in reach[y] for y in outputs))
+    key = ("reached", tuple(outputs), primals)
+    if key not in op.notes:  # every backward pass asks, and there may be hundreds of each
+        together = frozenset[int]().union(*(op.reach()[y] for y in key[1]))
+        op.notes[key] = tuple(i for i in primals if i in together)
+    return op.notes[key]

@@ -11,23 +11,24 @@ is at work, by a function that it runs for the sake of its constant result.
 
 import base64
 import importlib
-import itertools
 import pickle
-import weakref
+import uuid
 from collections.abc import Sequence
 from typing import Any
 
 import torch
+import torch.utils._pytree as pytree
 
 from bridge._arrays.torch import dtype_name
-from bridge._errors import ArgumentError
+from bridge._errors import ArgumentError, NoRuleError
 from bridge._names import find, place
 from bridge._protocols import Staged
 from bridge._spec import ArraySpec
-from bridge._targets.torch._internals import hint, named_axes, sizes
+from bridge._targets.torch._internals import forward_mode, hint, named_axes, sizes, transforming
 
-_functions: weakref.WeakValueDictionary[str, Any] = weakref.WeakValueDictionary()
-_counter = itertools.count()
+# Functions that cannot be imported, kept because nothing tells when the last graph is gone.
+_anonymous: dict[str, Any] = {}
+_PROCESS = uuid.uuid4().hex[:12]
 
 
 class Hole:
@@ -48,13 +49,36 @@ prepare._dynamo_marked_constant = True  # pyright: ignore[reportFunctionMemberAc
 
 def stage(function: Staged, args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
     """The results of a call that is recorded as an operator."""
+    if transforming() or forward_mode():
+        raise NoRuleError(
+            "a bridged function inside torch.func, or under forward mode, cannot be recorded in a "
+            "graph. Apply the transformation outside of torch.compile."
+        )
+    # A number that Dynamo does not know becomes a guard: the graph is for this value.
+    args, kwargs = pytree.tree_map_only(torch.SymInt, int, (args, kwargs))
+    args, kwargs = pytree.tree_map_only(torch.SymFloat, float, (args, kwargs))
     leaves, structure = function.flatten(args, kwargs)
+    leaves = [x if isinstance(x, torch.Tensor) else _constant(x) for x in leaves]
     tensors = [x for x in leaves if isinstance(x, torch.Tensor)]
-    template = [Hole() if isinstance(x, torch.Tensor) else _constant(x) for x in leaves]
-    arguments = _encode(function, structure.unflatten(template))
-    _, results = function.outline(args, kwargs)
-    outputs = torch.ops.bridge.call(_name(function), arguments, tensors)
+    template = [Hole() if isinstance(x, torch.Tensor) else x for x in leaves]
+    given = structure.unflatten(leaves)
+    specs, results = function.outline(given[0], given[1])
+    names, _ = named_axes(tensors)
+    shapes = (function.shapes(given[0], given[1], names) if names else None) or [
+        s.shape for s in specs
+    ]
+    dtypes = ",".join(spec.dtype for spec in specs)
+    # A compiler keeps what it made of a graph by the graph's text, beyond this process. So the
+    # text says what the rest of the graph is compiled for: NOTE [a function that has changed].
+    text = f"{_encode(function, structure.unflatten(template))}|{dtypes}|{shapes}"
+    outputs = torch.ops.bridge.call(_name(function), text, tensors)
     return results.unflatten(outputs)
+
+
+# NOTE [a function that has changed]
+# An exported program, or code that a compiler kept on disk, may meet a later version of the
+# function. Sizes are checked by what torch compiles, but another dtype would be read as if it were
+# the old one, without an error: so it is checked when the operator runs.
 
 
 def sketch(x: torch.Tensor) -> tuple[Any, ArraySpec]:
@@ -65,8 +89,6 @@ def sketch(x: torch.Tensor) -> tuple[Any, ArraySpec]:
 
 
 def _constant(leaf: Any) -> Any:
-    if isinstance(leaf, torch.SymInt):
-        return int(leaf)
     if hasattr(leaf, "__dlpack__") or hasattr(leaf, "dtype"):
         raise ArgumentError(
             f"a {type(leaf).__name__} among the arguments would be a constant of the recorded "
@@ -78,15 +100,29 @@ def _constant(leaf: Any) -> Any:
 def _name(function: Any) -> str:
     """How the graph calls `function`: by where it is imported from, if it is."""
     name = place(function)
-    if name is None:
-        known = (key for key, other in _functions.items() if other is function)
-        name = next(known, f"{function.__name__}#{next(_counter)}")
-    _functions[name] = function
+    if name is not None:
+        return name
+    known = (key for key, other in _anonymous.items() if other is function)
+    number = f"{_PROCESS}-{len(_anonymous)}"
+    name = next(known, f"{getattr(function, '__name__', '?')}#{number}")
+    _anonymous[name] = function
     return name
 
 
 def _find(name: str) -> Any:
-    return _functions[name] if name in _functions else find(name)
+    if "#" not in name:
+        try:
+            return find(name)
+        except (ImportError, AttributeError) as error:
+            raise ArgumentError(
+                f"the recorded graph calls {name}, which cannot be imported here: {error}"
+            ) from error
+    if name in _anonymous:
+        return _anonymous[name]
+    raise ArgumentError(
+        f"the recorded graph calls {name}, a function of another process that has no place to "
+        "import it from. Wrap a function at the top of a module."
+    )
 
 
 def _encode(function: Any, template: Any) -> str:
@@ -100,6 +136,7 @@ def _encode(function: Any, template: Any) -> str:
 def _arguments(name: str, arguments: str, tensors: Sequence[Any]) -> tuple[Any, Any, Any]:
     """The function, and the arguments with tensors in the holes."""
     function = _find(name)
+    arguments = arguments.partition("|")[0]
     if arguments.startswith("#"):
         template = function.templates[int(arguments[1:])]
     else:
@@ -115,7 +152,14 @@ def _arguments(name: str, arguments: str, tensors: Sequence[Any]) -> tuple[Any, 
 def _call(name: str, arguments: str, xs: Sequence[torch.Tensor]) -> list[torch.Tensor]:
     function, args, kwargs = _arguments(name, arguments, xs)
     with torch.no_grad():
-        return function.flatten((function(*args, **kwargs),), {})[0]
+        outputs = function.flatten((function(*args, **kwargs),), {})[0]
+    found, recorded = ",".join(dtype_name(y.dtype) for y in outputs), arguments.split("|")[1]
+    if found != recorded:
+        raise ArgumentError(
+            f"{name} returns {found}, but returned {recorded} when the graph that calls it was "
+            "recorded. Record or export it again."
+        )
+    return outputs
 
 
 @_call.register_fake

@@ -1,0 +1,50 @@
+"""The measurements as a figure."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from benchmarks._report import measured
+from benchmarks._results import Measurement, hit
+
+_COLORS = {"hit": "#2a7f62", "miss": "#c0392b"}
+
+
+def draw(measurements: Sequence[Measurement], path: Path) -> None:
+    """Write a figure: how far each ratio is from its bar, and the contenders of a small call."""
+    figure = Figure(figsize=(13, 5.5), layout="constrained")
+    left, right = figure.subplots(1, 2, width_ratios=(3, 2))
+    _bars(left, measurements)
+    _contenders(right, measurements[0])
+    figure.savefig(path, dpi=150)
+
+
+def _bars(axes: Axes, measurements: Sequence[Measurement]) -> None:
+    rows = [
+        (f"{measurement.title}\n{bar.text}", max(value, 0.0) / bar.limit, hit(value, bar))
+        for measurement, bar, value in measured(measurements)
+        if bar.limit
+    ]
+    for at, (_, share, verdict) in enumerate(rows):
+        axes.barh(at, share, color=_COLORS[verdict])
+        axes.text(share, at, f" {share:.2f}", va="center", fontsize=7)
+    axes.set_yticks(range(len(rows)), [label for label, _, _ in rows], fontsize=7)
+    axes.invert_yaxis()
+    axes.axvline(1, color="black", linewidth=1)
+    axes.set_xlabel("measured ratio, as a share of the bar (below 1: hit)")
+    axes.spines[["top", "right"]].set_visible(False)
+
+
+def _contenders(axes: Axes, measurement: Measurement) -> None:
+    times = sorted((measurement.median(name), name) for name in measurement.values)
+    for at, (median, _) in enumerate(times):
+        axes.barh(at, median, color="#34607f")
+        axes.text(median, at, f" {median:.0f}", va="center", fontsize=8)
+    axes.set_yticks(range(len(times)), [name for _, name in times], fontsize=7)
+    axes.invert_yaxis()
+    axes.set_xscale("log")
+    axes.set_xlabel(f"median {measurement.unit}")
+    axes.set_title(measurement.title, fontsize=9)
+    axes.spines[["top", "right"]].set_visible(False)
