@@ -19,6 +19,12 @@ class Static:
     def __init__(self, value: Any) -> None:
         self.value = value
 
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Static) and typed(self.value) == typed(other.value)
+
+    def __hash__(self) -> int:
+        return hash(typed(self.value))
+
 
 @dataclasses.dataclass(frozen=True)
 class Kind:

@@ -56,7 +56,8 @@ class BridgedFunction:
         self._traces = 0
         self._lock = threading.Lock()
         self.staged: Any = None
-        self.templates: list[Any] = []
+        self.kept: list[Any] = []
+        self.constants = types.SimpleNamespace()
 
     def __repr__(self) -> str:
         options = ", ".join(f"{name}={value!r}" for name, value in self._options.items())
@@ -79,12 +80,15 @@ class BridgedFunction:
         return self  # as functions are, with what has been traced
 
     def __get__(self, instance: Any, owner: type | None = None) -> Any:
-        return self if instance is None else types.MethodType(self, instance)
+        if instance is None:
+            return self
+        if self._target.compiling():  # Dynamo does not know methods that are no functions
+            return functools.partial(self, instance)
+        return types.MethodType(self, instance)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         if self._target.compiling():
-            self._target.prepare(self)
-            return self.staged(args, kwargs)
+            return self._target.compiled(self, args, kwargs)
         if self._parameters.static:
             args, kwargs = self._parameters.mark(args, kwargs)
         if len(kwargs) > 1:  # which are one call in whatever order
@@ -100,7 +104,8 @@ class BridgedFunction:
         if plan is None:
             leaves, structure = _tree.flatten((args, kwargs), _registry.container)
             if any(self._target.is_staged(leaf) for leaf in leaves):
-                return self._target.stage(self, args, kwargs)
+                outputs, structure = self._target.stage(self, args, kwargs)
+                return _tree.unflatten(structure, outputs)
             plan = self._plan(leaves, structure)
         return plan(leaves)
 
@@ -120,10 +125,22 @@ class BridgedFunction:
         """Shapes of the results where those of the arrays have names in them, if that is known."""
         leaves, structure = self.flatten(args, kwargs)
         plan = self._plan(leaves, structure)
-        arrays = self._caller_arrays(leaves, plan)
         known: list[Sequence[int | str]] = [spec.shape for spec in plan.primals]
-        mixed = _tree.spread(names, arrays, known)
-        return self._source.shapes(plan.flat, plan.primals, mixed, **self._options)
+        mixed = _tree.spread(names, self._caller_arrays(leaves, plan), known)
+        asked = ("shapes", *map(tuple, mixed))
+        if asked not in plan.op.notes:  # a compiler asks many times, and each runs the function
+            found = self._source.shapes(plan.flat, plan.primals, mixed, **self._options)
+            plan.op.notes[asked] = found
+        return plan.op.notes[asked]
+
+    def reached(self, args: Any, kwargs: Any, wanted: Sequence[int]) -> list[int]:
+        """Positions of the results that depend on one of the caller's arrays at `wanted`."""
+        leaves, structure = self.flatten(args, kwargs)
+        plan = self._plan(leaves, structure)
+        arrays = self._caller_arrays(leaves, plan)
+        free = {arrays[i] for i in wanted}
+        reach = plan.op.reach() if plan.op.reach else [free for _ in plan.op.specs()]
+        return [i for i, primals in enumerate(reach) if free & primals]
 
     def gradients(
         self, args: Any, kwargs: Any, wanted: Sequence[int], given: Sequence[int], cotangents: Any

@@ -119,8 +119,13 @@ class SourceFace(Protocol):
 class Staged(Protocol):
     """A bridged function, as a target that records it in a graph sees it."""
 
-    staged: Any
-    templates: list[Any]
+    staged: Any  # what a compiler runs to trace it
+    kept: list[Any]  # what graphs refer to by number
+    constants: Any  # what graphs refer to by name
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """The results."""
+        ...
 
     def flatten(self, args: Any, kwargs: Any) -> tuple[list[Any], Any]:
         """The leaves of the arguments, and their structure."""
@@ -134,6 +139,10 @@ class Staged(Protocol):
         self, args: Any, kwargs: Any, names: Sequence[Sequence[int | str]]
     ) -> list[tuple[int | str, ...]] | None:
         """Shapes of the results where those of the arrays have names in them, if that is known."""
+        ...
+
+    def reached(self, args: Any, kwargs: Any, wanted: Sequence[int]) -> list[int]:
+        """Positions of the results that depend on one of the caller's arrays at `wanted`."""
         ...
 
     def gradients(
@@ -162,12 +171,12 @@ class TargetFace(Protocol):
         """Signature and spec of a staged array, unknown sizes replaced by examples."""
         ...
 
-    def prepare(self, function: Staged) -> None:
-        """Make `function.staged`, which the compiler is to see instead."""
+    def compiled(self, function: Staged, args: Any, kwargs: Any) -> Any:
+        """The results of a call in compiled code; the compiler reads this."""
         ...
 
-    def stage(self, function: Staged, args: Any, kwargs: Any) -> Any:
-        """The results of a call that is recorded in a graph."""
+    def stage(self, function: Staged, args: Any, kwargs: Any) -> tuple[Any, Any]:
+        """The outputs of a call that is recorded in a graph, and their structure."""
         ...
 
     def check_gradients(

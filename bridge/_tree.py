@@ -60,20 +60,31 @@ def _dataclass(kind: type) -> Container:
 
     `__init__` and `__post_init__` may check or convert values, which tracers do not survive.
     """
-    fields = tuple(field.name for field in dataclasses.fields(kind))
 
     def take(node: Any) -> tuple[tuple[Any, ...], tuple[str, ...], tuple[str, ...]]:
-        held = getattr(node, "__dict__", {})  # what __post_init__ set beside the fields, too
-        names = (*(f for f in fields if hasattr(node, f)), *(n for n in held if n not in fields))
-        return tuple(getattr(node, name) for name in names), names, names
+        held = attributes(node)
+        return tuple(held.values()), tuple(held), tuple(held)
 
     def build(names: tuple[str, ...], children: Iterable[Any]) -> Any:
-        node = object.__new__(kind)
-        for name, child in zip(names, children, strict=True):
-            object.__setattr__(node, name, child)
-        return node
+        return instance(kind, names, children)
 
     return take, build
+
+
+def attributes(x: Any) -> dict[str, Any]:
+    """The fields of a dataclass, and what `__post_init__` or anybody else set beside them."""
+    fields = [field.name for field in dataclasses.fields(x)] if dataclasses.is_dataclass(x) else []
+    held = getattr(x, "__dict__", {})
+    names = [*(f for f in fields if hasattr(x, f)), *(n for n in held if n not in fields)]
+    return {name: getattr(x, name) for name in names}
+
+
+def instance(kind: type, names: Iterable[str], values: Iterable[Any]) -> Any:
+    """An object of this class with these attributes, made without its constructor."""
+    made = object.__new__(kind)
+    for name, value in zip(names, values, strict=True):
+        object.__setattr__(made, name, value)
+    return made
 
 
 def unflatten(structure: Any, values: Iterable[Any]) -> Any:

@@ -9,56 +9,6 @@ from tests.kits import Kit, kit
 DIRECTIONS = _registry.directions()
 
 
-# What torch.compile cannot do with a bridged function yet. Dynamo takes tensors, numbers, strings
-# and plain containers of them in and out of a function that it runs (`nonstrict_trace`), and shows
-# whatever is raised there as "Unsupported output type".
-COMPILE = "torch._dynamo.nonstrict_trace takes and returns only tensors, numbers and strings"
-LATER = {
-    "test_staging.py::test_compiled_equals_native": (
-        COMPILE,
-        (
-            *("list in dict", "dataclass", "None"),
-            *("results in a namedtuple", "result in a dataclass", "None among results"),
-        ),
-    ),
-    "test_staging.py::test_static_arguments": (
-        COMPILE,
-        ("tuple", "frozenset", "function", "lambda"),
-    ),
-    "test_staging.py::test_methods": (COMPILE, ()),
-    "test_staging.py::test_foreign_arrays_are_refused": (
-        COMPILE,
-        ("compile-numpy", "compile-source"),
-    ),
-    "test_staging.py::test_prng_keys_are_refused": (COMPILE, ("compile",)),
-    "test_staging.py::test_an_error_of_the_function_is_named": (COMPILE, ()),
-    "test_staging.py::test_a_function_that_looks_at_values_is_refused_with_a_reason": (COMPILE, ()),
-    "test_staging.py::test_transforms_in_compiled_code_are_right_or_refused": (COMPILE, ()),
-    "test_staging.py::test_a_result_that_no_argument_reaches_needs_no_gradient": (
-        "the operator does not say which arguments a result depends on",
-        (),
-    ),
-    "test_staging.py::test_a_new_size_runs_the_function_no_more_than_eager": (
-        "symbolic shapes are asked for anew on each fake call",
-        (),
-    ),
-    "test_staging.py::test_sizes_that_meet": (
-        "torch gives two equal sizes two names, which JAX cannot compare",
-        (),
-    ),
-}
-
-
-def pytest_collection_modifyitems(items):
-    """Mark what is left for later, strictly: it is noticed when it works."""
-    for item in items:
-        name, _, case = item.nodeid.removeprefix("tests/").partition("[")
-        reason, cases = LATER.get(name, ("", ()))
-        case = case.removesuffix("]").removeprefix("jax2torch-")
-        if reason and (not cases or case in cases):
-            item.add_marker(pytest.mark.xfail(reason=reason, strict=True))
-
-
 def wrapper(source, target):
     """The function that brings functions of `source` to `target`.
 

@@ -118,7 +118,7 @@ def with_gradients(fn, *xs):
     results = fn(*xs)
     total = 0
     for i, y in enumerate(leaves(results)):
-        if y.requires_grad:
+        if y is not None and y.requires_grad:
             weights = torch.linspace(0.5, 1.5 + i, y.numel(), dtype=y.dtype).reshape(y.shape)
             total = total + (y * weights).sum()
     wanted = [x for x in xs if x.requires_grad]

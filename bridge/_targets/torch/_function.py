@@ -18,6 +18,7 @@ import torch
 
 from bridge._op import Arrays, Op, Positions
 from bridge._protocols import Run
+from bridge._targets.torch import _dynamo
 from bridge._targets.torch._internals import (
     batch_level,
     batched,
@@ -28,9 +29,10 @@ from bridge._targets.torch._internals import (
     recording,
     transforming,
     unbatched,
+    unread,
 )
 from bridge._targets.torch._recipe import Recipe, reached, recipe, revise, unprepared
-from bridge._targets.torch._staging import prepare, sketch, stage
+from bridge._targets.torch._staging import sketch, stage
 from bridge._tree import spread
 
 
@@ -44,7 +46,7 @@ class TorchTarget:
     compiling = staticmethod(compiling)
     is_staged = staticmethod(is_staged)
     sketch = staticmethod(sketch)
-    prepare = staticmethod(prepare)
+    compiled = staticmethod(_dynamo.call)
     stage = staticmethod(stage)
 
     def check_gradients(
@@ -99,6 +101,7 @@ class _Rules(torch.autograd.Function):
     """The derivatives of a call, from what `_keep` put into its context."""
 
     @staticmethod
+    @unread
     def backward(ctx: Any, *cotangents: torch.Tensor | None) -> Any:
         op, run, made = ctx.op, ctx.run, ctx.made
         given = tuple([i for i, c in enumerate(cotangents) if c is not None])
@@ -116,6 +119,7 @@ class _Rules(torch.autograd.Function):
         return None, None, *spread(gradients, needed, [None] * len(xs))
 
     @staticmethod
+    @unread
     def jvp(ctx: Any, *tangents: Any) -> Any:
         given = tuple(i for i, t in enumerate(tangents[2:]) if t is not None)
         moving = [tangents[2 + i] for i in given]
@@ -169,6 +173,7 @@ class _Transformable(_Rules):
         _keep(ctx, op, run, made, xs, output)
 
     @staticmethod
+    @unread
     def vmap(info: Any, in_dims: Any, *args: Any) -> Any:
         op, run, *xs = args
         outputs = _call(op.derive("vmap", tuple(in_dims[2:]), info.batch_size), run, *xs)

@@ -9,8 +9,9 @@ from others, and fail where their memory is read.
 """
 # pyright: reportPrivateUsage=false, reportPrivateImportUsage=false
 
+import functools
 import operator
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
@@ -74,13 +75,35 @@ def is_dual(x: torch.Tensor) -> bool:
 
 
 def compiling() -> bool:
-    """Whether Dynamo is reading the caller's code."""
-    return torch.compiler.is_dynamo_compiling()
+    """Whether Dynamo is reading the caller's code, or waiting to read what is called next."""
+    return torch.compiler.is_dynamo_compiling() or _reader() is not None
+
+
+# Without it, Dynamo may try to read what JAX does, next to a graph break.
+_frames = getattr(getattr(torch._C, "_dynamo", None), "eval_frame", None)
+_reader = getattr(_frames, "get_eval_frame_callback", lambda: None)
+
+
+def unread(fn: Callable[..., Any]) -> Callable[..., Any]:
+    """`fn`, kept from Dynamo where torch calls it from what Dynamo could not read."""
+
+    @functools.wraps(fn)
+    def call(*args: Any) -> Any:
+        if compiling():
+            return torch.compiler.disable(fn)(*args)
+        return fn(*args)
+
+    return call
 
 
 def is_staged(x: Any) -> bool:
     """Whether `x` stands for a tensor in a graph that is being recorded."""
     return isinstance(x, (FakeTensor, FunctionalTensor))
+
+
+def is_functional(x: Any) -> bool:
+    """Whether `x` stands for a tensor in a graph that is past Dynamo."""
+    return isinstance(x, FunctionalTensor)
 
 
 def hint(size: Any) -> int:
@@ -104,6 +127,19 @@ def named_axes(xs: Sequence[torch.Tensor]) -> tuple[list[tuple[Any, ...]], dict[
                 shape.append(size)
         shapes.append(tuple(shape))
     return (shapes if values else []), values
+
+
+def meet(values: Iterable[Any]) -> bool:
+    """Whether some of these sizes, unknown but for examples, are equal: a guard, if so.
+
+    JAX cannot compare sizes of two names, and torch gives two where it has seen no operation that
+    needs them to be one, such as those of a batch and of its labels.
+    """
+    by_hint: dict[int, list[Any]] = {}
+    for size in values:
+        by_hint.setdefault(hint(size), []).append(size)
+    together = [found for found in by_hint.values() if len(found) > 1]
+    return bool(together) and all(first == size for first, *rest in together for size in rest)
 
 
 def sizes(shape: Sequence[Any], values: dict[str, Any]) -> list[Any]:

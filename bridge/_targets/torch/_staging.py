@@ -10,7 +10,8 @@ is at work, by a function that it runs for the sake of its constant result.
 """
 
 import base64
-import importlib
+import contextlib
+import functools
 import pickle
 import uuid
 from collections.abc import Sequence
@@ -24,7 +25,14 @@ from bridge._errors import ArgumentError, NoRuleError
 from bridge._names import find, place
 from bridge._protocols import Staged
 from bridge._spec import ArraySpec
-from bridge._targets.torch._internals import forward_mode, hint, named_axes, sizes, transforming
+from bridge._targets.torch._internals import (
+    forward_mode,
+    hint,
+    meet,
+    named_axes,
+    sizes,
+    transforming,
+)
 
 # Functions that cannot be imported, kept because nothing tells when the last graph is gone.
 _anonymous: dict[str, Any] = {}
@@ -35,50 +43,51 @@ class Hole:
     """Where a tensor stands in the arguments."""
 
 
-def prepare(function: Any) -> None:
-    """Let Dynamo trace `function` by running it: NOTE [how a call is staged]."""
-    if function.staged is None:
-        decorators = importlib.import_module("torch._dynamo")
-        function.staged = decorators.nonstrict_trace(
-            lambda args, kwargs: stage(function, args, kwargs)
-        )
+def keep(function: Staged, thing: Any) -> int:
+    """Where `thing` stands in `function.kept`, for as long as there is the function."""
+    for i, other in enumerate(function.kept):
+        if other is thing or (isinstance(thing, pytree.TreeSpec) and other == thing):
+            return i
+    function.kept.append(thing)
+    return len(function.kept) - 1
 
 
-prepare._dynamo_marked_constant = True  # pyright: ignore[reportFunctionMemberAccess]
-
-
-def stage(function: Staged, args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
-    """The results of a call that is recorded as an operator."""
+def stage(
+    function: Staged, args: Sequence[Any], kwargs: dict[str, Any]
+) -> tuple[list[torch.Tensor], Any]:
+    """The outputs of a call that is recorded as an operator, and their structure."""
     if transforming() or forward_mode():
         raise NoRuleError(
             "a bridged function inside torch.func, or under forward mode, cannot be recorded in a "
             "graph. Apply the transformation outside of torch.compile."
         )
-    # A number that Dynamo does not know becomes a guard: the graph is for this value.
-    args, kwargs = pytree.tree_map_only(torch.SymInt, int, (args, kwargs))
-    args, kwargs = pytree.tree_map_only(torch.SymFloat, float, (args, kwargs))
+    args, kwargs = pytree.tree_map(known, (args, kwargs))
     leaves, structure = function.flatten(args, kwargs)
     leaves = [x if isinstance(x, torch.Tensor) else _constant(x) for x in leaves]
     tensors = [x for x in leaves if isinstance(x, torch.Tensor)]
     template = [Hole() if isinstance(x, torch.Tensor) else x for x in leaves]
     given = structure.unflatten(leaves)
     specs, results = function.outline(given[0], given[1])
-    names, _ = named_axes(tensors)
-    shapes = (function.shapes(given[0], given[1], names) if names else None) or [
-        s.shape for s in specs
-    ]
+    shapes, _ = _shapes(function, given[0], given[1], tensors)
     dtypes = ",".join(spec.dtype for spec in specs)
     # A compiler keeps what it made of a graph by the graph's text, beyond this process. So the
     # text says what the rest of the graph is compiled for: NOTE [a function that has changed].
-    text = f"{_encode(function, structure.unflatten(template))}|{dtypes}|{shapes}"
+    text = f"{_encode(function, template, structure)}|{dtypes}|{shapes}"
     outputs = torch.ops.bridge.call(_name(function), text, tensors)
-    return results.unflatten(outputs)
+    return outputs, results
 
 
 # NOTE [a function that has changed]
 # An exported program, or code that a compiler kept on disk, may meet a later version of the
 # function. Sizes are checked by what torch compiles, but another dtype would be read as if it were
 # the old one, without an error: so it is checked when the operator runs.
+
+
+def known(x: Any) -> Any:
+    """`x`, and for a number that is not known its example, with a guard."""
+    if isinstance(x, torch.SymInt):
+        return int(x)
+    return float(x) if isinstance(x, torch.SymFloat) else x
 
 
 def sketch(x: torch.Tensor) -> tuple[Any, ArraySpec]:
@@ -89,7 +98,7 @@ def sketch(x: torch.Tensor) -> tuple[Any, ArraySpec]:
 
 
 def _constant(leaf: Any) -> Any:
-    if hasattr(leaf, "__dlpack__") or hasattr(leaf, "dtype"):
+    if hasattr(leaf, "__dlpack__") or (hasattr(leaf, "dtype") and not isinstance(leaf, type)):
         raise ArgumentError(
             f"a {type(leaf).__name__} among the arguments would be a constant of the recorded "
             "graph. Pass it as a tensor; a PRNG key by its key data."
@@ -125,12 +134,21 @@ def _find(name: str) -> Any:
     )
 
 
-def _encode(function: Any, template: Any) -> str:
-    try:
-        return base64.b64encode(pickle.dumps(template)).decode()
-    except (pickle.PicklingError, AttributeError, TypeError):  # a lambda, a local class
-        function.templates.append(template)
-        return f"#{len(function.templates) - 1}"
+def _encode(function: Staged, template: Sequence[Any], structure: Any) -> str:
+    """Arguments as text: by value, if a copy is as good as the thing, else by number."""
+    given = structure.unflatten(template)
+    with contextlib.suppress(pickle.PicklingError, AttributeError, TypeError):  # a local class
+        text = base64.b64encode(pickle.dumps(given)).decode()
+        copies, _ = function.flatten(*_decode(text))
+        pairs = zip(copies, template, strict=True)
+        if all(isinstance(thing, Hole) or copy == thing for copy, thing in pairs):
+            return text
+    return f"#{_PROCESS}-{keep(function, given)}"
+
+
+@functools.lru_cache(maxsize=256)
+def _decode(text: str) -> Any:
+    return pickle.loads(base64.b64decode(text))
 
 
 def _arguments(name: str, arguments: str, tensors: Sequence[Any]) -> tuple[Any, Any, Any]:
@@ -138,14 +156,36 @@ def _arguments(name: str, arguments: str, tensors: Sequence[Any]) -> tuple[Any, 
     function = _find(name)
     arguments = arguments.partition("|")[0]
     if arguments.startswith("#"):
-        template = function.templates[int(arguments[1:])]
+        process, _, number = arguments[1:].partition("-")
+        if process != _PROCESS:
+            raise ArgumentError(
+                f"the recorded graph calls {name} with an object of another process, which has no "
+                "equal here. Pass what can be imported, or pickled and compared."
+            )
+        template = function.kept[int(number)]
     else:
-        template = pickle.loads(base64.b64decode(arguments))
+        template = _decode(arguments)
     leaves, structure = function.flatten(*template)
     rest = iter(tensors)
     filled = [next(rest) if isinstance(x, Hole) else x for x in leaves]
     args, kwargs = structure.unflatten(filled)
     return function, args, kwargs
+
+
+def _shapes(
+    function: Staged, args: Any, kwargs: Any, xs: Sequence[torch.Tensor]
+) -> tuple[Sequence[Any], dict[str, Any]]:
+    """Shapes of the results, with names for sizes that are not known, and those sizes."""
+    names, values = named_axes(xs)
+    found = function.shapes(args, kwargs, names) if names else None
+    if names and found is None and meet(values.values()):
+        names, values = named_axes(xs)
+        found = function.shapes(args, kwargs, names)
+    if found is not None:
+        return found, values
+    for size in values.values():
+        int(size)  # a guard: this graph is for this size
+    return [spec.shape for spec in function.outline(args, kwargs)[0]], {}
 
 
 @torch.library.custom_op("bridge::call", mutates_args=())
@@ -165,13 +205,8 @@ def _call(name: str, arguments: str, xs: Sequence[torch.Tensor]) -> list[torch.T
 @_call.register_fake
 def _(name: str, arguments: str, xs: Sequence[torch.Tensor]) -> list[torch.Tensor]:
     function, args, kwargs = _arguments(name, arguments, xs)
-    names, values = named_axes(xs)
     specs, _ = function.outline(args, kwargs)
-    shapes = function.shapes(args, kwargs, names) if names else None
-    if shapes is None:
-        for size in values.values():
-            int(size)  # a guard: this graph is for this size
-        shapes = [spec.shape for spec in specs]
+    shapes, values = _shapes(function, args, kwargs, xs)
     device = xs[0].device if xs else torch.device("cpu")
     return [
         torch.empty(sizes(shape, values), dtype=getattr(torch, spec.dtype), device=device)
@@ -208,6 +243,10 @@ def _setup_context(ctx: Any, inputs: Any, output: Any) -> None:
     ctx.name, ctx.arguments, xs = inputs
     ctx.save_for_backward(*xs)
     ctx.set_materialize_grads(False)
+    function, args, kwargs = _arguments(*inputs)
+    wanted = [i for i, x in enumerate(xs) if x.requires_grad]
+    reached = function.reached(args, kwargs, wanted)
+    ctx.mark_non_differentiable(*(y for i, y in enumerate(output) if i not in reached))
 
 
 def _backward(ctx: Any, cotangents: Sequence[torch.Tensor | None]) -> Any:
