@@ -369,3 +369,40 @@ def test_the_function_is_usable_after_an_error(into_torch):
         step(X[:1, :2])
     torch.testing.assert_close(step(X), X.sin().reshape(3, 2))
     torch.testing.assert_close(f(X), X.sin().reshape(3, 2))
+
+
+class Missing:
+    """Told from others by its identity."""
+
+
+SENTINEL = Missing()
+
+
+def test_an_object_is_itself_in_compiled_code(into_torch):
+    """A copy of it, made from text, would not be `is` what it was."""
+    source, wrap = into_torch
+    f = wrap(lambda x, how: source.xp.sin(x) if how is SENTINEL else source.xp.cos(x))
+    torch.testing.assert_close(compiled(lambda x: f(x, SENTINEL))(X), X.sin())
+
+
+def test_an_object_of_another_process_is_refused(into_torch):
+    source, wrap = into_torch
+    f = wrap(lambda x, how: source.xp.sin(x) if how is SENTINEL else source.xp.cos(x))
+    texts = []
+
+    def backend(graph, example):
+        texts.extend(
+            str(node.args[1]) for node in graph.graph.nodes if "bridge" in str(node.target)
+        )
+        return graph
+
+    aot = importlib.import_module("torch._dynamo.backends.common").aot_autograd
+    torch.compile(lambda x: f(x, SENTINEL), fullgraph=True, backend=aot(fw_compiler=backend))(X)
+    (text,) = [text for text in texts if text.startswith("#")]
+    name = next(name for name in staged_functions() if name.startswith("<lambda>"))
+    with pytest.raises(TypeError, match="an object of another process"):
+        torch.ops.bridge.call(name, "#0" + text[1:], [X])
+
+
+def staged_functions():
+    return importlib.import_module("bridge._targets.torch._staging")._anonymous
