@@ -159,11 +159,44 @@ def _is_dense(x: torch.Tensor) -> bool:
     return x.permute(order).is_contiguous()
 
 
+class _Lent:
+    """A DLPack capsule, as NumPy takes it."""
+
+    __slots__ = ("_capsule",)
+
+    def __init__(self, capsule: Any) -> None:
+        self._capsule = capsule
+
+    def __dlpack__(self, **_: Any) -> Any:
+        return self._capsule
+
+    def __dlpack_device__(self) -> tuple[int, int]:
+        return 1, 0
+
+
 def _view(x: torch.Tensor) -> Any:
-    if x.dtype in _PLAIN:
+    if x.dtype not in _PLAIN:
+        integer, dtype = _AS_INTEGERS[x.dtype]
+        return _view(x.detach().view(integer)).view(dtype)
+    if _is_elsewhere(x):
         return x.numpy(force=True)
-    integer, dtype = _AS_INTEGERS[x.dtype]
-    return x.detach().view(integer).numpy(force=True).view(dtype)
+    # Tensor.numpy() forbids forever to resize the memory, by which FSDP frees parameters.
+    return np.from_dlpack(_Lent(torch.to_dlpack(x)))
+
+
+def _is_elsewhere(x: torch.Tensor) -> bool:
+    """Whether the values of `x` are not what its memory holds, for which to_dlpack is blind."""
+    return (
+        type(x) not in (torch.Tensor, torch.nn.Parameter)
+        or not x.is_cpu
+        or x.is_conj()
+        or x.is_neg()
+        or _is_zeros(x)
+    )
+
+
+# Zeros that take no memory, as tangents; without the name every tensor may be such.
+_is_zeros = getattr(torch, "_is_zerotensor", lambda _: True)
 
 
 def _dense(x: torch.Tensor, device: str) -> torch.Tensor:

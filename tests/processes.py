@@ -1,0 +1,56 @@
+"""Test functions in processes of their own, and the memory that they take there."""
+
+import gc
+import json
+import os
+import pathlib
+import re
+import resource
+import subprocess
+import sys
+
+import pytest
+
+ROOT = pathlib.Path(__file__).parents[1]
+BITS_OF_MALLOC = {"MALLOC_MMAP_THRESHOLD_": "65536"}  # freed memory is given back at once
+STATUS = pathlib.Path("/proc/self/status")
+
+
+def fresh_process(function, *args, timeout=120):
+    """What `function`, of a test module, returns in a process that has run nothing else."""
+    code = (
+        "import importlib, json, sys\n"
+        "module, name, *args = json.loads(sys.argv[1])\n"
+        "print(json.dumps(getattr(importlib.import_module(module), name)(*args)))"
+    )
+    call = json.dumps([function.__module__, function.__name__, *args])
+    result = subprocess.run(
+        [sys.executable, "-c", code, call],
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+        cwd=ROOT,
+        env={**os.environ, **BITS_OF_MALLOC},
+        check=False,
+    )
+    assert result.returncode == 0, result.stderr[-3000:]
+    return json.loads(result.stdout.splitlines()[-1])
+
+
+def resident():
+    """Megabytes of memory that this process takes."""
+    gc.collect()
+    pages = pathlib.Path("/proc/self/statm").read_text().split()[1]
+    return int(pages) * resource.getpagesize() / 2**20
+
+
+def peak():
+    """Megabytes of memory that this process has ever taken."""
+    # The maximum of getrusage begins with that of the parent, which may be larger.
+    (kilobytes,) = re.findall(r"VmHWM:\s+(\d+) kB", STATUS.read_text())
+    return int(kilobytes) / 1024
+
+
+needs_proc = pytest.mark.skipif(
+    not STATUS.exists() or "VmHWM" not in STATUS.read_text(), reason="memory is read from /proc"
+)
