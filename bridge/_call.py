@@ -182,12 +182,14 @@ class BridgedFunction:
             kind = self._kinds.get(leaf.__class__)
             if kind is None:
                 kind = _arguments.kind(leaf, self._home, self._away)
-                self._kinds[leaf.__class__] = kind
             if kind.spec is None:
                 _arguments.check_static(leaf, self._away)
-            return Leaf(label, kind.signature(leaf), kind.spec and kind.spec(leaf), kind)
+            described = Leaf(label, kind.signature(leaf), kind.spec and kind.spec(leaf), kind)
         except (ArgumentError, NoValuesError) as error:
             raise type(error)(f"argument {label} of {self._name}: {error}") from None
+        # Not before: a tensor that its spec refuses can have the signature of another.
+        self._kinds[leaf.__class__] = kind
+        return described
 
     def _make(self, leaves: Sequence[Any], structure: Any, described: Sequence[Leaf]) -> Plan:
         arrays = [leaf for leaf in described if leaf.spec is not None]
