@@ -54,7 +54,7 @@ class BridgedFunction:
         self._plans: dict[Any, Plan] = {}
         self._traced: dict[str, dict[str, None]] = {}
         self._traces = 0
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         self.staged: Any = None
         self.kept: list[Any] = []
         self.constants = types.SimpleNamespace()
@@ -162,16 +162,17 @@ class BridgedFunction:
         paths = _tree.paths(structure)
         described = [self._describe(leaf, path) for leaf, path in zip(leaves, paths, strict=True)]
         key = (structure, self._source.ambient(), *(leaf.signature for leaf in described))
-        if key in self._plans:  # only the class of a leaf was new
-            return self._plans[key]
-        plan = self._make(leaves, structure, described)
-        if self._options["jit"]:
-            with self._lock:
+        if not self._options["jit"]:
+            return self._make(leaves, structure, described)
+        with self._lock:  # a trace can take minutes: threads that want the same one wait for it
+            plan = self._plans.get(key)
+            if plan is None:
+                plan = self._make(leaves, structure, described)
                 while len(self._plans) >= _MOST_PLANS:
                     del self._plans[next(iter(self._plans))]
                 self._plans[key] = plan
                 self._count(described)
-        return plan
+            return plan
 
     def _describe(self, leaf: Any, path: Sequence[Any]) -> Leaf:
         label = self._parameters.label(path)
