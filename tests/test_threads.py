@@ -290,9 +290,13 @@ def _outcome(call):
 
 def forked_children():
     """What children make of a call, by what their parent had done before."""
+    import jax.numpy as jnp
+
     f = wrapped()
     found = {"nothing": in_child(lambda: gradient_is_right(f))}
     found["imports"] = in_child(lambda: gradient_is_right(wrapped()))
+    jnp.sin(jnp.ones(3)).block_until_ready()
+    found["JAX alone"] = in_child(lambda: gradient_is_right(f))
     x = point(0, 4)
     y = f(x)
     found["the same call"] = in_child(lambda: gradient_is_right(f))
@@ -319,7 +323,7 @@ def test_forked_child_of_a_parent_that_has_not_used_jax(children, before):
 
 
 @pytest.mark.parametrize(
-    "before", ["the same call", "another shape", "another function", "the forward"]
+    "before", ["JAX alone", "the same call", "another shape", "another function", "the forward"]
 )
 def test_forked_child_of_a_parent_that_has_used_jax(children, before):
     """An error that says what to write instead; a small call may happen to work, others hang."""

@@ -27,8 +27,13 @@ class _Forked:
     started_before: bool = False
 
     def __call__(self) -> None:
-        self.started_before = self.started
+        self.started_before = self.started or bool(getattr(_xla_bridge, "_backends", None))
 
+
+try:  # where JAX notes that it has started its threads, for us or for others
+    from jax._src import xla_bridge as _xla_bridge
+except ImportError:
+    _xla_bridge = None
 
 _forked = _Forked()
 os.register_at_fork(after_in_child=_forked)
