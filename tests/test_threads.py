@@ -10,6 +10,7 @@ import warnings
 import numpy as np
 import pytest
 
+from bridge import NoValuesError
 from tests.processes import fresh_process
 
 torch = pytest.importorskip("torch")
@@ -154,6 +155,15 @@ def test_first_calls_at_once_are_one_trace_for_each_shape(into_torch):
         in_threads(work)
     assert traced == [2, 3, 4]
     assert [str(warning.message) for warning in caught] == []
+
+
+def test_function_that_calls_itself_while_it_is_traced_does_not_wait_for_itself(into_torch):
+    source, wrap = into_torch
+    f = wrap(
+        lambda x: x * source.array(f(torch.ones(3)).numpy()) if x.ndim > 1 else source.xp.sin(x)
+    )
+    with pytest.raises(NoValuesError, match="Call the function of JAX itself there"):
+        in_threads(lambda i: f(torch.tensor(X)), count=1)
 
 
 def test_first_calls_of_many_functions_at_once(into_torch):

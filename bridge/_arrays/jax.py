@@ -83,7 +83,15 @@ class JaxArrays:
 
     def release(self, outputs: Sequence[Any], device: str) -> Sequence[Any]:
         """Capsules for the host, which wait for the values; elsewhere the arrays, for streams."""
-        return [_capsule(y) for y in outputs] if device == "cpu" else outputs
+        try:
+            return [_capsule(y) for y in outputs] if device == "cpu" else outputs
+        except RuntimeError as error:  # std::bad_cast
+            if not any(isinstance(y, Tracer) for y in outputs):
+                raise
+            raise NoValuesError(
+                "a bridged function was called while JAX traces a function, so that its result has "
+                "no values yet. Call the function of JAX itself there."
+            ) from error
 
     def export(self, x: Any, *, dense: bool, copy: bool | None) -> Any:
         """`x` itself; a tracer and a PRNG key are refused."""
