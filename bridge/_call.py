@@ -12,6 +12,10 @@ from bridge._errors import ArgumentError, NoValuesError
 from bridge._op import Arrays, Specs
 from bridge._plan import ARRAY, Flat, Leaf, Plan
 
+# NOTE [rows of arguments]
+# Taking apart the arguments and hashing their structure costs more than all else that a call does
+# on this side. Where all arguments are positional, and of classes that were leaves before, there
+# is nothing to take apart, and their number stands for the structure.
 _MANY_TRACES = 16
 _MOST_PLANS = 1024
 
@@ -21,6 +25,11 @@ def _name(fn: Callable[..., Any]) -> str:
     while isinstance(fn, functools.partial):
         fn = fn.func
     return getattr(fn, "__name__", type(fn).__name__)
+
+
+def _form(structure: Any, count: int) -> Any:
+    """What stands for a structure in the key of a plan: NOTE [rows of arguments]."""
+    return count if structure == _tree.row(count) else structure
 
 
 class BridgedFunction:
@@ -46,6 +55,7 @@ class BridgedFunction:
         self._name = _name(fn)
         self._source = _registry.source(self._home)
         self._target = _registry.target(self._away)
+        self._ambient = self._source.ambient
         self._source.check(**options)
         self._device, self._options = device, options
         self._static = static
@@ -89,18 +99,15 @@ class BridgedFunction:
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         if self._target.compiling():
             return self._target.compiled(self, args, kwargs)
+        plan = None if kwargs or self._parameters.static else self._known(args, len(args))
+        if plan is not None:  # NOTE [rows of arguments]
+            return plan.flat.build(plan.native(*args)) if plan.as_they_are else plan(args)
         if self._parameters.static:
             args, kwargs = self._parameters.mark(args, kwargs)
         if len(kwargs) > 1:  # which are one call in whatever order
             kwargs = dict(sorted(kwargs.items()))
         leaves, structure = _tree.leaves((args, kwargs))
-        kinds = self._kinds
-        try:
-            signatures = [kinds[leaf.__class__].signature(leaf) for leaf in leaves]
-        except (KeyError, ArgumentError, NoValuesError):
-            plan = None  # found out again where the argument has a name
-        else:
-            plan = self._plans.get((structure, self._source.ambient(), *signatures))
+        plan = self._known(leaves, _form(structure, len(leaves)))
         if plan is None:
             leaves, structure = _tree.flatten((args, kwargs), _registry.container)
             if any(self._target.is_staged(leaf) for leaf in leaves):
@@ -108,6 +115,15 @@ class BridgedFunction:
                 return _tree.unflatten(structure, outputs)
             plan = self._plan(leaves, structure)
         return plan(leaves)
+
+    def _known(self, leaves: Sequence[Any], form: Any) -> Plan | None:
+        """The plan for these leaves of a structure of this form, if there is one."""
+        kinds = self._kinds
+        try:
+            signatures = [kinds[leaf.__class__].signature(leaf) for leaf in leaves]
+        except (KeyError, RuntimeError, ArgumentError):
+            return None  # found out again where the argument has a name
+        return self._plans.get((form, self._ambient(), *signatures))
 
     def flatten(self, args: Any, kwargs: Any) -> tuple[list[Any], Any]:
         """The leaves of the arguments, static ones wrapped, and their structure."""
@@ -161,7 +177,8 @@ class BridgedFunction:
         """A new plan for arguments like these, kept if it is a trace."""
         paths = _tree.paths(structure)
         described = [self._describe(leaf, path) for leaf, path in zip(leaves, paths, strict=True)]
-        key = (structure, self._source.ambient(), *(leaf.signature for leaf in described))
+        form = _form(structure, len(leaves))
+        key = (form, self._source.ambient(), *(leaf.signature for leaf in described))
         if not self._options["jit"]:
             return self._make(leaves, structure, described)
         with self._lock:  # a trace can take minutes: threads that want the same one wait for it

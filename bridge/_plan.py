@@ -49,6 +49,7 @@ class Flat:
         self._home, self._away = direction
         self._at = [i for i, leaf in enumerate(leaves) if leaf is ARRAY]
         self.results: Any = None
+        self.build: Callable[[Sequence[Any]], Any] = list
 
     def __call__(self, *arrays: Any) -> list[Any]:
         leaves = _tree.spread(arrays, self._at, self._leaves)
@@ -57,6 +58,7 @@ class Flat:
         outputs, self.results = _tree.flatten(results, _registry.container)
         for output, path in zip(outputs, _tree.paths(self.results), strict=True):
             self._check(output, path)
+        self.build = _tree.builder(self.results)
         return outputs
 
     def _check(self, output: Any, path: Sequence[Any]) -> None:
@@ -106,7 +108,7 @@ class Plan:
         if not self.as_they_are:
             leaves = self.prepared(leaves)
         outputs = self.native(*leaves)  # without a trace, the structure is known only now
-        return _tree.unflatten(self.flat.results, outputs)
+        return self.flat.build(outputs)
 
     def prepared(self, leaves: Sequence[Any]) -> list[Any]:
         """The leaves that `native` takes."""

@@ -46,27 +46,27 @@ class ArrayFace(Protocol):
 class HomeFace(ArrayFace, Protocol):
     """Arrays a function runs on at home, over memory that belongs to its caller."""
 
-    def borrow(self, buffers: Sequence[Any], device: str) -> Sequence[Any]:
-        """What functions on `device` take, over the memory of `buffers`."""
+    def borrower(self, device: str) -> Callable[[Sequence[Any]], Sequence[Any]]:
+        """From buffers to what functions on `device` take, over the same memory."""
         ...
 
-    def release(self, outputs: Sequence[Any], device: str) -> Sequence[Any]:
-        """What `adopt` takes: DLPack capsules of memory on the host, arrays on other devices."""
+    def releaser(self, device: str) -> Callable[[Sequence[Any]], Sequence[Any]]:
+        """From outputs on `device` to DLPack capsules of host memory; elsewhere arrays."""
         ...
 
 
 class AwayFace(ArrayFace, Protocol):
     """Arrays a function that lives elsewhere is called with."""
 
-    def lend(self, xs: Sequence[Any], device: str) -> Sequence[Any]:
-        """The buffers of `xs` on `device`, for reading until the borrower's outputs are ready.
+    def lender(self, device: str) -> Callable[[Sequence[Any]], Sequence[Any]]:
+        """From arrays to their buffers on `device`, for reading until the outputs are ready.
 
         Each is a NumPy array or has `__dlpack__`; what is no array of ours is passed on.
         """
         ...
 
-    def adopt(self, buffers: Sequence[Any], device: str) -> Arrays:
-        """Arrays on `device` that own what was released; waits until it is written."""
+    def adopter(self, device: str) -> Callable[[Sequence[Any]], Arrays]:
+        """From what was released to arrays on `device` that own it; waits until it is written."""
         ...
 
     def holds(self, dtype: str) -> bool:

@@ -92,11 +92,11 @@ def carrier(home: str, away: str, *, device: str, computes_on: str) -> Run:
     if device == "meta":
         return lambda op, xs: abroad.empty(op.specs())
 
-    # Bound once: this runs on every call.
-    lend, borrow, release, adopt = abroad.lend, at_home.borrow, at_home.release, abroad.adopt
+    # Made once: what follows runs on every call.
+    lend, borrow = abroad.lender(computes_on), at_home.borrower(computes_on)
+    release, adopt = at_home.releaser(computes_on), abroad.adopter(device)
 
     def run(op: Op, xs: Sequence[Any]) -> Arrays:
-        outputs = op.call(*borrow(lend(xs, computes_on), computes_on))
-        return adopt(release(outputs, computes_on), device)
+        return adopt(release(op.call(*borrow(lend(xs)))))
 
     return run

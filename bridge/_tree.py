@@ -7,6 +7,8 @@ of them is met: NOTE [containers met on the way].
 
 import contextlib
 import dataclasses
+import functools
+import operator
 import weakref
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, cast
@@ -43,6 +45,12 @@ def flatten(tree: Any, container: Callable[[Any], Container | None]) -> tuple[li
 def leaves(tree: Any) -> tuple[list[Any], Any]:
     """The same of a tree whose containers have all been met."""
     return optree.tree_flatten(tree, namespace=NAMESPACE)
+
+
+@functools.cache
+def row(count: int) -> Any:
+    """The structure of a call with this many positional arguments, each of them a leaf."""
+    return leaves((tuple(range(count)), {}))[1]
 
 
 def _enter(kind: type, leaf: Any, container: Callable[[Any], Container | None]) -> bool:
@@ -90,6 +98,14 @@ def instance(kind: type, names: Iterable[str], values: Iterable[Any]) -> Any:
 def unflatten(structure: Any, values: Iterable[Any]) -> Any:
     """The tree of this `structure` with these `values` as its leaves."""
     return structure.unflatten(values)
+
+
+def builder(structure: Any) -> Callable[[Sequence[Any]], Any]:
+    """`unflatten` for one structure, without optree where that is a leaf or a tuple of leaves."""
+    count = structure.num_leaves
+    if structure == leaves(0)[1]:
+        return operator.itemgetter(0)
+    return tuple if structure == leaves((0,) * count)[1] else structure.unflatten
 
 
 def paths(structure: Any) -> list[tuple[Any, ...]]:

@@ -418,3 +418,74 @@ def test_random_numbers_follow_the_key():
     expected = torch.tensor(np.asarray(jax.random.normal(one, (4,))))
     torch.testing.assert_close(f(one, x), expected)
     assert not torch.equal(f(one, x), f(two, x))
+
+
+ROWS = {
+    "row": lambda x, y: (x, y),
+    "tuple": lambda x, y: ((x, y),),
+    "tuple after an empty one": lambda x, y: ((), (x, y)),
+    "row with an empty tuple": lambda x, y: (x, (), y),
+    "row with None": lambda x, y: (x, y, None),
+    "row with a number": lambda x, y: (x, y, 2.0),
+    "row with a flag": lambda x, y: (x, y, True),
+}
+
+
+def test_as_many_leaves_in_other_places_are_other_traces():
+    """A row of arguments is known by their number: nothing else may be taken for one."""
+    seen = []
+    f = jax2torch(lambda *args: seen.append(args) or args)
+    x, y = torch.tensor(X), torch.tensor(X[:2])
+    for _ in range(2):
+        for make in (*ROWS.values(), *reversed(ROWS.values())):
+            args = make(x, y)
+            found = jax.tree.leaves(f(*args))
+            assert [list(z) if z.dim() else z for z in found] == [
+                list(z) if isinstance(z, torch.Tensor) else z for z in jax.tree.leaves(args)
+            ]
+    assert len(seen) == len(ROWS)
+    assert len({str(jax.tree.structure(args)) for args in seen}) == len(ROWS) - 1
+
+
+def test_a_row_and_the_same_arguments_by_name_are_two_traces_at_most():
+    seen = []
+    f = jax2torch(lambda x, y: seen.append(1) or x - y)
+    x, y = torch.tensor(X), torch.tensor(X) ** 2
+    for _ in range(3):
+        for found in (f(x, y), f(x, y=y), f(y=y, x=x)):
+            torch.testing.assert_close(found, x - y)
+    assert len(seen) == 3
+    assert f(y, x).tolist() == (y - x).tolist()
+    assert len(seen) == 3
+
+
+RESULTS = {
+    "array": lambda x: x,
+    "tuple": lambda x: (x, x + 1),
+    "tuple of one": lambda x: (x,),
+    "empty tuple": lambda x: (),
+    "list": lambda x: [x, x + 1],
+    "nested": lambda x: (x, (x + 1,)),
+    "with None": lambda x: (x, None),
+}
+
+
+@pytest.mark.parametrize("function", RESULTS.values(), ids=RESULTS)
+def test_results_are_built_as_they_were(function):
+    x = torch.tensor(X)
+    f = jax2torch(function)
+    for _ in range(2):
+        found, expected = f(x), function(x)
+        assert jax.tree.structure(found) == jax.tree.structure(expected)
+        for one, other in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
+            torch.testing.assert_close(one, other)
+
+
+def test_nested_tensor_in_a_row_is_refused_by_name():
+    """Known as a class of leaves, it has no shape to be told from others by."""
+    f = jax2torch(lambda x: x)
+    f(torch.tensor(X))
+    with warnings.catch_warnings(action="ignore"):  # it is a prototype, says torch
+        nested = torch.nested.nested_tensor([torch.ones(2), torch.ones(3)])
+    with pytest.raises(TypeError, match="argument x of <lambda>: it is a nested tensor"):
+        f(nested)

@@ -1,7 +1,6 @@
 """Arrays of JAX: buffers, devices, 64-bit mode, and the conjugation of cotangents."""
 
 import dataclasses
-import functools
 import os
 from collections.abc import Callable, Hashable, Iterable, Sequence
 from typing import Any
@@ -74,24 +73,21 @@ class JaxArrays:
             )
         return x.shape, x.dtype, getattr(x, "weak_type", False)
 
-    def borrow(self, buffers: Sequence[Any], device: str) -> Sequence[Any]:
+    def borrower(self, device: str) -> Callable[[Sequence[Any]], Sequence[Any]]:
         """NumPy views as they are where `jax.jit` would put them on `device` anyway."""
-        not_forked()
-        if device == "cpu" and _host_is_default():
-            return buffers
-        return [_on(x, device) for x in buffers]
+        host = device == "cpu" and jax.default_backend() == "cpu"
 
-    def release(self, outputs: Sequence[Any], device: str) -> Sequence[Any]:
+        def borrow(buffers: Sequence[Any]) -> Sequence[Any]:
+            not_forked()
+            if host and _CONFIG.jax_default_device is None:
+                return buffers
+            return [_on(x, device) for x in buffers]
+
+        return borrow
+
+    def releaser(self, device: str) -> Callable[[Sequence[Any]], Sequence[Any]]:
         """Capsules for the host, which wait for the values; elsewhere the arrays, for streams."""
-        try:
-            return [_capsule(y) for y in outputs] if device == "cpu" else outputs
-        except RuntimeError as error:  # std::bad_cast
-            if not any(isinstance(y, Tracer) for y in outputs):
-                raise
-            raise NoValuesError(
-                "a bridged function was called while JAX traces a function, so that its result has "
-                "no values yet. Call the function of JAX itself there."
-            ) from error
+        return _capsules if device == "cpu" else list
 
     def export(self, x: Any, *, dense: bool, copy: bool | None) -> Any:
         """`x` itself; a tracer and a PRNG key are refused."""
@@ -154,18 +150,25 @@ def abstract(spec: ArraySpec, *, x64: bool) -> jax.ShapeDtypeStruct:
 _LEAF = jax.tree.structure(0)
 
 
-def _host_is_default() -> bool:
-    return _flag("jax_default_device") is None and _backend() == "cpu"
-
-
-_backend = functools.cache(jax.default_backend)
-
+_CONFIG: Any = jax.config  # its options are attributes that it does not declare
 try:  # a third of the cost of __dlpack__, which finds the device and its stream anew
     from jaxlib._jax import buffer_to_dlpack_managed_tensor as _capsule
 except ImportError:
 
     def _capsule(y: Any) -> Any:
         return y.__dlpack__()
+
+
+def _capsules(outputs: Sequence[Any]) -> Sequence[Any]:
+    try:
+        return [_capsule(y) for y in outputs]
+    except RuntimeError as error:  # std::bad_cast
+        if not any(isinstance(y, Tracer) for y in outputs):
+            raise
+        raise NoValuesError(
+            "a bridged function was called while JAX traces a function, so that its result has "
+            "no values yet. Call the function of JAX itself there."
+        ) from error
 
 
 def find_device(device: str) -> Any:
@@ -194,20 +197,16 @@ def _on(x: Any, device: str) -> Any:
     return jax.dlpack.from_dlpack(x) if hasattr(x, "__dlpack__") else x
 
 
-def _flag(name: str) -> Any:
-    return getattr(jax.config, name)
-
-
 def x64_mode() -> bool:
     """Whether JAX is in 64-bit mode, here and now."""
-    return _flag("jax_enable_x64")
+    return _CONFIG.jax_enable_x64
 
 
 def in_x64(call: Callable[..., Any], *, x64: bool) -> Callable[..., Any]:
     """`call` in JAX's 64-bit mode, or out of it, whatever the global flag says."""
 
     def scoped(*args: Any) -> Any:
-        if x64_mode() is x64:
+        if _CONFIG.jax_enable_x64 is x64:
             return call(*args)
         with jax.enable_x64(x64):
             return call(*args)

@@ -18,9 +18,7 @@ class JaxSource:
         if residuals not in ("auto", "save", "recompute"):
             raise OptionError(f'residuals={residuals!r} is neither "auto", "save" nor "recompute".')
 
-    def ambient(self) -> bool:
-        """Whether the global flag asks for 64-bit mode."""
-        return x64_mode()
+    ambient = staticmethod(x64_mode)
 
     def device(self, device: str, asked: str | None) -> str:
         """`asked`, or the device of the arguments."""

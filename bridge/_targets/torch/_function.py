@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 
-from bridge._op import Arrays, Op, Positions
+from bridge._op import Arrays, Op
 from bridge._protocols import Run
 from bridge._targets.torch import _dynamo
 from bridge._targets.torch._internals import (
@@ -29,9 +29,10 @@ from bridge._targets.torch._internals import (
     recording,
     transforming,
     unbatched,
+    undisturbed,
     unread,
 )
-from bridge._targets.torch._recipe import Recipe, reached, recipe, revise, unprepared
+from bridge._targets.torch._recipe import Recipe, recipe, route, unprepared
 from bridge._targets.torch._staging import sketch, stage
 from bridge._tree import spread
 
@@ -60,16 +61,27 @@ class TorchTarget:
 
 
 def _call(op: Op, run: Run, *xs: Any) -> Arrays:
+    if not undisturbed():
+        return _call_transformed(op, run, xs)
+    if torch.is_grad_enabled() and _any_wanted(xs):
+        return _apply_plain(op.name)(op, run, *xs)
+    return run(op, xs)
+
+
+@functools.lru_cache(maxsize=1024)
+def _apply_plain(name: str) -> Callable[..., Arrays]:
+    """`apply` as the engine has it, without the questions about `torch.func`, asked already."""
+    engine: Any = super(torch.autograd.Function, _named(_Plain, name))
+    return engine.apply
+
+
+def _call_transformed(op: Op, run: Run, xs: Sequence[Any]) -> Arrays:
     if batch_level() and (outputs := _call_batched(op, run, xs)) is not None:
         return outputs
     recording()
     if transforming():
         return _named(_Transformable, op.name).apply(op, run, *xs)
-    if torch.is_grad_enabled():
-        for x in xs:
-            if isinstance(x, torch.Tensor) and x.requires_grad:
-                return _named(_Plain, op.name).apply(op, run, *xs)
-    if forward_mode() and _any_dual(xs):
+    if (torch.is_grad_enabled() and _any_wanted(xs)) or (forward_mode() and _any_dual(xs)):
         return _named(_Plain, op.name).apply(op, run, *xs)
     return run(op, xs)
 
@@ -85,6 +97,13 @@ def _call_batched(op: Op, run: Run, xs: Sequence[Any]) -> Arrays | None:
             outputs = _call(op.derive("vmap", axes, size), run, *inside)
             return tuple(batched(y, level) for y in outputs)
     return None
+
+
+def _any_wanted(xs: Iterable[Any]) -> bool:
+    for x in xs:  # noqa: SIM110, any() with a generator takes three times as long
+        if isinstance(x, torch.Tensor) and x.requires_grad:
+            return True
+    return False
 
 
 def _any_dual(xs: Iterable[Any]) -> bool:
@@ -103,37 +122,42 @@ class _Rules(torch.autograd.Function):
     @staticmethod
     @unread
     def backward(ctx: Any, *cotangents: torch.Tensor | None) -> Any:
-        op, run, made = ctx.op, ctx.run, ctx.made
-        given = tuple([i for i, c in enumerate(cotangents) if c is not None])
-        needed = reached(op, given, _positions(ctx.needs_input_grad[2:]))
+        op, run, made = ctx.call
         dense = [c.to_dense() if c.is_sparse else c for c in cotangents if c is not None]
-        xs, residuals = _restore(ctx)
-        if not needed or not given:
-            gradients: Sequence[Any] = [None] * len(needed)
-        elif made.split and given == made.given and not _differentiated_again(xs, dense):
-            gradients = run(made.split.backward(needed), [*residuals, *dense])
+        given = made.outputs
+        if len(dense) < len(given):
+            given = tuple([i for i in given if cotangents[i] is not None])
+        way = route(op, made, ctx.needs_input_grad, given)
+        xs, row = _restore(ctx)
+        if way.op is None:
+            gradients: Sequence[Any] = [None] * len(way.needed)
+        elif _differentiated_again(xs, dense):
+            gradients = _call(op.derive("vjp", way.needed, given), run, *xs, *dense)
         else:
-            if made.split and given != made.given:
-                revise(op, made.wanted, given)
-            gradients = _call(op.derive("vjp", needed, given), run, *xs, *dense)
-        return None, None, *spread(gradients, needed, [None] * len(xs))
+            gradients = run(way.op, (*(row if way.split else xs), *dense))
+        if len(gradients) == len(xs):
+            return None, None, *gradients
+        return None, None, *spread(gradients, way.needed, [None] * len(xs))
 
     @staticmethod
     @unread
     def jvp(ctx: Any, *tangents: Any) -> Any:
+        op, run, made = ctx.call
         given = tuple(i for i, t in enumerate(tangents[2:]) if t is not None)
         moving = [tangents[2 + i] for i in given]
         xs, _ = _restore(ctx)
-        outputs = _call(ctx.op.derive("jvp", given), ctx.run, *xs, *moving)
-        found = dict(zip(ctx.made.smooth, outputs, strict=True))
-        return tuple(found[i] if i in ctx.flows else None for i in range(ctx.count))
+        outputs = _call(op.derive("jvp", given), run, *xs, *moving)
+        found = dict(zip(made.smooth, outputs, strict=True))
+        return tuple(None if i in ctx.fixed else found[i] for i in made.outputs)
 
 
 def _differentiated_again(xs: Sequence[Any], cotangents: Sequence[Any]) -> bool:
     # In a backward pass, gradients are enabled exactly under create_graph=True.
-    if torch.is_grad_enabled() or transforming() or batch_level():
+    if torch.is_grad_enabled():
         return True
-    return forward_mode() and (_any_dual(xs) or _any_dual(cotangents))
+    if undisturbed():
+        return False
+    return not forward_mode() or transforming() or _any_dual(xs) or _any_dual(cotangents)
 
 
 class _Plain(_Rules):
@@ -142,19 +166,20 @@ class _Plain(_Rules):
     @staticmethod
     def forward(ctx: Any, op: Op, run: Run, *xs: Any) -> Arrays:
         ctx.set_materialize_grads(False)
-        wanted = _positions(ctx.needs_input_grad[2:])
+        flags = ctx.needs_input_grad
         if op.reach is None:
             outputs = run(op, xs)
-            _keep(ctx, op, run, unprepared(op, outputs, wanted), xs, outputs)
+            _keep(ctx, (op, run, unprepared(op, outputs, flags)), xs, outputs)
             return outputs
-        made = recipe(op, wanted)
+        made = recipe(op, flags)
         results = run(made.forward, xs)
         if made.split is None:
-            _keep(ctx, op, run, made, xs, results)
+            _keep(ctx, (op, run, made), xs, results)
             return results
         count = made.split.outputs
         outputs, residuals = results[:count], results[count:]
-        _keep(ctx, op, run, made, xs, outputs, residuals)
+        kept = [outputs[i] for i in made.split.kept_outputs]
+        _keep(ctx, (op, run, made), xs, outputs, (*kept, *residuals))
         return outputs
 
 
@@ -169,8 +194,8 @@ class _Transformable(_Rules):
     def setup_context(ctx: Any, inputs: Any, output: Arrays) -> None:
         ctx.set_materialize_grads(False)
         op, run, *xs = inputs
-        made = recipe(op, ()) if op.reach else unprepared(op, output, ())
-        _keep(ctx, op, run, made, xs, output)
+        made = recipe(op, (False, False)) if op.reach else unprepared(op, output, (False, False))
+        _keep(ctx, (op, run, made), xs, output)
 
     @staticmethod
     @unread
@@ -180,43 +205,39 @@ class _Transformable(_Rules):
         return outputs, (0,) * len(outputs)
 
 
-def _positions(flags: Iterable[bool]) -> Positions:
-    return tuple([i for i, flag in enumerate(flags) if flag])
-
-
 def _keep(
     ctx: Any,
-    op: Op,
-    run: Run,
-    made: Recipe,
+    call: tuple[Op, Run, Recipe],
     xs: Sequence[Any],
     outputs: Arrays,
     residuals: Sequence[torch.Tensor] = (),
 ) -> None:
     """Save for the derivatives: tensors where hooks and version counters see them."""
-    ctx.op, ctx.run, ctx.made, ctx.count = op, run, made, len(outputs)
-    tensors = [x if isinstance(x, torch.Tensor) else None for x in xs]
-    ctx.others = [None if isinstance(x, torch.Tensor) else x for x in xs]
-    kept = [outputs[i] for i in made.split.kept_outputs] if made.split else []
-    ctx.save_for_backward(*tensors, *kept, *residuals)
-    ctx.flows = made.flows
+    ctx.call, made = call, call[2]
+    ctx.others = {i: x for i, x in enumerate(xs) if not isinstance(x, torch.Tensor)}
+    if ctx.others:
+        ctx.save_for_backward(*spread([None] * len(ctx.others), [*ctx.others], xs), *residuals)
+    else:
+        ctx.save_for_backward(*xs, *residuals)
+    fixed = made.fixed
     if not made.wanted or forward_mode():  # a tangent may come in by any primal
-        ctx.save_for_forward(*tensors)
-        everything = tuple(range(len(xs)))
-        ctx.flows = tuple(i for i in made.smooth if reached(op, [i], everything))
-    if len(ctx.flows) < len(outputs):
-        fixed = (y for i, y in enumerate(outputs) if i not in ctx.flows)
-        ctx.mark_non_differentiable(*fixed)
+        ctx.save_for_forward(*(None if i in ctx.others else x for i, x in enumerate(xs)))
+        ctx.fixed = fixed = made.unreached(call[0], range(len(xs)))
+    if fixed:
+        ctx.mark_non_differentiable(*(outputs[i] for i in fixed))
 
 
-def _restore(ctx: Any) -> tuple[list[Any], list[Any]]:
+def _restore(ctx: Any) -> tuple[Sequence[Any], Sequence[Any]]:
     """The primals, and the row of residuals that the backward half takes."""
     saved, others = ctx.saved_tensors, ctx.others  # a checkpoint lets saved_tensors be read once
-    xs = [other if x is None else x for x, other in zip(saved, others, strict=False)]
-    split = ctx.made.split
+    count = len(ctx.needs_input_grad) - 2
+    xs = saved[:count]
+    if others:
+        xs = spread(others.values(), [*others], xs)
+    split = ctx.call[2].split
     if split is None:
-        return xs, []
-    return xs, [*(xs[i] for i in split.kept_primals), *saved[len(others) :]]
+        return xs, ()
+    return xs, (*(xs[i] for i in split.kept_primals), *saved[count:])
 
 
 FACE = TorchTarget()

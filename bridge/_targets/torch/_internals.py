@@ -31,6 +31,15 @@ _enter_batch = getattr(torch._C, "_vmapmode_increment_nesting", lambda: 1)
 _leave_batch = getattr(torch._C, "_vmapmode_decrement_nesting", lambda: 0)
 
 
+def undisturbed() -> bool:
+    """Whether nothing but autograd takes part in a call: the questions below in one."""
+    level = _enter_batch()
+    _leave_batch()
+    if level > 1 or transforming() or getattr(forward_ad, "_current_level", 0) >= 0:
+        return False
+    return _mode is None or _mode(_PROXY) is None
+
+
 def batch_level() -> int:
     """How many of the older vmaps are at work: NOTE [the vmap of the engine]."""
     level = _enter_batch()
@@ -76,9 +85,10 @@ def is_dual(x: torch.Tensor) -> bool:
 
 def compiling() -> bool:
     """Whether Dynamo is reading the caller's code, or waiting to read what is called next."""
-    return torch.compiler.is_dynamo_compiling() or _reader() is not None
+    return _is_reading() or _reader() is not None
 
 
+_is_reading = torch.compiler.is_dynamo_compiling
 # Without it, Dynamo may try to read what JAX does, next to a graph break.
 _frames = getattr(getattr(torch._C, "_dynamo", None), "eval_frame", None)
 _reader = getattr(_frames, "get_eval_frame_callback", lambda: None)
@@ -99,11 +109,6 @@ def unread(fn: Callable[..., Any]) -> Callable[..., Any]:
 def is_staged(x: Any) -> bool:
     """Whether `x` stands for a tensor in a graph that is being recorded."""
     return isinstance(x, (FakeTensor, FunctionalTensor))
-
-
-def is_functional(x: Any) -> bool:
-    """Whether `x` stands for a tensor in a graph that is past Dynamo."""
-    return isinstance(x, FunctionalTensor)
 
 
 def hint(size: Any) -> int:
