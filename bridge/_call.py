@@ -202,7 +202,8 @@ class BridgedFunction:
                 kind = _arguments.kind(leaf, self._home, self._away)
             if kind.spec is None:
                 _arguments.check_static(leaf, self._away)
-            described = Leaf(label, kind.signature(leaf), kind.spec and kind.spec(leaf), kind)
+            spec = kind.spec and kind.spec(leaf)  # refuses what has no signature
+            described = Leaf(label, kind.signature(leaf), spec, kind)
         except (ArgumentError, NoValuesError) as error:
             raise type(error)(f"argument {label} of {self._name}: {error}") from None
         # Not before: a tensor that its spec refuses can have the signature of another.

@@ -179,7 +179,10 @@ def _view(x: torch.Tensor) -> Any:
     if _is_elsewhere(x):
         return x.numpy(force=True)
     # Tensor.numpy() forbids forever to resize the memory, by which FSDP frees parameters.
-    return np.from_dlpack(_Lent(torch.to_dlpack(x)))
+    try:
+        return np.from_dlpack(_Lent(torch.to_dlpack(x)))
+    except RuntimeError:  # a tensor that outlived its torch.func, if not one without memory
+        return x.numpy(force=True)
 
 
 def _is_elsewhere(x: torch.Tensor) -> bool:
