@@ -17,7 +17,7 @@ from bridge._plan import ARRAY, Flat, Leaf, Plan
 # on this side. Where all arguments are positional, and of classes that were leaves before, there
 # is nothing to take apart, and their number stands for the structure.
 _MANY_TRACES = 16
-_MOST_PLANS = 1024
+_MOST_PLANS = 256  # of 3 MB each, which XLA takes for two small programs
 
 
 def _name(fn: Callable[..., Any]) -> str:

@@ -16,6 +16,8 @@ Arrays = tuple[Any, ...]
 Specs = tuple[ArraySpec, ...]
 Positions = tuple[int, ...]
 
+_MOST_DERIVED = 256
+
 
 @dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
 class Op:
@@ -69,8 +71,11 @@ class Op:
                 f"`{self.name}` has no {kind} rule, so it cannot be used under {kind}. "
                 f"Pass `{kind}=` where the Op is made."
             )
-        # Kept because a new Op is a new function to a compiler, which would compile it again.
-        # Two threads may both make one; setdefault lets every caller go on with the same.
+        # Kept because a new Op is a new function to a compiler, which would compile it again;
+        # not forever, because each size of a batch is one. The list is made in one step, and
+        # two threads may both make an Op: setdefault lets every caller go on with the same.
+        for oldest in list(self._derived)[: 1 - _MOST_DERIVED]:
+            self._derived.pop(oldest, None)
         return self._derived.setdefault((kind, args), rule(*args))
 
     def residuals(self) -> set[str]:
