@@ -365,13 +365,16 @@ class Gradients(torch.utils.data.Dataset):
 
 
 def loaded_by_workers(method, before):
-    """What a DataLoader with two workers of this start method says of gradients computed there."""
+    """What a DataLoader with workers of this start method says of gradients computed there."""
     from torch.utils.data import DataLoader
 
     if before:
         assert gradient_is_right(wrapped())
     loader = DataLoader(
-        Gradients(), num_workers=2, multiprocessing_context=method, timeout=SECONDS + 15
+        Gradients(),
+        num_workers=2 if method == "fork" else 1,  # which import torch and JAX anew
+        multiprocessing_context=method,
+        timeout=SECONDS + 15,
     )
 
     def load():
