@@ -79,9 +79,9 @@ class Op:
         return self._derived.setdefault((kind, args), rule(*args))
 
     def residuals(self) -> set[str]:
-        """Which ways first derivatives have been taken, `save` and `recompute`."""
+        """Which ways first derivatives have been taken."""
         splits = [split for (kind, _), split in self._derived.items() if kind == "split"]
-        return {"save" if split else "recompute" for split in splits}
+        return {split.way if split else "recompute" for split in splits}
 
 
 @dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
@@ -89,6 +89,7 @@ class Split:
     """A derivative in two halves, with what the first keeps for the second.
 
     Attributes:
+        way: What is kept: `save` for residuals, `gradient` for gradients to be scaled.
         forward: Op on `(*primals)`: the outputs, then the residuals.
         backward: `(needed) -> Op` on `(*kept primals, *kept outputs, *residuals, *cotangents)`:
             the gradients of the primals at the positions `needed`.
@@ -98,6 +99,7 @@ class Split:
         kept_outputs: Positions of the outputs that are residuals themselves.
     """
 
+    way: str
     forward: Op
     backward: Callable[[Positions], Op]
     outputs: int

@@ -63,7 +63,10 @@ def jax2torch(
             refused, but arithmetic wraps at 32 bits. Integer results then come back as int64.
         residuals: `"save"` keeps what the backward pass needs, `"recompute"` keeps the arguments
             only and runs the function again, `"auto"` takes the way that a model of the costs
-            finds faster; the `repr` of the result says which.
+            finds fastest; the `repr` of the result says which. It has a third way, `gradient`:
+            where the result that is differentiated is one real number, as a loss is, its gradient
+            is computed along with it, as by `jax.value_and_grad`, and multiplied in the backward
+            pass. That work is lost if no backward pass follows: use `torch.no_grad()`.
         device: Where JAX computes, `"cpu"` or `"cuda:0"`; by default where the tensors are.
 
     Returns:

@@ -5,11 +5,13 @@ one has to be found before either is compiled.
 """
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 from jax.extend.core import Jaxpr
 
-from bridge._op import Specs
+from bridge._sources.jax._jaxpr import inner
+from bridge._spec import ArraySpec
 
 _BUFFER = 6e-6  # seconds to hand out, keep and take back a residual of any size
 _BYTES = 4e9  # bytes a second that a residual is written and read with
@@ -18,10 +20,15 @@ _TRANSCENDENTAL = 10.0
 _HEAVY = {"exp", "log", "sin", "cos", "tan", "tanh", "logistic", "erf", "pow", "sqrt", "rsqrt"}
 
 
-def keeping_is_cheaper(jaxpr: Jaxpr, residuals: Specs) -> bool:
-    """Whether to hand out `residuals` rather than to run `jaxpr` again."""
-    size = sum(math.prod(spec.shape) * _width(spec.dtype) for spec in residuals)
-    return len(residuals) * _BUFFER + size / _BYTES < _operations(jaxpr) / _OPERATIONS
+def keeping(arrays: Sequence[ArraySpec]) -> float:
+    """Seconds to hand out `arrays` and to take them back."""
+    size = sum(math.prod(spec.shape) * _width(spec.dtype) for spec in arrays)
+    return len(arrays) * _BUFFER + size / _BYTES
+
+
+def running(jaxpr: Jaxpr) -> float:
+    """Seconds to run a function again."""
+    return _operations(jaxpr) / _OPERATIONS
 
 
 def _width(dtype: str) -> int:
@@ -36,9 +43,9 @@ def _operations(jaxpr: Jaxpr) -> float:
 
 
 def _of_equation(eqn: Any) -> float:
-    inner = [_operations(getattr(p, "jaxpr", p)) for p in eqn.params.values() if _is_jaxpr(p)]
-    if inner:
-        return eqn.params.get("length", 1) * sum(inner)
+    functions = inner(eqn)
+    if functions:
+        return eqn.params.get("length", 1) * sum(map(_operations, functions))
     elements = float(sum(math.prod(getattr(var.aval, "shape", ())) for var in eqn.outvars))
     if eqn.primitive.name == "dot_general":
         (contracted, _), _ = eqn.params["dimension_numbers"]
@@ -47,7 +54,3 @@ def _of_equation(eqn: Any) -> float:
     if eqn.primitive.name == "conv_general_dilated":
         return 2 * elements * math.prod(eqn.invars[1].aval.shape[1:])
     return elements * (_TRANSCENDENTAL if eqn.primitive.name in _HEAVY else 1)
-
-
-def _is_jaxpr(param: Any) -> bool:
-    return isinstance(getattr(param, "jaxpr", param), Jaxpr)

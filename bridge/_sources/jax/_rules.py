@@ -9,7 +9,8 @@ import jax
 from bridge._arrays.jax import FACE as ARRAYS, conjugate
 from bridge._op import Op, Positions, Specs, Split
 from bridge._sources.jax._border import copied, guarded, outside
-from bridge._sources.jax._split import split
+from bridge._sources.jax._choice import split
+from bridge._sources.jax._derivative import Derivative
 from bridge._sources.jax._trace import Program, compiled, trace
 from bridge._spec import ArraySpec
 from bridge._tree import spread
@@ -113,8 +114,11 @@ class Function:
 
     def split(self, wanted: Positions, given: Positions) -> Split | None:
         """The first derivative in two halves, `None` where recomputing costs less."""
-        mode, always = self.settings.x64, self.settings.residuals == "save"
-        return split(self.fun, self.name, self.primals, wanted, given, x64=mode, always=always)
+        if self.program is None:
+            return None
+        mode = self.settings.x64
+        of = Derivative(self.program, self.name, self.primals, mode, wanted, given)
+        return split(of, self.settings.residuals)
 
     def _derived(self, rule: str, fun: Callable[..., Any], primals: Specs) -> Op:
         return function(fun, f"{self.name}.{rule}", primals, self.settings).op()

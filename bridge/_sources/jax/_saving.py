@@ -1,4 +1,4 @@
-"""The first derivative of a function of JAX in two halves, with what stays between them.
+"""A first derivative whose forward half hands out residuals.
 
 NOTE [where a residual is found]
 `jax.vjp` inside a trace returns a pytree whose leaves are the residuals. Some of them are
@@ -20,11 +20,10 @@ from jax.extend.core import Literal
 
 from bridge._arrays.jax import conjugate
 from bridge._op import Op, Positions, Specs, Split
-from bridge._sources.jax._border import guarded, outside
-from bridge._sources.jax._cost import keeping_is_cheaper
-from bridge._sources.jax._packing import packing
-from bridge._sources.jax._trace import Program, compiled, trace
-from bridge._tree import spread
+from bridge._sources.jax._border import outside
+from bridge._sources.jax._derivative import Derivative
+from bridge._sources.jax._packing import Packing, packing
+from bridge._sources.jax._trace import Program, trace
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -56,76 +55,77 @@ class Residuals:
         return jax.tree.unflatten(self.tree, leaves)
 
 
-def split(
-    fun: Callable[..., Any],
-    name: str,
-    primals: Specs,
-    wanted: Positions,
-    given: Positions,
-    *,
-    x64: bool,
-    always: bool,
-) -> Split | None:
-    """The outputs of `fun` at `given`, differentiated by its arguments at `wanted`.
+@dataclasses.dataclass(frozen=True, eq=False)
+class Saving:
+    """A derivative whose first half hands out residuals.
 
-    Unless it is `always` wanted, `None` where running `fun` again costs less.
+    Attributes:
+        of: The derivative.
+        forward: A trace of the outputs, then the residuals.
+        count: How many outputs there are.
+        residuals: Where they are.
+        packing: Those that are neither primals, outputs nor constants.
     """
-    program, outputs, residuals = _linearized(fun, primals, wanted, given, x64=x64)
-    count = len(outputs)
-    seen = outside(outputs, primals, x64=x64)
-    kept = (*(primals[i] for i in residuals.primals), *(seen[i] for i in residuals.outputs))
-    small = packing(program.outputs[i] for i in residuals.others)
 
-    if not always and not keeping_is_cheaper(program.jaxpr.jaxpr, small.buffers()):
-        return None
+    of: Derivative
+    forward: Program
+    count: int
+    residuals: Residuals
+    packing: Packing
 
-    def first(*xs: Any) -> list[Any]:
-        values = program(*xs)
-        return [*values[:count], *small.pack([values[i] for i in residuals.others])]
+    @functools.cached_property
+    def kept(self) -> Specs:
+        """The primals and the outputs among the residuals, as the caller sees them."""
+        seen = outside(self.forward.outputs[: self.count], self.of.primals, x64=self.of.x64)
+        primals = (self.of.primals[i] for i in self.residuals.primals)
+        return (*primals, *(seen[i] for i in self.residuals.outputs))
 
-    forward = _half(first, f"{name}.forward", primals, x64=x64, results=count)
-    packed = forward.specs()[count:]
+    def split(self) -> Split:
+        """Both halves."""
+        return Split(
+            way="save",
+            forward=self.of.half(self._first, "forward", self.of.primals, self.count),
+            backward=functools.cache(self._second),
+            outputs=self.count,
+            kept_primals=self.residuals.primals,
+            kept_outputs=self.residuals.outputs,
+        )
 
-    @functools.cache
-    def backward(needed: Positions) -> Op:
-        def gradients(*args: Any) -> tuple[Any, ...]:
-            known, args = args[: len(kept)], args[len(kept) :]
-            others, cotangents = small.unpack(args[: len(packed)]), args[len(packed) :]
-            found = residuals.pullback([*known, *others])(list(conjugate(cotangents)))
-            return conjugate(found[wanted.index(i)] for i in needed)
+    def _first(self, *xs: Any) -> list[Any]:
+        values = self.forward(*xs)
+        others = self.packing.pack([values[i] for i in self.residuals.others])
+        return [*values[: self.count], *others]
 
-        cotangents = (outputs[i] for i in given)
-        return _half(gradients, f"{name}.backward", (*kept, *packed, *cotangents), x64=x64)
+    def _second(self, needed: Positions) -> Op:
+        """The gradients at `needed` from a row of what is kept, what is packed and cotangents."""
+        packed, kept = self.packing.buffers(), len(self.kept)
 
-    return Split(
-        forward=forward,
-        backward=backward,
-        outputs=count,
-        kept_primals=residuals.primals,
-        kept_outputs=residuals.outputs,
-    )
+        def gradients(*row: Any) -> tuple[Any, ...]:
+            others = self.packing.unpack(row[kept : kept + len(packed)])
+            pull = self.residuals.pullback([*row[:kept], *others])
+            found = pull(list(conjugate(row[kept + len(packed) :])))
+            return conjugate(found[self.of.wanted.index(i)] for i in needed)
+
+        cotangents = (self.forward.outputs[i] for i in self.of.given)
+        return self.of.half(gradients, "backward", (*self.kept, *packed, *cotangents))
 
 
-def _linearized(
-    fun: Callable[..., Any], primals: Specs, wanted: Positions, given: Positions, *, x64: bool
-) -> tuple[Program, Specs, Residuals]:
-    """A trace of the outputs and residuals, the specs of the outputs, where residuals are."""
+def saving(of: Derivative) -> Saving:
+    """The derivative, traced as far as its residuals."""
     noted: dict[str, Any] = {}
 
     def forward(*xs: Any) -> list[Any]:
-        def of_wanted(*free: Any) -> tuple[list[Any], list[Any]]:
-            outputs = fun(*spread(free, wanted, xs))
-            return [outputs[i] for i in given], outputs
-
-        _, pull, outputs = jax.vjp(of_wanted, *(xs[i] for i in wanted), has_aux=True)
+        outputs, pull = of.taken(xs)
         leaves, noted["tree"] = jax.tree.flatten(pull)
         coded = [_coded(leaf) for leaf in leaves]
         noted["count"], noted["decode"] = len(outputs), [again for _, again in coded]
         return [*outputs, *(plain for plain, _ in coded)]
 
-    program = trace(forward, primals, x64=x64)
+    program = trace(forward, of.primals, x64=of.x64)
     count = noted.pop("count")
-    return program, program.outputs[:count], _locate(program, count, **noted)
+    residuals = _locate(program, count, **noted)
+    small = packing(program.outputs[i] for i in residuals.others)
+    return Saving(of, program, count, residuals, small)
 
 
 _KINDS = ("primal", "output", "other", "constant")
@@ -155,15 +155,6 @@ def _locate(program: Program, count: int, *, decode: list[Any], tree: Any) -> Re
         decode=decode,
         tree=tree,
     )
-
-
-def _half(
-    fun: Callable[..., Any], name: str, primals: Specs, *, x64: bool, results: int | None = None
-) -> Op:
-    """One half as an Op without rules: what is differentiated again is the whole."""
-    program = trace(fun, primals, x64=x64)
-    call = guarded(compiled(program, name), primals, x64=x64, results=results)
-    return Op(name=name, home="jax", call=call, specs=lambda *_: program.outputs)
 
 
 def _coded(leaf: Any) -> tuple[Any, Callable[[Any], Any]]:
