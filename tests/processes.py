@@ -5,7 +5,6 @@ import json
 import os
 import pathlib
 import re
-import resource
 import subprocess
 import sys
 
@@ -40,14 +39,17 @@ def fresh_process(function, *args, timeout=120):
 def resident():
     """Megabytes of memory that this process takes."""
     gc.collect()
-    pages = pathlib.Path("/proc/self/statm").read_text().split()[1]
-    return int(pages) * resource.getpagesize() / 2**20
+    return _megabytes("VmRSS")
 
 
 def peak():
     """Megabytes of memory that this process has ever taken."""
     # The maximum of getrusage begins with that of the parent, which may be larger.
-    (kilobytes,) = re.findall(r"VmHWM:\s+(\d+) kB", STATUS.read_text())
+    return _megabytes("VmHWM")
+
+
+def _megabytes(name):
+    (kilobytes,) = re.findall(rf"{name}:\s+(\d+) kB", STATUS.read_text())
     return int(kilobytes) / 1024
 
 
