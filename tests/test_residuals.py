@@ -337,6 +337,86 @@ AUTO = {
 }
 
 
+def circuit(jnp, qubits, weights, angles):
+    """Expectations of a circuit on `qubits`, layers of rotations and a ring of entanglers."""
+    state = jnp.zeros((2,) * qubits, "complex128").at[(0,) * qubits].set(1)
+    state = jnp.broadcast_to(state, (len(angles), *state.shape))
+    first = jnp.zeros(2**qubits)
+    for layer in weights:
+        for wire in range(qubits):
+            angle = layer[wire] + angles[:, wire] / 2
+            cosine, sine = jnp.cos(angle), 1j * jnp.sin(angle)
+            gate = jnp.array([[cosine, sine], [sine, cosine]])
+            state = jnp.einsum("ijb,b...j->b...i", gate, jnp.moveaxis(state, wire + 1, -1))
+            state = jnp.moveaxis(state, -1, wire + 1)
+        sign = (-1.0) ** (jnp.arange(2**qubits) & 1)
+        state = state * sign.reshape((1,) + (2,) * qubits)
+    chances = (state * state.conj()).real.reshape(len(angles), -1)
+    return jnp.stack([chances @ (first + i) for i in range(qubits)], axis=-1)
+
+
+def perceptron(jnp, x, *weights):
+    for w in weights:
+        x = jnp.tanh(x @ w)
+    return x
+
+
+CHOICES = {
+    **{
+        f"{summary} of {n} qubits": (
+            lambda jnp, *xs, n=n, k=k: getattr(circuit(jnp, n, *xs), "mean" if k else "squeeze")(),
+            "float64",
+            [(4, n), (32, n)],
+            way,
+        )
+        for n in (4, 8, 12)
+        for summary, k, way in (("loss", True, "gradient"), ("expectations", False, "recompute"))
+    },
+    "small perceptron": (perceptron, "float32", [(16, 32)] + 2 * [(32, 32)], "recompute"),
+    "large perceptron": (perceptron, "float32", [(256, 512)] + 3 * [(512, 512)], "save"),
+    "loss of a large perceptron": (
+        lambda jnp, *xs: perceptron(jnp, *xs).mean(),
+        "float32",
+        [(256, 512)] + 3 * [(512, 512)],
+        "gradient",
+    ),
+    "loss of a large perceptron of one sample": (
+        lambda jnp, *xs: perceptron(jnp, *xs).mean(),
+        "float32",
+        [(1, 2048)] + 3 * [(2048, 2048)],
+        "save",
+    ),
+    "many elements": (lambda jnp, x: jnp.sin(x) * x, "float32", [(1000, 1000)], "recompute"),
+    "a polynomial of many": (
+        lambda jnp, x: ((x * x + 1) * x + 2) * x,
+        "float32",
+        [(500, 500)],
+        "recompute",
+    ),
+}
+
+
+@pytest.mark.parametrize(("function", "dtype", "shapes", "way"), CHOICES.values(), ids=CHOICES)
+def test_the_model_chooses_what_was_measured_to_be_fastest(function, dtype, shapes, way):
+    """By CPU time on one core; nothing is compiled here."""
+    jax = pytest.importorskip("jax")
+    from bridge import _registry
+    from bridge._spec import ArraySpec
+
+    primals = tuple(ArraySpec(shape, dtype) for shape in shapes)
+    op = _registry.source("jax").op(
+        lambda *xs: [function(jax.numpy, *xs)],
+        name="f",
+        primals=primals,
+        labels=["x"] * len(shapes),
+        jit=True,
+        x64=None,
+        residuals="auto",
+    )
+    op.derive("split", (0,) if len(shapes) < 3 else tuple(range(1, len(shapes))), (0,))
+    assert op.residuals() == {way}
+
+
 @pytest.mark.parametrize(("function", "shape", "way"), AUTO.values(), ids=AUTO)
 def test_auto_takes_the_cheaper_way_and_says_which(function, shape, way):
     jnp = pytest.importorskip("jax.numpy")

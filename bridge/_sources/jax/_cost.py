@@ -1,7 +1,12 @@
-"""What it costs to keep residuals, and what it costs to compute them again, both modelled.
+"""What it costs to keep arrays, and what it costs to compute them again, both modelled.
 
-The figures are those of one core: they decide between ways that differ by factors, and the faster
-one has to be found before either is compiled.
+NOTE [what is slow]
+The figures are those of one core, from CPU times of both ways for circuits, perceptrons, attention
+and elementwise functions: they decide between ways that differ by factors, and the fastest has to
+be found before any is compiled. A compiler fuses elementwise operations and keeps their operands
+in registers, so that they cost nearly nothing, where a residual has to be written, to memory that
+is fresh, and read, and cuts the fused loops in two: a byte costs as much as eight additions, or as
+eighty of the operations of a matrix product.
 """
 
 import math
@@ -14,9 +19,11 @@ from bridge._sources.jax._jaxpr import inner
 from bridge._spec import ArraySpec
 
 _BUFFER = 6e-6  # seconds to hand out, keep and take back a residual of any size
-_BYTES = 4e9  # bytes a second that a residual is written and read with
-_OPERATIONS = 2e9  # elementary operations a second in compiled code
-_TRANSCENDENTAL = 10.0
+_BYTES = 1.25e9  # bytes a second that a residual is written and read with
+_PRODUCTS = 1e11  # operations a second in matrix products and convolutions
+_WORDS = 1e10  # other operations a second, on 4 bytes each
+_TRANSCENDENTAL = 40.0  # such operations
+_EQUATION = 5e-8  # seconds to get to an equation, many of which are fused with others
 _HEAVY = {"exp", "log", "sin", "cos", "tan", "tanh", "logistic", "erf", "pow", "sqrt", "rsqrt"}
 
 
@@ -27,8 +34,8 @@ def keeping(arrays: Sequence[ArraySpec]) -> float:
 
 
 def running(jaxpr: Jaxpr) -> float:
-    """Seconds to run a function again."""
-    return _operations(jaxpr) / _OPERATIONS
+    """Seconds to run a function again; a loop of unknown length as if it ran once."""
+    return sum(map(_equation, jaxpr.eqns))
 
 
 def _width(dtype: str) -> int:
@@ -37,20 +44,23 @@ def _width(dtype: str) -> int:
     return max(1, int(digits or 8) // 8)
 
 
-def _operations(jaxpr: Jaxpr) -> float:
-    """Elementary operations; of a loop of unknown length as if it ran once."""
-    return sum(_of_equation(eqn) for eqn in jaxpr.eqns)
-
-
-def _of_equation(eqn: Any) -> float:
+def _equation(eqn: Any) -> float:
     functions = inner(eqn)
     if functions:
-        return eqn.params.get("length", 1) * sum(map(_operations, functions))
-    elements = float(sum(math.prod(getattr(var.aval, "shape", ())) for var in eqn.outvars))
+        return eqn.params.get("length", 1) * sum(map(running, functions))
+    terms = 0
     if eqn.primitive.name == "dot_general":
         (contracted, _), _ = eqn.params["dimension_numbers"]
-        shape = eqn.invars[0].aval.shape
-        return 2 * elements * math.prod(shape[axis] for axis in contracted)
-    if eqn.primitive.name == "conv_general_dilated":
-        return 2 * elements * math.prod(eqn.invars[1].aval.shape[1:])
-    return elements * (_TRANSCENDENTAL if eqn.primitive.name in _HEAVY else 1)
+        terms = 2 * math.prod(eqn.invars[0].aval.shape[axis] for axis in contracted)
+    elif eqn.primitive.name == "conv_general_dilated":
+        terms = 2 * math.prod(eqn.invars[1].aval.shape[1:])
+    weight = _TRANSCENDENTAL if eqn.primitive.name in _HEAVY else 1
+    elements = sum(math.prod(getattr(var.aval, "shape", ())) for var in eqn.outvars)
+    words = sum(map(_words, eqn.outvars))
+    return _EQUATION + elements * terms / _PRODUCTS + words * weight / _WORDS
+
+
+def _words(var: Any) -> float:
+    """How many times 4 bytes a variable has; the token of an effect has none."""
+    dtype = getattr(var.aval, "dtype", None)
+    return math.prod(var.aval.shape) * dtype.itemsize / 4 if dtype else 0
