@@ -80,8 +80,9 @@ def demo(session: nox.Session) -> None:
 
 @nox.session
 def bench(session: nox.Session) -> None:
-    """Measure what a call across costs."""
-    _install(session, "-e", ".[demo]")
+    """Measure what a call across costs; `nox -s bench -- --no-peers` without other libraries."""
+    groups = ("bench",) if "--no-peers" in session.posargs else ("bench", "peers")
+    _install(session, "-e", ".[torch,jax]", groups=groups)
     session.run("python", "-m", "benchmarks", *session.posargs, env={"JAX_PLATFORMS": "cpu"})
 
 
