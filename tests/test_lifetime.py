@@ -278,10 +278,10 @@ def test_memory_of_many_functions_is_flat(count):
 def test_memory_of_many_shapes_is_flat():
     """A shape is two programs of 1.6 MB, as in JAX alone: 1.6 GB in the second half, if kept.
 
-    Garbage waits for its collection, and caches of JAX fill up: 0.17 GB were seen.
+    Caches of JAX fill up: 12 MB were seen.
     """
     added, programs = measured(memory_of_shapes, 1000, timeout=2400)
-    assert added < 400
+    assert added < 60
     assert programs <= 2 * _call._MOST_PLANS
 
 
