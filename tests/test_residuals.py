@@ -386,6 +386,12 @@ CHOICES = {
         [(1, 2048)] + 3 * [(2048, 2048)],
         "save",
     ),
+    "many arrays": (
+        lambda jnp, *xs: sum(jnp.sin(x) * x for x in xs),
+        "float32",
+        200 * [(16,)],
+        "recompute",
+    ),
     "many elements": (lambda jnp, x: jnp.sin(x) * x, "float32", [(1000, 1000)], "recompute"),
     "a polynomial of many": (
         lambda jnp, x: ((x * x + 1) * x + 2) * x,

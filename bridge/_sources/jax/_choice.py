@@ -19,7 +19,7 @@ def split(of: Derivative, residuals: str) -> Split | None:
     again = running(of.program.jaxpr.jaxpr)
     gradients = keeping([of.primals[i] for i in of.wanted]) if scalable(of) else math.inf
     saved = saving(of)
-    kept = keeping(saved.packing.buffers())
+    kept = keeping(saved.packing.buffers(), sum(map(len, saved.packing.together)))
     if gradients <= _FAVOUR * min(again, kept):
         return scaling(of)
     return saved.split() if kept < again else None

@@ -19,6 +19,7 @@ from bridge._sources.jax._jaxpr import inner
 from bridge._spec import ArraySpec
 
 _BUFFER = 6e-6  # seconds to hand out, keep and take back a residual of any size
+_JOIN = 2e-7  # seconds to join a small residual to others, and to part it from them
 _BYTES = 1.25e9  # bytes a second that a residual is written and read with
 _PRODUCTS = 1e11  # operations a second in matrix products and convolutions
 _WORDS = 1e10  # other operations a second, on 4 bytes each
@@ -27,10 +28,10 @@ _EQUATION = 5e-8  # seconds to get to an equation, many of which are fused with 
 _HEAVY = {"exp", "log", "sin", "cos", "tan", "tanh", "logistic", "erf", "pow", "sqrt", "rsqrt"}
 
 
-def keeping(arrays: Sequence[ArraySpec]) -> float:
-    """Seconds to hand out `arrays` and to take them back."""
+def keeping(arrays: Sequence[ArraySpec], joined: int = 0) -> float:
+    """Seconds to hand out `arrays`, into which others were `joined`, and to take them back."""
     size = sum(math.prod(spec.shape) * _width(spec.dtype) for spec in arrays)
-    return len(arrays) * _BUFFER + size / _BYTES
+    return len(arrays) * _BUFFER + joined * _JOIN + size / _BYTES
 
 
 def running(jaxpr: Jaxpr) -> float:
