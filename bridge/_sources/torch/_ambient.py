@@ -1,0 +1,73 @@
+"""What of torch's state a function runs under, whatever its caller has set."""
+
+import contextlib
+import threading
+from collections.abc import Callable, Generator, Sequence
+
+import torch
+
+from bridge._sources.torch._internals import any_autocast, below_autograd, without_autocast
+
+Flat = Callable[..., Sequence[torch.Tensor]]
+
+
+def settled(run: Flat) -> Flat:
+    """`run`, a graph, on tensors that carry no derivatives; what it records would be wasted."""
+
+    def call(*xs: torch.Tensor) -> Sequence[torch.Tensor]:
+        if any_autocast() or torch.is_inference_mode_enabled():
+            with torch.inference_mode(mode=False), without_autocast(), below_autograd():
+                return run(*xs)
+        with below_autograd():
+            return run(*xs)
+
+    return call
+
+
+@contextlib.contextmanager
+def fresh(dtype: torch.dtype) -> Generator[None]:
+    """The state of a torch just started, but for the default dtype."""
+    before = torch.get_default_dtype()
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(torch.inference_mode(mode=False))
+        stack.enter_context(torch.enable_grad())
+        stack.enter_context(without_autocast())
+        if torch.get_default_device() != torch.device("cpu"):
+            stack.enter_context(torch.device("cpu"))
+        if before != dtype:  # it is global, so left alone where it can be
+            stack.callback(torch.set_default_dtype, before)
+            torch.set_default_dtype(dtype)
+        yield
+
+
+# The generator belongs to the process: two threads must not draw from it in turns.
+_drawing = threading.RLock()
+
+
+def seeded(run: Flat, position: int) -> Flat:
+    """`run` on random numbers that its input at `position` decides, all others undisturbed."""
+
+    def call(*xs: torch.Tensor) -> Sequence[torch.Tensor]:
+        seed = 0
+        for word in xs[position].reshape(-1).tolist():  # a JAX key is two words of 32 bits
+            seed = ((seed << 32 | seed >> 32) ^ word) & 0xFFFFFFFFFFFFFFFF
+        generators = _generators({x.device for x in xs})
+        with _drawing:
+            states = [generator.get_state() for generator in generators]
+            try:
+                for generator in generators:
+                    generator.manual_seed(seed)
+                return run(*xs)
+            finally:
+                for generator, state in zip(generators, states, strict=True):
+                    generator.set_state(state)
+
+    return call
+
+
+def _generators(devices: set[torch.device]) -> list[torch.Generator]:
+    found = [torch.default_generator]
+    for device in devices:
+        if device.type == "cuda":
+            found.append(torch.cuda.default_generators[device.index or 0])
+    return found

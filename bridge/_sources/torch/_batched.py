@@ -1,0 +1,136 @@
+"""The batched form of a function that torch.func.vmap refuses, from its captured graph.
+
+NOTE [example by example]
+A graph can be batched whatever the function it was captured from is made of. What is lost in it
+are the rules of an `autograd.Function`, so it is not differentiated: the derivative of a batch is
+the batch of derivatives. An argument that all examples share gets the sum of their gradients, which
+costs the memory of all: where torch.func.vmap takes the function, that is preferred.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+
+from bridge._errors import NoRuleError
+from bridge._op import Op, Positions, Specs
+from bridge._sources.torch._capture import Settings, trace
+from bridge._sources.torch._program import Program, executed
+from bridge._sources.torch._styles import mapped
+from bridge._spec import ArraySpec
+
+Axes = tuple[int | None, ...]
+
+
+@dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
+class Batched:
+    """A captured function over an axis of its arguments: NOTE [example by example].
+
+    Attributes:
+        base: The function of one example, with its rules.
+        axes: For each argument its axis of examples, `None` if all share it.
+        onto: For each result the axis of examples, `None` for their sum.
+        size: How many examples there are.
+        settings: Those of the user's function.
+    """
+
+    base: Any
+    axes: Axes
+    onto: Axes
+    size: int
+    settings: Settings
+
+    @property
+    def name(self) -> str:
+        """That of the base, batched."""
+        return f"{self.base.name}.vmap"
+
+    @property
+    def draws(self) -> bool:
+        """Whether random numbers are drawn."""
+        return self.base.draws
+
+    @functools.cached_property
+    def primals(self) -> Specs:
+        """The arguments."""
+        return grown(self.base.primals, self.axes, self.size)
+
+    @functools.cached_property
+    def program(self) -> Program:
+        """The graph."""
+        fun = mapped(self.base.program.run, self.axes, self.size, self.randomness)
+
+        def results(*xs: torch.Tensor) -> list[torch.Tensor]:
+            rows = fun(*xs)
+            return [
+                y.sum(0) if axis is None else y.movedim(0, axis)
+                for y, axis in zip(rows, self.onto, strict=True)
+            ]
+
+        try:
+            return trace(results, self.primals, name=self.name, settings=self.settings)
+        except RuntimeError as error:
+            raise NoRuleError(f"torch cannot batch {self.base.name}: {error}") from error
+
+    @property
+    def outputs(self) -> Specs:
+        """The results."""
+        return self.program.outputs
+
+    @property
+    def randomness(self) -> str:
+        """Whether examples draw the same random numbers."""
+        return "different" if self.settings.seed is None else "same"
+
+    def op(self) -> Op:
+        """The function as an Op."""
+        return Op(
+            name=self.name,
+            home="torch",
+            call=executed(self.program, self.settings.seed),
+            specs=lambda *_: self.outputs,
+            vjp=lambda wanted, given: self.vjp(wanted, given).op(),
+            jvp=lambda given: self.jvp(given).op(),
+            vmap=lambda axes, size: self.vmap(axes, size).op(),
+            reach=self.program.reach,
+        )
+
+    def vjp(self, wanted: Positions, given: Positions) -> "Batched":
+        """The gradients of the primals at `wanted`; only the outputs at `given` take part."""
+        if self.draws and self.settings.seed is None:
+            raise NoRuleError(
+                f"{self.name} draws random numbers, and its derivative would be taken at others "
+                "than its value. Let the function take a seed."
+            )
+        axes = (*self.axes, *(self.onto[i] for i in given))
+        return self._of(self.base.vjp(wanted, given), axes, (self.axes[i] for i in wanted))
+
+    def jvp(self, given: Positions) -> "Batched":
+        """The tangents of the differentiable outputs; only the primals at `given` move."""
+        axes = (*self.axes, *(self.axes[i] for i in given))
+        smooth = (i for i, spec in enumerate(self.base.outputs) if spec.differentiable)
+        return self._of(self.base.jvp(given), axes, (self.onto[i] for i in smooth))
+
+    def vmap(self, axes: Axes, size: int) -> "Batched":
+        """The function mapped over `axes` of its arguments."""
+        return dataclasses.replace(
+            self, base=self, axes=axes, onto=(0,) * len(self.onto), size=size
+        )
+
+    def _of(self, base: Any, axes: Axes, onto: Iterable[int | None]) -> "Batched":
+        return dataclasses.replace(self, base=base, axes=axes, onto=tuple(onto))
+
+
+def grown(primals: Specs, axes: Axes, size: int) -> Specs:
+    """`primals` with an axis of this size where `axes` is no `None`."""
+    return tuple(_grown(spec, axis, size) for spec, axis in zip(primals, axes, strict=True))
+
+
+def _grown(spec: ArraySpec, axis: int | None, size: int) -> ArraySpec:
+    if axis is None:
+        return spec
+    shape = list(spec.shape)
+    shape.insert(axis if axis >= 0 else axis + len(shape) + 1, size)
+    return dataclasses.replace(spec, shape=tuple(shape))

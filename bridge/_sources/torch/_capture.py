@@ -1,0 +1,160 @@
+"""Functions of torch as graphs, made from tensors without values."""
+
+import contextlib
+import dataclasses
+import threading
+from collections.abc import Callable, Generator, Sequence
+from typing import Any
+
+import torch
+
+from bridge._arrays.torch import FACE as ARRAYS
+from bridge._errors import ArgumentError, NoValuesError
+from bridge._op import Positions, Specs
+from bridge._sources.torch._ambient import fresh
+from bridge._sources.torch._graph import apart, results, tidy
+from bridge._sources.torch._internals import Blocks, Watch, export, fake_tensors, needs_values
+from bridge._sources.torch._program import Program
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """How the Ops of one function are made, its derivatives included.
+
+    Attributes:
+        capture: `auto`, `require` or `never`, whether it becomes a graph.
+        dtype: What torch makes of a Python number in it.
+        seed: Position of the argument that random numbers follow from, if there is one.
+    """
+
+    capture: str
+    dtype: torch.dtype
+    seed: int | None = None
+
+
+Fun = Callable[..., Sequence[torch.Tensor]]
+
+# Capturing changes settings that all threads of a process share.
+_capturing = threading.RLock()
+
+
+def pure(fn: Callable[..., Any], name: str) -> Fun:
+    """`fn` on copies of its arguments, its results as tensors; by operators torch can transform."""
+
+    def fun(*xs: torch.Tensor) -> list[torch.Tensor]:
+        found = fn(*[x.clone() for x in xs])
+        row = [found] if isinstance(found, torch.Tensor) else list(found)
+        return [_tensor(y, f"result {i} of {name}") for i, y in enumerate(row)]
+
+    return fun
+
+
+def _tensor(y: Any, label: str) -> torch.Tensor:
+    if isinstance(y, (bool, int, float, complex)):
+        return torch.tensor(y)
+    if type(y).__module__ == "numpy" and hasattr(y, "dtype"):
+        return torch.tensor(y)
+    if not isinstance(y, torch.Tensor):
+        raise ArgumentError(f"{label} is a {type(y).__name__}, no tensor or number.")
+    try:
+        ARRAYS.spec(y)
+    except ArgumentError as error:
+        raise ArgumentError(f"{label} cannot cross: {error}") from None
+    return y
+
+
+def dense(y: torch.Tensor) -> torch.Tensor:
+    """`y` row by row in memory of its own, nothing about it put off."""
+    return y.resolve_conj().resolve_neg().clone(memory_format=torch.contiguous_format)
+
+
+def trace(fun: Fun, primals: Specs, *, name: str, settings: Settings) -> Program:
+    """`fun` for arguments of these specs; raises `NoValuesError` if it looks at values."""
+    blocks = Blocks()
+
+    def outputs(*xs: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        # As in training, lest the function does something else there.
+        with torch.enable_grad(), Watch(_refuse(name)), blocks:
+            free = [x.detach().requires_grad_(_smooth(x)) for x in xs]
+            return tuple(dense(y.detach()) for y in fun(*free))
+
+    with _capture(name, settings.dtype):
+        module = export(outputs, fake_tensors(primals), joint=False)
+        tidy(module)
+        apart(module.graph)
+    return program(module, blocks)
+
+
+def trace_joint(
+    fun: Fun,
+    primals: Specs,
+    wanted: Positions,
+    given: Positions,
+    *,
+    name: str,
+    settings: Settings,
+) -> tuple[torch.fx.GraphModule, Positions]:
+    """The graph of all outputs and of the gradients of all primals, `None` for those unwanted.
+
+    Its inputs are the primals and cotangents of those outputs at the positions that are returned
+    with it: the given ones that a wanted primal reaches.
+    """
+    flows: dict[int, None] = {}
+
+    def outputs(*xs: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        with torch.enable_grad(), Watch(_refuse(name)):
+            found = fun(*xs)
+            flows.update((i, None) for i in given if found[i].requires_grad)
+            return tuple(dense(y if i in flows else y.detach()) for i, y in enumerate(found))
+
+    with _capture(name, settings.dtype):
+        fakes = fake_tensors(primals)
+        for i in wanted:
+            fakes[i].requires_grad_()
+        module = export(outputs, fakes, joint=True)
+        tidy(module)
+    if not flows:
+        end = module.graph.output_node()
+        end.args = ((*results(module.graph), *[None] * len(primals)),)
+    return module, tuple(flows)
+
+
+def program(module: torch.fx.GraphModule, blocks: Blocks | None = None) -> Program:
+    """The function that the graph of `module` computes."""
+    values = [node.meta["val"] for node in results(module.graph)]
+    return Program(module, tuple(map(ARRAYS.spec, values)), blocks or Blocks())
+
+
+def _smooth(x: torch.Tensor) -> bool:
+    return x.is_floating_point() or x.is_complex()
+
+
+@contextlib.contextmanager
+def _capture(name: str, dtype: torch.dtype) -> Generator[None]:
+    try:
+        with _capturing, fresh(dtype):
+            yield
+    except RuntimeError as error:
+        if "mutating a non-functional tensor" in str(error):
+            raise _changes(name, "a tensor") from error
+        if not needs_values(error):
+            raise
+        raise NoValuesError(
+            f"{name} cannot be captured as a graph, since it looks at the values of tensors "
+            f"({error}): by `if`, `.item()`, NumPy, or a shape that depends on them."
+        ) from error
+
+
+def _refuse(name: str) -> Callable[[torch.Tensor], None]:
+    def refuse(x: torch.Tensor) -> None:
+        raise _changes(name, f"a tensor ({ARRAYS.spec(x)})")
+
+    return refuse
+
+
+def _changes(name: str, what: str) -> ArgumentError:
+    return ArgumentError(
+        f"{name} changes {what} in place that is none of its arguments, so each call, and each "
+        "derivative, would change it again. Pass it as an argument and return its new value, as "
+        "torch.func.functional_call does with the buffers of a module."
+    )

@@ -1,0 +1,64 @@
+"""Functions of torch that run anew on each call, since they look at values.
+
+NOTE [made-up values]
+What such a function returns is not known before it runs. So it is run once, on values that are
+made up: between 0 and 1 by a fixed generator, integers 0. Each call is then held to the shapes and
+dtypes that were found.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from bridge._arrays.torch import FACE as ARRAYS
+from bridge._errors import ArgumentError
+from bridge._op import Specs
+from bridge._sources.torch._ambient import fresh, seeded
+from bridge._sources.torch._capture import Fun, Settings, dense
+from bridge._sources.torch._internals import Blocks
+from bridge._spec import ArraySpec
+
+
+def outline(fun: Fun, primals: Specs, *, settings: Settings) -> tuple[Specs, bool, Blocks]:
+    """Specs of the outputs, whether random numbers were drawn, and what was done to gradients."""
+    xs = _made_up(primals)
+    before = torch.get_rng_state()
+    blocks = Blocks()
+    with fresh(settings.dtype), blocks:
+        outputs = [dense(y.detach()) for y in fun(*xs)]
+    drawn = not torch.equal(before, torch.get_rng_state())
+    torch.set_rng_state(before)
+    return tuple(map(ARRAYS.spec, outputs)), drawn, blocks
+
+
+def _made_up(primals: Specs) -> list[torch.Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    return [_like(spec, generator).to(spec.device) for spec in primals]
+
+
+def _like(spec: ArraySpec, generator: torch.Generator) -> torch.Tensor:
+    dtype = getattr(torch, spec.dtype)
+    if not spec.differentiable:
+        return torch.zeros(spec.shape, dtype=dtype)
+    wide = dtype if dtype.is_complex else torch.float32
+    return torch.rand(spec.shape, dtype=wide, generator=generator).to(dtype)
+
+
+def anew(fun: Fun, outputs: Specs, *, name: str, settings: Settings) -> Callable[..., Any]:
+    """`fun` on copies of its arguments, with copies of its results, held to `outputs`."""
+
+    def call(*xs: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        with fresh(settings.dtype):
+            found = [dense(y.detach()) for y in fun(*[x.detach().clone() for x in xs])]
+        specs = [ARRAYS.spec(y) for y in found]
+        if tuple(specs) != outputs:
+            raise ArgumentError(
+                f"{name} returned ({', '.join(map(str, specs))}) for these values, but "
+                f"({', '.join(map(str, outputs))}) for others of the same shapes. What is called "
+                "from another framework needs results whose shapes follow from those of its "
+                "arguments: pad them, or return a mask."
+            )
+        return tuple(found)
+
+    return call if settings.seed is None else seeded(call, settings.seed)

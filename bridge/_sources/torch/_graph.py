@@ -1,0 +1,117 @@
+"""Captured graphs: what is taken out of them, and where a value in them lies.
+
+NOTE [functional graphs]
+Nothing in a captured graph is changed in place. A clone is therefore its argument and a detached
+value its original, and both are taken out, but for a clone that makes a result dense, or gives it
+memory of its own.
+"""
+
+import operator
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+import torch.utils._pytree as pytree
+from torch.fx import Graph, GraphModule, Node
+from torch.fx.graph import CodeGen
+
+from bridge._sources.torch._internals import returns_view, same_storage, with_effects
+
+_aten: Any = torch.ops.aten
+_DENSE: dict[str, Any] = {"memory_format": torch.contiguous_format}
+_SAME = {_aten.detach.default, _aten.alias.default, _aten.lift_fresh_copy.default}
+
+
+def tidy(module: GraphModule) -> None:
+    """Take out of the graph of `module` what computes nothing in it."""
+    graph = module.graph
+    graph.set_codegen(CodeGen())  # the calling convention of pytrees, gone
+    end = graph.output_node()
+    end.args = (tuple(pytree.tree_flatten(end.args[0])[0]),)
+    _forget_order(graph)
+    for node in list(graph.nodes):
+        if node.target is _aten._neg_view.default:  # which torch cannot batch
+            node.target = _aten.neg.default
+            node.meta["val"] = node.meta["val"].resolve_neg()
+        if node.target in _SAME or (node.target is _aten.clone.default and _needless(node)):
+            node.replace_all_uses_with(node.args[0])
+            graph.erase_node(node)
+    graph.eliminate_dead_code(is_kept)
+
+
+def is_kept(node: Node) -> bool:
+    """Whether a node does something besides its result: checks, or draws random numbers."""
+    return node.is_impure() or bool(node.meta.get("effect"))
+
+
+def _needless(clone: Node) -> bool:
+    """Whether a clone is like its argument to whoever reads it."""
+    value = clone.args[0].meta.get("val")  # pyright: ignore[reportOptionalMemberAccess, reportAttributeAccessIssue]
+    if value is None or value.is_conj() or value.is_neg():
+        return False
+    dense = clone.kwargs.get("memory_format") is torch.contiguous_format
+    return value.is_contiguous() or not dense
+
+
+def _forget_order(graph: Graph) -> None:
+    """Call plainly what torch orders by tokens, and leave out the tokens."""
+    tokens: set[Any] = set()
+    for node in list(graph.nodes):
+        if node.op != "call_function" or node.target is not with_effects:
+            continue
+        token, target, *args = node.args
+        with graph.inserting_before(node):
+            call = graph.call_function(target, tuple(args), dict(node.kwargs))
+        call.meta["effect"] = True
+        for user in list(node.users):
+            user.replace_all_uses_with(token if user.args[1] == 0 else call)
+            graph.erase_node(user)
+        graph.erase_node(node)
+        tokens.add(token)
+    end = graph.output_node()
+    end.args = (tuple(x for x in results(graph) if x not in tokens),)
+    for token in tokens:
+        graph.erase_node(token)
+
+
+def results(graph: Graph) -> list[Any]:
+    """The nodes that a graph returns, `None` for what is nothing."""
+    return list(graph.output_node().args[0])  # pyright: ignore[reportArgumentType, reportReturnType]
+
+
+def draws(node: Node) -> bool:
+    """Whether an operator draws random numbers."""
+    return torch.Tag.nondeterministic_seeded in getattr(node.target, "tags", ())
+
+
+def roots(nodes: Iterable[Node]) -> dict[Node, frozenset[Node]]:
+    """For each node the nodes in whose memory its value lies: itself, unless it is a view."""
+    found: dict[Node, frozenset[Node]] = {}
+    for node in nodes:
+        inputs = [x for x in node.all_input_nodes if x in found]
+        value = node.meta.get("val")
+        if node.target is operator.getitem:
+            viewed = [x for x in inputs if found[x] != frozenset([x])]
+        elif returns_view(node.target):
+            viewed = inputs
+        else:
+            viewed = [x for x in inputs if same_storage(x.meta.get("val"), value)]
+        found[node] = frozenset[Node]().union(*(found[x] for x in viewed)) or frozenset([node])
+    return found
+
+
+def apart(graph: Graph) -> None:
+    """Copy the results that lie in the memory of an input, a constant or another result."""
+    lies = roots(graph.nodes)
+    taken = {node for node in graph.nodes if node.op in ("placeholder", "get_attr")}
+    found: list[Any] = []
+    for result in results(graph):
+        kept = result
+        if result is not None and lies[result] & taken:
+            with graph.inserting_before(graph.output_node()):
+                kept = graph.call_function(_aten.clone.default, (result,), _DENSE)
+            kept.meta["val"] = result.meta.get("val")
+        elif result is not None:
+            taken |= lies[result]
+        found.append(kept)
+    graph.output_node().args = (tuple(found),)

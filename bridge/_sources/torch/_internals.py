@@ -1,0 +1,151 @@
+"""Private names of torch, each with what happens without it; nothing else here uses any."""
+# pyright: reportPrivateUsage=false, reportPrivateImportUsage=false
+
+import contextlib
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+
+# Graphs of forward and backward at once, and tensors without values to make them from: without
+# these names nothing can be captured, and importing a function of torch fails here.
+from torch._functorch.aot_autograd import aot_export_joint_simple
+from torch._subclasses.fake_tensor import (
+    DataDependentOutputException,
+    DynamicOutputShapeException,
+    FakeTensor,
+    FakeTensorMode,
+    UnsupportedFakeTensorException,
+)
+from torch._subclasses.functional_tensor import FunctionalTensor
+from torch.multiprocessing.reductions import StorageWeakRef
+from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from bridge._spec import ArraySpec
+
+# What a function raises that needs values where there are none.
+VALUELESS = (
+    DataDependentOutputException,
+    DynamicOutputShapeException,
+    UnsupportedFakeTensorException,
+)
+# The same, where torch raises a plain RuntimeError.
+_VALUELESS_TEXTS = (
+    ".numpy() is not supported for tensor subclasses",
+    "Cannot access data pointer",
+    "Can't call numpy() on Tensor that requires grad",
+    "It appears that you're trying to get value out of a tracing tensor",
+    "Cannot call numel() on tensor with symbolic sizes/strides",
+)
+
+
+def needs_values(error: BaseException) -> bool:
+    """Whether `error` says that a function looked for values while it was captured."""
+    return isinstance(error, VALUELESS) or any(text in str(error) for text in _VALUELESS_TEXTS)
+
+
+def fake_tensors(specs: Sequence[ArraySpec]) -> list[torch.Tensor]:
+    """Tensors of these specs without values; operations on them compute shapes and dtypes."""
+    # Tensors that a function closes over have values, and become constants of its graph.
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        return [
+            torch.empty(spec.shape, dtype=getattr(torch, spec.dtype), device=spec.device)
+            for spec in specs
+        ]
+
+
+def export(
+    fun: Callable[..., tuple[torch.Tensor, ...]], fakes: Sequence[torch.Tensor], *, joint: bool
+) -> torch.fx.GraphModule:
+    """The functional graph of `fun`; if `joint`, from cotangents to gradients of `fakes`, too."""
+    found: Any = aot_export_joint_simple(fun, tuple(fakes), trace_joint=joint)
+    return found
+
+
+def is_real(x: Any) -> bool:
+    """Whether `x` is a tensor with values, that a function closes over."""
+    if not isinstance(x, torch.Tensor) or isinstance(x, (FakeTensor, FunctionalTensor)):
+        return False
+    return not _is_wrapped(x)
+
+
+_functorch: Any = getattr(torch._C, "_functorch", None)
+_is_wrapped: Callable[[Any], bool] = getattr(
+    _functorch, "is_functorch_wrapped_tensor", lambda _: False
+)
+
+
+class Watch(TorchDispatchMode):
+    """Calls `refuse` with a tensor that is about to be changed without being an argument."""
+
+    def __init__(self, refuse: Callable[[torch.Tensor], None]) -> None:
+        super().__init__()
+        self._refuse = refuse
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Any = None
+    ) -> Any:
+        """`func`, unless it changes what is not its own."""
+        kwargs = kwargs or {}
+        if func._schema.is_mutable:
+            for argument, x in zip(func._schema.arguments, args, strict=False):
+                if argument.alias_info and argument.alias_info.is_write and is_real(x):
+                    self._refuse(x)
+        return func(*args, **kwargs)
+
+
+class Blocks(TorchFunctionMode):
+    """Notes what a function does to gradients that not every transform knows of.
+
+    Attributes:
+        unrecorded: Whether a part of it has none, by `torch.no_grad`, which tangents ignore.
+        hooked: Whether they are changed on the way, by hooks, which `torch.func.vmap` ignores.
+    """
+
+    unrecorded = False
+    hooked = False
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Any = None
+    ) -> Any:
+        """`func`, looked at."""
+        if func is torch._C._set_grad_enabled and not args[0]:
+            self.unrecorded = True
+        if func is torch.Tensor.register_hook:
+            self.hooked = True
+        return func(*args, **(kwargs or {}))
+
+
+def same_storage(x: Any, y: Any) -> bool:
+    """Whether two tensors lie in the same memory, values or not."""
+    if not isinstance(x, torch.Tensor) or not isinstance(y, torch.Tensor):
+        return False
+    try:
+        first, second = StorageWeakRef(x.untyped_storage()), StorageWeakRef(y.untyped_storage())
+    except NotImplementedError:  # sparse
+        return False
+    return first.cdata == second.cdata
+
+
+def returns_view(target: Any) -> bool:
+    """Whether the results of an operator may lie in the memory of its arguments."""
+    schema = getattr(target, "_schema", None)
+    return schema is not None and any(result.alias_info for result in schema.returns)
+
+
+# A check that raises, as of a singular matrix, has no result: torch orders it by a token.
+with_effects: Any = getattr(torch.ops.higher_order, "with_effects", None)
+
+# Operators then skip what records for autograd; without the name it is only switched off.
+below_autograd: Callable[[], Any] = getattr(torch._C, "_AutoDispatchBelowAutograd", torch.no_grad)
+any_autocast: Callable[[], bool] = getattr(torch._C, "_is_any_autocast_enabled", lambda: True)
+
+
+def without_autocast() -> contextlib.AbstractContextManager[Any]:
+    """Operators compute in the dtypes they are given."""
+    stack = contextlib.ExitStack()
+    for device in ("cpu", "cuda"):
+        if torch.is_autocast_enabled(device):
+            stack.enter_context(torch.autocast(device, enabled=False))
+    return stack

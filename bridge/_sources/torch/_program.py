@@ -1,0 +1,70 @@
+"""Captured graphs as functions."""
+
+import dataclasses
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch.fx import GraphModule, Node
+
+from bridge._op import Specs
+from bridge._sources.torch._ambient import seeded, settled
+from bridge._sources.torch._code import compiled
+from bridge._sources.torch._graph import draws, results
+from bridge._sources.torch._internals import Blocks
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Program:
+    """A captured function.
+
+    Attributes:
+        module: Its graph of ATen operators and the constants in it; static and functional.
+        outputs: Of its results.
+        blocks: What was noted of the function when it was captured.
+    """
+
+    module: GraphModule
+    outputs: Specs
+    blocks: Blocks
+
+    @functools.cached_property
+    def run(self) -> Callable[..., tuple[torch.Tensor, ...]]:
+        """The results, by operators that torch can transform."""
+        return compiled(self.module)
+
+    @functools.cached_property
+    def draws(self) -> bool:
+        """Whether random numbers are drawn."""
+        return any(map(draws, self.module.graph.nodes))
+
+    def reach(self) -> Sequence[frozenset[int]]:
+        """For each result the positions of the arguments it depends on."""
+        return self._reach
+
+    @functools.cached_property
+    def _reach(self) -> list[frozenset[int]]:
+        graph = self.module.graph
+        known: dict[Node, frozenset[int]] = {
+            node: frozenset([i]) for i, node in enumerate(graph.find_nodes(op="placeholder"))
+        }
+        for node in graph.nodes:
+            inputs = [] if node.target in _BY_SHAPE else [known[x] for x in node.all_input_nodes]
+            known.setdefault(node, frozenset[int]().union(*inputs))
+        return [known[node] for node in results(graph)]
+
+
+_aten: Any = torch.ops.aten
+# Operators that take a tensor for its shape and dtype only.
+_BY_SHAPE = {
+    *(_aten.zeros_like.default, _aten.ones_like.default, _aten.full_like.default),
+    *(_aten.empty_like.default, _aten.new_zeros.default, _aten.new_ones.default),
+    *(_aten.new_full.default, _aten.new_empty.default, _aten.new_empty_strided.default),
+}
+
+
+def executed(program: Program, seed: int | None) -> Callable[..., Any]:
+    """The call of an Op: `program` on tensors, random numbers following from the one at `seed`."""
+    run = settled(program.run)
+    return run if seed is None or not program.draws else seeded(run, seed)

@@ -1,0 +1,215 @@
+"""The vjp, jvp and batched form of a function of torch, each again such a function."""
+
+import dataclasses
+import warnings
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from bridge._errors import NoRuleError, NoValuesError
+from bridge._op import Op, Positions, Specs, Split
+from bridge._sources.torch._batched import Axes, Batched, grown
+from bridge._sources.torch._capture import Fun, Settings, trace
+from bridge._sources.torch._eager import anew, outline
+from bridge._sources.torch._internals import Blocks
+from bridge._sources.torch._program import Program, executed
+from bridge._sources.torch._split import split
+from bridge._sources.torch._styles import (
+    mapped,
+    recorded_jvp,
+    recorded_vjp,
+    transformed_jvp,
+    transformed_vjp,
+    transposed_jvp,
+)
+
+
+@dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
+class Function:
+    """A pure function of flat tensors of these `primals`, and its rules.
+
+    Attributes:
+        name: Of the user's function and the rules applied to it.
+        primals: Its arguments.
+        outputs: Its results.
+        settings: Those of the user's function.
+        fun: What torch transforms.
+        program: The same as a graph, if it was captured.
+        blocks: What it does to gradients that not every transform knows of.
+        draws: Whether it draws random numbers.
+        recorded: Whether torch.func refuses it: NOTE [two ways].
+        batched: The same batched example by example, if it is a batched form.
+    """
+
+    name: str
+    primals: Specs
+    outputs: Specs
+    settings: Settings
+    fun: Fun
+    program: Program | None
+    blocks: Blocks
+    draws: bool
+    recorded: bool = False
+    batched: Batched | None = None
+
+    def op(self) -> Op:
+        """The function as an Op."""
+        if self.program:
+            call = executed(self.program, self.settings.seed)
+        else:
+            call = anew(self.fun, self.outputs, name=self.name, settings=self.settings)
+        return Op(
+            name=self.name,
+            home="torch",
+            call=call,
+            specs=lambda *_: self.outputs,
+            vjp=lambda wanted, given: self.vjp(wanted, given).op(),
+            jvp=lambda given: self.jvp(given).op(),
+            vmap=lambda axes, size: self.vmap(axes, size).op(),
+            split=self.split if self.program else None,
+            reach=self.program.reach if self.program else None,
+        )
+
+    def vjp(self, wanted: Positions, given: Positions) -> "Function | Batched":
+        """The gradients of the primals at `wanted`; only the outputs at `given` take part."""
+        if self.program is None and self.draws and self.settings.seed is None:
+            raise NoRuleError(
+                f"{self.name} draws random numbers, runs anew for its derivative, and would draw "
+                "others. Let the function take a seed."
+            )
+        ways = [recorded_vjp] if self._plain else [transformed_vjp, recorded_vjp]
+        primals = (*self.primals, *(self.outputs[i] for i in given))
+        made = [(way(self.fun, len(self.primals), wanted, given), way) for way in ways]
+        return self._derived("vjp", made, primals, lambda whole: whole.vjp(wanted, given))
+
+    def jvp(self, given: Positions) -> "Function | Batched":
+        """The tangents of the differentiable outputs; only the primals at `given` move."""
+        ways = [transformed_jvp, transposed_jvp, recorded_jvp]
+        if self.recorded:
+            ways = [recorded_jvp]
+        elif self.blocks.unrecorded:
+            ways = [transposed_jvp, recorded_jvp]
+        if not self.program:  # nothing would tell whether a gradient is linear
+            ways = [way for way in ways if way is transformed_jvp]
+        smooth = tuple(i for i, spec in enumerate(self.outputs) if spec.differentiable)
+        primals = (*self.primals, *(self.primals[i] for i in given))
+        made = [(way(self.fun, len(self.primals), given, smooth), way) for way in ways]
+        return self._derived("jvp", made, primals, lambda whole: whole.jvp(given))
+
+    def vmap(self, axes: Axes, size: int) -> "Function | Batched":
+        """The function mapped over `axes` of its arguments."""
+        seed = self.settings.seed
+        if self.draws and seed is not None and axes[seed] is not None:
+            raise NoRuleError(
+                f"{self.name} draws random numbers from one seed, and was batched over several. "
+                "Share one seed among the examples."
+            )
+        whole = Batched(
+            # Torch batches the views in such a derivative, not those in one of torch.func.
+            base=dataclasses.replace(self, recorded=True),
+            axes=axes,
+            onto=(0,) * len(self.outputs),
+            size=size,
+            settings=self.settings,
+        )
+        if self.recorded and self.program:
+            return whole
+        fun = mapped(self.fun, axes, size, whole.randomness)
+        primals = grown(self.primals, axes, size)
+        try:
+            found = function(fun, f"{self.name}.vmap", primals, self.settings)
+        except (RuntimeError, NotImplementedError) as error:
+            if self.program:
+                return whole
+            raise NoRuleError(f"torch cannot batch {self.name}: {error}") from error
+        return dataclasses.replace(found, batched=whole if self.program else None)
+
+    def split(self, wanted: Positions, given: Positions) -> Split | None:
+        """The first derivative in two halves; `None` if it looks at values."""
+        try:
+            return split(self.fun, self.name, self.primals, wanted, given, settings=self.settings)
+        except NoValuesError:
+            return None
+        except RuntimeError as error:
+            raise _no_rule("derivative", self.name, error) from error
+
+    @property
+    def _plain(self) -> bool:
+        return self.recorded or self.program is None
+
+    def _derived(
+        self,
+        rule: str,
+        made: Sequence[tuple[Fun, Callable[..., Any]]],
+        primals: Specs,
+        of_batch: Callable[[Batched], Batched],
+    ) -> "Function | Batched":
+        """The first of the derivatives `made` that torch takes: NOTE [two ways]."""
+        refused: RuntimeError | None = None
+        for fun, way in made:
+            try:
+                if way in (transposed_jvp, recorded_jvp):
+                    self._check_linear(fun, primals)
+                found = function(fun, f"{self.name}.{rule}", primals, self.settings)
+            except RuntimeError as error:
+                refused = refused or error
+            else:
+                recorded = way in (recorded_vjp, recorded_jvp)
+                return dataclasses.replace(found, recorded=recorded or found.recorded)
+        if self.batched:
+            return of_batch(self.batched)
+        raise _no_rule(rule, self.name, refused) from refused
+
+    def _check_linear(self, tangents: Fun, primals: Specs) -> None:
+        """Raise unless `tangents` do not depend on cotangents: NOTE [tangents from gradients]."""
+        cotangents = [spec for spec in self.outputs if spec.differentiable]
+        name, count = f"{self.name}.jvp", len(primals)
+        program = trace(tangents, (*primals, *cotangents), name=name, settings=self.settings)
+        if any(max(positions, default=0) >= count for positions in program.reach()):
+            raise NoRuleError(
+                f"{self.name} has no tangents: torch has no forward formula for it, and an "
+                "autograd.Function in it has a gradient that is not linear in the cotangent, as "
+                "where gradients are clipped. Give that a jvp, or use reverse mode."
+            )
+
+
+def _no_rule(rule: str, name: str, error: Exception | None) -> NoRuleError:
+    return NoRuleError(f"torch has no {rule} of {name}: {error}")
+
+
+def function(fun: Fun, name: str, primals: Specs, settings: Settings) -> Function:
+    """`fun` with its rules, captured unless that is impossible or not wanted."""
+    if settings.capture != "never":
+        try:
+            program = trace(fun, primals, name=name, settings=settings)
+        except NoValuesError as error:
+            if settings.capture == "require":
+                raise
+            warnings.warn(
+                f"{error} It runs anew on each call and for each derivative, on copies of its "
+                'arguments; capture="never" asks for that, capture="require" refuses it.',
+                stacklevel=2,
+            )
+            settings = dataclasses.replace(settings, capture="never")
+        else:
+            return Function(
+                name=name,
+                primals=primals,
+                outputs=program.outputs,
+                settings=settings,
+                fun=fun,
+                program=program,
+                blocks=program.blocks,
+                draws=program.draws,
+                recorded=program.blocks.hooked,
+            )
+    outputs, draws, blocks = outline(fun, primals, settings=settings)
+    return Function(
+        name=name,
+        primals=primals,
+        outputs=outputs,
+        settings=settings,
+        fun=fun,
+        program=None,
+        blocks=blocks,
+        draws=draws,
+    )

@@ -1,0 +1,70 @@
+"""What PyTorch shows to bridge as a source of functions."""
+
+from collections.abc import Callable, Hashable, Sequence
+from typing import Any
+
+import torch
+
+from bridge._errors import ArgumentError, DeviceError, OptionError
+from bridge._op import Op, Specs
+from bridge._sources.torch._capture import Settings, pure
+from bridge._sources.torch._rules import function
+
+
+class TorchSource:
+    """PyTorch's functions."""
+
+    def check(self, *, capture: str, **_: Any) -> None:
+        """Raise unless `capture` is one of the three ways."""
+        if capture not in ("auto", "require", "never"):
+            raise OptionError(f'capture={capture!r} is neither "auto", "require" nor "never".')
+
+    def ambient(self) -> Hashable:
+        """What torch makes of a Python number."""
+        return torch.get_default_dtype()
+
+    def device(self, device: str, asked: str | None) -> str:
+        """`asked`, or the device of the arguments."""
+        wanted = asked or device
+        if wanted.startswith("cuda") and not torch.cuda.is_available():
+            raise DeviceError(
+                f"torch cannot compute on {wanted}: this is torch {torch.__version__} without a "
+                'CUDA device. Let it compute on the host with device="cpu", which copies.'
+            )
+        return wanted
+
+    def op(
+        self,
+        fn: Callable[..., Any],
+        *,
+        name: str,
+        primals: Specs,
+        labels: Sequence[str],
+        capture: str,
+        seed: int | None = None,
+    ) -> Op:
+        """`fn` as an Op for arguments of these specs, captured now unless `capture` forbids it.
+
+        Random numbers follow from the argument at the position `seed`, an integer or several.
+        """
+        for spec, label in zip(primals, labels, strict=True):
+            if spec.weak:
+                raise ArgumentError(
+                    f"{label} is a Python number, which torch reads while a function runs. Name "
+                    "it static, or pass an array."
+                )
+        settings = Settings(capture, torch.get_default_dtype(), seed)
+        return function(pure(fn, name), name, primals, settings).op()
+
+    def shapes(
+        self,
+        fn: Callable[..., Any],
+        primals: Specs,
+        names: Sequence[Sequence[int | str]],
+        **_: Any,
+    ) -> list[tuple[int | str, ...]] | None:
+        """`None`: graphs are for shapes that are known."""
+        del fn, primals, names
+
+
+FACE = TorchSource()

@@ -1,0 +1,65 @@
+"""The first derivative of a function in two halves, with what the first keeps for the second."""
+
+import functools
+
+from bridge._errors import NoRuleError
+from bridge._op import Op, Positions, Specs, Split
+from bridge._sources.torch._batched import Axes, grown
+from bridge._sources.torch._capture import Fun, Settings, program, trace, trace_joint
+from bridge._sources.torch._partition import partition, selected
+from bridge._sources.torch._program import Program, executed
+from bridge._sources.torch._styles import mapped
+
+
+def split(
+    fun: Fun, name: str, primals: Specs, wanted: Positions, given: Positions, *, settings: Settings
+) -> Split:
+    """The outputs of `fun` at `given`, differentiated by its arguments at `wanted`."""
+    joint, flows = trace_joint(fun, primals, wanted, given, name=name, settings=settings)
+    halves = partition(joint, len(primals), [i in flows for i in given])
+    first = program(halves.forward)
+    count = len(first.outputs) - halves.residuals
+    kept = (
+        *(primals[i] for i in halves.kept_primals),
+        *(first.outputs[i] for i in halves.kept_outputs),
+        *first.outputs[count:],
+        *(first.outputs[i] for i in given),
+    )
+
+    @functools.cache
+    def backward(needed: Positions) -> Op:
+        specs = [primals[i] for i in needed]
+        chosen = program(selected(halves.backward, needed, specs))
+        return half(chosen, f"{name}.backward", kept, settings, seed=None)
+
+    return Split(
+        forward=half(first, f"{name}.forward", primals, settings, seed=settings.seed),
+        backward=backward,
+        outputs=count,
+        kept_primals=halves.kept_primals,
+        kept_outputs=halves.kept_outputs,
+    )
+
+
+def half(found: Program, name: str, primals: Specs, settings: Settings, seed: int | None) -> Op:
+    """A graph as an Op that can be batched; what is differentiated again is the whole."""
+
+    def vmap(axes: Axes, size: int) -> Op:
+        if found.draws and seed is not None and axes[seed] is not None:
+            raise NoRuleError(f"{name} draws random numbers from one seed.")
+        fun = mapped(found.run, axes, size, "different" if seed is None else "same")
+        larger = grown(primals, axes, size)
+        try:
+            batched = trace(fun, larger, name=f"{name}.vmap", settings=settings)
+        except RuntimeError as error:
+            raise NoRuleError(f"torch cannot batch {name}: {error}") from error
+        return half(batched, f"{name}.vmap", larger, settings, seed)
+
+    return Op(
+        name=name,
+        home="torch",
+        call=executed(found, seed),
+        specs=lambda *_: found.outputs,
+        vmap=vmap,
+        reach=found.reach,
+    )

@@ -1,0 +1,145 @@
+"""Derivatives of functions of torch as functions of torch, each in two ways.
+
+NOTE [two ways]
+The transforms of torch.func can be nested and batched, but refuse what older code does: an
+`autograd.Function` whose `forward` takes a context, saved-tensor hooks, NumPy. Recording what the
+function does and walking back, as `torch.autograd.grad` does, takes all of that, but cannot be
+batched. Both give the same derivatives; the second stands in where the first is refused.
+
+NOTE [tangents from gradients]
+Where torch has no forward formula, a tangent is the gradient of a gradient by its cotangent. That
+is right as long as the gradient is linear in the cotangent. It is not, if an `autograd.Function`
+clips what comes in: then it matters at which cotangent the derivative is taken, there is no
+tangent, and the function is refused. So the cotangents are arguments of these tangents, on which
+they must not depend.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+
+from bridge._op import Positions
+from bridge._tree import spread
+
+Fun = Callable[..., Sequence[torch.Tensor]]
+
+
+def restricted(
+    fun: Fun, xs: Sequence[torch.Tensor], free: Positions, outputs: Sequence[int]
+) -> Callable[..., tuple[torch.Tensor, ...]]:
+    """`fun` of its arguments at `free` alone, the others being `xs`, and these of its outputs."""
+
+    def of_free(*values: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        found = fun(*spread(values, free, xs))
+        return tuple(found[i] for i in outputs)
+
+    return of_free
+
+
+def transformed_vjp(fun: Fun, count: int, wanted: Positions, given: Positions) -> Fun:
+    """Gradients by `torch.func.vjp`."""
+
+    def gradients(*args: torch.Tensor) -> Any:
+        xs, cotangents = args[:count], args[count:]
+        of_wanted = restricted(fun, xs, wanted, given)
+        pull: Any = torch.func.vjp(of_wanted, *(xs[i] for i in wanted))[1]
+        return pull(cotangents)
+
+    return gradients
+
+
+def recorded_vjp(fun: Fun, count: int, wanted: Positions, given: Positions) -> Fun:
+    """Gradients by `torch.autograd.grad`."""
+
+    def gradients(*args: torch.Tensor) -> list[torch.Tensor]:
+        xs, cotangents = args[:count], args[count:]
+        again = any(x.requires_grad for x in args)
+        with torch.enable_grad():
+            free = [_leaf(xs[i]) for i in wanted]
+            outputs = restricted(fun, xs, wanted, given)(*free)
+            return _pulled(outputs, free, cotangents, again=again)
+
+    return gradients
+
+
+def transformed_jvp(fun: Fun, count: int, given: Positions, outputs: Positions) -> Fun:
+    """Tangents by `torch.func.jvp`."""
+
+    def tangents(*args: torch.Tensor) -> Any:
+        xs, directions = args[:count], args[count:]
+        of_given = restricted(fun, xs, given, outputs)
+        return torch.func.jvp(of_given, tuple(xs[i] for i in given), directions)[1]
+
+    return tangents
+
+
+def transposed_jvp(fun: Fun, count: int, given: Positions, outputs: Positions) -> Fun:
+    """Tangents by `torch.func.vjp` of a pullback: NOTE [tangents from gradients]."""
+
+    def tangents(*args: torch.Tensor) -> Any:
+        xs, directions = args[:count], args[count : count + len(given)]
+        of_given = restricted(fun, xs, given, outputs)
+        found, pull, *_ = torch.func.vjp(of_given, *(xs[i] for i in given))
+        cotangents = args[count + len(given) :] or [torch.zeros_like(y) for y in found]
+        return torch.func.vjp(lambda *c: pull(c), *cotangents)[1](directions)
+
+    return tangents
+
+
+def recorded_jvp(fun: Fun, count: int, given: Positions, outputs: Positions) -> Fun:
+    """Tangents by `torch.autograd.grad` of a gradient: NOTE [tangents from gradients]."""
+
+    def tangents(*args: torch.Tensor) -> list[torch.Tensor]:
+        xs, directions = args[:count], args[count : count + len(given)]
+        again = any(x.requires_grad for x in args)
+        with torch.enable_grad():
+            free = [_leaf(xs[i]) for i in given]
+            found = restricted(fun, xs, given, outputs)(*free)
+            at = args[count + len(given) :] or [torch.zeros_like(y) for y in found]
+            cotangents = [_leaf(c) for c in at]
+            gradients = _pulled(found, free, cotangents, again=True)
+            return _pulled(gradients, cotangents, directions, again=again)
+
+    return tangents
+
+
+def _leaf(x: torch.Tensor) -> torch.Tensor:
+    """`x` where gradients are to be taken by it; one that is recorded already stays connected."""
+    return x.view_as(x) if x.requires_grad else x.detach().requires_grad_()
+
+
+def _pulled(
+    outputs: Sequence[torch.Tensor],
+    inputs: Sequence[torch.Tensor],
+    cotangents: Sequence[torch.Tensor],
+    *,
+    again: bool,
+) -> list[torch.Tensor]:
+    """The gradients of `inputs`, zeros for those that no output depends on."""
+    flowing = [(y, c) for y, c in zip(outputs, cotangents, strict=True) if y.requires_grad]
+    if not flowing:
+        return [torch.zeros_like(x) for x in inputs]
+    ys, cs = zip(*flowing, strict=True)
+    found: Any = torch.autograd.grad(ys, inputs, cs, create_graph=again, allow_unused=True)
+    return [torch.zeros_like(x) if g is None else g for x, g in zip(inputs, found, strict=True)]
+
+
+def mapped(fun: Fun, axes: Sequence[int | None], size: int, randomness: str) -> Fun:
+    """`fun` over an axis of its arguments, by `torch.func.vmap`; axis 0 of each result."""
+
+    def each(*xs: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        return tuple(fun(*xs))
+
+    def results(*xs: torch.Tensor) -> Any:
+        if all(axis is None for axis in axes):
+            return [y.expand(size, *y.shape) for y in fun(*xs)]
+        # Examples lie in memory as single arguments do, for functions that go by strides.
+        rows = [
+            x if axis is None else x.movedim(axis, 0).contiguous()
+            for x, axis in zip(xs, axes, strict=True)
+        ]
+        onto = tuple(None if axis is None else 0 for axis in axes)
+        return torch.func.vmap(each, onto, randomness=randomness)(*rows)
+
+    return results
