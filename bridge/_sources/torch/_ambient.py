@@ -11,12 +11,14 @@ from bridge._sources.torch._internals import any_autocast, below_autograd, witho
 Flat = Callable[..., Sequence[torch.Tensor]]
 
 
-def settled(run: Flat) -> Flat:
+def settled(run: Flat, dtype: torch.dtype) -> Flat:
     """`run`, a graph, on tensors that carry no derivatives; what it records would be wasted."""
+    disturbed, default = torch.is_inference_mode_enabled, torch.get_default_dtype
 
     def call(*xs: torch.Tensor) -> Sequence[torch.Tensor]:
-        if any_autocast() or torch.is_inference_mode_enabled():
-            with torch.inference_mode(mode=False), without_autocast(), below_autograd():
+        # Even a graph goes by the default dtype, where integers are divided.
+        if any_autocast() or disturbed() or default() != dtype:
+            with fresh(dtype), below_autograd():
                 return run(*xs)
         with below_autograd():
             return run(*xs)
@@ -29,15 +31,19 @@ def fresh(dtype: torch.dtype) -> Generator[None]:
     """The state of a torch just started, but for the default dtype."""
     before = torch.get_default_dtype()
     with contextlib.ExitStack() as stack:
+        stack.callback(_set_default_dtype, before)
         stack.enter_context(torch.inference_mode(mode=False))
         stack.enter_context(torch.enable_grad())
         stack.enter_context(without_autocast())
         if torch.get_default_device() != torch.device("cpu"):
             stack.enter_context(torch.device("cpu"))
-        if before != dtype:  # it is global, so left alone where it can be
-            stack.callback(torch.set_default_dtype, before)
-            torch.set_default_dtype(dtype)
+        _set_default_dtype(dtype)
         yield
+
+
+def _set_default_dtype(dtype: torch.dtype) -> None:
+    if torch.get_default_dtype() != dtype:  # all threads share it, so it is left alone if possible
+        torch.set_default_dtype(dtype)
 
 
 # The generator belongs to the process: two threads must not draw from it in turns.

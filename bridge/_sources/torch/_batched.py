@@ -16,8 +16,8 @@ import torch
 
 from bridge._errors import NoRuleError
 from bridge._op import Op, Positions, Specs
-from bridge._sources.torch._capture import Settings, trace
-from bridge._sources.torch._program import Program, executed
+from bridge._sources.torch._capture import trace
+from bridge._sources.torch._program import Program, Settings, executed
 from bridge._sources.torch._styles import mapped
 from bridge._spec import ArraySpec
 
@@ -89,7 +89,7 @@ class Batched:
         return Op(
             name=self.name,
             home="torch",
-            call=executed(self.program, self.settings.seed),
+            call=executed(self.program, self.settings),
             specs=lambda *_: self.outputs,
             vjp=lambda wanted, given: self.vjp(wanted, given).op(),
             jvp=lambda given: self.jvp(given).op(),

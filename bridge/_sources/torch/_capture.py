@@ -1,7 +1,7 @@
 """Functions of torch as graphs, made from tensors without values."""
 
 import contextlib
-import dataclasses
+import functools
 import threading
 from collections.abc import Callable, Generator, Sequence
 from typing import Any
@@ -13,24 +13,15 @@ from bridge._errors import ArgumentError, NoValuesError
 from bridge._op import Positions, Specs
 from bridge._sources.torch._ambient import fresh
 from bridge._sources.torch._graph import apart, results, tidy
-from bridge._sources.torch._internals import Blocks, Watch, export, fake_tensors, needs_values
-from bridge._sources.torch._program import Program
-
-
-@dataclasses.dataclass(frozen=True)
-class Settings:
-    """How the Ops of one function are made, its derivatives included.
-
-    Attributes:
-        capture: `auto`, `require` or `never`, whether it becomes a graph.
-        dtype: What torch makes of a Python number in it.
-        seed: Position of the argument that random numbers follow from, if there is one.
-    """
-
-    capture: str
-    dtype: torch.dtype
-    seed: int | None = None
-
+from bridge._sources.torch._internals import (
+    VALUELESS,
+    Blocks,
+    Watch,
+    export,
+    fake_tensors,
+    needs_values,
+)
+from bridge._sources.torch._program import Program, Settings
 
 Fun = Callable[..., Sequence[torch.Tensor]]
 
@@ -72,14 +63,19 @@ def trace(fun: Fun, primals: Specs, *, name: str, settings: Settings) -> Program
     """`fun` for arguments of these specs; raises `NoValuesError` if it looks at values."""
     blocks = Blocks()
 
-    def outputs(*xs: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        # As in training, lest the function does something else there.
+    def outputs(*xs: torch.Tensor, training: bool) -> tuple[torch.Tensor, ...]:
         with torch.enable_grad(), Watch(_refuse(name)), blocks:
-            free = [x.detach().requires_grad_(_smooth(x)) for x in xs]
+            free = [x.detach().requires_grad_(training and _smooth(x)) for x in xs]
             return tuple(dense(y.detach()) for y in fun(*free))
 
     with _capture(name, settings.dtype):
-        module = export(outputs, fake_tensors(primals), joint=False)
+        fakes = fake_tensors(primals)
+        try:  # as in training, lest the function does something else there
+            module = export(functools.partial(outputs, training=True), fakes, joint=False)
+        except VALUELESS:
+            raise
+        except RuntimeError:  # which not every operator takes, such as one of batch statistics
+            module = export(functools.partial(outputs, training=False), fakes, joint=False)
         tidy(module)
         apart(module.graph)
     return program(module, blocks)

@@ -15,18 +15,18 @@ from bridge._arrays.torch import FACE as ARRAYS
 from bridge._errors import ArgumentError
 from bridge._op import Specs
 from bridge._sources.torch._ambient import fresh, seeded
-from bridge._sources.torch._capture import Fun, Settings, dense
+from bridge._sources.torch._capture import Fun, dense
 from bridge._sources.torch._internals import Blocks
+from bridge._sources.torch._program import Settings
 from bridge._spec import ArraySpec
 
 
 def outline(fun: Fun, primals: Specs, *, settings: Settings) -> tuple[Specs, bool, Blocks]:
     """Specs of the outputs, whether random numbers were drawn, and what was done to gradients."""
-    xs = _made_up(primals)
     before = torch.get_rng_state()
     blocks = Blocks()
     with fresh(settings.dtype), blocks:
-        outputs = [dense(y.detach()) for y in fun(*xs)]
+        outputs = [dense(y.detach()) for y in fun(*_made_up(primals))]
     drawn = not torch.equal(before, torch.get_rng_state())
     torch.set_rng_state(before)
     return tuple(map(ARRAYS.spec, outputs)), drawn, blocks

@@ -15,6 +15,21 @@ from bridge._sources.torch._graph import draws, results
 from bridge._sources.torch._internals import Blocks
 
 
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """How the Ops of one function are made, its derivatives included.
+
+    Attributes:
+        capture: `auto`, `require` or `never`, whether it becomes a graph.
+        dtype: What torch makes of a Python number in it.
+        seed: Position of the argument that random numbers follow from, if there is one.
+    """
+
+    capture: str
+    dtype: torch.dtype
+    seed: int | None = None
+
+
 @dataclasses.dataclass(frozen=True, eq=False)
 class Program:
     """A captured function.
@@ -64,7 +79,8 @@ _BY_SHAPE = {
 }
 
 
-def executed(program: Program, seed: int | None) -> Callable[..., Any]:
-    """The call of an Op: `program` on tensors, random numbers following from the one at `seed`."""
-    run = settled(program.run)
+def executed(program: Program, settings: Settings) -> Callable[..., Any]:
+    """The call of an Op: `program` on tensors, random numbers following from their seed."""
+    run = settled(program.run, settings.dtype)
+    seed = settings.seed
     return run if seed is None or not program.draws else seeded(run, seed)

@@ -8,10 +8,10 @@ from typing import Any
 from bridge._errors import NoRuleError, NoValuesError
 from bridge._op import Op, Positions, Specs, Split
 from bridge._sources.torch._batched import Axes, Batched, grown
-from bridge._sources.torch._capture import Fun, Settings, trace
+from bridge._sources.torch._capture import Fun, trace
 from bridge._sources.torch._eager import anew, outline
 from bridge._sources.torch._internals import Blocks
-from bridge._sources.torch._program import Program, executed
+from bridge._sources.torch._program import Program, Settings, executed
 from bridge._sources.torch._split import split
 from bridge._sources.torch._styles import (
     mapped,
@@ -54,7 +54,7 @@ class Function:
     def op(self) -> Op:
         """The function as an Op."""
         if self.program:
-            call = executed(self.program, self.settings.seed)
+            call = executed(self.program, self.settings)
         else:
             call = anew(self.fun, self.outputs, name=self.name, settings=self.settings)
         return Op(
@@ -150,6 +150,8 @@ class Function:
                 if way in (transposed_jvp, recorded_jvp):
                     self._check_linear(fun, primals)
                 found = function(fun, f"{self.name}.{rule}", primals, self.settings)
+            except NoRuleError:
+                raise
             except RuntimeError as error:
                 refused = refused or error
             else:

@@ -7,7 +7,8 @@ import torch
 
 from bridge._errors import ArgumentError, DeviceError, OptionError
 from bridge._op import Op, Specs
-from bridge._sources.torch._capture import Settings, pure
+from bridge._sources.torch._capture import pure
+from bridge._sources.torch._program import Settings
 from bridge._sources.torch._rules import function
 
 

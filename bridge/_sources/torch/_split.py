@@ -1,13 +1,14 @@
 """The first derivative of a function in two halves, with what the first keeps for the second."""
 
+import dataclasses
 import functools
 
 from bridge._errors import NoRuleError
 from bridge._op import Op, Positions, Specs, Split
 from bridge._sources.torch._batched import Axes, grown
-from bridge._sources.torch._capture import Fun, Settings, program, trace, trace_joint
+from bridge._sources.torch._capture import Fun, program, trace, trace_joint
 from bridge._sources.torch._partition import partition, selected
-from bridge._sources.torch._program import Program, executed
+from bridge._sources.torch._program import Program, Settings, executed
 from bridge._sources.torch._styles import mapped
 
 
@@ -30,10 +31,10 @@ def split(
     def backward(needed: Positions) -> Op:
         specs = [primals[i] for i in needed]
         chosen = program(selected(halves.backward, needed, specs))
-        return half(chosen, f"{name}.backward", kept, settings, seed=None)
+        return half(chosen, f"{name}.backward", kept, dataclasses.replace(settings, seed=None))
 
     return Split(
-        forward=half(first, f"{name}.forward", primals, settings, seed=settings.seed),
+        forward=half(first, f"{name}.forward", primals, settings),
         backward=backward,
         outputs=count,
         kept_primals=halves.kept_primals,
@@ -41,8 +42,9 @@ def split(
     )
 
 
-def half(found: Program, name: str, primals: Specs, settings: Settings, seed: int | None) -> Op:
+def half(found: Program, name: str, primals: Specs, settings: Settings) -> Op:
     """A graph as an Op that can be batched; what is differentiated again is the whole."""
+    seed = settings.seed
 
     def vmap(axes: Axes, size: int) -> Op:
         if found.draws and seed is not None and axes[seed] is not None:
@@ -53,12 +55,12 @@ def half(found: Program, name: str, primals: Specs, settings: Settings, seed: in
             batched = trace(fun, larger, name=f"{name}.vmap", settings=settings)
         except RuntimeError as error:
             raise NoRuleError(f"torch cannot batch {name}: {error}") from error
-        return half(batched, f"{name}.vmap", larger, settings, seed)
+        return half(batched, f"{name}.vmap", larger, settings)
 
     return Op(
         name=name,
         home="torch",
-        call=executed(found, seed),
+        call=executed(found, settings),
         specs=lambda *_: found.outputs,
         vmap=vmap,
         reach=found.reach,

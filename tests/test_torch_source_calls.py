@@ -1,0 +1,486 @@
+"""What a call of an Op of torch leaves alone, and what it refuses."""
+
+import gc
+import threading
+import warnings
+import weakref
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch")
+
+from torch.nn import functional as F  # noqa: E402, N812
+
+from bridge._errors import ArgumentError, NoRuleError, NoValuesError, OptionError  # noqa: E402
+from bridge._spec import ArraySpec  # noqa: E402
+from tests.torch_ops import SOURCE, backward, close, like, op, recorded, spec  # noqa: E402
+
+DOUBLE = torch.float64
+X = torch.randn(4, dtype=DOUBLE)
+
+
+# Values and residuals.
+
+
+def test_dropout_has_one_mask_for_value_and_gradient():
+    x = torch.randn(1000)
+    split = op(lambda x: F.dropout(x * 2, 0.4), x).derive("split", (0,), (0,))
+    results = split.forward.call(x)
+    (found,) = backward(split, [x], results, [torch.ones(1000)], (0,))
+    mask = results[0] != 0
+    assert 400 < mask.sum() < 800
+    torch.testing.assert_close(found, mask / 0.6 * 2)
+    assert not torch.equal(split.forward.call(x)[0], results[0])
+
+
+def seeded(x, seed):
+    y = F.dropout(x * 2, 0.5) + torch.rand(1)
+    return torch.nn.functional.dropout(y, 0.5).sin() * torch.randn_like(x)
+
+
+SEED = torch.tensor([17, 2**32 - 5], dtype=torch.uint32)
+
+
+def test_a_seed_decides_random_numbers_in_every_derivative():
+    x, c = torch.randn(200, dtype=DOUBLE), torch.randn(200, dtype=DOUBLE)
+    f = op(seeded, x, SEED, seed=1)
+    (value,) = f.call(x, SEED)
+    assert torch.equal(value, f.call(x, SEED)[0])
+    assert not torch.equal(value, f.call(x, torch.tensor([17, 18], dtype=torch.uint32))[0])
+    split = f.derive("split", (0,), (0,))
+    results = split.forward.call(x, SEED)
+    assert torch.equal(results[0], value)
+    (kept,) = backward(split, [x, SEED], results, [c], (0,))
+    (again,) = f.derive("vjp", (0,), (0,)).call(x, SEED, c)
+    torch.testing.assert_close(kept, again)
+    (tangent,) = f.derive("jvp", (0,)).call(x, SEED, x)
+    torch.testing.assert_close((tangent * c).sum(), (kept * x).sum())
+    step = 1e-6
+    (near,) = f.call(x + step * x, SEED)
+    torch.testing.assert_close((near - value) / step, tangent, rtol=1e-4, atol=1e-4)
+
+
+def test_a_seed_leaves_the_generator_of_torch_alone():
+    x = torch.randn(5)
+    f = op(seeded, x, SEED, seed=1)
+    torch.manual_seed(3)
+    expected = torch.rand(4)
+    torch.manual_seed(3)
+    f.call(x, SEED)
+    assert torch.equal(torch.rand(4), expected)
+
+
+def test_capturing_leaves_the_generator_of_torch_alone():
+    torch.manual_seed(3)
+    expected = torch.rand(4)
+    torch.manual_seed(3)
+    for capture in ("require", "never"):
+        f = op(lambda x: F.dropout(x, 0.5), X, capture=capture)
+    assert torch.equal(torch.rand(4), expected)
+    assert f.specs() == (spec(X),)
+
+
+def test_examples_share_the_seed_and_the_random_numbers():
+    x, many = torch.randn(6), torch.randn(3, 6)
+    f = op(lambda x, seed: x * torch.rand(6), x, SEED, seed=1)
+    found = f.derive("vmap", (0, None), 3).call(many, SEED)
+    close(found, [torch.stack([f.call(row, SEED)[0] for row in many])])
+    with pytest.raises(NoRuleError, match="batched over several"):
+        f.derive("vmap", (0, 0), 3)
+
+
+def test_a_singular_matrix_is_an_error_of_each_call():
+    a = torch.eye(3, dtype=DOUBLE)
+    f = op(torch.linalg.inv, a)
+    close(f.call(2 * a), [a / 2])
+    with pytest.raises(RuntimeError, match="singular"):
+        f.call(0 * a)
+    split = f.derive("split", (0,), (0,))
+    with pytest.raises(RuntimeError, match="singular"):
+        split.forward.call(0 * a)
+
+
+# Functions that look at values.
+
+
+def branch(x):
+    return x * 2 if x.sum() > 0 else x.sin()
+
+
+LOOKING = {
+    "if": branch,
+    "item": lambda x: x * x.sum().item(),
+    "numpy": lambda x: x * torch.from_numpy(np.cos(x.detach().numpy())),
+    "shape": lambda x: x.sum() * len(torch.unique(x.detach().round())),
+    "list": lambda x: x * torch.tensor(x.tolist(), dtype=x.dtype),
+}
+
+
+@pytest.mark.parametrize("fn", LOOKING.values(), ids=LOOKING)
+def test_what_looks_at_values_runs_anew(fn):
+    with pytest.warns(UserWarning, match="f cannot be captured as a graph") as caught:
+        f = op(fn, X, capture="auto")
+    assert len(caught) == 1
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for x in (X, -X.abs(), X.abs()):
+            close(f.call(x), [fn(x)])
+            c = like(fn(x), 3)
+            gradients = f.derive("vjp", (0,), (0,))
+            close(gradients.call(x, c), recorded(fn, [x], (0,), (0,), [c]))
+            twice = gradients.derive("vjp", (0, 1), (0,)).call(x, c, X)
+            free, ct = x.clone().requires_grad_(), c.clone().requires_grad_()
+            (first,) = torch.autograd.grad(fn(free), free, ct, create_graph=True)
+            expected = torch.autograd.grad((first * X).sum(), (free, ct), allow_unused=True)
+            expected = [torch.zeros_like(X) if g is None else g for g in expected]
+            close(twice, expected)
+
+
+def test_what_looks_at_values_has_tangents():
+    f = op(branch, X, capture="never")
+    for x in (X.abs(), -X.abs()):
+        expected = torch.func.jvp(branch, (x,), (X,))[1]
+        close(f.derive("jvp", (0,)).call(x, X), [expected])
+
+
+@pytest.mark.parametrize("fn", LOOKING.values(), ids=LOOKING)
+def test_what_looks_at_values_can_be_refused(fn):
+    with pytest.raises(NoValuesError, match="f cannot be captured as a graph"):
+        op(fn, X, capture="require")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        op(fn, X, capture="never").call(X)
+
+
+def test_what_looks_at_values_cannot_be_batched():
+    f = op(LOOKING["numpy"], X, capture="never")
+    with pytest.raises(NoRuleError, match="torch cannot batch f"):
+        f.derive("vmap", (0,), 3)
+
+
+def test_results_of_another_shape_than_inferred():
+    f = op(lambda x: x[x > 0], X, capture="never")
+    with pytest.raises(ArgumentError, match=r"f returned \(float64\[1\]\) for these values, but"):
+        f.call(torch.tensor([1.0, -1, -1, -1], dtype=DOUBLE))
+
+
+def test_random_numbers_of_a_function_that_runs_anew_need_a_seed():
+    fn = lambda x: F.dropout(x, 0.5) * (1 if x.sum() > 0 else 2)
+    with pytest.raises(NoRuleError, match="draws random numbers"):
+        op(fn, X, capture="never").derive("vjp", (0,), (0,))
+    f = op(lambda x, _: fn(x), X, SEED, capture="never", seed=1)
+    (value,) = f.call(X, SEED)
+    (gradient,) = f.derive("vjp", (0,), (0,)).call(X, SEED, torch.ones_like(X))
+    close([gradient * X], [value])
+
+
+def test_an_unknown_way_of_capturing():
+    with pytest.raises(OptionError, match="capture='maybe' is neither"):
+        SOURCE.check(capture="maybe")
+
+
+# What a function may not do.
+
+
+def test_an_argument_changed_in_place_is_the_functions_own():
+    for capture in ("require", "never"):
+        before = X.clone()
+        op(lambda x: x.mul_(2).add_(1), X, capture=capture).call(X)
+        assert torch.equal(X, before)
+
+
+def test_a_tensor_kept_past_the_call_is_the_functions_own():
+    kept = []
+
+    def fn(x):
+        kept.append(x)
+        return x * 2
+
+    x = X.clone()
+    (y,) = op(fn, x, capture="never").call(x)
+    kept[-1].zero_()
+    assert torch.equal(x, X)
+    assert torch.equal(y, 2 * X)
+
+
+def test_results_that_are_a_kept_tensor_are_copied():
+    state = torch.zeros(3)
+    f = op(lambda x: state, X, capture="never")
+    f.call(X)[0].fill_(7)
+    assert not state.any()
+
+
+@pytest.mark.parametrize("capture", ["auto", "require"])
+def test_a_closed_over_tensor_is_not_changed(capture):
+    norm = torch.nn.BatchNorm1d(3, dtype=DOUBLE)
+    counter = torch.zeros(())
+
+    def count(x):
+        counter.add_(1)
+        return x + counter
+
+    with pytest.raises(ArgumentError, match="f changes a tensor"):
+        op(norm, torch.randn(4, 3, dtype=DOUBLE), capture=capture)
+    with pytest.raises(ArgumentError, match=r"float32\[\]\) in place that is none of its"):
+        op(count, X, capture=capture)
+    mean, variance = torch.zeros(3, dtype=DOUBLE), torch.ones(3, dtype=DOUBLE)
+    plain = lambda x: F.batch_norm(x, mean, variance, training=True)
+    with pytest.raises(ArgumentError, match="f changes a tensor"):
+        op(plain, torch.randn(4, 3, dtype=DOUBLE), capture=capture)
+    assert int(norm.num_batches_tracked) == 0
+    assert not counter.any()
+    assert not mean.any()
+
+
+def test_a_closed_over_parameter_is_a_constant_of_its_current_value():
+    layer = torch.nn.Linear(4, 2, dtype=DOUBLE)
+    f = op(layer, X)
+    close(f.call(X), [layer(X)])
+    with torch.no_grad():
+        layer.weight.mul_(2)
+    close(f.call(X), [layer(X)])
+    split = f.derive("split", (0,), (0,))
+    results = split.forward.call(X)
+    c = torch.randn(2, dtype=DOUBLE)
+    close(backward(split, [X], results, [c], (0,)), [c @ layer.weight])
+    assert not results[0].requires_grad
+    assert layer.weight.grad is None
+
+
+def test_batch_norm_with_its_statistics_as_arguments():
+    def fn(x, mean, variance):
+        y = F.batch_norm(x, mean, variance, training=True, momentum=0.3)
+        return y, mean, variance
+
+    xs = [torch.randn(6, 3, dtype=DOUBLE), torch.zeros(3).double(), torch.ones(3).double()]
+    f = op(fn, *xs)
+    close(f.call(*xs), fn(*(x.clone() for x in xs)))
+    c = torch.randn(6, 3, dtype=DOUBLE)
+    split = f.derive("split", (0,), (0,))
+    found = backward(split, xs, split.forward.call(*xs), [c], (0,))
+    close(found, recorded(fn, xs, (0,), (0,), [c]))
+    assert xs[2].eq(1).all()
+
+
+RESULTS = {
+    "str": (lambda x: "text", "result 0 of f is a str, no tensor or number"),
+    "None": (lambda x: [x, None], "result 1 of f is a NoneType, no tensor or number"),
+    "sparse": (lambda x: x.to_sparse(), "result 0 of f cannot cross: it is sparse"),
+}
+
+
+@pytest.mark.parametrize(("fn", "text"), RESULTS.values(), ids=RESULTS)
+@pytest.mark.parametrize("capture", ["require", "never"])
+def test_results_that_cannot_cross(fn, text, capture):
+    with pytest.raises(ArgumentError, match=text):
+        op(fn, X, capture=capture)
+
+
+class MineError(Exception):
+    pass
+
+
+@pytest.mark.parametrize("capture", ["auto", "require", "never"])
+def test_an_error_of_the_function_stays_as_it_is(capture):
+    def fn(x):
+        raise MineError(f"{x.shape} is wrong")
+
+    with pytest.raises(MineError, match=r"torch.Size\(\[4\]\) is wrong"):
+        op(fn, X, capture=capture)
+    f = op(lambda x: x * 2, X, capture=capture)
+    close(f.call(X), [2 * X])
+
+
+def test_a_python_number_is_named():
+    number = ArraySpec((), "float64", weak=True)
+    with pytest.raises(ArgumentError, match="argument n of f is a Python number"):
+        SOURCE.op(
+            torch.sin, name="f", primals=(number,), labels=["argument n of f"], capture="auto"
+        )
+
+
+# The state of torch.
+
+
+def ambient(x):
+    made = torch.ones(3) * 0.5 + torch.tensor(2.0)
+    return x @ x.mT, made, torch.zeros(2)
+
+
+def under(context):
+    return lambda call: (context.__enter__(), call(), context.__exit__(None, None, None))[1]
+
+
+AMBIENT = {
+    "no_grad": torch.no_grad,
+    "inference_mode": torch.inference_mode,
+    "autocast": lambda: torch.autocast("cpu", dtype=torch.bfloat16),
+    "default device": lambda: torch.device("meta"),
+}
+
+
+@pytest.mark.parametrize("context", AMBIENT.values(), ids=AMBIENT)
+@pytest.mark.parametrize("when", ["made", "called"])
+@pytest.mark.parametrize("capture", ["require", "never"])
+def test_the_state_of_torch_does_not_leak_in(context, when, capture):
+    x = torch.randn(3, 3)
+    c = torch.randn(3, 3)
+
+    def make():
+        f = op(ambient, x, capture=capture)
+        return f, f.derive("vjp", (0,), (0,))
+
+    def call(f, gradients):
+        return (*f.call(x), *gradients.call(x, c))
+
+    expected = (*ambient(x), *recorded(ambient, [x], (0,), (0,), [c]))
+    if when == "made":
+        with context():
+            ops = make()
+        found = call(*ops)
+    else:
+        ops = make()
+        with context():
+            found = call(*ops)
+    close(found, expected)
+    assert all(y.device.type == "cpu" and not y.requires_grad for y in found)
+
+
+def test_the_default_dtype_is_that_of_the_making():
+    assert SOURCE.ambient() == torch.float32
+    f = op(lambda x: x + torch.ones(3), torch.randn(3))
+    eager = op(lambda x: x + torch.ones(3), torch.randn(3), capture="never")
+    try:
+        torch.set_default_dtype(torch.float64)
+        assert SOURCE.ambient() == torch.float64
+        for g in (f, eager):
+            assert g.call(torch.ones(3, dtype=torch.float32))[0].dtype == torch.float32
+            assert g.derive("vjp", (0,), (0,)).specs()[0].dtype == "float32"
+            assert torch.get_default_dtype() == torch.float64
+        ratio = op(lambda n: n / 3, torch.arange(3))
+        torch.set_default_dtype(torch.float32)
+        assert ratio.call(torch.arange(3))[0].dtype == torch.float64
+        torch.set_default_dtype(torch.float64)
+        assert op(lambda x: torch.ones(3), torch.randn(3)).specs()[0].dtype == "float64"
+    finally:
+        torch.set_default_dtype(torch.float32)
+
+
+def test_the_state_of_torch_does_not_leak_out():
+    def fn(x):
+        torch.set_grad_enabled(False)
+        torch.set_default_dtype(torch.float64)
+        return x * 2
+
+    try:
+        op(fn, X)
+        op(fn, X, capture="never").call(X)
+        assert torch.is_grad_enabled()
+        assert torch.get_default_dtype() == torch.float32
+    finally:
+        torch.set_grad_enabled(True)
+        torch.set_default_dtype(torch.float32)
+
+
+def test_autocast_in_a_function_is_kept():
+    def fn(x):
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            return x @ x
+
+    for capture in ("require", "never"):
+        f = op(fn, torch.randn(3, 3), capture=capture)
+        assert f.specs()[0].dtype == "bfloat16"
+
+
+# Dtypes, reach, lifetimes, threads.
+
+DTYPES = [
+    *("bool", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64"),
+    *("float16", "bfloat16", "float32", "float64", "complex64", "complex128"),
+    *("float8_e4m3fn", "float8_e5m2", "float8_e4m3fnuz", "float8_e5m2fnuz", "float8_e8m0fnu"),
+]
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_every_dtype(dtype):
+    x = torch.ones(2, 3).to(getattr(torch, dtype))
+    f = op(lambda x: (x, x.mT, x[0]), x)
+    assert [str(s) for s in f.specs()] == [f"{dtype}[{s}]" for s in ("2,3", "3,2", "3")]
+    for found, expected in zip(f.call(x), (x, x.mT, x[0]), strict=True):
+        assert found.dtype == x.dtype
+        assert torch.equal(
+            found.float() if "float8" in dtype else found,
+            (expected.float() if "float8" in dtype else expected),
+        )
+        assert found.is_contiguous()
+
+
+def test_ten_axes():
+    x = torch.randn(*[2, 1] * 5, dtype=DOUBLE)
+    f = op(lambda x: x.transpose(0, 9).cos(), x)
+    close(f.call(x), [x.transpose(0, 9).cos()])
+
+
+def test_reach():
+    def fn(x, y, n, z):
+        return x * y.detach(), torch.zeros_like(z), y[n], torch.ones(2), z.sin()
+
+    xs = X, X, torch.tensor([0, 1]), X
+    found = op(fn, *xs).reach()
+    assert [set(positions) for positions in found] == [{0, 1}, set(), {1, 2}, set(), {3}]
+
+
+def test_captured_once():
+    runs = []
+
+    def fn(x):
+        runs.append(1)
+        return x * 2
+
+    f = op(fn, X)
+    traced = len(runs)
+    for _ in range(5):
+        f.call(X)
+        f.derive("split", (0,), (0,)).forward.call(X)
+    split = len(runs)
+    for _ in range(5):
+        f.derive("split", (0,), (0,)).forward.call(X)
+        f.call(X)
+    assert len(runs) == split
+    assert traced <= 2
+
+
+def test_an_op_is_freed_with_its_constants():
+    big = torch.randn(1000)
+    f = op(lambda x, big=big: x * big.sum(), X)
+    f.derive("split", (0,), (0,)).backward((0,))
+    f.derive("vjp", (0,), (0,))
+    kept = weakref.ref(big)
+    del big, f
+    gc.collect()
+    assert kept() is None
+
+
+def test_threads():
+    failures = []
+
+    def work(n):
+        try:
+            x = torch.full((3,), float(n), dtype=DOUBLE)
+            f = op(lambda x: torch.tanh(x * n), x)
+            for _ in range(20):
+                close(f.call(x), [torch.tanh(x * n)])
+            close(
+                f.derive("vjp", (0,), (0,)).call(x, x),
+                recorded(lambda x: torch.tanh(x * n), [x], (0,), (0,), [x]),
+            )
+        except BaseException as error:  # noqa: BLE001
+            failures.append(error)
+
+    threads = [threading.Thread(target=work, args=(n,)) for n in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not failures

@@ -1,0 +1,229 @@
+"""Ops derived from Ops of torch, to the depth that the targets ask for."""
+
+import itertools
+import warnings
+
+import pytest
+
+torch = pytest.importorskip("torch")
+
+from torch.func import grad, hessian, jacfwd, jvp, vjp, vmap  # noqa: E402
+
+from tests.torch_functions import Clipped, Reversal, StraightThrough  # noqa: E402
+from tests.torch_ops import backward, close, op, spec  # noqa: E402
+
+DOUBLE = torch.float64
+
+
+def field(x, w):
+    """Smooth, neither symmetric nor linear in anything."""
+    y = torch.tanh(x @ w) + x.prod()
+    y = y.clone()
+    y[1] *= x[0]
+    return y.exp() * torch.arange(1.0, 5.0, dtype=DOUBLE)
+
+
+X, W = torch.randn(3, dtype=DOUBLE), torch.randn(3, 4, dtype=DOUBLE)
+C = torch.randn(4, dtype=DOUBLE)
+
+
+class Native:
+    """What an Op does, by torch.func."""
+
+    def __init__(self, fn):
+        self.fn = fn
+
+    def vjp(self, count, wanted):
+        def gradients(*args):
+            xs, cotangents = list(args[:count]), args[count:]
+
+            def of_wanted(*free):
+                for i, x in zip(wanted, free, strict=True):
+                    xs[i] = x
+                return self.fn(*xs)
+
+            return vjp(of_wanted, *(xs[i] for i in wanted))[1](tuple(cotangents))
+
+        return Native(gradients)
+
+    def jvp(self, count, given):
+        def tangents(*args):
+            xs, moving = list(args[:count]), args[count:]
+
+            def of_given(*free):
+                for i, x in zip(given, free, strict=True):
+                    xs[i] = x
+                return tuple(self.fn(*xs))
+
+            return jvp(of_given, tuple(xs[i] for i in given), tuple(moving))[1]
+
+        return Native(tangents)
+
+    def vmap(self, axes):
+        return Native(vmap(lambda *xs: tuple(self.fn(*xs)), axes))
+
+
+STEPS = ("vjp", "jvp", "vmap")
+
+
+@pytest.mark.parametrize("path", list(itertools.product(STEPS, STEPS, STEPS)), ids="-".join)
+def test_three_rules_in_any_order(path):
+    f, native = op(field, X, W), Native(lambda x, w: (field(x, w),))
+    args = [X, W]
+    for step in path:
+        count, outputs = len(args), f.specs()
+        if step == "vjp":
+            every = tuple(range(len(outputs)))
+            args += [torch.randn(y.shape, dtype=DOUBLE) for y in outputs]
+            f, native = f.derive("vjp", (0, 1), every), native.vjp(count, (0, 1))
+        elif step == "jvp":
+            args += [torch.randn(args[0].shape, dtype=DOUBLE)]
+            f, native = f.derive("jvp", (0,)), native.jvp(count, (0,))
+        else:
+            axes = tuple(None if i == 1 else 0 for i in range(count))
+            args = [
+                x if axis is None else torch.stack([x, x.sin(), 2 * x])
+                for x, axis in zip(args, axes, strict=True)
+            ]
+            f, native = f.derive("vmap", axes, 3), native.vmap(axes)
+    assert f.specs() == tuple(map(spec, native.fn(*args)))
+    close(f.call(*args), native.fn(*args))
+
+
+def test_hessian():
+    f = op(lambda x: field(x, W).sum(), X)
+    gradient = f.derive("vjp", (0,), (0,))
+    rows = gradient.derive("jvp", (0,)).derive("vmap", (None, None, 0), 3)
+    found = rows.call(X, torch.ones((), dtype=DOUBLE), torch.eye(3, dtype=DOUBLE))
+    close(found, [hessian(lambda x: field(x, W).sum())(X)])
+
+
+def test_third_order():
+    f = op(lambda x: (x.sin() * x.prod()).sum(), X)
+    third = f
+    native = lambda x: (x.sin() * x.prod()).sum()
+    args = [X]
+    for n in range(3):
+        third = third.derive("vjp", (0,), (0,))
+        args.append(torch.ones((), dtype=DOUBLE) if n == 0 else X.cos() + n)
+    g1 = grad(native)
+    g2 = grad(lambda x: (g1(x) * args[2]).sum())
+    g3 = grad(lambda x: (g2(x) * args[3]).sum())
+    close(third.call(*args), [g3(X)])
+
+
+LEGACY = {
+    "straight-through": lambda x, s: StraightThrough.apply(x.sin(), s) * x,
+    "clipped": lambda x, s: Clipped.apply(x * s) ** 2,
+    "reversal": lambda x, s: Reversal.apply(x * s, 3.0) ** 2,
+}
+S = torch.tensor(0.7, dtype=DOUBLE)
+
+
+@pytest.mark.parametrize("name", LEGACY)
+def test_the_batch_of_a_custom_function_keeps_its_gradient(name):
+    xs = torch.stack([X, X.cos(), 2 * X])
+    f = op(LEGACY[name], X, S).derive("vmap", (0, None), 3)
+    cotangents = torch.randn(3, 3, dtype=DOUBLE)
+    free = xs.clone().requires_grad_(), S.clone().requires_grad_()
+    outputs = torch.stack([LEGACY[name](x, free[1]) for x in free[0]])
+    expected = torch.autograd.grad(outputs, free, cotangents)
+    close(f.call(xs, S), [outputs])
+    close(f.derive("vjp", (0, 1), (0,)).call(xs, S, cotangents), expected)
+
+
+def test_the_batch_of_a_batch_of_a_custom_function():
+    f = op(LEGACY["straight-through"], X, S)
+    twice = f.derive("vmap", (0, None), 2).derive("vmap", (1, 0), 4)
+    xs, ss = torch.randn(2, 4, 3, dtype=DOUBLE), torch.randn(4, dtype=DOUBLE)
+    free = xs.clone().requires_grad_(), ss.clone().requires_grad_()
+    fn = LEGACY["straight-through"]
+    outputs = torch.stack(
+        [torch.stack([fn(free[0][i, j], free[1][j]) for i in range(2)]) for j in range(4)]
+    )
+    cotangents = torch.randn(4, 2, 3, dtype=DOUBLE)
+    expected = torch.autograd.grad(outputs, free, cotangents)
+    close(twice.call(xs, ss), [outputs])
+    close(twice.derive("vjp", (0, 1), (0,)).call(xs, ss, cotangents), expected)
+
+
+@pytest.mark.parametrize("name", ["straight-through", "clipped", "reversal"])
+def test_second_order_of_the_batch_of_a_custom_function(name):
+    f = op(LEGACY[name], X, S).derive("vmap", (0, None), 2)
+    xs = torch.randn(2, 3, dtype=DOUBLE)
+    cotangents, others = torch.randn(2, 3, dtype=DOUBLE), torch.randn(2, 3, dtype=DOUBLE)
+    free = [t.clone().requires_grad_() for t in (xs, S, cotangents)]
+    outputs = torch.stack([LEGACY[name](x, free[1]) for x in free[0]])
+    first = torch.autograd.grad(outputs, free[0], free[2], create_graph=True)
+    expected = torch.autograd.grad(first, free, others)
+    gradients = f.derive("vjp", (0,), (0,))
+    found = gradients.derive("vjp", (0, 1, 2), (0,)).call(xs, S, cotangents, others)
+    close(found, expected)
+
+
+def test_a_shared_argument_gets_the_gradient_of_all_examples_without_one_for_each():
+    f = op(lambda x, w: torch.tanh(x @ w), torch.randn(8), torch.randn(8, 8))
+    batch = f.derive("vmap", (0, None), 64).derive("vjp", (1,), (0,))
+    sizes = []
+
+    class Sizes(torch.utils._python_dispatch.TorchDispatchMode):
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+            found = func(*args, **(kwargs or {}))
+            sizes.append(found.numel())
+            return found
+
+    with Sizes():
+        batch.call(torch.randn(64, 8), torch.randn(8, 8), torch.randn(64, 8))
+    assert max(sizes) <= 64 * 8
+
+
+def test_no_tangents_where_a_gradient_is_clipped():
+    f = op(Clipped.apply, X)
+    with pytest.raises(NotImplementedError, match="not linear in the cotangent"):
+        f.derive("jvp", (0,))
+
+
+def test_an_operator_without_any_formula_is_named():
+    with pytest.raises(NotImplementedError, match="_cdist_forward"):
+        op(torch.cdist, X[None], W.T).derive("jvp", (0,))
+    q = torch.randn(1, 2, 5, 4)
+    f = op(torch.nn.functional.scaled_dot_product_attention, q, q, q)
+    with pytest.raises(NotImplementedError, match="_scaled_dot_product_flash_attention_for_cpu"):
+        f.derive("jvp", (0,))
+    gradients = f.derive("vjp", (0,), (0,))
+    with pytest.raises(NotImplementedError, match="flash_attention_for_cpu_backward"):
+        gradients.derive("vjp", (0,), (0,))
+
+
+def test_a_part_without_gradient_has_no_tangent_either():
+    # torch.func.jvp ignores torch.no_grad, which would part gradients and tangents.
+    def fn(x):
+        with torch.no_grad():
+            scale = x.sum()
+        return x * scale
+
+    moving = torch.randn(3, dtype=DOUBLE)
+    close(op(fn, X).derive("jvp", (0,)).call(X, moving), [moving * X.sum()])
+
+
+def test_an_operator_that_cannot_be_batched_is_named():
+    x = torch.randn(6, dtype=DOUBLE)
+    f = op(lambda x: torch.as_strided(x * 2, (2, 2), (1, 2)), x)
+    split = f.derive("split", (0,), (0,))
+    with pytest.raises(NotImplementedError, match="aten::as_strided_scatter"):
+        split.backward((0,)).derive("vmap", (0,), 3)
+
+
+def test_jacobian_by_columns_of_a_batch():
+    f = op(field, X, W)
+    columns = f.derive("jvp", (0,)).derive("vmap", (None, None, 0), 3)
+    found = columns.call(X, W, torch.eye(3, dtype=DOUBLE))[0]
+    close([found], [jacfwd(field)(X, W).T])
+
+
+def test_nothing_warns():
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        f = op(field, X, W)
+        split = f.derive("split", (0, 1), (0,))
+        backward(split, [X, W], split.forward.call(X, W), [C], (0, 1))
