@@ -52,6 +52,8 @@ def kind(leaf: Any, home: str, away: str) -> Kind:
     if face is not None:
         if face.name not in (home, away, "numpy"):
             raise ArgumentError(f"it is an array of {face.name}. Convert it with bridge.to_{away}.")
+        if face.name == away:
+            return Kind(_registry.away(away).key, face.spec, owner=away)
         prepare = _own if face.name == "numpy" else None
         return Kind(face.signature, face.spec, prepare, face.name)
     if type(leaf) in _NUMBERS:

@@ -6,8 +6,25 @@ from typing import Any, Protocol
 from bridge._op import Arrays, Op, Specs
 from bridge._spec import ArraySpec
 
-# Evaluates an Op on arrays of the caller's framework.
-Run = Callable[[Op, Sequence[Any]], Arrays]
+# Where work on a device is queued: the number of the device, the address of its stream.
+Stream = tuple[int, int]
+# Evaluates an Op on buffers, and writes its outputs into others.
+Fill = Callable[[Op, Sequence[Any], Sequence[Any], Stream | None], None]
+
+
+class Run(Protocol):
+    """How Ops are evaluated for a caller."""
+
+    @property
+    def fill(self) -> Fill:
+        """What evaluates them on buffers."""
+        ...
+
+    def __call__(self, op: Op, xs: Sequence[Any], /) -> Arrays:
+        """The outputs for arrays of the caller's framework."""
+        ...
+
+
 # What optree wants to know of a class: how to take an instance apart, how to rebuild it.
 Container = tuple[Callable[..., Any], Callable[..., Any]]
 
@@ -54,9 +71,25 @@ class HomeFace(ArrayFace, Protocol):
         """From outputs on `device` to DLPack capsules of host memory; elsewhere arrays."""
         ...
 
+    def fill(
+        self, op: Op, operands: Sequence[Any], results: Sequence[Any], stream: Stream | None
+    ) -> None:
+        """Evaluate `op` on the memory of `operands` and write its outputs into that of `results`.
+
+        Both are NumPy arrays, or on a `stream` objects with `__dlpack__`; the work is then queued
+        there, not waited for. Raises unless the outputs are as many as the results, and alike.
+        Only callers whose compiler allocates results ask for this: JAX does, and it has no need
+        of it at home.
+        """
+        ...
+
 
 class AwayFace(ArrayFace, Protocol):
     """Arrays a function that lives elsewhere is called with."""
+
+    def key(self, x: Any) -> Hashable:
+        """The `signature` of `x`, which may be traced by the caller."""
+        ...
 
     def lender(self, device: str) -> Callable[[Sequence[Any]], Sequence[Any]]:
         """From arrays to their buffers on `device`, for reading until the outputs are ready.

@@ -1,12 +1,13 @@
 """Values across: the arrays of one framework as arrays of another."""
 
-from collections.abc import Sequence
+import dataclasses
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from bridge import _registry, _tree
 from bridge._errors import ArgumentError, CopyError, NoValuesError
 from bridge._op import Arrays, Op
-from bridge._protocols import Run
+from bridge._protocols import Fill, HomeFace, Run
 
 
 def to_torch(tree: Any, *, copy: bool | None = None) -> Any:
@@ -86,11 +87,33 @@ def _convert(tree: Any, name: str, *, copy: bool | None) -> Any:
     return _tree.unflatten(structure, moved)
 
 
+@dataclasses.dataclass(frozen=True, slots=True)
+class Carrier:
+    """How Ops are evaluated for a caller: on arrays, or on buffers that a compiler handed out.
+
+    Attributes:
+        evaluate: The outputs for arrays of the caller's framework.
+        at_home: The arrays that Ops take.
+    """
+
+    evaluate: Callable[[Op, Sequence[Any]], Arrays]
+    at_home: HomeFace
+
+    def __call__(self, op: Op, xs: Sequence[Any]) -> Arrays:
+        """The outputs for arrays of the caller's framework."""
+        return self.evaluate(op, xs)
+
+    @property
+    def fill(self) -> Fill:
+        """What writes the outputs for buffers into others."""
+        return self.at_home.fill
+
+
 def carrier(home: str, away: str, *, device: str, computes_on: str) -> Run:
     """How Ops of `home` are evaluated on arrays of `away` that live on `device`."""
     at_home, abroad = _registry.home(home), _registry.away(away)
     if device == "meta":
-        return lambda op, xs: abroad.empty(op.specs())
+        return Carrier(lambda op, xs: abroad.empty(op.specs()), at_home)
 
     # Made once: what follows runs on every call.
     lend, borrow = abroad.lender(computes_on), at_home.borrower(computes_on)
@@ -99,4 +122,4 @@ def carrier(home: str, away: str, *, device: str, computes_on: str) -> Run:
     def run(op: Op, xs: Sequence[Any]) -> Arrays:
         return adopt(release(op.call(*borrow(lend(xs)))))
 
-    return run
+    return Carrier(run, at_home)

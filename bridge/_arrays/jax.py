@@ -12,9 +12,15 @@ from jax.core import Tracer
 
 from bridge._arrays.numpy import plain
 from bridge._errors import ArgumentError, CopyError, DeviceError, NoValuesError
+from bridge._op import Arrays, Specs
 from bridge._protocols import Container
 from bridge._spec import ArraySpec
 
+_DTYPES = {
+    *("bool", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64"),
+    *("bfloat16", "float16", "float32", "float64", "complex64", "complex128"),
+    *("float8_e4m3fn", "float8_e4m3fnuz", "float8_e5m2", "float8_e5m2fnuz", "float8_e8m0fnu"),
+}
 NARROW = {"int64": "int32", "uint64": "uint32", "float64": "float32", "complex128": "complex64"}
 
 
@@ -71,6 +77,10 @@ class JaxArrays:
             raise NoValuesError(
                 f"it is a JAX tracer ({self.spec(x)}), and JAX cannot look into a bridged function."
             )
+        return self.key(x)
+
+    def key(self, x: Any) -> Hashable:
+        """Shape, dtype and weak type."""
         return x.shape, x.dtype, getattr(x, "weak_type", False)
 
     def borrower(self, device: str) -> Callable[[Sequence[Any]], Sequence[Any]]:
@@ -88,6 +98,28 @@ class JaxArrays:
     def releaser(self, device: str) -> Callable[[Sequence[Any]], Sequence[Any]]:
         """Capsules for the host, which wait for the values; elsewhere the arrays, for streams."""
         return _capsules if device == "cpu" else list
+
+    def lender(self, device: str) -> Callable[[Sequence[Any]], Sequence[Any]]:
+        """The arrays themselves, which have `__dlpack__`, on `device`."""
+
+        def lend(xs: Sequence[Any]) -> Sequence[Any]:
+            not_forked()
+            arrays = [self.export(x, dense=False, copy=None) if self.owns(x) else x for x in xs]
+            return [jax.device_put(x, find_device(device)) if self.owns(x) else x for x in arrays]
+
+        return lend
+
+    def adopter(self, device: str) -> Callable[[Sequence[Any]], Arrays]:
+        """Arrays over the memory of buffers, or copies where it is not aligned."""
+        return _adopt
+
+    def holds(self, dtype: str) -> bool:
+        """Whether JAX has a dtype of this name, in the mode that it is in."""
+        return dtype in _DTYPES and (x64_mode() or dtype not in NARROW)
+
+    def empty(self, specs: Specs) -> Arrays:
+        """Nothing: JAX has no arrays without values."""
+        raise NoValuesError("JAX has no arrays without values.")
 
     def export(self, x: Any, *, dense: bool, copy: bool | None) -> Any:
         """`x` itself; a tracer and a PRNG key are refused."""
@@ -138,6 +170,26 @@ class JaxArrays:
 
 # The dtypes of PRNG keys that were met: JAX has no way from their names back to them.
 _extended: dict[str, Any] = {}
+
+
+def _adopt(buffers: Sequence[Any]) -> Arrays:
+    owners = [x if hasattr(x, "__dlpack__") else _OnHost(x) for x in buffers]
+    with jax.enable_x64(new_val=True):  # else 64-bit values would be narrowed
+        arrays = tuple(jax.dlpack.from_dlpack(x) for x in owners)
+    return tuple(jax.block_until_ready(arrays))
+
+
+class _OnHost:
+    """A DLPack capsule, which says where its memory is."""
+
+    def __init__(self, capsule: Any) -> None:
+        self._capsule = capsule
+
+    def __dlpack__(self, **_: Any) -> Any:
+        return self._capsule
+
+    def __dlpack_device__(self) -> tuple[int, int]:
+        return 1, 0
 
 
 def abstract(spec: ArraySpec, *, x64: bool) -> jax.ShapeDtypeStruct:

@@ -14,8 +14,8 @@ from torch.utils.dlpack import from_dlpack
 
 from bridge._arrays.numpy import plain
 from bridge._errors import ArgumentError, CopyError, NoValuesError
-from bridge._op import Arrays, Specs
-from bridge._protocols import Container
+from bridge._op import Arrays, Op, Specs
+from bridge._protocols import Container, Stream
 from bridge._spec import ArraySpec
 
 _PLAIN = {
@@ -24,6 +24,8 @@ _PLAIN = {
     *(torch.uint8, torch.uint16, torch.uint32, torch.uint64),
     *(torch.float16, torch.float32, torch.float64, torch.complex64, torch.complex128),
 }
+# By dtype: their names cost 4 us to ask for.
+_PLAIN_NUMPY = {np.dtype(str(dtype).removeprefix("torch.")) for dtype in _PLAIN}
 # NumPy has these from ml_dtypes; Tensor.numpy() refuses them, so they cross as integers.
 _AS_INTEGERS = {
     torch.bfloat16: (torch.int16, ml_dtypes.bfloat16),
@@ -62,6 +64,8 @@ class TorchArrays:
     # Not a method, which would cost as much again. A nested tensor has no shape: RuntimeError.
     signature = operator.attrgetter("shape", "dtype", "device", "layout")
 
+    key = signature
+
     def lender(self, device: str) -> Callable[[Sequence[Any]], Sequence[Any]]:
         """NumPy views for the host, detached dense tensors for other devices."""
         return _views if device == "cpu" else functools.partial(_all_dense, device=device)
@@ -80,6 +84,31 @@ class TorchArrays:
             torch.empty(spec.shape, dtype=getattr(torch, spec.dtype), device="meta")
             for spec in specs
         )
+
+    def borrower(self, device: str) -> Callable[[Sequence[Any]], Sequence[Any]]:
+        """Tensors over the memory of NumPy arrays and of what has `__dlpack__`."""
+        return lambda buffers: [_over(x) if hasattr(x, "__dlpack__") else x for x in buffers]
+
+    def releaser(self, device: str) -> Callable[[Sequence[Any]], Sequence[Any]]:
+        """Dense tensors on `device`; on the host capsules of them."""
+
+        def release(outputs: Sequence[Any]) -> Sequence[Any]:
+            dense = _all_dense(outputs, device=device)
+            return [y.__dlpack__() for y in dense] if device == "cpu" else dense
+
+        return release
+
+    def fill(
+        self, op: Op, operands: Sequence[Any], results: Sequence[Any], stream: Stream | None
+    ) -> None:
+        """Evaluate `op`, and copy its outputs to where they belong."""
+        if stream is None:
+            _fill(op, operands, results)
+            return
+        index, address = stream
+        queue = torch.cuda.ExternalStream(address, device=index)
+        with torch.cuda.device(index), torch.cuda.stream(queue):
+            _fill(op, operands, results)
 
     def export(self, x: torch.Tensor, *, dense: bool, copy: bool | None) -> torch.Tensor:
         """`x` without conj and neg bits; one that requires grad is refused, as by `.numpy()`."""
@@ -219,6 +248,30 @@ def _adopt(buffers: Sequence[Any]) -> Arrays:
 def _adopt_from(buffers: Sequence[Any], *, device: str) -> Arrays:
     # Given an object, no capsule, torch passes its current stream to the producer.
     return tuple(torch.from_dlpack(y).to(device) for y in buffers)
+
+
+def _over(x: Any) -> torch.Tensor:
+    """A tensor over the memory of a NumPy array, or of what has `__dlpack__`."""
+    if not isinstance(x, np.ndarray):
+        return torch.from_dlpack(x)
+    if x.dtype in _PLAIN_NUMPY:
+        return torch.from_numpy(x)
+    buffer, low = plain(x)
+    return torch.from_numpy(buffer).view(getattr(torch, low or ""))
+
+
+def _fill(op: Op, operands: Sequence[Any], results: Sequence[Any]) -> None:
+    outputs = op.call(*map(_over, operands))
+    if len(outputs) != len(results):
+        raise ArgumentError(
+            f"{op.name} returned {len(outputs)} results where {len(results)} were expected."
+        )
+    for i, (y, buffer) in enumerate(zip(outputs, results, strict=True)):
+        place = _over(buffer)
+        if y.shape != place.shape or y.dtype != place.dtype:  # copy_ would stretch and convert
+            got, expected = (f"{dtype_name(t.dtype)}{list(t.shape)}" for t in (y, place))
+            raise ArgumentError(f"result {i} of {op.name} is {got}, where {expected} was expected.")
+        place.copy_(y.detach())
 
 
 FACE = TorchArrays()
