@@ -88,6 +88,9 @@ class Op:
 class Split:
     """A derivative in two halves, with what the first keeps for the second.
 
+    A target whose calls can be batched after they were differentiated, as JAX's can, uses it if the
+    halves have `vmap`. Both are made once: the same `needed` gives the same Op.
+
     Attributes:
         way: What is kept: `save` for residuals, `gradient` for gradients to be scaled.
         forward: Op on `(*primals)`: the outputs, then the residuals.
@@ -97,6 +100,9 @@ class Split:
         kept_primals: Positions of the primals that are residuals themselves, so that nothing
             is copied.
         kept_outputs: Positions of the outputs that are residuals themselves.
+        narrowed: `(needed, given) -> Op`, the backward half for cotangents of some of the outputs
+            only, from the same residuals; `None` where that takes others. Without it, targets that
+            cannot run the forward half again for fewer outputs recompute.
     """
 
     way: str
@@ -105,3 +111,4 @@ class Split:
     outputs: int
     kept_primals: Positions
     kept_outputs: Positions
+    narrowed: Callable[[Positions, Positions], Op | None] | None = None

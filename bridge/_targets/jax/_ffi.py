@@ -1,0 +1,183 @@
+"""Calls from compiled programs through XLA's foreign function interface, without a compiler.
+
+One handler is registered with XLA. Its only attribute is the name of a task; the shapes and dtypes
+of its buffers are those that the task was made for, so that of each buffer only the address is
+read. Writing this handler in Python takes no compiler, and costs some 6 us a call.
+"""
+
+import ctypes
+import math
+import pathlib
+import re
+import traceback
+from collections.abc import Sequence
+from ctypes import c_char, c_char_p, c_int64, c_void_p
+from importlib import metadata
+from typing import Any
+
+import jax
+import numpy as np
+
+from bridge._errors import DeviceError
+from bridge._protocols import Stream
+from bridge._spec import ArraySpec
+from bridge._targets.jax import _abi
+from bridge._targets.jax._capsule import DeviceBuffer
+from bridge._targets.jax._task import Task, find
+
+_TARGET = "gradbridge_call"
+_INTERNAL = 13  # XLA_FFI_Error_Code_INTERNAL
+
+
+def _check_version() -> None:
+    """Raise unless the interface is laid out as `_abi` says."""
+    header = pathlib.Path(jax.ffi.include_dir(), "xla", "ffi", "api", "c_api.h")
+    text = header.read_text(encoding="utf-8") if header.exists() else ""
+    found = dict(re.findall(r"#define XLA_FFI_API_(MAJOR|MINOR) (\d+)", text))
+    version = int(found.get("MAJOR", -1)), int(found.get("MINOR", -1))
+    if version[0] != _abi.VERSION[0] or version < _abi.VERSION or ctypes.sizeof(c_void_p) != 8:
+        theirs, ours = (".".join(map(str, v)) for v in (version, _abi.VERSION))
+        raise DeviceError(
+            f"jaxlib {metadata.version('jaxlib')} has version {theirs} of XLA's foreign function "
+            f"interface, and bridge speaks {ours} on 64-bit machines. Install another "
+            "jaxlib, or set GRADBRIDGE_JAX_TRANSPORT=callback, which copies arguments and results."
+        )
+
+
+_check_version()
+
+# A call frame as words of 64 bits, which are read at once; field access costs five times as much.
+_FRAME = c_int64 * (ctypes.sizeof(_abi.CallFrame) // 8)
+
+
+_EXTENSION, _API = _abi.CallFrame.extension.offset // 8, _abi.CallFrame.api.offset // 8
+_CONTEXT = _abi.CallFrame.context.offset // 8
+_OPERANDS = (_abi.CallFrame.arguments.offset + _abi.Arguments.values.offset) // 8
+_RESULTS = (_abi.CallFrame.results.offset + _abi.Arguments.values.offset) // 8
+_ATTRIBUTES = (_abi.CallFrame.attributes.offset + _abi.Attributes.values.offset) // 8
+_DATA = _abi.Buffer.data.offset
+
+
+class Row:
+    """Buffers of known shapes and dtypes, given by a table of addresses."""
+
+    def __init__(self, specs: Sequence[ArraySpec]) -> None:
+        self._specs = specs
+        self._table = c_int64 * len(specs)
+        about = [(s.shape, np.dtype(s.dtype), math.prod(s.shape)) for s in specs]
+        self._kinds: list[Any] = [
+            (shape, kind, c_char * (n * kind.itemsize)) for shape, kind, n in about
+        ]
+
+    def on_host(self, address: int) -> list[np.ndarray]:
+        """NumPy arrays over the buffers."""
+        found: list[np.ndarray] = []
+        for at, (shape, dtype, memory) in zip(self._at(address), self._kinds, strict=True):
+            data = c_int64.from_address(at + _DATA).value
+            # An array without elements has no address.
+            found.append(np.ndarray(shape, dtype, memory.from_address(data) if data else None))
+        return found
+
+    def on_device(self, address: int, device: int) -> list[DeviceBuffer]:
+        """The same on a CUDA device, for DLPack."""
+        data = [c_int64.from_address(at + _DATA).value for at in self._at(address)]
+        rows = zip(data, self._specs, strict=True)
+        return [DeviceBuffer(at, spec, (_CUDA, device)) for at, spec in rows]
+
+    def _at(self, address: int) -> Any:
+        return self._table.from_address(address) if address else ()
+
+
+_CUDA = 2  # kDLCUDA
+
+
+def _named(words: Sequence[int]) -> Task:
+    """The task that a call frame names in its only attribute."""
+    span = c_int64.from_address(words[_ATTRIBUTES]).value
+    at, length = (c_int64 * 2).from_address(span)
+    return find(ctypes.string_at(at, length))
+
+
+@_abi.FUNCTION
+def _on_host(frame: int) -> int | None:
+    words = _FRAME.from_address(frame)[:]
+    if words[_EXTENSION]:
+        return _describe(words[_EXTENSION])
+    try:
+        task = _named(words)
+        operands, results = task.rows
+        task(operands.on_host(words[_OPERANDS]), results.on_host(words[_RESULTS]))
+    except BaseException as error:  # noqa: BLE001 - one that left this function would be lost
+        return _failed(words[_API], error)
+    return None
+
+
+@_abi.FUNCTION
+def _on_device(frame: int) -> int | None:
+    words = _FRAME.from_address(frame)[:]
+    if words[_EXTENSION]:
+        return _describe(words[_EXTENSION])
+    try:
+        task, stream = _named(words), _stream(words)
+        operands, results = (row.on_device for row in task.rows)
+        task(operands(words[_OPERANDS], stream[0]), results(words[_RESULTS], stream[0]), stream)
+    except BaseException as error:  # noqa: BLE001 - one that left this function would be lost
+        return _failed(words[_API], error)
+    return None
+
+
+def _describe(extension: int) -> None:
+    """Answer a call that asks for the version this handler was written for."""
+    answer = _abi.MetadataExtension.from_address(extension).metadata.contents
+    answer.version.major, answer.version.minor = _abi.VERSION
+    answer.traits = 0
+
+
+def _stream(words: Sequence[int]) -> Stream:
+    """Device and stream that a call frame is for."""
+    api, context = _abi.Api.from_address(words[_API]), words[_CONTEXT]
+    stream = _abi.StreamGet(_size(_abi.StreamGet), None, context)
+    ordinal = _abi.OrdinalGet(_size(_abi.OrdinalGet), None, context)
+    for function, asked in ((api.Stream_Get, stream), (api.DeviceOrdinal_Get, ordinal)):
+        if _abi.FUNCTION(function)(ctypes.addressof(asked)):
+            raise DeviceError("XLA does not say which device and stream it computes on.")
+    return ordinal.ordinal, stream.stream or 0
+
+
+def _failed(api: int, error: BaseException) -> int:
+    """An error of XLA that shows `error` with its traceback."""
+    first = "".join(traceback.format_exception_only(error))
+    text = f"{first}\n{''.join(traceback.format_exception(error))}"
+    message = text.replace("\0", "\\0").encode("utf-8", "replace")
+    asked = _abi.ErrorCreate(_size(_abi.ErrorCreate), None, message, _INTERNAL)
+    create = _abi.Api.from_address(api).Error_Create
+    return _abi.FUNCTION(create)(ctypes.addressof(asked))
+
+
+def _size(structure: type[ctypes.Structure]) -> int:
+    """What XLA takes for the size of a structure: without padding behind its last field."""
+    name, kind = structure._fields_[-1][:2]
+    return getattr(structure, name).offset + ctypes.sizeof(kind)
+
+
+# jax.ffi.pycapsule changes the prototype that ctypes.pythonapi shares among all its users.
+_new_capsule = ctypes.PYFUNCTYPE(ctypes.py_object, c_void_p, c_char_p, c_void_p)(
+    ("PyCapsule_New", ctypes.pythonapi)
+)
+
+
+def _register() -> None:
+    for platform, handler in (("cpu", _on_host), ("CUDA", _on_device)):
+        address = ctypes.cast(handler, c_void_p).value
+        capsule = _new_capsule(address, None, None)
+        jax.ffi.register_ffi_target(_TARGET, capsule, platform=platform)
+
+
+_register()
+
+
+def lower(ctx: Any, operands: Sequence[Any], task: Task) -> Sequence[Any]:
+    """A call of `task` in a program that is being compiled, which keeps it alive."""
+    task.rows = task.rows or (Row(task.operands), Row(task.results))
+    ctx.module_context.add_keepalive(task)
+    return jax.ffi.ffi_lowering(_TARGET)(ctx, *operands, task=task.name)

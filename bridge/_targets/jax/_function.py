@@ -1,0 +1,65 @@
+"""What JAX shows to bridge as a place where functions are called."""
+
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.test_util import check_grads
+
+from bridge._arrays.jax import FACE as ARRAYS, NARROW, not_forked, x64_mode
+from bridge._errors import ArgumentError
+from bridge._op import Arrays, Op
+from bridge._protocols import Run
+from bridge._targets.jax._calls import Call
+from bridge._targets.jax._primitives import call
+
+
+class JaxTarget:
+    """Call sites in JAX, whose tracers know shapes and dtypes: nothing has to be staged."""
+
+    def expose(self, op: Op, run: Run) -> Callable[..., Arrays]:
+        """`op` as a function of JAX arrays under every transformation of JAX."""
+        return functools.partial(_call, op, run)
+
+    def compiling(self) -> bool:
+        """Never: JAX runs the code that it traces."""
+        return False
+
+    def is_staged(self, x: Any) -> bool:
+        """Never: a tracer is an array like others."""
+        return False
+
+    def check_gradients(
+        self, fn: Callable[..., Arrays], xs: Sequence[Any], *, order: int, **how: Any
+    ) -> None:
+        """Raise `AssertionError` unless the derivatives of `fn` agree with finite differences."""
+        check_grads(fn, tuple(xs), order, **how)
+
+
+def _call(op: Op, run: Run, *xs: Any) -> Arrays:
+    not_forked()
+    if not x64_mode():
+        _check_width(op)
+    arrays = [x if isinstance(x, jax.Array) else _array(x) for x in xs]
+    return tuple(call(Call(op, run.fill, len(arrays)), arrays))
+
+
+def _array(x: Any) -> jax.Array:
+    """A constant: a number, or an array of another framework."""
+    return ARRAYS.convert(x, copy=None) if hasattr(x, "__dlpack__") else jnp.asarray(x)
+
+
+def _check_width(op: Op) -> None:
+    for i, spec in enumerate(op.specs()):
+        if spec.dtype in NARROW:
+            raise ArgumentError(
+                f"result {i} of {op.name} is {spec}, which has no counterpart while JAX is in "
+                f"32-bit mode. Convert it to {NARROW[spec.dtype]} in the function, or call it in "
+                '64-bit mode: jax.config.update("jax_enable_x64", True), or '
+                "`with jax.enable_x64(True):`."
+            )
+
+
+FACE = JaxTarget()

@@ -1,0 +1,62 @@
+"""What JAX does not document, each with what happens without it; nothing else here uses any."""
+
+import contextlib
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+from jax.core import ShapedArray, Trace
+from jax.extend.core import set_current_trace
+from jax.sharding import NamedSharding, PartitionSpec
+
+from bridge._errors import NoValuesError
+
+
+class _Refusing(Trace):
+    """A trace that refuses every operation: NOTE [JAX inside of a callback]."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__()
+        self.name = name
+
+    def process_primitive(self, primitive: Any, *_: Any, **__: Any) -> Any:
+        raise NoValuesError(
+            f"{self.name} runs inside of a JAX computation, and called JAX ({primitive}), which "
+            "may wait for that computation forever. Compute what it needs outside and pass it as "
+            "an argument, or write that part in the other framework."
+        )
+
+    process_custom_jvp_call = process_custom_vjp_call = process_primitive
+
+
+# NOTE [JAX inside of a callback]
+# A callback runs on a thread of XLA, or on the one that waits for it, and JAX called there waits
+# for threads that wait for the callback: on several devices, from several threads of the user, or
+# with large arrays this hangs. JAX has a current trace on each thread, which sees every operation.
+def refusing_jax(name: str) -> Callable[[], contextlib.AbstractContextManager[None]]:
+    """What enters a context in which every operation of JAX raises."""
+    return functools.partial(set_current_trace, _Refusing(name))
+
+
+def varying(x: Any) -> frozenset[Any]:
+    """The axes of a mesh over which `x`, inside of `jax.shard_map`, is known to vary."""
+    kind = getattr(jax.typeof(x), "manual_axis_type", None)
+    return getattr(kind, "varying", frozenset())
+
+
+def result(shape: Sequence[int], dtype: Any, like: Sequence[Any]) -> ShapedArray:
+    """The abstract value of a result that varies as the abstract values `like` do."""
+    mesh = jax.sharding.get_abstract_mesh()
+    if mesh.empty or not like:
+        return ShapedArray(tuple(shape), dtype)
+    whole = NamedSharding(mesh, PartitionSpec())
+    return like[0].update(shape=tuple(shape), dtype=dtype, weak_type=False, sharding=whole)
+
+
+def jit_is_disabled() -> bool:
+    """Whether `jax.jit` does nothing here and now."""
+    return getattr(jax.config, _FLAG)
+
+
+_FLAG = "jax_disable_jit"

@@ -1,0 +1,205 @@
+"""Ops as operations of JAX, with the rules of its transformations.
+
+NOTE [two primitives]
+A call is one operation, its derivative another, which is linear in tangents. JAX differentiates
+a call to the derivative, and transposes the derivative to a call of the vjp; it maps both over
+batches. What a rule returns is again one of the two, so transformations nest in any order.
+
+NOTE [residuals have no tangents]
+Outputs that a call has besides those of its Op feed nothing but its own derivatives, which take
+the primals as well, and whose own derivatives are those of the vjp of the Op at the primals. So
+what the residuals would contribute is counted there, once.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.extend.core import Primitive
+from jax.interpreters import ad, batching, mlir, partial_eval
+
+from bridge._arrays.jax import conjugate
+from bridge._op import Positions, Specs
+from bridge._spec import ArraySpec
+from bridge._targets.jax._calls import Call, Linear, reached, smooth
+from bridge._targets.jax._internals import jit_is_disabled, result, varying
+from bridge._targets.jax._task import task
+from bridge._targets.jax._transport import lower
+
+call_p = Primitive("bridge_call")
+linear_p = Primitive("bridge_derivative")
+
+
+def call(function: Call, operands: Sequence[Any]) -> list[Any]:
+    """The outputs of a call, and the residuals behind them."""
+    return call_p.bind(*_alike(operands), function=function)
+
+
+def derivative(function: Linear, operands: Sequence[Any]) -> list[Any]:
+    """The tangents of the smooth outputs of a call."""
+    return linear_p.bind(*_alike(operands), function=function)
+
+
+def _alike(xs: Sequence[Any]) -> list[Any]:
+    """`xs`, all of them varying over the same axes of a mesh, as `jax.shard_map` asks."""
+    axes = [varying(x) for x in xs]
+    union = frozenset[Any]().union(*axes)
+    return [
+        x if mine == union else jax.lax.pcast(x, tuple(union - mine), to="varying")
+        for x, mine in zip(xs, axes, strict=True)
+    ]
+
+
+def _results(specs: Specs, operands: Sequence[Any]) -> list[Any]:
+    return [result(spec.shape, jnp.dtype(spec.dtype), operands) for spec in specs]
+
+
+def _call_jvp(primals: Sequence[Any], tangents: Sequence[Any], *, function: Call) -> Any:
+    op, arity = function.op, function.arity
+    moving = tuple(i for i in range(arity) if _moves(tangents[i]))
+    flows = tuple(i for i in smooth(op.specs()) if reached(op, i, moving))
+    made = function.keeping(moving, flows) if flows and not function.extras else function
+    results = call(made, primals[: made.width])
+    outputs = results[: len(op.specs())] if made is not function else results
+    moved: list[Any] = [ad.Zero(jax.typeof(y).to_tangent_aval()) for y in outputs]
+    if flows:
+        kept = made.kept if made.kept and {*moving} <= {*made.kept.wanted} else None
+        extras = kept.found(results) if kept else ()
+        linear = Linear(op, function.fill, arity, moving, kept)
+        found = derivative(linear, [*primals[:arity], *extras, *(tangents[i] for i in moving)])
+        for i, tangent in zip(linear.smooth, found, strict=True):
+            moved[i] = tangent if i in flows else moved[i]
+    return outputs, moved
+
+
+def _moves(tangent: Any) -> bool:
+    """Whether a tangent is neither known to be zero nor that of an integer."""
+    return type(tangent) is not ad.Zero and tangent.dtype != jax.dtypes.float0
+
+
+def _linear_jvp(primals: Sequence[Any], tangents: Sequence[Any], *, function: Linear) -> Any:
+    arity, first = function.arity, function.first
+    if any(map(_moves, tangents[:arity])):
+        whole = Call(function.runs, function.fill, arity + len(function.wanted))
+        operands = [*primals[:arity], *primals[first:]]
+        return _call_jvp(operands, [*tangents[:arity], *tangents[first:]], function=whole)
+    at = tuple(i for i, tangent in enumerate(tangents[first:]) if _moves(tangent))
+    outputs = derivative(function, primals)
+    if not at:
+        return outputs, [ad.Zero(jax.typeof(y).to_tangent_aval()) for y in outputs]
+    moving = [tangents[first + i] for i in at]
+    return outputs, derivative(function.narrowed(at), [*primals[:first], *moving])
+
+
+def _linear_transpose(cotangents: Sequence[Any], *operands: Any, function: Linear) -> list[Any]:
+    arity, first = function.arity, function.first
+    asked = [ad.is_undefined_primal(x) for x in operands[first:]]
+    gradients = [ad.Zero(x.aval) if ask else None for x, ask in _pairs(operands[first:], asked)]
+    given = tuple(i for i, c in _pairs(function.smooth, cotangents) if type(c) is not ad.Zero)
+    within = [i for i, ask in _pairs(function.wanted, asked) if ask]
+    needed = tuple(i for i in within if any(reached(function.op, y, (i,)) for y in given))
+    if needed:
+        known = [c for c in cotangents if type(c) is not ad.Zero]
+        made = function.transposed(needed, given)
+        row = [*operands[:arity], *conjugate(known), *operands[arity:first]]
+        found = call(made, row[: made.width])
+        for i, gradient in zip(needed, conjugate(found), strict=True):
+            gradients[function.wanted.index(i)] = gradient
+    return [*(None for _ in range(first)), *gradients]
+
+
+def _pairs(xs: Sequence[Any], ys: Sequence[Any]) -> Iterator[tuple[Any, Any]]:
+    return zip(xs, ys, strict=True)
+
+
+def _call_batch(operands: Sequence[Any], axes: Sequence[Any], *, function: Call) -> Any:
+    outputs = call(function.vmap(tuple(axes), _size(operands, axes)), operands)
+    return outputs, [0] * len(outputs)
+
+
+def _linear_batch(operands: Sequence[Any], axes: Sequence[Any], *, function: Linear) -> Any:
+    # A tangent that is not mapped gets a gradient for each member of the batch: JAX sums them.
+    size, first = _size(operands, axes), function.first
+    tangents = [
+        jnp.broadcast_to(x, (size, *x.shape)) if axis is None else jnp.moveaxis(x, axis, 0)
+        for x, axis in zip(operands[first:], axes[first:], strict=True)
+    ]
+    mapped = function.vmap((*axes[:first], *(0 for _ in tangents)), size)
+    outputs = derivative(mapped, [*operands[:first], *tangents])
+    return outputs, [0] * len(outputs)
+
+
+def _size(operands: Sequence[Any], axes: Sequence[Any]) -> int:
+    """How large the batch is."""
+    return next(x.shape[axis] for x, axis in _pairs(operands, axes) if axis is not None)
+
+
+def _call_dce(used: Sequence[bool], eqn: Any) -> Any:
+    """Residuals that nobody uses are not computed: under `jax.checkpoint`, in a forward pass."""
+    function: Call = eqn.params["function"]
+    count = len(function.op.specs())
+    if not any(used):
+        return [False] * len(eqn.invars), None
+    if function.extras and not any(used[count:]):
+        plain = Call(function.op, function.fill, function.arity)
+        eqn = eqn.replace(params={"function": plain}, outvars=eqn.outvars[:count])
+    return [True] * len(eqn.invars), eqn
+
+
+def _lower_call(ctx: Any, *operands: Any, function: Call) -> Sequence[Any]:
+    return _lower(ctx, operands, function, function.operands)
+
+
+def _lower_linear(ctx: Any, *operands: Any, function: Linear) -> Sequence[Any]:
+    taken = (*range(function.arity), *range(function.first, len(operands)))
+    return _lower(ctx, operands, function, taken)
+
+
+def _lower(ctx: Any, operands: Sequence[Any], function: Call | Linear, taken: Positions) -> Any:
+    avals = [ctx.avals_in[i] for i in taken]
+    specs = tuple(ArraySpec(tuple(aval.shape), str(aval.dtype)) for aval in avals)
+    found = task(function.runs, function.fill, specs)
+    inner = dataclasses.replace(ctx, avals_in=avals)
+    return lower(inner, [operands[i] for i in taken], found)
+
+
+# Not the cache of jax.interpreters.xla.apply_primitive, which holds on to thousands of functions.
+@functools.lru_cache(maxsize=256)
+def _compiled(primitive: Primitive, function: Call | Linear) -> Callable[..., list[Any]]:
+    """An operation compiled on its own, for calls outside of `jax.jit`."""
+
+    def run(*operands: Any) -> list[Any]:
+        return primitive.bind(*operands, function=function)
+
+    run.__name__ = run.__qualname__ = repr(function)
+    return jax.jit(run)
+
+
+def _eager(primitive: Primitive, *operands: Any, function: Call | Linear) -> list[Any]:
+    if jit_is_disabled():
+        with jax.disable_jit(disable=False):
+            return _compiled(primitive, function)(*operands)
+    return _compiled(primitive, function)(*operands)
+
+
+def _register() -> None:
+    outputs = lambda *operands, function: _results(function.runs.specs(), operands)
+    rules = {
+        call_p: (_call_jvp, _call_batch, _lower_call),
+        linear_p: (_linear_jvp, _linear_batch, _lower_linear),
+    }
+    for primitive, (jvp, batch, lowering) in rules.items():
+        primitive.multiple_results = True
+        primitive.def_impl(functools.partial(_eager, primitive))
+        primitive.def_abstract_eval(outputs)
+        ad.primitive_jvps[primitive] = jvp
+        batching.primitive_batchers[primitive] = batch
+        mlir.register_lowering(primitive, lowering, cacheable=False)
+    ad.primitive_transposes[linear_p] = _linear_transpose
+    partial_eval.dce_rules[call_p] = _call_dce
+
+
+_register()
