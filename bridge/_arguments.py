@@ -46,22 +46,27 @@ class Kind:
 _NUMBERS = {int: "int64", float: "float64", complex: "complex128"}
 
 
-def kind(leaf: Any, home: str, away: str) -> Kind:
+def kind(leaf: Any, home: str, away: str, *, traced: bool) -> Kind:
     """How leaves of the class of `leaf` are treated by a function of `home` called from `away`."""
     face = _registry.owner(leaf)
     if face is not None:
         if face.name not in (home, away, "numpy"):
             raise ArgumentError(f"it is an array of {face.name}. Convert it with bridge.to_{away}.")
         if face.name == away:
-            return Kind(_registry.away(away).key, face.spec, owner=away)
+            return Kind(_registry.away(away).key, _strong(face.spec), owner=away)
         prepare = _own if face.name == "numpy" else None
         return Kind(face.signature, face.spec, prepare, face.name)
-    if type(leaf) in _NUMBERS:
+    if traced and type(leaf) in _NUMBERS:
         return _number(type(leaf))
     number = _as_number(leaf)
-    if type(number) in _NUMBERS:
+    if traced and type(number) in _NUMBERS:
         return dataclasses.replace(_number(type(number)), prepare=_as_number)
     return Kind(_static_key)
+
+
+def _strong(spec: Callable[[Any], ArraySpec]) -> Callable[[Any], ArraySpec]:
+    """The spec of the caller's arrays, of which only their home knows weak types."""
+    return lambda x: dataclasses.replace(spec(x), weak=False)
 
 
 def _own(x: Any) -> Any:

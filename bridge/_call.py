@@ -179,7 +179,7 @@ class BridgedFunction:
         described = [self._describe(leaf, path) for leaf, path in zip(leaves, paths, strict=True)]
         form = _form(structure, len(leaves))
         key = (form, self._source.ambient(), *(leaf.signature for leaf in described))
-        if not self._options["jit"]:
+        if not self._options.get("jit", True):
             return self._make(leaves, structure, described)
         with self._lock:  # a trace can take minutes: threads that want the same one wait for it
             plan = self._plans.get(key)
@@ -199,7 +199,9 @@ class BridgedFunction:
                 return Leaf(label, signature, spec, _arguments.Kind(id, owner=self._away))
             kind = self._kinds.get(leaf.__class__)
             if kind is None:
-                kind = _arguments.kind(leaf, self._home, self._away)
+                kind = _arguments.kind(
+                    leaf, self._home, self._away, traced=self._source.traces_numbers
+                )
             if kind.spec is None:
                 _arguments.check_static(leaf, self._away)
             spec = kind.spec and kind.spec(leaf)  # refuses what has no signature

@@ -114,6 +114,8 @@ class AwayFace(ArrayFace, Protocol):
 class SourceFace(Protocol):
     """Functions that live here and are wanted elsewhere."""
 
+    traces_numbers: bool  # whether Python numbers are arrays to a trace, or constants
+
     def check(self, **options: Any) -> None:
         """Raise if an option of a wrapped function has a value it does not take."""
         ...

@@ -11,7 +11,7 @@ from bridge._protocols import ArrayFace, AwayFace, HomeFace, SourceFace, TargetF
 
 _MODULES = {"torch": "torch", "jax": "jax", "numpy": "numpy"}
 _SOURCES: tuple[str, ...] = ("jax", "torch")
-_TARGETS: tuple[str, ...] = ("torch",)
+_TARGETS: tuple[str, ...] = ("torch", "jax")
 
 
 def directions() -> list[tuple[str, str]]:

@@ -100,5 +100,81 @@ def jax2torch(
     return make if fn is None else make(fn)
 
 
+@overload
+def torch2jax(
+    fn: Callable[..., Any],
+    /,
+    *,
+    static_argnums: int | Sequence[int] = ...,
+    static_argnames: str | Sequence[str] = ...,
+    capture: str = ...,
+    device: str | None = ...,
+) -> "BridgedFunction": ...
+@overload
+def torch2jax(
+    fn: None = None,
+    /,
+    *,
+    static_argnums: int | Sequence[int] = ...,
+    static_argnames: str | Sequence[str] = ...,
+    capture: str = ...,
+    device: str | None = ...,
+) -> Callable[[Callable[..., Any]], "BridgedFunction"]: ...
+def torch2jax(
+    fn: Callable[..., Any] | None = None,
+    /,
+    *,
+    static_argnums: int | Sequence[int] = (),
+    static_argnames: str | Sequence[str] = (),
+    capture: str = "auto",
+    device: str | None = None,
+) -> Any:
+    """A torch function as a differentiable function of JAX arrays; also a decorator.
+
+    It works under `jax.jit`, `jax.grad`, `jax.vmap` and every other transformation, to any order:
+    torch computes, and derivatives are torch's own. The function is captured once for each
+    structure, shape, dtype and static value of its arguments.
+
+    Args:
+        fn: A pure function written with torch. Its arguments and results are arbitrary pytrees of
+            torch or JAX. Arrays in them arrive as tensors of the same shape and dtype, as do
+            NumPy arrays, which get no gradient. Everything else, numbers too, arrives as it is.
+        static_argnums: Positions of arguments that are passed as they are, arrays in them refused.
+        static_argnames: Their names.
+        capture: `"auto"` makes a graph of the function, and where it looks at values, runs it anew
+            on each call and for each derivative, with a warning; `"require"` refuses such a
+            function, and `"never"` always runs it anew.
+        device: Where torch computes, `"cpu"` or `"cuda:0"`; by default where the arrays are.
+
+    Returns:
+        A function of the same signature. Its results are new arrays, which share memory with
+        nothing.
+
+    Raises:
+        ArgumentError: When called with an argument or for a result that cannot cross, such as a
+            float64 result while JAX is in 32-bit mode; the text says which.
+        NoRuleError: When torch lacks a derivative or a batched form that is asked for.
+        NoValuesError: When `capture="require"`, and the function looks at values.
+
+    Example:
+        >>> import jax, jax.numpy as jnp, torch
+        >>> @torch2jax
+        ... def energy(x):
+        ...     return torch.sum(torch.sin(x) ** 2)
+        >>> jax.jit(jax.grad(energy))(jnp.array([0.5, 1.0]))
+        Array([0.8414..., 0.9092...], dtype=float32)
+
+    `torch.func`: https://docs.pytorch.org/docs/stable/func.html
+    """
+    make = functools.partial(
+        BridgedFunction,
+        direction=("torch", "jax"),
+        static=(_sequence(static_argnums), _sequence(static_argnames)),
+        device=device,
+        options={"capture": capture},
+    )
+    return make if fn is None else make(fn)
+
+
 def _sequence(one_or_more: Any) -> Sequence[Any]:
     return (one_or_more,) if isinstance(one_or_more, (int, str)) else tuple(one_or_more)

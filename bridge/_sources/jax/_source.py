@@ -13,6 +13,8 @@ from bridge._sources.jax._trace import symbolic
 class JaxSource:
     """JAX's functions."""
 
+    traces_numbers = True
+
     def check(self, *, residuals: str, **_: Any) -> None:
         """Raise unless `residuals` is one of the three ways."""
         if residuals not in ("auto", "save", "recompute"):

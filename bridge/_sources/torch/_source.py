@@ -15,6 +15,8 @@ from bridge._sources.torch._rules import function
 class TorchSource:
     """PyTorch's functions."""
 
+    traces_numbers = False
+
     def check(self, *, capture: str, **_: Any) -> None:
         """Raise unless `capture` is one of the three ways."""
         if capture not in ("auto", "require", "never"):

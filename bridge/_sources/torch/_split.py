@@ -34,6 +34,7 @@ def split(
         return half(chosen, f"{name}.backward", kept, dataclasses.replace(settings, seed=None))
 
     return Split(
+        way="save",
         forward=half(first, f"{name}.forward", primals, settings),
         backward=backward,
         outputs=count,
