@@ -173,6 +173,7 @@ class Parameters:
     """The parameters of a function: their names, and which of them are static."""
 
     names: tuple[str, ...]
+    every: frozenset[str]
     variadic: str | None
     static: bool
     static_argnums: frozenset[int]
@@ -221,6 +222,7 @@ def parameters(
         )
     nums |= {names.index(name) for name in static_argnames if name in names}
     named = {*static_argnames, *(names[i] for i in nums if 0 <= i < len(names))}
+    every = frozenset(p.name for p in known if p.kind is not p.VAR_KEYWORD)
     return Parameters(
-        tuple(names), variadic, bool(nums or named), frozenset(nums), frozenset(named)
+        tuple(names), every, variadic, bool(nums or named), frozenset(nums), frozenset(named)
     )

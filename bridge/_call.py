@@ -8,9 +8,9 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from bridge import _arguments, _names, _registry, _transfer, _tree
-from bridge._errors import ArgumentError, NoValuesError
+from bridge._errors import ArgumentError, NoValuesError, OptionError
 from bridge._op import Arrays, Specs
-from bridge._plan import ARRAY, Flat, Leaf, Plan
+from bridge._plan import ARRAY, SEED, Flat, Leaf, Plan
 
 # NOTE [rows of arguments]
 # Taking apart the arguments and hashing their structure costs more than all else that a call does
@@ -60,6 +60,12 @@ class BridgedFunction:
         self._device, self._options = device, options
         self._static = static
         self._parameters = _arguments.parameters(fn, *static)
+        self._seeded = self._source.takes_seeds
+        if self._seeded and SEED in self._parameters.every:
+            raise OptionError(
+                f"{self._name} has a parameter `{SEED}`, which is how the bridged function takes "
+                "its key for random numbers. Give the parameter another name."
+            )
         self._kinds: dict[type, _arguments.Kind] = {}
         self._plans: dict[Any, Plan] = {}
         self._traced: dict[str, dict[str, None]] = {}
@@ -104,6 +110,8 @@ class BridgedFunction:
             return plan.flat.build(plan.native(*args)) if plan.as_they_are else plan(args)
         if self._parameters.static:
             args, kwargs = self._parameters.mark(args, kwargs)
+        if SEED in kwargs and self._seeded:
+            kwargs = {**kwargs, SEED: self._target.seed(kwargs[SEED])}
         if len(kwargs) > 1:  # which are one call in whatever order
             kwargs = dict(sorted(kwargs.items()))
         leaves, structure = _tree.leaves((args, kwargs))
@@ -218,7 +226,10 @@ class BridgedFunction:
             _arguments.value(leaf) if about.spec is None else ARRAY
             for leaf, about in zip(leaves, described, strict=True)
         ]
-        flat = Flat(self._fn, self._name, (self._home, self._away), structure, fixed)
+        labels = [f"argument {leaf.label} of {self._name}" for leaf in arrays]
+        seeds = [i for i, leaf in enumerate(arrays) if leaf.label == SEED and self._seeded]
+        crossing = self._home, self._away
+        flat = Flat(self._fn, self._name, crossing, structure, fixed, seeded=bool(seeds))
         device = self._place(arrays)
         computes_on = device if device == "meta" else self._source.device(device, self._device)
         primals = tuple(leaf.spec for leaf in arrays if leaf.spec)
@@ -226,7 +237,8 @@ class BridgedFunction:
             flat,
             name=self._name,
             primals=primals,
-            labels=[f"argument {leaf.label} of {self._name}" for leaf in arrays],
+            labels=labels,
+            **({"seed": seeds[0]} if seeds else {}),
             **self._options,
         )
         run = _transfer.carrier(self._home, self._away, device=device, computes_on=computes_on)

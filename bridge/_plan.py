@@ -43,10 +43,13 @@ class Flat:
         direction: tuple[str, str],
         structure: Any,
         leaves: Sequence[Any],
+        *,
+        seeded: bool,
     ) -> None:
         self.__name__ = self.__qualname__ = name  # what a tracer's errors call it
         self._fn, self._structure, self._leaves = fn, structure, leaves
         self._home, self._away = direction
+        self._seeded = seeded
         self._at = [i for i, leaf in enumerate(leaves) if leaf is ARRAY]
         self.results: Any = None
         self.build: Callable[[Sequence[Any]], Any] = list
@@ -54,6 +57,8 @@ class Flat:
     def __call__(self, *arrays: Any) -> list[Any]:
         leaves = _tree.spread(arrays, self._at, self._leaves)
         args, kwargs = _tree.unflatten(self._structure, leaves)
+        if self._seeded:  # the source has set its generators by it
+            del kwargs[SEED]
         results = self._fn(*args, **kwargs)
         outputs, self.results = _tree.flatten(results, _registry.container)
         for output, path in zip(outputs, _tree.paths(self.results), strict=True):
@@ -80,6 +85,7 @@ class Flat:
 
 
 ARRAY = object()
+SEED = "rng"
 
 
 @dataclasses.dataclass(frozen=True)

@@ -115,9 +115,18 @@ class SourceFace(Protocol):
     """Functions that live here and are wanted elsewhere."""
 
     traces_numbers: bool  # whether Python numbers are arrays to a trace, or constants
+    takes_seeds: bool  # whether random numbers follow from a seed that is no argument
 
     def check(self, **options: Any) -> None:
         """Raise if an option of a wrapped function has a value it does not take."""
+        ...
+
+    def is_module(self, fn: Any) -> bool:
+        """Whether `fn` is an object with parameters of its own."""
+        ...
+
+    def taken_apart(self, module: Any, *, wide: bool) -> tuple[Any, Any, Any, Any]:
+        """A pure function `(modes, params, buffers, *args)`, what gives the modes, both values."""
         ...
 
     def ambient(self) -> Hashable:
@@ -192,6 +201,10 @@ class TargetFace(Protocol):
 
     def expose(self, op: Op, run: Run) -> Callable[..., Arrays]:
         """A native differentiable function that evaluates `op` by `run`."""
+        ...
+
+    def seed(self, key: Any) -> Any:
+        """The integers of a key for random numbers, as an array."""
         ...
 
     def compiling(self) -> bool:

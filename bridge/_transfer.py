@@ -36,7 +36,7 @@ def to_torch(tree: Any, *, copy: bool | None = None) -> Any:
 
     DLPack: https://dmlc.github.io/dlpack/latest/python_spec.html
     """
-    return _convert(tree, "torch", copy=copy)
+    return convert(tree, "torch", copy=copy)
 
 
 def to_jax(tree: Any, *, copy: bool | None = None) -> Any:
@@ -66,10 +66,11 @@ def to_jax(tree: Any, *, copy: bool | None = None) -> Any:
 
     DLPack: https://dmlc.github.io/dlpack/latest/python_spec.html
     """
-    return _convert(tree, "jax", copy=copy)
+    return convert(tree, "jax", copy=copy)
 
 
-def _convert(tree: Any, name: str, *, copy: bool | None) -> Any:
+def convert(tree: Any, name: str, *, copy: bool | None = None) -> Any:
+    """`tree` with every array in it as one of the framework `name`."""
     to = _registry.arrays(name)
     leaves, structure = _tree.flatten(tree, _registry.container)
     moved = []

@@ -4,7 +4,10 @@ import functools
 from collections.abc import Callable, Sequence
 from typing import Any, overload
 
+from bridge import _registry, _transfer
 from bridge._call import BridgedFunction
+from bridge._errors import OptionError
+from bridge._module import BridgedModule
 
 
 @overload
@@ -167,13 +170,31 @@ def torch2jax(
     `torch.func`: https://docs.pytorch.org/docs/stable/func.html
     """
     make = functools.partial(
-        BridgedFunction,
+        _function_or_module,
         direction=("torch", "jax"),
         static=(_sequence(static_argnums), _sequence(static_argnames)),
         device=device,
         options={"capture": capture},
     )
     return make if fn is None else make(fn)
+
+
+def _function_or_module(fn: Any, *, direction: tuple[str, str], **how: Any) -> Any:
+    home, away = direction
+    if not _registry.source(home).is_module(fn):
+        return BridgedFunction(fn, direction=direction, **how)
+    if any(how["static"]):
+        raise OptionError(
+            "a module has no static arguments: numbers, strings and other values that are no "
+            "arrays reach it as they are."
+        )
+    wide = _registry.away(away).holds("int64")
+    apply, modes, *values = _registry.source(home).taken_apart(fn, wide=wide)
+    apply.__name__ = apply.__qualname__ = type(fn).__name__
+    how["static"] = ((0,), ())
+    function = BridgedFunction(apply, direction=direction, **how)
+    params, buffers = _transfer.convert(values, away)
+    return BridgedModule(fn, function, modes, params, buffers)
 
 
 def _sequence(one_or_more: Any) -> Sequence[Any]:

@@ -14,11 +14,16 @@ class JaxSource:
     """JAX's functions."""
 
     traces_numbers = True
+    takes_seeds = False
 
     def check(self, *, residuals: str, **_: Any) -> None:
         """Raise unless `residuals` is one of the three ways."""
         if residuals not in ("auto", "save", "recompute"):
             raise OptionError(f'residuals={residuals!r} is neither "auto", "save" nor "recompute".')
+
+    def is_module(self, fn: Any) -> bool:
+        """Never: modules of libraries of JAX are pytrees, which functions take."""
+        return False
 
     ambient = staticmethod(x64_mode)
 

@@ -8,6 +8,7 @@ import torch
 from bridge._errors import ArgumentError, DeviceError, OptionError
 from bridge._op import Op, Specs
 from bridge._sources.torch._capture import pure
+from bridge._sources.torch._module import taken_apart
 from bridge._sources.torch._program import Settings
 from bridge._sources.torch._rules import function
 
@@ -16,11 +17,18 @@ class TorchSource:
     """PyTorch's functions."""
 
     traces_numbers = False
+    takes_seeds = True
 
     def check(self, *, capture: str, **_: Any) -> None:
         """Raise unless `capture` is one of the three ways."""
         if capture not in ("auto", "require", "never"):
             raise OptionError(f'capture={capture!r} is neither "auto", "require" nor "never".')
+
+    def is_module(self, fn: Any) -> bool:
+        """Whether `fn` is an `nn.Module`."""
+        return isinstance(fn, torch.nn.Module)
+
+    taken_apart = staticmethod(taken_apart)
 
     def ambient(self) -> Hashable:
         """What torch makes of a Python number."""
@@ -57,7 +65,13 @@ class TorchSource:
                     "it static, or pass an array."
                 )
         settings = Settings(capture, torch.get_default_dtype(), seed)
-        return function(pure(fn, name), name, primals, settings).op()
+        made = function(pure(fn, name), name, primals, settings)
+        if made.draws and seed is None:
+            raise ArgumentError(
+                f"{name} draws random numbers, which have to follow from an argument. Pass it a "
+                "key: rng=jax.random.key(0)."
+            )
+        return made.op()
 
     def shapes(
         self,

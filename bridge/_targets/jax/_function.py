@@ -23,6 +23,17 @@ class JaxTarget:
         """`op` as a function of JAX arrays under every transformation of JAX."""
         return functools.partial(_call, op, run)
 
+    def seed(self, key: Any) -> Any:
+        """The data of a key, of either style."""
+        data = key
+        if jnp.issubdtype(jnp.asarray(key).dtype, jax.dtypes.prng_key):
+            data = jax.random.key_data(key)
+        if jnp.asarray(data).ndim > 1:
+            raise ArgumentError(
+                f"rng is an array of keys, with data of shape {list(data.shape)}. Pass one key."
+            )
+        return data
+
     def compiling(self) -> bool:
         """Never: JAX runs the code that it traces."""
         return False

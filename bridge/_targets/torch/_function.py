@@ -44,6 +44,10 @@ class TorchTarget:
         """`op` as a function of tensors under every transformation of torch."""
         return functools.partial(_call, op, run)
 
+    def seed(self, key: Any) -> Any:
+        """`key` itself: torch has no keys."""
+        return key
+
     compiling = staticmethod(compiling)
     is_staged = staticmethod(is_staged)
     sketch = staticmethod(sketch)

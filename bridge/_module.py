@@ -1,0 +1,42 @@
+"""A module of one framework as values of another, and a pure function of them."""
+
+from collections.abc import Callable, Hashable
+from typing import Any
+
+from bridge._call import BridgedFunction
+
+
+class BridgedModule:
+    """A module as the parameters and buffers it has, and a pure function of them.
+
+    Attributes:
+        module: The module itself, whose own parameters and buffers `apply` leaves alone; it is
+            applied in training or in evaluation as it is set when `apply` is called.
+        params: Its parameters by name, over the memory of the module where that can be shared.
+        buffers: Its buffers by name, likewise.
+    """
+
+    def __init__(
+        self,
+        module: Any,
+        function: BridgedFunction,
+        modes: Callable[[], Hashable],
+        params: dict[str, Any],
+        buffers: dict[str, Any],
+    ) -> None:
+        self.module, self.params, self.buffers = module, params, buffers
+        self._function, self._modes = function, modes
+
+    def __repr__(self) -> str:
+        return f"<{self._function!r} of {len(self.params)} parameters, {len(self.buffers)} buffers>"
+
+    def apply(self, params: Any, buffers: Any, *args: Any, **kwargs: Any) -> Any:
+        """The output of the module and its new buffers, as a tuple.
+
+        Args:
+            params: Parameters by name.
+            buffers: Buffers by name, such as running statistics.
+            *args: What the module is called with.
+            **kwargs: Likewise; `rng` is a key for the random numbers that the module draws.
+        """
+        return self._function(self._modes(), params, buffers, *args, **kwargs)
