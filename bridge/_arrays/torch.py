@@ -74,6 +74,15 @@ class TorchArrays:
         """Tensors over the memory of buffers, moved to `device` if that is another."""
         return _adopt if device == "cpu" else functools.partial(_adopt_from, device=device)
 
+    def borrow(self, buffers: Sequence[Any], device: str) -> Sequence[Any]:
+        """Tensors over the memory of `buffers`, copies of NumPy arrays that are read-only."""
+        found = [self.convert(_writable(x), copy=None) for x in buffers]
+        return found if device == "cpu" else [x.to(device) for x in found]
+
+    def release(self, outputs: Sequence[Any], device: str) -> Sequence[Any]:
+        """Capsules for the host; elsewhere the tensors, for streams."""
+        return [y.__dlpack__() for y in outputs] if device == "cpu" else outputs
+
     def holds(self, dtype: str) -> bool:
         """Whether torch has a dtype of this name."""
         return getattr(torch, dtype, None) in {*_PLAIN, *_AS_INTEGERS}
@@ -163,6 +172,11 @@ class TorchArrays:
 def dtype_name(dtype: Any) -> str:
     """NumPy's name of a dtype of torch, which spells them alike."""
     return str(dtype).removeprefix("torch.")
+
+
+def _writable(x: Any) -> Any:
+    """`x`, or a copy where torch could write to what its owner keeps others from writing to."""
+    return x.copy() if isinstance(x, np.ndarray) and not x.flags.writeable else x
 
 
 def _has_memory(x: torch.Tensor) -> bool:

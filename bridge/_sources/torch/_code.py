@@ -10,6 +10,7 @@ import torch
 from torch.fx import Graph, GraphModule, Node
 
 from bridge._sources.torch._graph import results
+from bridge._sources.torch._internals import direct
 
 
 def compiled(module: GraphModule) -> Callable[..., tuple[torch.Tensor, ...]]:
@@ -43,7 +44,9 @@ class _Code:
         else:
             given = [self._text(x) for x in node.args]
             given += [f"{key}={self._text(x)}" for key, x in node.kwargs.items()]
-            self._lines.append(f"{name} = {self._constant(node.target)}({', '.join(given)})")
+            self._lines.append(
+                f"{name} = {self._constant(direct(node.target))}({', '.join(given)})"
+            )
         self._lines += [f"del {self._names[x]}" for x in self._last.get(node, ())]
 
     def function(self) -> Callable[..., tuple[torch.Tensor, ...]]:

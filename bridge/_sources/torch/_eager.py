@@ -21,6 +21,28 @@ from bridge._sources.torch._program import Settings
 from bridge._spec import ArraySpec
 
 
+def transposed(tangents: Any, gradients: Any, primals: Specs, moving: Specs, given: Specs) -> bool:
+    """Whether two functions are linear maps and each the transpose of the other."""
+    xs, dx, dy = (_made_up(specs, seed) for seed, specs in enumerate((primals, moving, given)))
+    state = torch.get_rng_state()
+    ys = tangents(*xs, *dx)
+    torch.set_rng_state(state)
+    gs = gradients(*xs, *dy)
+    torch.set_rng_state(state)
+    terms = [_wide(a) * _wide(b) for a, b in zip([*ys, *dx], [*dy, *gs], strict=True)]
+    left = sum(float(term.sum()) for term in terms[: len(ys)])
+    right = sum(float(term.sum()) for term in terms[len(ys) :])
+    size = sum(float(term.abs().sum()) for term in terms)
+    eps = max(torch.finfo(x.dtype).eps for x in [*ys, *gs])
+    return not abs(left - right) > 1e3 * eps * size  # what is not a number says nothing
+
+
+def _wide(x: torch.Tensor) -> torch.Tensor:
+    """`x` as real numbers of double precision."""
+    x = torch.view_as_real(x) if x.is_complex() else x
+    return x.double().reshape(-1)
+
+
 def outline(fun: Fun, primals: Specs, *, settings: Settings) -> tuple[Specs, bool, Blocks]:
     """Specs of the outputs, whether random numbers were drawn, and what was done to gradients."""
     before = torch.get_rng_state()
@@ -32,9 +54,9 @@ def outline(fun: Fun, primals: Specs, *, settings: Settings) -> tuple[Specs, boo
     return tuple(map(ARRAYS.spec, outputs)), drawn, blocks
 
 
-def _made_up(primals: Specs) -> list[torch.Tensor]:
-    generator = torch.Generator().manual_seed(0)
-    return [_like(spec, generator).to(spec.device) for spec in primals]
+def _made_up(specs: Specs, seed: int = 0) -> list[torch.Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    return [_like(spec, generator).to(spec.device) for spec in specs]
 
 
 def _like(spec: ArraySpec, generator: torch.Generator) -> torch.Tensor:

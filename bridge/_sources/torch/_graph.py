@@ -19,6 +19,7 @@ from bridge._sources.torch._internals import returns_view, same_storage, with_ef
 
 _aten: Any = torch.ops.aten
 _DENSE: dict[str, Any] = {"memory_format": torch.contiguous_format}
+_END = 4  # position of the argument of slice_scatter, by default all the way
 _SAME = {_aten.detach.default, _aten.alias.default, _aten.lift_fresh_copy.default}
 
 
@@ -30,13 +31,50 @@ def tidy(module: GraphModule) -> None:
     end.args = (tuple(pytree.tree_flatten(end.args[0])[0]),)
     _forget_order(graph)
     for node in list(graph.nodes):
-        if node.target is _aten._neg_view.default:  # which torch cannot batch
-            node.target = _aten.neg.default
-            node.meta["val"] = node.meta["val"].resolve_neg()
+        if _rewritten(graph, node):
+            continue
         if node.target in _SAME or (node.target is _aten.clone.default and _needless(node)):
             node.replace_all_uses_with(node.args[0])
             graph.erase_node(node)
     graph.eliminate_dead_code(is_kept)
+
+
+def _rewritten(graph: Graph, node: Node) -> bool:
+    """Write an operator that torch cannot batch as others that it can."""
+    if node.target is _aten._neg_view.default:
+        node.target = _aten.neg.default
+        node.meta["val"] = node.meta["val"].resolve_neg()
+    elif node.target is _aten.fill.Scalar:
+        node.target = _aten.full_like.default
+    elif node.target is _aten.copy.default:
+        return _copy_rewritten(graph, node)
+    elif node.target is _aten.slice_scatter.default and len(node.args) > _END:
+        size = node.meta["val"].shape[node.args[_END - 2]]
+        node.update_arg(_END, min(node.args[_END], size))  # pyright: ignore[reportArgumentType]
+    return False
+
+
+def _copy_rewritten(graph: Graph, node: Node) -> bool:
+    """Write the functional `x.copy_(y)` as `y` in the shape and dtype of `x`."""
+    found: Any = node.args[1]
+    made, value = node.meta["val"], found.meta["val"]
+    if made.is_conj() or made.is_neg() or value.is_conj() or value.is_neg():
+        return False
+    if not made.is_contiguous() and (made.stride() != value.stride() or made.dtype != value.dtype):
+        return False
+    with graph.inserting_before(node):
+        if made.dtype != value.dtype:
+            found = graph.call_function(_aten._to_copy.default, (found,), {"dtype": made.dtype})
+            value = found.meta["val"] = value.to(made.dtype)
+        if made.shape != value.shape:
+            found = graph.call_function(_aten.expand.default, (found, list(made.shape)))
+            value = found.meta["val"] = value.expand(made.shape)
+        if made.stride() != value.stride():
+            found = graph.call_function(_aten.clone.default, (found,), dict(_DENSE))
+            found.meta["val"] = made
+    node.replace_all_uses_with(found)
+    graph.erase_node(node)
+    return True
 
 
 def is_kept(node: Node) -> bool:

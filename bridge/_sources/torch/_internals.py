@@ -137,6 +137,12 @@ def returns_view(target: Any) -> bool:
 # A check that raises, as of a singular matrix, has no result: torch orders it by a token.
 with_effects: Any = getattr(torch.ops.higher_order, "with_effects", None)
 
+
+def direct(target: Any) -> Any:
+    """What an operator calls; without the name the operator itself, which costs a call more."""
+    return getattr(target, "_op", target) if isinstance(target, torch._ops.OpOverload) else target
+
+
 # Operators then skip what records for autograd; without the name it is only switched off.
 below_autograd: Callable[[], Any] = getattr(torch._C, "_AutoDispatchBelowAutograd", torch.no_grad)
 any_autocast: Callable[[], bool] = getattr(torch._C, "_is_any_autocast_enabled", lambda: True)

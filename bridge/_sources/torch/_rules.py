@@ -9,7 +9,7 @@ from bridge._errors import NoRuleError, NoValuesError
 from bridge._op import Op, Positions, Specs, Split
 from bridge._sources.torch._batched import Axes, Batched, grown
 from bridge._sources.torch._capture import Fun, trace
-from bridge._sources.torch._eager import anew, outline
+from bridge._sources.torch._eager import anew, outline, transposed
 from bridge._sources.torch._internals import Blocks
 from bridge._sources.torch._program import Program, Settings, executed
 from bridge._sources.torch._split import split
@@ -38,6 +38,7 @@ class Function:
         draws: Whether it draws random numbers.
         recorded: Whether torch.func refuses it: NOTE [two ways].
         batched: The same batched example by example, if it is a batched form.
+        way: How it was derived, if it is a derivative.
     """
 
     name: str
@@ -50,6 +51,7 @@ class Function:
     draws: bool
     recorded: bool = False
     batched: Batched | None = None
+    way: Callable[..., Fun] | None = None
 
     def op(self) -> Op:
         """The function as an Op."""
@@ -93,7 +95,10 @@ class Function:
         smooth = tuple(i for i, spec in enumerate(self.outputs) if spec.differentiable)
         primals = (*self.primals, *(self.primals[i] for i in given))
         made = [(way(self.fun, len(self.primals), given, smooth), way) for way in ways]
-        return self._derived("jvp", made, primals, lambda whole: whole.jvp(given))
+        found = self._derived("jvp", made, primals, lambda whole: whole.jvp(given))
+        if isinstance(found, Function) and found.way in (transposed_jvp, recorded_jvp):
+            self._check_tangents(found, given, smooth)
+        return found
 
     def vmap(self, axes: Axes, size: int) -> "Function | Batched":
         """The function mapped over `axes` of its arguments."""
@@ -147,31 +152,39 @@ class Function:
         refused: RuntimeError | None = None
         for fun, way in made:
             try:
-                if way in (transposed_jvp, recorded_jvp):
-                    self._check_linear(fun, primals)
                 found = function(fun, f"{self.name}.{rule}", primals, self.settings)
-            except NoRuleError:
-                raise
             except RuntimeError as error:
                 refused = refused or error
             else:
-                recorded = way in (recorded_vjp, recorded_jvp)
-                return dataclasses.replace(found, recorded=recorded or found.recorded)
+                recorded = found.recorded or way in (recorded_vjp, recorded_jvp)
+                return dataclasses.replace(found, recorded=recorded, way=way)
         if self.batched:
             return of_batch(self.batched)
         raise _no_rule(rule, self.name, refused) from refused
 
-    def _check_linear(self, tangents: Fun, primals: Specs) -> None:
-        """Raise unless `tangents` do not depend on cotangents: NOTE [tangents from gradients]."""
-        cotangents = [spec for spec in self.outputs if spec.differentiable]
-        name, count = f"{self.name}.jvp", len(primals)
-        program = trace(tangents, (*primals, *cotangents), name=name, settings=self.settings)
+    def _check_tangents(self, tangents: "Function", given: Positions, smooth: Positions) -> None:
+        """Raise unless there are tangents: NOTE [tangents from gradients]."""
+        moving = tuple(self.primals[i] for i in given)
+        cotangents = tuple(self.outputs[i] for i in smooth)
+        count = len(tangents.primals)
+        primals = (*tangents.primals, *cotangents)
+        program = trace(tangents.fun, primals, name=tangents.name, settings=self.settings)
+        gradients = self.vjp(given, smooth).program
         if any(max(positions, default=0) >= count for positions in program.reach()):
-            raise NoRuleError(
-                f"{self.name} has no tangents: torch has no forward formula for it, and an "
-                "autograd.Function in it has a gradient that is not linear in the cotangent, as "
-                "where gradients are clipped. Give that a jvp, or use reverse mode."
-            )
+            why = "is not linear in the cotangent, as where gradients are clipped"
+        elif not (
+            tangents.program
+            and gradients
+            and transposed(tangents.program.run, gradients.run, self.primals, moving, cotangents)
+        ):
+            why = "cannot be differentiated itself"
+        else:
+            return
+        raise NoRuleError(
+            f"{self.name} has no tangents: torch has no forward formula for it, and an "
+            f"autograd.Function or a custom operator in it has a gradient that {why}. Give that "
+            "a jvp, or use reverse mode."
+        )
 
 
 def _no_rule(rule: str, name: str, error: Exception | None) -> NoRuleError:
