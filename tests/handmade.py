@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import threading
 from collections import Counter
 
 import jax
@@ -12,6 +13,10 @@ from bridge import _registry, _transfer
 from bridge._op import Op, Split
 from bridge._spec import ArraySpec
 from bridge._tree import spread
+
+# torch keeps the level of forward mode for the whole process: on several threads at once, one finds
+# it missing ("no level exists").
+FORWARD_MODE = threading.RLock()
 
 
 def spec(x):
@@ -54,7 +59,7 @@ class Handmade:
 
     def specs(self, *_):
         if self._specs is None:
-            with FakeTensorMode():
+            with FakeTensorMode(allow_non_fake_inputs=True):
                 fakes = [torch.empty(s.shape, dtype=getattr(torch, s.dtype)) for s in self.primals]
                 self._specs = tuple(map(spec, self.fn(*fakes)))
         return self._specs
@@ -81,7 +86,8 @@ class Handmade:
         def fn(*args):
             xs, tangents = args[:count], args[count:]
             of = lambda *free: tuple(y for y in self.fn(*spread(free, given, xs)) if smooth(y))
-            return torch.func.jvp(of, tuple(xs[i] for i in given), tuple(tangents))[1]
+            with FORWARD_MODE:
+                return torch.func.jvp(of, tuple(xs[i] for i in given), tuple(tangents))[1]
 
         return self.derived("jvp", fn, (*self.primals, *(self.primals[i] for i in given))).op()
 

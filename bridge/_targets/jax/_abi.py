@@ -70,7 +70,10 @@ class CallFrame(Structure):
 class Metadata(Structure):
     """XLA_FFI_Metadata: what a handler says of itself."""
 
-    _fields_ = [("struct_size", c_size_t), ("version", Version), ("traits", c_uint32)]
+    _fields_ = [
+        *(("struct_size", c_size_t), ("version", Version), ("traits", c_uint32)),
+        ("state_type", c_int64),
+    ]
 
 
 class MetadataExtension(Structure):
@@ -88,6 +91,30 @@ class ErrorCreate(Structure):
     """XLA_FFI_Error_Create_Args."""
 
     _fields_ = [*Structure._head, ("message", c_char_p), ("code", c_int)]
+
+
+class TypeInfo(Structure):
+    """XLA_FFI_TypeInfo: how XLA gives back what a handler had it keep."""
+
+    _fields_ = [*Structure._head, ("deleter", c_void_p)]
+
+
+class TypeRegister(Structure):
+    """XLA_FFI_Type_Register_Args."""
+
+    _fields_ = [
+        *Structure._head,
+        *(("name", c_char_p), ("length", c_size_t), ("type", c_void_p), ("info", c_void_p)),
+    ]
+
+
+class StateSet(Structure):
+    """XLA_FFI_State_Set_Args."""
+
+    _fields_ = [
+        *Structure._head,
+        *(("context", c_void_p), ("stage", c_int), ("type", c_void_p), ("state", c_void_p)),
+    ]
 
 
 class StreamGet(Structure):

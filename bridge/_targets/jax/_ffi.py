@@ -6,6 +6,7 @@ read. Writing this handler in Python takes no compiler, and costs some 6 us a ca
 """
 
 import ctypes
+import itertools
 import math
 import pathlib
 import re
@@ -102,7 +103,7 @@ def _named(words: Sequence[int]) -> Task:
 def _on_host(frame: int) -> int | None:
     words = _FRAME.from_address(frame)[:]
     if words[_EXTENSION]:
-        return _describe(words[_EXTENSION])
+        return _describe(words)
     try:
         task = _named(words)
         operands, results = task.rows
@@ -116,7 +117,7 @@ def _on_host(frame: int) -> int | None:
 def _on_device(frame: int) -> int | None:
     words = _FRAME.from_address(frame)[:]
     if words[_EXTENSION]:
-        return _describe(words[_EXTENSION])
+        return _describe(words)
     try:
         task, stream = _named(words), _stream(words)
         operands, results = (row.on_device for row in task.rows)
@@ -126,22 +127,65 @@ def _on_device(frame: int) -> int | None:
     return None
 
 
-def _describe(extension: int) -> None:
-    """Answer a call that asks for the version this handler was written for."""
-    answer = _abi.MetadataExtension.from_address(extension).metadata.contents
+# NOTE [how long XLA may call]
+# A program outlives the Python object that was compiled, while a call of it is in flight on another
+# thread. So that object cannot be what keeps a task: XLA is given a state to keep instead, when it
+# makes the program, and gives it back when the program is no more.
+_kept: dict[int, Task] = {}
+_numbers = itertools.count(1)
+_state_type = c_int64(0)
+_state_name = b"gradbridge.task"
+
+
+@ctypes.CFUNCTYPE(None, c_void_p)
+def _give_back(number: int) -> None:
+    _kept.pop(number, None)
+
+
+_info = _abi.TypeInfo(ctypes.sizeof(_abi.TypeInfo), deleter=ctypes.cast(_give_back, c_void_p).value)
+
+
+@_abi.FUNCTION
+def _instantiate(frame: int) -> int | None:
+    words = _FRAME.from_address(frame)[:]
+    if words[_EXTENSION]:
+        return _describe(words)
+    try:
+        number = next(_numbers)
+        _kept[number] = _named(words)
+        stage = _abi.CallFrame.from_address(frame).stage
+        state = (words[_CONTEXT], stage, ctypes.addressof(_state_type), number)
+        _ask(words, "State_Set", _abi.StateSet, *state)
+    except BaseException as error:  # noqa: BLE001 - one that left this function would be lost
+        return _failed(words[_API], error)
+    return None
+
+
+def _describe(words: Sequence[int]) -> None:
+    """Answer a call that asks for the version this handler was written for, and its state."""
+    if not _state_type.value:
+        info, kind = ctypes.addressof(_info), ctypes.addressof(_state_type)
+        named = (_state_name, len(_state_name))
+        _ask(words, "Type_Register", _abi.TypeRegister, *named, kind, info)
+    answer = _abi.MetadataExtension.from_address(words[_EXTENSION]).metadata.contents
     answer.version.major, answer.version.minor = _abi.VERSION
-    answer.traits = 0
+    answer.traits, answer.state_type = 0, _state_type.value
+
+
+def _ask(words: Sequence[int], name: str, kind: Any, *fields: Any) -> Any:
+    """The structure that a function of XLA was called with, and has filled in."""
+    asked = kind(_size(kind), None, *fields)
+    function = _abi.FUNCTION(getattr(_abi.Api.from_address(words[_API]), name))
+    if function(ctypes.addressof(asked)):
+        raise DeviceError(f"XLA's function {name} failed.")
+    return asked
 
 
 def _stream(words: Sequence[int]) -> Stream:
     """Device and stream that a call frame is for."""
-    api, context = _abi.Api.from_address(words[_API]), words[_CONTEXT]
-    stream = _abi.StreamGet(_size(_abi.StreamGet), None, context)
-    ordinal = _abi.OrdinalGet(_size(_abi.OrdinalGet), None, context)
-    for function, asked in ((api.Stream_Get, stream), (api.DeviceOrdinal_Get, ordinal)):
-        if _abi.FUNCTION(function)(ctypes.addressof(asked)):
-            raise DeviceError("XLA does not say which device and stream it computes on.")
-    return ordinal.ordinal, stream.stream or 0
+    stream = _ask(words, "Stream_Get", _abi.StreamGet, words[_CONTEXT])
+    device = _ask(words, "DeviceOrdinal_Get", _abi.OrdinalGet, words[_CONTEXT])
+    return device.ordinal, stream.stream or 0
 
 
 def _failed(api: int, error: BaseException) -> int:
@@ -168,16 +212,19 @@ _new_capsule = ctypes.PYFUNCTYPE(ctypes.py_object, c_void_p, c_char_p, c_void_p)
 
 def _register() -> None:
     for platform, handler in (("cpu", _on_host), ("CUDA", _on_device)):
-        address = ctypes.cast(handler, c_void_p).value
-        capsule = _new_capsule(address, None, None)
-        jax.ffi.register_ffi_target(_TARGET, capsule, platform=platform)
+        stages = {"instantiate": _instantiate, "execute": handler}
+        capsules = {
+            stage: _new_capsule(ctypes.cast(function, c_void_p).value, None, None)
+            for stage, function in stages.items()
+        }
+        jax.ffi.register_ffi_target(_TARGET, capsules, platform=platform)
 
 
 _register()
 
 
 def lower(ctx: Any, operands: Sequence[Any], task: Task) -> Sequence[Any]:
-    """A call of `task` in a program that is being compiled, which keeps it alive."""
+    """A call of `task` in a program that is being compiled, which will keep it alive."""
     task.rows = task.rows or (Row(task.operands), Row(task.results))
     ctx.module_context.add_keepalive(task)
     return jax.ffi.ffi_lowering(_TARGET)(ctx, *operands, task=task.name)

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
+from jax._src import util
 from jax.core import ShapedArray, Trace
 from jax.extend.core import set_current_trace
 from jax.sharding import NamedSharding, PartitionSpec
@@ -52,6 +53,22 @@ def result(shape: Sequence[int], dtype: Any, like: Sequence[Any]) -> ShapedArray
         return ShapedArray(tuple(shape), dtype)
     whole = NamedSharding(mesh, PartitionSpec())
     return like[0].update(shape=tuple(shape), dtype=dtype, weak_type=False, sharding=whole)
+
+
+def placed(x: Any, like: Any) -> Any:
+    """`x` spread over a mesh as the abstract value `like` is, where types say so."""
+    theirs = like.sharding
+    if theirs.mesh.are_all_axes_explicit and jax.typeof(x).sharding != theirs:
+        return jax.reshard(x, theirs)
+    return x
+
+
+def hold_weakly(*kinds: type) -> None:
+    """Let JAX's caches forget parameters of these classes with their last other user.
+
+    Without this name the cache of result shapes keeps the last 2,048 functions alive.
+    """
+    getattr(util, "weakref_cache_key_types", set[type]()).update(kinds)
 
 
 def jit_is_disabled() -> bool:

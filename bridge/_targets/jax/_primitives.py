@@ -25,7 +25,13 @@ from bridge._arrays.jax import conjugate
 from bridge._op import Positions, Specs
 from bridge._spec import ArraySpec
 from bridge._targets.jax._calls import Call, Linear, reached, smooth
-from bridge._targets.jax._internals import jit_is_disabled, result, varying
+from bridge._targets.jax._internals import (
+    hold_weakly,
+    jit_is_disabled,
+    placed,
+    result,
+    varying,
+)
 from bridge._targets.jax._task import task
 from bridge._targets.jax._transport import lower
 
@@ -107,7 +113,8 @@ def _linear_transpose(cotangents: Sequence[Any], *operands: Any, function: Linea
         row = [*operands[:arity], *conjugate(known), *operands[arity:first]]
         found = call(made, row[: made.width])
         for i, gradient in zip(needed, conjugate(found), strict=True):
-            gradients[function.wanted.index(i)] = gradient
+            at = function.wanted.index(i)
+            gradients[at] = placed(gradient, operands[first + at].aval)
     return [*(None for _ in range(first)), *gradients]
 
 
@@ -200,6 +207,7 @@ def _register() -> None:
         mlir.register_lowering(primitive, lowering, cacheable=False)
     ad.primitive_transposes[linear_p] = _linear_transpose
     partial_eval.dce_rules[call_p] = _call_dce
+    hold_weakly(Call, Linear)
 
 
 _register()
