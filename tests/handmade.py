@@ -141,10 +141,10 @@ def _grown(spec, axis, size):
     return dataclasses.replace(spec, shape=tuple(shape))
 
 
-def exposed(made):
-    """A Handmade function as a function of JAX arrays, which returns a tuple."""
+def exposed(op):
+    """An Op of torch as a function of JAX arrays, which returns a tuple."""
     run = _transfer.carrier("torch", "jax", device="cpu", computes_on="cpu")
-    return _registry.target("jax").expose(made.op(), run)
+    return _registry.target("jax").expose(op, run)
 
 
 def into_jax(fn, *, name=None, keep=False, calls=None, reach=None):
@@ -159,7 +159,7 @@ def into_jax(fn, *, name=None, keep=False, calls=None, reach=None):
     @functools.cache
     def native(primals):
         made = Handmade(flat, name or fn.__name__, primals, keep=keep, calls=calls, reach=reach)
-        return exposed(made)
+        return exposed(made.op())
 
     def call(*xs):
         arrays = [jax.numpy.asarray(x) for x in xs]

@@ -88,3 +88,59 @@ def test_values_are_shared(torch, jax):
     x = torch.arange(64.0, device="cuda")
     assert bridge.to_jax(x).unsafe_buffer_pointer() == x.data_ptr()
     assert bridge.to_torch(bridge.to_jax(x)).data_ptr() == x.data_ptr()
+
+
+@pytest.fixture
+def doubled(torch, jax):
+    """A function of torch as one of JAX, and the devices it ran on."""
+    from bridge._op import Op
+    from bridge._spec import ArraySpec
+    from tests.handmade import exposed
+
+    seen = []
+
+    def call(x):
+        seen.append((x.device.index, x.data_ptr(), torch.cuda.current_stream().cuda_stream))
+        return (x * 2,)
+
+    spec = ArraySpec((1 << 20,), "float32")
+    return exposed(Op(name="f", home="torch", call=call, specs=lambda *_: (spec,))), seen
+
+
+def test_jax_lends_its_memory_and_its_stream(torch, jax, doubled):
+    f, seen = doubled
+    device = jax.devices()[-1]
+    x = jax.device_put(jax.numpy.arange(1 << 20, dtype="float32"), device)
+    (y,) = jax.jit(f)(x)
+    assert y.devices() == {device}
+    assert jax.numpy.array_equal(y, 2 * x)
+    index, pointer, stream = seen[0]
+    assert index == device.local_hardware_id
+    assert pointer == x.unsafe_buffer_pointer()
+    assert stream != torch.cuda.default_stream(index).cuda_stream
+
+
+def test_calls_from_jax_wait_for_one_another_on_the_device(jax, doubled):
+    f, _ = doubled
+    x = jax.numpy.ones(1 << 20, "float32")
+
+    @jax.jit
+    def chain(x):
+        for _ in range(50):
+            x = f(x)[0] * 0.5 + 0.001
+        return x
+
+    native = x
+    for _ in range(50):
+        native = native + 0.001
+    assert jax.numpy.allclose(chain(x), native, rtol=1e-5)
+
+
+def test_gradients_of_torch_functions_on_the_device(jax):
+    from tests.handmade import into_jax
+
+    f = into_jax(lambda x: x.sin() * x, name="f", keep=True)
+    x = jax.numpy.linspace(-1, 1, 64)
+    found = jax.jit(jax.grad(lambda x: f(x).sum()))(x)
+    expected = jax.grad(lambda x: (jax.numpy.sin(x) * x).sum())(x)
+    assert jax.numpy.allclose(found, expected, rtol=1e-5, atol=1e-6)

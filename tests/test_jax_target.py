@@ -1,3 +1,4 @@
+import dataclasses
 import functools
 import itertools
 from collections import Counter
@@ -13,7 +14,10 @@ import jax.numpy as jnp
 import torch
 from jax import lax
 
-from tests.handmade import into_jax
+from bridge import _transfer
+from bridge._op import Op, Split
+from bridge._spec import ArraySpec
+from tests.handmade import Handmade, exposed, into_jax
 
 RANDOM = np.random.default_rng(0)
 A = RANDOM.normal(size=(3, 3))
@@ -252,3 +256,59 @@ def test_an_eager_call_made_again_compiles_nothing(monkeypatch):
     first = grad(X)
     monkeypatch.setattr(jax, "jit", None)
     equal(grad(X), first)
+
+
+def test_narrowed_halves_serve_some_of_the_results():
+    """The backward half for fewer results comes from the same residuals, if the Op can tell it."""
+    ran = []
+
+    def half(name, call, results):
+        def noted(*xs):
+            ran.append(name)
+            return call(*xs)
+
+        return Op(name=name, home="torch", call=noted, specs=results, vmap=lambda *_: None)
+
+    spec = ArraySpec((3,), "float64")
+    forward = half("forward", lambda x: (x.sin(), x.exp(), x.cos()), lambda *_: (spec,) * 3)
+    both = half("both", lambda y, c, s, e: (c * s + y * e,), lambda *_: (spec,))
+    first = half("first", lambda y, c, s: (c * s,), lambda *_: (spec,))
+    split = Split(
+        forward=forward,
+        backward=lambda needed: both,
+        outputs=2,
+        kept_primals=(),
+        kept_outputs=(1,),
+        narrowed=lambda needed, given: first if given == (0,) else None,
+    )
+    made = Handmade(lambda x: (x.sin(), x.exp()), "f", (spec,)).op()
+    f = exposed(dataclasses.replace(made, split=lambda wanted, given: split))
+    x = jnp.asarray(X)
+    equal(jax.grad(lambda x: f(x)[0].sum())(x), jnp.cos(x))
+    equal(jax.grad(lambda x: sum(f(x)).sum())(x), jnp.cos(x) + jnp.exp(x))
+    assert ran == ["forward", "first", "forward", "both"]
+    equal(jax.grad(lambda x: f(x)[1].sum())(x), jnp.exp(x))
+    assert ran[4:] == ["forward"]
+
+
+def test_some_of_the_tangents_of_a_derivative():
+    """A derivative that is differentiated by one of its tangents takes no zeros for the others."""
+    f = into_jax(lambda x, w: torch.sqrt(x) * w, name="f")
+    native = lambda x, w: jnp.sqrt(x) * w
+    # The derivative of the square root at 0 is infinite, and times zero not a number.
+    zero, one = jnp.zeros(2), jnp.ones(2)
+
+    def again(h):
+        push = jax.linearize(h, zero, one)[1]
+        return jax.jvp(lambda t: push(zero, t), (one,), (one,))[1]
+
+    equal(again(f), again(native))
+
+
+def test_arrays_cross_outside_of_programs():
+    run = _transfer.carrier("torch", "jax", device="cpu", computes_on="cpu")
+    x = jnp.asarray(Z)
+    made = Handmade(lambda x: (x * 2, x.abs()), "f", (ArraySpec((3,), "complex128"),)).op()
+    got = run(made, [x])
+    equal(got, (2 * x, jnp.abs(x)))
+    assert got[0].dtype == np.complex128

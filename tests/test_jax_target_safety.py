@@ -1,3 +1,4 @@
+import gc
 import re
 import threading
 
@@ -8,15 +9,16 @@ pytest.importorskip("torch")
 pytest.importorskip("jax")
 
 import jax
+import jax.export
 import jax.numpy as jnp
 import torch
 
-from bridge import ArgumentError, _registry, _transfer
+from bridge import ArgumentError
 from bridge._op import Op
 from bridge._spec import ArraySpec
-from bridge._targets.jax import _ffi
+from bridge._targets.jax import _ffi, _task
 from bridge._targets.jax._capsule import DeviceBuffer
-from tests.handmade import into_jax
+from tests.handmade import exposed, into_jax
 
 X = np.array([0.5, -1.5, 2.0], np.float32)
 DTYPES = [
@@ -29,9 +31,7 @@ SHAPES = [(), (1,), (0,), (3, 0, 2), (2, 3), (1, 2, 1, 2, 1, 1, 2, 1, 1, 3)]
 
 def wrong(call, results):
     """An Op that promises `results` and returns what `call` does."""
-    op = Op(name="f", home="torch", call=call, specs=lambda *_: results)
-    run = _transfer.carrier("torch", "jax", device="cpu", computes_on="cpu")
-    return _registry.target("jax").expose(op, run)
+    return exposed(Op(name="f", home="torch", call=call, specs=lambda *_: results))
 
 
 def values(shape, dtype):
@@ -187,3 +187,17 @@ def test_another_version_of_the_interface_is_refused(monkeypatch):
     monkeypatch.setattr(_ffi._abi, "VERSION", (0, 1000))
     with pytest.raises(Exception, match=r"has version 0\.\d+ of XLA's foreign function interface"):
         _ffi._check_version()
+
+
+def test_a_compiled_program_outlives_its_function():
+    compiled = jax.jit(into_jax(lambda x: x * 3, name="f")).lower(X).compile()
+    gc.collect()
+    np.testing.assert_array_equal(compiled(X), 3 * X)
+
+
+def test_a_program_cannot_leave_its_process():
+    f = jax.jit(into_jax(lambda x: x * 3, name="f"))
+    with pytest.raises(NotImplementedError, match="serialization of host_callbacks"):
+        jax.export.export(f)(X)
+    with pytest.raises(ArgumentError, match="calls f#0-0, a function of another process"):
+        _task.find(b"f#0-0")

@@ -23,6 +23,7 @@ from typing import Any
 
 import jax
 
+from bridge._errors import ArgumentError
 from bridge._op import Op
 from bridge._protocols import Fill, Stream
 from bridge._spec import ArraySpec
@@ -85,4 +86,10 @@ def task(op: Op, fill: Fill, operands: Sequence[ArraySpec]) -> Task:
 
 def find(name: bytes) -> Task:
     """The task that a compiled program calls by this name."""
-    return _named[name]
+    try:
+        return _named[name]
+    except KeyError:
+        raise ArgumentError(
+            f"the program calls {name.decode()}, a function of another process, or one that is "
+            "gone. Run it where it was compiled, as long as the function is there."
+        ) from None
