@@ -263,6 +263,8 @@ class BridgedFunction:
 
     def _count(self, described: Sequence[Leaf]) -> None:
         """Note a trace; warn once when there are many, and say what varies."""
+        if self._options.get("capture") == "never":
+            return
         self._traces += 1
         if self._traces > _MANY_TRACES + 1:
             return

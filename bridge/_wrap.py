@@ -165,7 +165,7 @@ def torch2jax(
         ... def energy(x):
         ...     return torch.sum(torch.sin(x) ** 2)
         >>> jax.jit(jax.grad(energy))(jnp.array([0.5, 1.0]))
-        Array([0.8414..., 0.9092...], dtype=float32)
+        Array([0.841471  , 0.90929747], dtype=float32)
 
     `torch.func`: https://docs.pytorch.org/docs/stable/func.html
     """

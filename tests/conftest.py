@@ -16,6 +16,9 @@ def wrapper(source, target):
     wrong, and which of the two `residuals="auto"` takes for a small function is a matter of cost.
     """
     wrap = getattr(bridge, f"{source}2{target}")
+    if source == "torch":  # which says otherwise that a function runs anew on each call
+        ways = {True: "auto", False: "never"}
+        return lambda *fn, jit=True, **how: wrap(*fn, capture=ways[jit], **how)
     return functools.partial(wrap, residuals="save") if target == "torch" else wrap
 
 

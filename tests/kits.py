@@ -1,5 +1,6 @@
 """How a test speaks each framework; the only test module that names all of them."""
 
+import contextlib
 import dataclasses
 from collections.abc import Callable
 from typing import Any
@@ -21,6 +22,7 @@ class Kit:
         vjp: `(fn, primals, cotangent) -> gradients`, a tuple.
         jvp: `(fn, primals, tangents) -> output tangent`.
         vmap: `(fn, in_axes=0) -> batched function`.
+        wide: A context in which its integers and floats may have 64 bits.
     """
 
     name: str
@@ -31,6 +33,7 @@ class Kit:
     vjp: Callable[..., tuple]
     jvp: Callable[..., Any]
     vmap: Callable[..., Callable]
+    wide: Callable[[], contextlib.AbstractContextManager] = contextlib.nullcontext
 
 
 def kit(name: str) -> Kit:
@@ -67,6 +70,7 @@ def _jax() -> Kit:
         vjp=lambda fn, primals, cotangent: jax.vjp(fn, *primals)[1](cotangent),
         jvp=lambda fn, primals, tangents: jax.jvp(fn, tuple(primals), tuple(tangents))[1],
         vmap=lambda fn, in_axes=0: jax.vmap(fn, in_axes=in_axes),
+        wide=lambda: jax.enable_x64(True),
     )
 
 

@@ -238,9 +238,9 @@ def test_tensor_is_no_function(into_torch, torch):
         into_torch[1](torch.ones(3))
 
 
-def test_unknown_way_of_residuals(kits, bridged):
+def test_unknown_way_of_residuals(into_torch):
     with pytest.raises(bridge.OptionError, match=r"residuals='some'.*save.*recompute"):
-        bridged(energy, residuals="some")
+        into_torch[1](energy, residuals="some")
 
 
 class Opaque:

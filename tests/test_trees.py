@@ -171,7 +171,7 @@ def test_function_sees_the_class_that_was_passed(kits, bridged, build, take):
 
     tree = build(target.array(A), target.array(B))
     bridged(look)(tree)
-    assert seen == [type(tree)]
+    assert set(seen) == {type(tree)}
 
 
 def test_dataclass_that_checks_values_is_rebuilt_without_its_constructor(kits, bridged):
@@ -183,7 +183,9 @@ def test_dataclass_that_checks_values_is_rebuilt_without_its_constructor(kits, b
 
 def test_dataclass_that_derives_a_field_is_a_result(kits, bridged):
     source, target = kits
-    found = bridged(lambda a, b: Derived(source.xp.sin(a), b * 2))(target.array(A), target.array(B))
+    there = bridged(lambda a, b: Derived(source.xp.sin(a), b * 2))
+    with target.wide():
+        found = there(target.array(A), target.array(B))
     assert isinstance(found, Derived)
     assert_all_close(target, [found.a], [target.xp.sin(target.array(A))])
 
@@ -214,7 +216,7 @@ def test_default_of_a_defaultdict_survives(kits, bridged):
         return collections.defaultdict(dict, out=tree["a"] * 2)
 
     found = bridged(look)(given)
-    assert seen == ["default"]
+    assert set(seen) == {"default"}
     assert found["missing"] == {}
 
 
@@ -298,17 +300,18 @@ def test_mixed_dtypes(kits, bridged):
     def several(xp, x):
         return xp.sin(x), xp.argmax(x), x > 0, xp.exp(x * 1j), xp.cos(x)
 
-    there = bridged(lambda x: several(source.xp, x))
-    a, cotangent = target.array(A), target.array(COTANGENT_A)
-    found, wanted = there(a), several(target.xp, a)
-    assert_all_close(target, found, wanted)
-    kinds = [target.numpy(y).dtype.kind for y in found]
-    assert "".join(kinds).replace("u", "i") == "fibcf"
+    with target.wide():
+        there = bridged(lambda x: several(source.xp, x))
+        a, cotangent = target.array(A), target.array(COTANGENT_A)
+        found, wanted = there(a), several(target.xp, a)
+        assert_all_close(target, found, wanted)
+        kinds = [target.numpy(y).dtype.kind for y in found]
+        assert "".join(kinds).replace("u", "i") == "fibcf"
 
-    both = lambda outputs: outputs[0] * 2 + outputs[4]
-    found = target.vjp(lambda x: both(there(x)), (a,), cotangent)
-    wanted = target.vjp(lambda x: both(several(target.xp, x)), (a,), cotangent)
-    assert_all_close(target, found, wanted)
+        both = lambda outputs: outputs[0] * 2 + outputs[4]
+        found = target.vjp(lambda x: both(there(x)), (a,), cotangent)
+        wanted = target.vjp(lambda x: both(several(target.xp, x)), (a,), cotangent)
+        assert_all_close(target, found, wanted)
 
 
 @pytest.mark.parametrize("empty", [None, {}, (), [], {"a": None, "b": [()]}], ids=repr)
