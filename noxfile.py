@@ -73,9 +73,10 @@ def subsets(session: nox.Session, frameworks: str) -> None:
 
 @nox.session
 def demo(session: nox.Session) -> None:
-    """Train a torch model around a JAX quantum circuit on handwritten digits."""
+    """Train a torch model around a JAX quantum circuit, and a torch model in JAX, on digits."""
     _install(session, "-e", ".[demo]")
     session.run("python", "examples/digits.py", *session.posargs, env={"JAX_PLATFORMS": "cpu"})
+    session.run("python", "examples/digits_in_jax.py", env={"JAX_PLATFORMS": "cpu"})
 
 
 @nox.session

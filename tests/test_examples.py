@@ -32,3 +32,13 @@ def test_digits_learns_and_draws(tmp_path):
     pixels = image.imread(figure)
     assert pixels.shape == (600, 1950, 4)
     assert len(np.unique(pixels.reshape(-1, 4), axis=0)) > 100
+
+
+def test_digits_in_jax_learns():
+    for package in ("torch", "jax", "optax", "sklearn", "tqdm"):
+        pytest.importorskip(package)
+    command = [sys.executable, EXAMPLES / "digits_in_jax.py", "--epochs", "3"]
+    run = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+    assert run.returncode == 0, run.stderr
+    assert 85 < float(re.search(r"test accuracy ([\d.]+)%", run.stdout)[1]) <= 100
+    assert float(re.search(r"to torch's gradient (\S+)", run.stdout)[1]) < 1e-5

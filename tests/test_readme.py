@@ -24,7 +24,7 @@ def test_python_blocks_run(capsys):
     assert capsys.readouterr().out.startswith("tensor(")
 
 
-@pytest.mark.parametrize("name", ["jax2torch", "to_torch", "to_jax"])
+@pytest.mark.parametrize("name", ["jax2torch", "torch2jax", "to_torch", "to_jax"])
 def test_signature_is_the_real_one(name):
     (written,) = re.findall(rf"^    {name}(\(.*\))$", README, re.MULTILINE)
     parameters = inspect.signature(getattr(bridge, name)).parameters.values()
@@ -35,7 +35,8 @@ def test_signature_is_the_real_one(name):
 def test_options_are_all_explained():
     explained = re.findall(r"^\| (`.*?`) \| .{20,} \|$", README, re.MULTILINE)
     named = {name for cell in explained for name in re.findall(r"`(\w+)`", cell)}
-    parameters = inspect.signature(bridge.jax2torch).parameters.values()
+    wrappers = [getattr(bridge, f"{source}2{target}") for source, target in _registry.directions()]
+    parameters = [p for wrap in wrappers for p in inspect.signature(wrap).parameters.values()]
     assert named == {p.name for p in parameters if p.kind is p.KEYWORD_ONLY}
 
 
