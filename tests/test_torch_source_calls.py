@@ -61,6 +61,34 @@ def test_a_seed_decides_random_numbers_in_every_derivative():
     torch.testing.assert_close((near - value) / step, tangent, rtol=1e-4, atol=1e-4)
 
 
+def test_dropout_in_attention_has_one_mask_for_value_and_gradient():
+    # torch.func takes another kernel here, whose dropout draws otherwise.
+    def fn(q, seed):
+        return F.scaled_dot_product_attention(q, q, q, dropout_p=0.5)
+
+    q, c = torch.randn(2, 2, 5, 3, dtype=DOUBLE), torch.randn(2, 2, 5, 3, dtype=DOUBLE)
+    f = op(fn, q, SEED, seed=1)
+    split = f.derive("split", (0,), (0,))
+    results = split.forward.call(q, SEED)
+    close(results[:1], f.call(q, SEED))
+    kept = backward(split, [q, SEED], results, [c], (0,))
+    close(f.derive("vjp", (0,), (0,)).call(q, SEED, c), kept)
+    step = 1e-6
+    (near,) = f.call(q + step * q, SEED)
+    slope = ((near - results[0]) * c).sum() / step
+    torch.testing.assert_close(slope, (kept[0] * q).sum(), rtol=1e-3, atol=1e-3)
+    batch = f.derive("vmap", (0, None), 3)
+    close([y[1] for y in batch.call(torch.stack([q, q, q]), SEED)], results[:1])
+
+
+def test_a_batch_that_would_draw_other_random_numbers_is_refused():
+    layer = torch.nn.TransformerEncoderLayer(8, 2, 16, dropout=0.3, batch_first=True)
+    x = torch.randn(2, 5, 8)
+    f = op(lambda x, seed: layer(x), x, SEED, seed=1)
+    with pytest.raises(NoRuleError, match="other random numbers from the same seed"):
+        f.derive("vmap", (0, None), 2)
+
+
 def test_a_seed_leaves_the_generator_of_torch_alone():
     x = torch.randn(5)
     f = op(seeded, x, SEED, seed=1)
@@ -99,6 +127,12 @@ def test_a_singular_matrix_is_an_error_of_each_call():
     split = f.derive("split", (0,), (0,))
     with pytest.raises(RuntimeError, match="singular"):
         split.forward.call(0 * a)
+
+
+def test_a_compiled_function_is_captured_as_it_was_written():
+    inner = torch.compile(lambda x: x.sin() * 2, backend="eager")
+    inner(X)
+    close(op(lambda x: inner(x) + 1, X).call(X), [X.sin() * 2 + 1])
 
 
 # Functions that look at values.

@@ -17,6 +17,7 @@ import torch
 from bridge._errors import NoRuleError
 from bridge._op import Op, Positions, Specs
 from bridge._sources.torch._capture import trace
+from bridge._sources.torch._draws import OTHER_DRAWS, same_examples
 from bridge._sources.torch._program import Program, Settings, executed
 from bridge._sources.torch._styles import mapped
 from bridge._spec import ArraySpec
@@ -83,6 +84,20 @@ class Batched:
     def randomness(self) -> str:
         """Whether examples draw the same random numbers."""
         return "different" if self.settings.seed is None else "same"
+
+    def draws_alike(self, vmap: Op) -> bool:
+        """Whether each example of a batched form draws what it would alone."""
+        seed = self.settings.seed
+        if seed is None or not self.draws:
+            return True
+        one = self.base.op()
+        return same_examples(one, vmap, self.axes, primals=self.primals, seed=seed)
+
+    def checked(self) -> "Batched":
+        """Itself, unless random numbers would differ."""
+        if not self.draws_alike(self.op()):
+            raise NoRuleError(f"torch cannot batch {self.base.name}: {OTHER_DRAWS}")
+        return self
 
     def op(self) -> Op:
         """The function as an Op."""

@@ -14,12 +14,12 @@ from bridge._op import Positions, Specs
 from bridge._sources.torch._ambient import fresh
 from bridge._sources.torch._graph import apart, results, tidy
 from bridge._sources.torch._internals import (
-    VALUELESS,
     Blocks,
     Watch,
     export,
     fake_tensors,
     needs_values,
+    uncompiled,
 )
 from bridge._sources.torch._program import Program, Settings
 
@@ -59,8 +59,13 @@ def dense(y: torch.Tensor) -> torch.Tensor:
     return y.resolve_conj().resolve_neg().clone(memory_format=torch.contiguous_format)
 
 
-def trace(fun: Fun, primals: Specs, *, name: str, settings: Settings) -> Program:
-    """`fun` for arguments of these specs; raises `NoValuesError` if it looks at values."""
+def trace(
+    fun: Fun, primals: Specs, *, name: str, settings: Settings, training: bool = False
+) -> Program:
+    """`fun` for arguments of these specs; raises `NoValuesError` if it looks at values.
+
+    A function that asks whether its arguments require gradients sees that they do if `training`.
+    """
     blocks = Blocks()
 
     def outputs(*xs: torch.Tensor, training: bool) -> tuple[torch.Tensor, ...]:
@@ -70,12 +75,7 @@ def trace(fun: Fun, primals: Specs, *, name: str, settings: Settings) -> Program
 
     with _capture(name, settings.dtype):
         fakes = fake_tensors(primals)
-        try:  # as in training, lest the function does something else there
-            module = export(functools.partial(outputs, training=True), fakes, joint=False)
-        except VALUELESS:
-            raise
-        except RuntimeError:  # which not every operator takes, such as one of batch statistics
-            module = export(functools.partial(outputs, training=False), fakes, joint=False)
+        module = export(functools.partial(outputs, training=training), fakes, joint=False)
         tidy(module)
         apart(module.graph)
     return program(module, blocks)
@@ -128,7 +128,7 @@ def _smooth(x: torch.Tensor) -> bool:
 @contextlib.contextmanager
 def _capture(name: str, dtype: torch.dtype) -> Generator[None]:
     try:
-        with _capturing, fresh(dtype):
+        with _capturing, fresh(dtype), uncompiled():
             yield
     except RuntimeError as error:
         if "mutating a non-functional tensor" in str(error):

@@ -2,6 +2,7 @@
 # pyright: reportPrivateUsage=false, reportPrivateImportUsage=false
 
 import contextlib
+import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -132,6 +133,14 @@ def returns_view(target: Any) -> bool:
     """Whether the results of an operator may lie in the memory of its arguments."""
     schema = getattr(target, "_schema", None)
     return schema is not None and any(result.alias_info for result in schema.returns)
+
+
+def uncompiled() -> contextlib.AbstractContextManager[Any]:
+    """Code that `torch.compile` made runs as it was written: a graph cannot look into it."""
+    dynamo = sys.modules.get("torch._dynamo")  # the import of which would take seconds
+    if dynamo is None:
+        return contextlib.nullcontext()
+    return dynamo.config.patch(error_on_nested_fx_trace=False)
 
 
 # A check that raises, as of a singular matrix, has no result: torch orders it by a token.

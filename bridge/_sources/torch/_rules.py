@@ -9,6 +9,7 @@ from bridge._errors import NoRuleError, NoValuesError
 from bridge._op import Op, Positions, Specs, Split
 from bridge._sources.torch._batched import Axes, Batched, grown
 from bridge._sources.torch._capture import Fun, trace
+from bridge._sources.torch._draws import OTHER_DRAWS, same_gradients, same_tangents
 from bridge._sources.torch._eager import anew, outline, transposed
 from bridge._sources.torch._internals import Blocks
 from bridge._sources.torch._program import Program, Settings, executed
@@ -81,7 +82,17 @@ class Function:
         ways = [recorded_vjp] if self._plain else [transformed_vjp, recorded_vjp]
         primals = (*self.primals, *(self.outputs[i] for i in given))
         made = [(way(self.fun, len(self.primals), wanted, given), way) for way in ways]
-        return self._derived("vjp", made, primals, lambda whole: whole.vjp(wanted, given))
+
+        def draws_alike(found: Function) -> bool:
+            split = self.split(wanted, given) if self._seeded else None
+            if split is None:
+                return True
+            seed = self.settings.seed or 0
+            halves = self.op(), found.op(), split
+            return same_gradients(*halves, wanted, given, primals=self.primals, seed=seed)
+
+        of_batch = lambda whole: whole.vjp(wanted, given)
+        return self._derived("vjp", made, primals, of_batch, draws_alike)
 
     def jvp(self, given: Positions) -> "Function | Batched":
         """The tangents of the differentiable outputs; only the primals at `given` move."""
@@ -95,10 +106,15 @@ class Function:
         smooth = tuple(i for i, spec in enumerate(self.outputs) if spec.differentiable)
         primals = (*self.primals, *(self.primals[i] for i in given))
         made = [(way(self.fun, len(self.primals), given, smooth), way) for way in ways]
-        found = self._derived("jvp", made, primals, lambda whole: whole.jvp(given))
-        if isinstance(found, Function) and found.way in (transposed_jvp, recorded_jvp):
-            self._check_tangents(found, given, smooth)
-        return found
+
+        def agrees(found: Function) -> bool:
+            if not self._seeded:
+                return self._transposes(found, given, smooth)
+            both, seed = (self.op(), found.op()), self.settings.seed or 0
+            return same_tangents(*both, given, smooth, primals=self.primals, seed=seed)
+
+        of_batch = lambda whole: whole.jvp(given)
+        return self._derived("jvp", made, primals, of_batch, agrees)
 
     def vmap(self, axes: Axes, size: int) -> "Function | Batched":
         """The function mapped over `axes` of its arguments."""
@@ -117,15 +133,17 @@ class Function:
             settings=self.settings,
         )
         if self.recorded and self.program:
-            return whole
+            return whole.checked()
         fun = mapped(self.fun, axes, size, whole.randomness)
         primals = grown(self.primals, axes, size)
         try:
             found = function(fun, f"{self.name}.vmap", primals, self.settings)
         except (RuntimeError, NotImplementedError) as error:
             if self.program:
-                return whole
+                return whole.checked()
             raise NoRuleError(f"torch cannot batch {self.name}: {error}") from error
+        if self._seeded and not whole.draws_alike(found.op()):
+            return whole.checked()
         return dataclasses.replace(found, batched=whole if self.program else None)
 
     def split(self, wanted: Positions, given: Positions) -> Split | None:
@@ -137,6 +155,18 @@ class Function:
         except RuntimeError as error:
             raise _no_rule("derivative", self.name, error) from error
 
+    def _disagrees(self) -> str:
+        if self._seeded:
+            return OTHER_DRAWS
+        return (
+            "tangents and gradients disagree, where an autograd.Function or a custom operator has "
+            "a gradient that cannot be differentiated itself. Give that a jvp, or use reverse mode."
+        )
+
+    @property
+    def _seeded(self) -> bool:
+        return self.draws and self.settings.seed is not None and self.program is not None
+
     @property
     def _plain(self) -> bool:
         return self.recorded or self.program is None
@@ -147,6 +177,7 @@ class Function:
         made: Sequence[tuple[Fun, Callable[..., Any]]],
         primals: Specs,
         of_batch: Callable[[Batched], Batched],
+        accept: "Callable[[Function], bool]",
     ) -> "Function | Batched":
         """The first of the derivatives `made` that torch takes: NOTE [two ways]."""
         refused: RuntimeError | None = None
@@ -156,46 +187,60 @@ class Function:
             except RuntimeError as error:
                 refused = refused or error
             else:
+                found = dataclasses.replace(found, way=way)
+                if not accept(found):
+                    refused = NoRuleError(self._disagrees())
+                    continue
                 recorded = found.recorded or way in (recorded_vjp, recorded_jvp)
-                return dataclasses.replace(found, recorded=recorded, way=way)
+                return dataclasses.replace(found, recorded=recorded)
         if self.batched:
             return of_batch(self.batched)
         raise _no_rule(rule, self.name, refused) from refused
 
-    def _check_tangents(self, tangents: "Function", given: Positions, smooth: Positions) -> None:
-        """Raise unless there are tangents: NOTE [tangents from gradients]."""
+    def _transposes(self, tangents: "Function", given: Positions, smooth: Positions) -> bool:
+        """Whether these are the tangents that go with the gradients; raises if none can be."""
+        if tangents.way is not transformed_jvp:
+            self._check_linear(tangents, smooth)
+        gradients = self.vjp(given, smooth).program
+        if tangents.program is None or gradients is None:
+            return True
         moving = tuple(self.primals[i] for i in given)
         cotangents = tuple(self.outputs[i] for i in smooth)
+        return transposed(tangents.program.run, gradients.run, self.primals, moving, cotangents)
+
+    def _check_linear(self, tangents: "Function", smooth: Positions) -> None:
+        """Raise unless there are tangents: NOTE [tangents from gradients]."""
+        primals = (*tangents.primals, *(self.outputs[i] for i in smooth))
         count = len(tangents.primals)
-        primals = (*tangents.primals, *cotangents)
         program = trace(tangents.fun, primals, name=tangents.name, settings=self.settings)
-        gradients = self.vjp(given, smooth).program
         if any(max(positions, default=0) >= count for positions in program.reach()):
-            why = "is not linear in the cotangent, as where gradients are clipped"
-        elif not (
-            tangents.program
-            and gradients
-            and transposed(tangents.program.run, gradients.run, self.primals, moving, cotangents)
-        ):
-            why = "cannot be differentiated itself"
-        else:
-            return
-        raise NoRuleError(
-            f"{self.name} has no tangents: torch has no forward formula for it, and an "
-            f"autograd.Function or a custom operator in it has a gradient that {why}. Give that "
-            "a jvp, or use reverse mode."
-        )
+            raise NoRuleError(
+                f"{self.name} has no tangents: torch has no forward formula for it, and an "
+                "autograd.Function or a custom operator in it has a gradient that is not linear "
+                "in the cotangent, as where gradients are clipped. Give that a jvp, or use "
+                "reverse mode."
+            )
 
 
 def _no_rule(rule: str, name: str, error: Exception | None) -> NoRuleError:
     return NoRuleError(f"torch has no {rule} of {name}: {error}")
 
 
-def function(fun: Fun, name: str, primals: Specs, settings: Settings) -> Function:
+def native(fun: Fun, name: str, primals: Specs, settings: Settings) -> Function:
+    """The user's function with its rules."""
+    try:  # as in training, lest it does something else there
+        return function(fun, name, primals, settings, training=True)
+    except RuntimeError:  # some operators take no gradients, such as those of batch statistics
+        return function(fun, name, primals, settings)
+
+
+def function(
+    fun: Fun, name: str, primals: Specs, settings: Settings, *, training: bool = False
+) -> Function:
     """`fun` with its rules, captured unless that is impossible or not wanted."""
     if settings.capture != "never":
         try:
-            program = trace(fun, primals, name=name, settings=settings)
+            program = trace(fun, primals, name=name, settings=settings, training=training)
         except NoValuesError as error:
             if settings.capture == "require":
                 raise

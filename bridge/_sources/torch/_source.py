@@ -10,7 +10,7 @@ from bridge._op import Op, Specs
 from bridge._sources.torch._capture import pure
 from bridge._sources.torch._module import taken_apart
 from bridge._sources.torch._program import Settings
-from bridge._sources.torch._rules import function
+from bridge._sources.torch._rules import native
 
 
 class TorchSource:
@@ -65,7 +65,7 @@ class TorchSource:
                     "it static, or pass an array."
                 )
         settings = Settings(capture, torch.get_default_dtype(), seed)
-        made = function(pure(fn, name), name, primals, settings)
+        made = native(pure(fn, name), name, primals, settings)
         if made.draws and seed is None:
             raise ArgumentError(
                 f"{name} draws random numbers, which have to follow from an argument. Pass it a "

@@ -7,6 +7,7 @@ from bridge._errors import NoRuleError
 from bridge._op import Op, Positions, Specs, Split
 from bridge._sources.torch._batched import Axes, grown
 from bridge._sources.torch._capture import Fun, program, trace, trace_joint
+from bridge._sources.torch._draws import OTHER_DRAWS, same_examples
 from bridge._sources.torch._partition import partition, selected
 from bridge._sources.torch._program import Program, Settings, executed
 from bridge._sources.torch._styles import mapped
@@ -56,7 +57,12 @@ def half(found: Program, name: str, primals: Specs, settings: Settings) -> Op:
             batched = trace(fun, larger, name=f"{name}.vmap", settings=settings)
         except RuntimeError as error:
             raise NoRuleError(f"torch cannot batch {name}: {error}") from error
-        return half(batched, f"{name}.vmap", larger, settings)
+        found_batched = half(batched, f"{name}.vmap", larger, settings)
+        if found.draws and seed is not None:
+            alone = half(found, name, primals, settings)
+            if not same_examples(alone, found_batched, axes, primals=larger, seed=seed):
+                raise NoRuleError(f"torch cannot batch {name}: {OTHER_DRAWS}")
+        return found_batched
 
     return Op(
         name=name,
