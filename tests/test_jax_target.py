@@ -1,5 +1,6 @@
 import dataclasses
 import functools
+import gc
 import itertools
 from collections import Counter
 
@@ -312,3 +313,9 @@ def test_arrays_cross_outside_of_programs():
     got = run(made, [x])
     equal(got, (2 * x, jnp.abs(x)))
     assert got[0].dtype == np.complex128
+
+
+def test_a_pullback_outlives_its_function():
+    pull = jax.vjp(into_jax(in_torch, keep=True), X)[1]
+    gc.collect()
+    equal(pull(jnp.ones(3)), jax.vjp(in_jax, jnp.asarray(X))[1](jnp.ones(3)))

@@ -5,13 +5,32 @@ They are compared by value, so that a trace made again is the same trace to a co
 
 import dataclasses
 import functools
-from collections.abc import Sequence
+import weakref
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from bridge._op import Op, Positions, Specs, Split
 from bridge._protocols import Fill
 
 Axes = tuple[int | None, ...]
+
+
+class Programs(dict[Any, Callable[..., list[Any]]]):
+    """What was compiled for calls outside of `jax.jit`; it goes with the function it is for."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Site:
+    """A function that is called from JAX.
+
+    Attributes:
+        fill: What evaluates Ops on buffers.
+        programs: Held weakly: JAX keeps traces, which hold calls, for as long as the programs that
+            were compiled from them.
+    """
+
+    fill: Fill
+    programs: weakref.ref[Programs] = dataclasses.field(compare=False, repr=False)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,7 +67,7 @@ class Call:
 
     Attributes:
         op: What it means. All derivatives are those of this Op, which takes the first operands.
-        fill: What evaluates Ops on buffers.
+        site: The function of the user that it belongs to.
         arity: How many operands `op` takes.
         instead: What is run: an Op with the outputs of `op`, and residuals behind them. It may take
             operands behind those of `op`, which are residuals of an earlier call.
@@ -57,7 +76,7 @@ class Call:
     """
 
     op: Op
-    fill: Fill
+    site: Site
     arity: int
     instead: Op | None = None
     takes: Positions = ()
@@ -96,16 +115,16 @@ class Call:
             return self
         everything = tuple(range(self.arity))
         kept = Kept(split, wanted, given)
-        return Call(self.op, self.fill, self.arity, split.forward, everything, kept)
+        return Call(self.op, self.site, self.arity, split.forward, everything, kept)
 
     def vmap(self, axes: Axes, size: int) -> "Call":
         """The call mapped over `axes` of its operands."""
         op = self.op.derive("vmap", axes[: self.arity], size)
         if self.instead is None:
-            return Call(op, self.fill, self.arity)
+            return Call(op, self.site, self.arity)
         taken = tuple(axes[i] for i in self.takes)
         instead = self.instead.derive("vmap", taken, size)
-        return Call(op, self.fill, self.arity, instead, self.takes)
+        return Call(op, self.site, self.arity, instead, self.takes)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -116,7 +135,7 @@ class Linear:
 
     Attributes:
         op: What is differentiated.
-        fill: What evaluates Ops on buffers.
+        site: The function of the user that it belongs to.
         arity: How many primals there are.
         wanted: Positions of those that have tangents.
         kept: The halves of the derivative, if the call kept residuals.
@@ -125,7 +144,7 @@ class Linear:
     """
 
     op: Op
-    fill: Fill
+    site: Site
     arity: int
     wanted: Positions
     kept: Kept | None = None
@@ -171,7 +190,7 @@ class Linear:
         It takes the primals, these cotangents, and what the call kept.
         """
         vjp, kept = self.op.derive("vjp", needed, given), self.kept
-        call = Call(vjp, self.fill, self.arity + len(given))
+        call = Call(vjp, self.site, self.arity + len(given))
         if kept and (backward := kept.backward(needed, given)):
             behind = range(call.arity, call.arity + kept.extras)
             takes = (*kept.split.kept_primals, *behind, *range(self.arity, call.arity))

@@ -1,6 +1,7 @@
 """What JAX shows to bridge as a place where functions are called."""
 
 import functools
+import weakref
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -12,7 +13,7 @@ from bridge._arrays.jax import FACE as ARRAYS, NARROW, not_forked, x64_mode
 from bridge._errors import ArgumentError
 from bridge._op import Arrays, Op
 from bridge._protocols import Run
-from bridge._targets.jax._calls import Call
+from bridge._targets.jax._calls import Call, Programs, Site
 from bridge._targets.jax._primitives import call
 
 
@@ -21,7 +22,8 @@ class JaxTarget:
 
     def expose(self, op: Op, run: Run) -> Callable[..., Arrays]:
         """`op` as a function of JAX arrays under every transformation of JAX."""
-        return functools.partial(_call, op, run)
+        programs = Programs()
+        return functools.partial(_call, op, Site(run.fill, weakref.ref(programs)), programs)
 
     def seed(self, key: Any) -> Any:
         """The data of a key, of either style."""
@@ -49,12 +51,12 @@ class JaxTarget:
         check_grads(fn, tuple(xs), order, **how)
 
 
-def _call(op: Op, run: Run, *xs: Any) -> Arrays:
+def _call(op: Op, site: Site, _programs: Programs, *xs: Any) -> Arrays:
     not_forked()
     if not x64_mode():
         _check_width(op)
     arrays = [x if isinstance(x, jax.Array) else _array(x) for x in xs]
-    return tuple(call(Call(op, run.fill, len(arrays)), arrays))
+    return tuple(call(Call(op, site, len(arrays)), arrays))
 
 
 def _array(x: Any) -> jax.Array:

@@ -74,7 +74,7 @@ def _call_jvp(primals: Sequence[Any], tangents: Sequence[Any], *, function: Call
     if flows:
         kept = made.kept if made.kept and {*moving} <= {*made.kept.wanted} else None
         extras = kept.found(results) if kept else ()
-        linear = Linear(op, function.fill, arity, moving, kept)
+        linear = Linear(op, function.site, arity, moving, kept)
         found = derivative(linear, [*primals[:arity], *extras, *(tangents[i] for i in moving)])
         for i, tangent in zip(linear.smooth, found, strict=True):
             moved[i] = tangent if i in flows else moved[i]
@@ -89,7 +89,7 @@ def _moves(tangent: Any) -> bool:
 def _linear_jvp(primals: Sequence[Any], tangents: Sequence[Any], *, function: Linear) -> Any:
     arity, first = function.arity, function.first
     if any(map(_moves, tangents[:arity])):
-        whole = Call(function.runs, function.fill, arity + len(function.wanted))
+        whole = Call(function.runs, function.site, arity + len(function.wanted))
         operands = [*primals[:arity], *primals[first:]]
         return _call_jvp(operands, [*tangents[:arity], *tangents[first:]], function=whole)
     at = tuple(i for i, tangent in enumerate(tangents[first:]) if _moves(tangent))
@@ -151,7 +151,7 @@ def _call_dce(used: Sequence[bool], eqn: Any) -> Any:
     if not any(used):
         return [False] * len(eqn.invars), None
     if function.extras and not any(used[count:]):
-        plain = Call(function.op, function.fill, function.arity)
+        plain = Call(function.op, function.site, function.arity)
         eqn = eqn.replace(params={"function": plain}, outvars=eqn.outvars[:count])
     return [True] * len(eqn.invars), eqn
 
@@ -168,21 +168,29 @@ def _lower_linear(ctx: Any, *operands: Any, function: Linear) -> Sequence[Any]:
 def _lower(ctx: Any, operands: Sequence[Any], function: Call | Linear, taken: Positions) -> Any:
     avals = [ctx.avals_in[i] for i in taken]
     specs = tuple(ArraySpec(tuple(aval.shape), str(aval.dtype)) for aval in avals)
-    found = task(function.runs, function.fill, specs)
+    found = task(function.runs, function.site.fill, specs)
     inner = dataclasses.replace(ctx, avals_in=avals)
     return lower(inner, [operands[i] for i in taken], found)
 
 
-# Not the cache of jax.interpreters.xla.apply_primitive, which holds on to thousands of functions.
-@functools.lru_cache(maxsize=256)
 def _compiled(primitive: Primitive, function: Call | Linear) -> Callable[..., list[Any]]:
     """An operation compiled on its own, for calls outside of `jax.jit`."""
+    programs = function.site.programs()
+    if programs is None:  # a pullback, say, that outlives its function
+        return _orphaned(primitive, function)
+    key = primitive, function
+    return programs.get(key) or programs.setdefault(key, _compile(primitive, function))
 
+
+def _compile(primitive: Primitive, function: Call | Linear) -> Callable[..., list[Any]]:
     def run(*operands: Any) -> list[Any]:
         return primitive.bind(*operands, function=function)
 
     run.__name__ = run.__qualname__ = repr(function)
     return jax.jit(run)
+
+
+_orphaned = functools.lru_cache(maxsize=64)(_compile)
 
 
 def _eager(primitive: Primitive, *operands: Any, function: Call | Linear) -> list[Any]:
