@@ -12,11 +12,13 @@ torch = pytest.importorskip("torch")
 
 from torch.nn import functional as F  # noqa: E402, N812
 
+from bridge import _registry  # noqa: E402
 from bridge._errors import ArgumentError, NoRuleError, NoValuesError, OptionError  # noqa: E402
 from bridge._spec import ArraySpec  # noqa: E402
 from tests.torch_ops import SOURCE, backward, close, like, op, recorded, spec  # noqa: E402
 
 DOUBLE = torch.float64
+HOME = _registry.home("torch")
 X = torch.randn(4, dtype=DOUBLE)
 
 
@@ -518,3 +520,27 @@ def test_threads():
     for thread in threads:
         thread.join()
     assert not failures
+
+
+# Arrays at home.
+
+
+def test_borrowed_memory_is_shared():
+    x = np.arange(6.0).reshape(2, 3)
+    (found,) = HOME.borrow([x], "cpu")
+    assert found.data_ptr() == x.ctypes.data
+    assert found.tolist() == x.tolist()
+
+
+def test_borrowed_memory_that_is_read_only_is_copied():
+    x = np.arange(6.0)
+    x.flags.writeable = False
+    (found,) = HOME.borrow([x], "cpu")
+    found.zero_()
+    assert x.tolist() == [0, 1, 2, 3, 4, 5]
+
+
+def test_released_memory_is_shared():
+    x = torch.randn(3)
+    (capsule,) = HOME.release([x], "cpu")
+    assert torch.utils.dlpack.from_dlpack(capsule).data_ptr() == x.data_ptr()

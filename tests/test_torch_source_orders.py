@@ -299,3 +299,41 @@ def test_custom_operators():
     found = batch.derive("vjp", (0, 1), (0,)).call(many, S, many.cos())
     close(found, vjp(plain, many, S)[1](many.cos()))
     close(batch.derive("jvp", (0,)).call(many, S, many), [3 * many**3 * S])
+
+
+class Prepared(torch.autograd.Function):
+    """The square, whose gradient is computed in advance where that is asked for."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(x, needed):
+        return x**2, 2 * x if needed else torch.zeros_like(x)
+
+    @staticmethod
+    def setup_context(ctx, inputs, output):
+        ctx.save_for_backward(output[1])
+
+    @staticmethod
+    def backward(ctx, g, _):
+        return g * ctx.saved_tensors[0], None
+
+
+def test_a_function_that_asks_for_gradients_keeps_them_in_a_batch():
+    # Inside of torch.func.vmap, no tensor requires gradients.
+    batch = op(lambda x: Prepared.apply(x, x.requires_grad)[0], X).derive("vmap", (0,), 2)
+    many = torch.stack([X, X.sin()])
+    found = batch.derive("vjp", (0,), (0,)).call(many, many.cos())
+    close(found, [2 * many * many.cos()])
+    assert batch.derive("split", (0,), (0,)) is None
+
+
+def test_a_harmless_question_costs_a_batch_nothing():
+    def fn(x):
+        return x.sin() if x.requires_grad else x.clone().sin()
+
+    batch = op(fn, X).derive("vmap", (0,), 2)
+    many = torch.stack([X, X.sin()])
+    split = batch.derive("split", (0,), (0,))
+    found = backward(split, [many], split.forward.call(many), [many], (0,))
+    close(found, [many.cos() * many])

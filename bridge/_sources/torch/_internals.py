@@ -96,15 +96,20 @@ class Watch(TorchDispatchMode):
         return func(*args, **kwargs)
 
 
+_REQUIRES_GRAD: Any = torch.Tensor.requires_grad.__get__  # pyright: ignore[reportAttributeAccessIssue]
+
+
 class Blocks(TorchFunctionMode):
     """Notes what a function does to gradients that not every transform knows of.
 
     Attributes:
         unrecorded: Whether a part of it has none, by `torch.no_grad`, which tangents ignore.
+        asked: Whether it asked a tensor for them, which is another answer in torch.func.vmap.
         hooked: Whether they are changed on the way, by hooks, which `torch.func.vmap` ignores.
     """
 
     unrecorded = False
+    asked = False
     hooked = False
 
     def __torch_function__(
@@ -115,6 +120,8 @@ class Blocks(TorchFunctionMode):
             self.unrecorded = True
         if func is torch.Tensor.register_hook:
             self.hooked = True
+        if func == _REQUIRES_GRAD:
+            self.asked = True
         return func(*args, **(kwargs or {}))
 
 

@@ -54,6 +54,12 @@ class Program:
         """Whether random numbers are drawn."""
         return any(map(draws, self.module.graph.nodes))
 
+    @functools.cached_property
+    def foreign(self) -> bool:
+        """Whether there are operators that are not torch's own, whose gradients it may lose."""
+        found = (getattr(x.target, "namespace", "aten") for x in self.module.graph.nodes)
+        return any(name not in ("aten", "prims", "prim") for name in found)
+
     def reach(self) -> Sequence[frozenset[int]]:
         """For each result the positions of the arguments it depends on."""
         return self._reach

@@ -9,7 +9,7 @@ from bridge._errors import NoRuleError, NoValuesError
 from bridge._op import Op, Positions, Specs, Split
 from bridge._sources.torch._batched import Axes, Batched, grown
 from bridge._sources.torch._capture import Fun, trace
-from bridge._sources.torch._draws import OTHER_DRAWS, same_gradients, same_tangents
+from bridge._sources.torch._draws import OTHER_DRAWS, same, same_gradients, same_tangents
 from bridge._sources.torch._eager import anew, outline, transposed
 from bridge._sources.torch._internals import Blocks
 from bridge._sources.torch._program import Program, Settings, executed
@@ -84,6 +84,9 @@ class Function:
         made = [(way(self.fun, len(self.primals), wanted, given), way) for way in ways]
 
         def draws_alike(found: Function) -> bool:
+            if self.batched and self.blocks.asked:
+                each = self.batched.vjp(wanted, given).program
+                return found.program is not None and same(found.program.run, each.run, primals)
             split = self.split(wanted, given) if self._seeded else None
             if split is None:
                 return True
@@ -149,11 +152,17 @@ class Function:
     def split(self, wanted: Positions, given: Positions) -> Split | None:
         """The first derivative in two halves; `None` if it looks at values."""
         try:
-            return split(self.fun, self.name, self.primals, wanted, given, settings=self.settings)
+            found = split(self.fun, self.name, self.primals, wanted, given, settings=self.settings)
         except NoValuesError:
             return None
         except RuntimeError as error:
             raise _no_rule("derivative", self.name, error) from error
+        if self.batched and self.blocks.asked:
+            each, how = self.batched.vjp(wanted, given).op(), {"primals": self.primals}
+            seed = self.settings.seed
+            if not same_gradients(self.op(), each, found, wanted, given, seed=seed, **how):
+                return None
+        return found
 
     def _disagrees(self) -> str:
         if self._seeded:
@@ -260,7 +269,7 @@ def function(
                 program=program,
                 blocks=program.blocks,
                 draws=program.draws,
-                recorded=program.blocks.hooked,
+                recorded=program.blocks.hooked or program.foreign,
             )
     outputs, draws, blocks = outline(fun, primals, settings=settings)
     return Function(
