@@ -285,7 +285,7 @@ def _fill(op: Op, operands: Sequence[Any], results: Sequence[Any]) -> None:
         if y.shape != place.shape or y.dtype != place.dtype:  # copy_ would stretch and convert
             got, expected = (f"{dtype_name(t.dtype)}{list(t.shape)}" for t in (y, place))
             raise ArgumentError(f"result {i} of {op.name} is {got}, where {expected} was expected.")
-        place.copy_(y.detach())
+        place.copy_(y.detach() if y.requires_grad else y)
 
 
 FACE = TorchArrays()
