@@ -35,7 +35,7 @@ class Function:
         settings: Those of the user's function.
         fun: What torch transforms.
         program: The same as a graph, if it was captured.
-        blocks: What it does to gradients that not every transform knows of.
+        blocks: What the user's function does to gradients that not every transform knows of.
         draws: Whether it draws random numbers.
         recorded: Whether torch.func refuses it: NOTE [two ways].
         batched: The same batched example by example, if it is a batched form.
@@ -147,7 +147,8 @@ class Function:
             raise NoRuleError(f"torch cannot batch {self.name}: {error}") from error
         if self._seeded and not whole.draws_alike(found.op()):
             return whole.checked()
-        return dataclasses.replace(found, batched=whole if self.program else None)
+        batched = whole if self.program else None
+        return dataclasses.replace(found, batched=batched, blocks=self.blocks)
 
     def split(self, wanted: Positions, given: Positions) -> Split | None:
         """The first derivative in two halves; `None` if it looks at values."""
@@ -196,7 +197,7 @@ class Function:
             except RuntimeError as error:
                 refused = refused or error
             else:
-                found = dataclasses.replace(found, way=way)
+                found = dataclasses.replace(found, way=way, blocks=self.blocks)
                 if not accept(found):
                     refused = NoRuleError(self._disagrees())
                     continue
