@@ -53,7 +53,8 @@ def kind(leaf: Any, home: str, away: str, *, traced: bool) -> Kind:
         if face.name not in (home, away, "numpy"):
             raise ArgumentError(f"it is an array of {face.name}. Convert it with bridge.to_{away}.")
         if face.name == away:
-            return Kind(_registry.away(away).key, _strong(face.spec), owner=away)
+            caller = _registry.away(away)
+            return Kind(caller.key, caller.seen, owner=away)
         prepare = _own if face.name == "numpy" else None
         return Kind(face.signature, face.spec, prepare, face.name)
     if traced and type(leaf) in _NUMBERS:
@@ -62,11 +63,6 @@ def kind(leaf: Any, home: str, away: str, *, traced: bool) -> Kind:
     if traced and type(number) in _NUMBERS:
         return dataclasses.replace(_number(type(number)), prepare=_as_number)
     return Kind(_static_key)
-
-
-def _strong(spec: Callable[[Any], ArraySpec]) -> Callable[[Any], ArraySpec]:
-    """The spec of the caller's arrays, of which only their home knows weak types."""
-    return lambda x: dataclasses.replace(spec(x), weak=False)
 
 
 def _own(x: Any) -> Any:

@@ -88,7 +88,11 @@ class AwayFace(ArrayFace, Protocol):
     """Arrays a function that lives elsewhere is called with."""
 
     def key(self, x: Any) -> Hashable:
-        """The `signature` of `x`, which may be traced by the caller."""
+        """What `seen` depends on; `x` may be traced by the caller."""
+        ...
+
+    def seen(self, x: Any) -> ArraySpec:
+        """Shape, dtype and device of `x` to a function of another framework."""
         ...
 
     def lender(self, device: str) -> Callable[[Sequence[Any]], Sequence[Any]]:

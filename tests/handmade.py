@@ -168,19 +168,3 @@ def into_jax(fn, *, name=None, keep=False, calls=None, reach=None):
         return outputs[0] if bare["is"] else outputs
 
     return call
-
-
-class HandmadeSource:
-    """Functions of torch as Ops, as far as a bridged function asks a source for them."""
-
-    def check(self, **_):
-        pass
-
-    def ambient(self):
-        return None
-
-    def device(self, device, asked):
-        return asked or device
-
-    def op(self, fn, *, name, primals, **_):
-        return Handmade(lambda *xs: tuple(fn(*xs)), name, primals, keep=True).op()

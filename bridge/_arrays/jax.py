@@ -77,11 +77,16 @@ class JaxArrays:
             raise NoValuesError(
                 f"it is a JAX tracer ({self.spec(x)}), and JAX cannot look into a bridged function."
             )
-        return self.key(x)
+        return x.shape, x.dtype, getattr(x, "weak_type", False)
 
     def key(self, x: Any) -> Hashable:
-        """Shape, dtype and weak type."""
-        return x.shape, x.dtype, getattr(x, "weak_type", False)
+        """Shape and dtype."""
+        return x.shape, x.dtype
+
+    def seen(self, x: Any) -> ArraySpec:
+        """Shape and dtype; the device is the one that JAX compiles for, which a tracer has too."""
+        device = "cuda:0" if jax.default_backend() in ("gpu", "cuda") else "cpu"
+        return dataclasses.replace(self.spec(x), weak=False, device=device)
 
     def borrower(self, device: str) -> Callable[[Sequence[Any]], Sequence[Any]]:
         """NumPy views as they are where `jax.jit` would put them on `device` anyway."""

@@ -65,6 +65,7 @@ class TorchArrays:
     signature = operator.attrgetter("shape", "dtype", "device", "layout")
 
     key = signature
+    seen = spec
 
     def lender(self, device: str) -> Callable[[Sequence[Any]], Sequence[Any]]:
         """NumPy views for the host, detached dense tensors for other devices."""
