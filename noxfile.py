@@ -12,6 +12,8 @@ nox.options.sessions = ["style", "rooms", "types", "tests", "subsets"]
 PYPROJECT = nox.project.load_toml("pyproject.toml")
 CONSTRAINTS = ".ci/constraints.txt"
 SUBSETS = ["torch,jax", "torch,mlx", "jax,mlx", "torch"]
+# With torch and JAX, what may depend on a third framework: the rest is that of `nox -s tests`.
+SHARED = ["arguments", "docstrings", "dtypes", "import", "random", "readme", "transfer", "trees"]
 
 
 def _install(session: nox.Session, *packages: str, groups: tuple[str, ...] = ()) -> None:
@@ -20,11 +22,11 @@ def _install(session: nox.Session, *packages: str, groups: tuple[str, ...] = ())
     session.install("-c", CONSTRAINTS, *packages, *grouped)
 
 
-def _pytest(session: nox.Session, frameworks: str) -> None:
+def _pytest(session: nox.Session, frameworks: str, *chosen: str) -> None:
     """Run the tests on the CPU; they check that `frameworks`, and no others, are installed."""
     env = {"JAX_PLATFORMS": "cpu", "GRADBRIDGE_TEST_FRAMEWORKS": frameworks}
     # On two cores two workers need half the time of one, and no more CPU; `-- -n 0` is without.
-    session.run("python", "-m", "pytest", "-n", "2", *session.posargs, env=env)
+    session.run("python", "-m", "pytest", "-n", "2", *chosen, *session.posargs, env=env)
 
 
 @nox.session
@@ -68,7 +70,8 @@ def fuzz(session: nox.Session) -> None:
 def subsets(session: nox.Session, frameworks: str) -> None:
     """Run the tests with these frameworks installed, and without the others."""
     _install(session, "-e", f".[{frameworks}]", groups=("tests",))
-    _pytest(session, frameworks)
+    chosen = [f"tests/test_{name}.py" for name in SHARED] if frameworks == "torch,jax" else []
+    _pytest(session, frameworks, *chosen)
 
 
 @nox.session
