@@ -230,18 +230,28 @@ def _view(x: torch.Tensor) -> Any:
 
 
 def _is_elsewhere(x: torch.Tensor) -> bool:
-    """Whether the values of `x` are not what its memory holds, for which to_dlpack is blind."""
-    return (
-        type(x) not in (torch.Tensor, torch.nn.Parameter)
-        or not x.is_cpu
-        or x.is_conj()
-        or x.is_neg()
-        or _is_zeros(x)
-    )
+    """Whether the values of `x` may be other than what its memory holds, to which DLPack is blind.
+
+    They are for a conjugation, negation or zeros that torch has put off, for subclasses and for
+    other devices, and all of these are dispatched in ways of their own.
+    """
+    return _keys is None or _keys(x).raw_repr() not in _ORDINARY
 
 
-# Zeros that take no memory, as tangents; without the name every tensor may be such.
-_is_zeros = getattr(torch, "_is_zerotensor", lambda _: True)
+_keys: Callable[[torch.Tensor], Any] | None = getattr(torch._C, "_dispatch_keys", None)  # pyright: ignore[reportPrivateUsage]
+
+
+def _ordinary() -> set[int]:
+    """How tensors on the host are dispatched, in inference mode and out of it."""
+    if _keys is None:
+        return set()
+    with torch.device("cpu"):
+        found = {_keys(torch.empty(0)).raw_repr()}
+        with torch.inference_mode():
+            return found | {_keys(torch.empty(0)).raw_repr()}
+
+
+_ORDINARY = _ordinary()
 
 
 def _all_dense(xs: Sequence[Any], *, device: str) -> Sequence[Any]:
