@@ -241,6 +241,11 @@ class BridgedFunction:
             **({"seed": seeds[0]} if seeds else {}),
             **self._options,
         )
+        if op.draws:
+            raise ArgumentError(
+                f"{self._name} draws random numbers, which have to follow from an argument. Pass "
+                f"a key, `{SEED}=`."
+            )
         run = _transfer.carrier(self._home, self._away, device=device, computes_on=computes_on)
         dynamic = [(i, x.kind.prepare) for i, x in enumerate(described) if x.spec is not None]
         return Plan(

@@ -43,6 +43,7 @@ class Op:
             on the primals, which recomputes.
         reach: For each output the positions of the primals it depends on; without it, of all.
             A primal that is out of reach has no gradient, where zeros would be one.
+        draws: Whether random numbers are drawn that follow from no primal.
         notes: What a target remembers of earlier calls.
     """
 
@@ -55,6 +56,7 @@ class Op:
     vmap: Callable[[tuple[int | None, ...], int], "Op"] | None = None
     split: Callable[[Positions, Positions], "Split | None"] | None = None
     reach: Callable[[], Sequence[Set[int]]] | None = None
+    draws: bool = False
 
     notes: dict[Any, Any] = dataclasses.field(default_factory=dict, repr=False)
     _derived: dict[tuple[Any, ...], Any] = dataclasses.field(default_factory=dict, repr=False)

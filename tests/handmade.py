@@ -119,6 +119,7 @@ class Handmade:
             return self.derived("backward", fn, row).op()
 
         return Split(
+            way="save",
             forward=first.op(),
             backward=backward,
             outputs=outputs,

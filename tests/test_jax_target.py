@@ -275,6 +275,7 @@ def test_narrowed_halves_serve_some_of_the_results():
     both = half("both", lambda y, c, s, e: (c * s + y * e,), lambda *_: (spec,))
     first = half("first", lambda y, c, s: (c * s,), lambda *_: (spec,))
     split = Split(
+        way="save",
         forward=forward,
         backward=lambda needed: both,
         outputs=2,

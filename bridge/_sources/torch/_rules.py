@@ -69,6 +69,7 @@ class Function:
             jvp=lambda given: self.jvp(given).op(),
             vmap=lambda axes, size: self.vmap(axes, size).op(),
             split=self.split if self.program else None,
+            draws=self.draws and self.settings.seed is None,
             reach=self.program.reach if self.program else None,
         )
 

@@ -65,13 +65,7 @@ class TorchSource:
                     "it static, or pass an array."
                 )
         settings = Settings(capture, torch.get_default_dtype(), seed)
-        made = native(pure(fn, name), name, primals, settings)
-        if made.draws and seed is None:
-            raise ArgumentError(
-                f"{name} draws random numbers, which have to follow from an argument. Pass it a "
-                "key: rng=jax.random.key(0)."
-            )
-        return made.op()
+        return native(pure(fn, name), name, primals, settings).op()
 
     def shapes(
         self,
