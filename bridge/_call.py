@@ -174,7 +174,7 @@ class BridgedFunction:
         plan = self._plan(leaves, structure)
         arrays = self._caller_arrays(leaves, plan)
         vjp = plan.op.derive("vjp", tuple(arrays[i] for i in wanted), tuple(given))
-        return plan.run(vjp, [*plan.prepared(leaves), *cotangents])
+        return plan.runner.evaluate(vjp, [*plan.prepared(leaves), *cotangents])
 
     def _caller_arrays(self, leaves: Sequence[Any], plan: Plan) -> list[int]:
         """Which of the primals are arrays of the caller's framework."""
@@ -246,13 +246,13 @@ class BridgedFunction:
                 f"{self._name} draws random numbers, which have to follow from an argument. Pass "
                 f"a key, `{SEED}=`."
             )
-        run = _transfer.carrier(self._home, self._away, device=device, computes_on=computes_on)
+        runner = _transfer.carrier(self._home, self._away, device=device, computes_on=computes_on)
         dynamic = [(i, x.kind.prepare) for i, x in enumerate(described) if x.spec is not None]
         return Plan(
             op=op,
-            run=run,
+            runner=runner,
             primals=primals,
-            native=self._target.expose(op, run),
+            native=self._target.expose(op, runner),
             flat=flat,
             dynamic=dynamic,
             as_they_are=len(dynamic) == len(leaves) and not any(prepare for _, prepare in dynamic),

@@ -12,7 +12,7 @@ from typing import Any
 from bridge import _arguments, _registry, _tree
 from bridge._errors import ArgumentError
 from bridge._op import Op, Specs
-from bridge._protocols import Run
+from bridge._protocols import Runner
 from bridge._spec import ArraySpec
 
 
@@ -94,7 +94,7 @@ class Plan:
 
     Attributes:
         op: The user's function of flat arrays.
-        run: What evaluates Ops here.
+        runner: What evaluates Ops here.
         primals: Of the op.
         native: The op as a function of the caller's framework.
         flat: The user's function behind it, which knows the structure of the results.
@@ -103,7 +103,7 @@ class Plan:
     """
 
     op: Op
-    run: Run
+    runner: Runner
     primals: Specs
     native: Callable[..., Any]
     flat: Flat

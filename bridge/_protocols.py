@@ -12,7 +12,11 @@ Stream = tuple[int, int]
 Fill = Callable[[Op, Sequence[Any], Sequence[Any], Stream | None], None]
 
 
-class Run(Protocol):
+# Evaluates an Op on arrays of the caller's framework.
+Run = Callable[[Op, Sequence[Any]], Arrays]
+
+
+class Runner(Protocol):
     """How Ops are evaluated for a caller."""
 
     @property
@@ -20,8 +24,9 @@ class Run(Protocol):
         """What evaluates them on buffers."""
         ...
 
-    def __call__(self, op: Op, xs: Sequence[Any], /) -> Arrays:
-        """The outputs for arrays of the caller's framework."""
+    @property
+    def evaluate(self) -> Run:
+        """What gives the outputs for arrays of the caller's framework."""
         ...
 
 
@@ -203,8 +208,8 @@ class Staged(Protocol):
 class TargetFace(Protocol):
     """Call sites here for functions that live elsewhere."""
 
-    def expose(self, op: Op, run: Run) -> Callable[..., Arrays]:
-        """A native differentiable function that evaluates `op` by `run`."""
+    def expose(self, op: Op, runner: Runner) -> Callable[..., Arrays]:
+        """A native differentiable function that evaluates `op` by `runner`."""
         ...
 
     def seed(self, key: Any) -> Any:

@@ -1,13 +1,13 @@
 """Values across: the arrays of one framework as arrays of another."""
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from bridge import _registry, _tree
 from bridge._errors import ArgumentError, CopyError, NoValuesError
 from bridge._op import Arrays, Op
-from bridge._protocols import Fill, HomeFace, Run
+from bridge._protocols import Fill, HomeFace, Run, Runner
 
 
 def to_torch(tree: Any, *, copy: bool | None = None) -> Any:
@@ -97,12 +97,8 @@ class Carrier:
         at_home: The arrays that Ops take.
     """
 
-    evaluate: Callable[[Op, Sequence[Any]], Arrays]
+    evaluate: Run
     at_home: HomeFace
-
-    def __call__(self, op: Op, xs: Sequence[Any]) -> Arrays:
-        """The outputs for arrays of the caller's framework."""
-        return self.evaluate(op, xs)
 
     @property
     def fill(self) -> Fill:
@@ -110,7 +106,7 @@ class Carrier:
         return self.at_home.fill
 
 
-def carrier(home: str, away: str, *, device: str, computes_on: str) -> Run:
+def carrier(home: str, away: str, *, device: str, computes_on: str) -> Runner:
     """How Ops of `home` are evaluated on arrays of `away` that live on `device`."""
     at_home, abroad = _registry.home(home), _registry.away(away)
     if device == "meta":

@@ -217,16 +217,20 @@ def _views(xs: Sequence[Any]) -> Sequence[Any]:
 
 
 def _view(x: torch.Tensor) -> Any:
-    if x.dtype not in _PLAIN:
-        integer, dtype = _AS_INTEGERS[x.dtype]
-        return _view(x.detach().view(integer)).view(dtype)
     if _is_elsewhere(x):
-        return x.numpy(force=True)
+        return _dispatched(x)
     # Tensor.numpy() forbids forever to resize the memory, by which FSDP frees parameters.
     try:
         return np.from_dlpack(_Lent(torch.to_dlpack(x)))
-    except RuntimeError:  # a tensor that outlived its torch.func, if not one without memory
+    except (RuntimeError, BufferError):  # a dtype that NumPy lacks
+        return _dispatched(x)
+
+
+def _dispatched(x: torch.Tensor) -> Any:
+    if x.dtype in _PLAIN:
         return x.numpy(force=True)
+    integer, dtype = _AS_INTEGERS[x.dtype]
+    return x.detach().view(integer).numpy(force=True).view(dtype)
 
 
 def _is_elsewhere(x: torch.Tensor) -> bool:

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 
 from bridge._op import Arrays, Op
-from bridge._protocols import Run
+from bridge._protocols import Run, Runner
 from bridge._targets.torch import _dynamo
 from bridge._targets.torch._internals import (
     batch_level,
@@ -40,9 +40,9 @@ from bridge._tree import spread
 class TorchTarget:
     """Call sites in PyTorch."""
 
-    def expose(self, op: Op, run: Run) -> Callable[..., Arrays]:
+    def expose(self, op: Op, runner: Runner) -> Callable[..., Arrays]:
         """`op` as a function of tensors under every transformation of torch."""
-        return functools.partial(_call, op, run)
+        return functools.partial(_call, op, runner.evaluate)
 
     def seed(self, key: Any) -> Any:
         """`key` itself: torch has no keys."""
@@ -124,8 +124,9 @@ class _Rules(torch.autograd.Function):
     """The derivatives of a call, from what `_keep` put into its context."""
 
     @staticmethod
-    @unread
     def backward(ctx: Any, *cotangents: torch.Tensor | None) -> Any:
+        if compiling():  # as `unread`, which would cost a call more
+            return torch.compiler.disable(_Rules.backward)(ctx, *cotangents)
         op, run, made = ctx.call
         dense = [c.to_dense() if c.is_sparse else c for c in cotangents if c is not None]
         given = made.outputs
