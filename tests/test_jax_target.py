@@ -308,10 +308,10 @@ def test_some_of_the_tangents_of_a_derivative():
 
 
 def test_arrays_cross_outside_of_programs():
-    run = _transfer.carrier("torch", "jax", device="cpu", computes_on="cpu")
+    runner = _transfer.carrier("torch", "jax", device="cpu", computes_on="cpu")
     x = jnp.asarray(Z)
     made = Handmade(lambda x: (x * 2, x.abs()), "f", (ArraySpec((3,), "complex128"),)).op()
-    got = run(made, [x])
+    got = runner.evaluate(made, [x])
     equal(got, (2 * x, jnp.abs(x)))
     assert got[0].dtype == np.complex128
 
