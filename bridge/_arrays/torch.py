@@ -230,7 +230,7 @@ def _dispatched(x: torch.Tensor) -> Any:
     if x.dtype in _PLAIN:
         return x.numpy(force=True)
     integer, dtype = _AS_INTEGERS[x.dtype]
-    return x.detach().view(integer).numpy(force=True).view(dtype)
+    return _view(x.detach().view(integer)).view(dtype)
 
 
 def _is_elsewhere(x: torch.Tensor) -> bool:
