@@ -528,7 +528,7 @@ def test_threads():
 
 def test_borrowed_memory_is_shared():
     x = np.arange(6.0).reshape(2, 3)
-    (found,) = HOME.borrow([x], "cpu")
+    (found,) = HOME.borrower("cpu")([x])
     assert found.data_ptr() == x.ctypes.data
     assert found.tolist() == x.tolist()
 
@@ -536,12 +536,12 @@ def test_borrowed_memory_is_shared():
 def test_borrowed_memory_that_is_read_only_is_copied():
     x = np.arange(6.0)
     x.flags.writeable = False
-    (found,) = HOME.borrow([x], "cpu")
+    (found,) = HOME.borrower("cpu")([x])
     found.zero_()
     assert x.tolist() == [0, 1, 2, 3, 4, 5]
 
 
 def test_released_memory_is_shared():
     x = torch.randn(3)
-    (capsule,) = HOME.release([x], "cpu")
+    (capsule,) = HOME.releaser("cpu")([x])
     assert torch.utils.dlpack.from_dlpack(capsule).data_ptr() == x.data_ptr()

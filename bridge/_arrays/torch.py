@@ -75,15 +75,6 @@ class TorchArrays:
         """Tensors over the memory of buffers, moved to `device` if that is another."""
         return _adopt if device == "cpu" else functools.partial(_adopt_from, device=device)
 
-    def borrow(self, buffers: Sequence[Any], device: str) -> Sequence[Any]:
-        """Tensors over the memory of `buffers`, copies of NumPy arrays that are read-only."""
-        found = [self.convert(_writable(x), copy=None) for x in buffers]
-        return found if device == "cpu" else [x.to(device) for x in found]
-
-    def release(self, outputs: Sequence[Any], device: str) -> Sequence[Any]:
-        """Capsules for the host; elsewhere the tensors, for streams."""
-        return [y.__dlpack__() for y in outputs] if device == "cpu" else outputs
-
     def holds(self, dtype: str) -> bool:
         """Whether torch has a dtype of this name."""
         return getattr(torch, dtype, None) in {*_PLAIN, *_AS_INTEGERS}
@@ -96,8 +87,15 @@ class TorchArrays:
         )
 
     def borrower(self, device: str) -> Callable[[Sequence[Any]], Sequence[Any]]:
-        """Tensors over the memory of NumPy arrays and of what has `__dlpack__`."""
-        return lambda buffers: [_over(x) if hasattr(x, "__dlpack__") else x for x in buffers]
+        """Tensors over the memory of `buffers`, copies of NumPy arrays that are read-only."""
+
+        def borrow(buffers: Sequence[Any]) -> Sequence[Any]:
+            return [
+                self.convert(_writable(x), copy=None).to(device) if hasattr(x, "__dlpack__") else x
+                for x in buffers
+            ]
+
+        return borrow
 
     def releaser(self, device: str) -> Callable[[Sequence[Any]], Sequence[Any]]:
         """Dense tensors on `device`; on the host capsules of them."""
