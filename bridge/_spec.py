@@ -24,5 +24,13 @@ class ArraySpec:
         """Whether gradients flow through an array of this dtype."""
         return self.dtype.startswith(("float", "bfloat", "complex"))
 
+    def grown(self, axis: int | None, size: int) -> "ArraySpec":
+        """The same with one more axis of this size at `axis`, if that is no `None`."""
+        if axis is None:
+            return self
+        shape = list(self.shape)
+        shape.insert(axis if axis >= 0 else axis + len(shape) + 1, size)
+        return dataclasses.replace(self, shape=tuple(shape))
+
     def __str__(self) -> str:
         return f"{self.dtype}[{','.join(map(str, self.shape))}]"

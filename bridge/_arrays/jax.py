@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 
-from bridge._arrays.numpy import plain
+from bridge._arrays.numpy import OnHost, plain
 from bridge._errors import ArgumentError, CopyError, DeviceError, NoValuesError
 from bridge._op import Arrays, Specs
 from bridge._protocols import Container
@@ -178,23 +178,10 @@ _extended: dict[str, Any] = {}
 
 
 def _adopt(buffers: Sequence[Any]) -> Arrays:
-    owners = [x if hasattr(x, "__dlpack__") else _OnHost(x) for x in buffers]
+    owners = [x if hasattr(x, "__dlpack__") else OnHost(x) for x in buffers]
     with jax.enable_x64(new_val=True):  # else 64-bit values would be narrowed
         arrays = tuple(jax.dlpack.from_dlpack(x) for x in owners)
     return tuple(jax.block_until_ready(arrays))
-
-
-class _OnHost:
-    """A DLPack capsule, which says where its memory is."""
-
-    def __init__(self, capsule: Any) -> None:
-        self._capsule = capsule
-
-    def __dlpack__(self, **_: Any) -> Any:
-        return self._capsule
-
-    def __dlpack_device__(self) -> tuple[int, int]:
-        return 1, 0
 
 
 def abstract(spec: ArraySpec, *, x64: bool) -> jax.ShapeDtypeStruct:

@@ -24,6 +24,21 @@ _NUMBERS = {
 }
 
 
+class OnHost:
+    """A DLPack capsule of memory on the host, for those who ask an object where its memory is."""
+
+    __slots__ = ("_capsule",)
+
+    def __init__(self, capsule: Any) -> None:
+        self._capsule = capsule
+
+    def __dlpack__(self, **_: Any) -> Any:
+        return self._capsule
+
+    def __dlpack_device__(self) -> tuple[int, int]:
+        return 1, 0
+
+
 class NumpyArrays:
     """NumPy's arrays, which live on the host and carry no gradient."""
 

@@ -12,7 +12,7 @@ import torch.utils._pytree as pytree
 from torch.autograd import forward_ad
 from torch.utils.dlpack import from_dlpack
 
-from bridge._arrays.numpy import plain
+from bridge._arrays.numpy import OnHost, plain
 from bridge._errors import ArgumentError, CopyError, NoValuesError
 from bridge._op import Arrays, Op, Specs
 from bridge._protocols import Container, Stream
@@ -192,21 +192,6 @@ def _is_dense(x: torch.Tensor) -> bool:
     return x.permute(order).is_contiguous()
 
 
-class _Lent:
-    """A DLPack capsule, as NumPy takes it."""
-
-    __slots__ = ("_capsule",)
-
-    def __init__(self, capsule: Any) -> None:
-        self._capsule = capsule
-
-    def __dlpack__(self, **_: Any) -> Any:
-        return self._capsule
-
-    def __dlpack_device__(self) -> tuple[int, int]:
-        return 1, 0
-
-
 def _views(xs: Sequence[Any]) -> Sequence[Any]:
     try:
         return [_view(x) if isinstance(x, torch.Tensor) else x for x in xs]
@@ -219,7 +204,7 @@ def _view(x: torch.Tensor) -> Any:
         return _dispatched(x)
     # Tensor.numpy() forbids forever to resize the memory, by which FSDP frees parameters.
     try:
-        return np.from_dlpack(_Lent(torch.to_dlpack(x)))
+        return np.from_dlpack(OnHost(torch.to_dlpack(x)))
     except (RuntimeError, BufferError):  # a dtype that NumPy lacks
         return _dispatched(x)
 

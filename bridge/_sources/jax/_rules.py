@@ -109,7 +109,7 @@ class Function:
     def vmap(self, axes: tuple[int | None, ...], size: int) -> Op:
         """The function mapped over `axes` of its arguments."""
         batched = jax.vmap(self.fun, in_axes=axes, axis_size=size)
-        primals = [_grown(s, axis, size) for s, axis in zip(self.primals, axes, strict=True)]
+        primals = [s.grown(axis, size) for s, axis in zip(self.primals, axes, strict=True)]
         return self._derived("vmap", batched, tuple(primals))
 
     def split(self, wanted: Positions, given: Positions) -> Split | None:
@@ -139,11 +139,3 @@ def function(
 
 # A cotangent of an eager function, whose outputs nobody knows before it is called.
 _UNKNOWN = ArraySpec((), "unknown")
-
-
-def _grown(spec: ArraySpec, axis: int | None, size: int) -> ArraySpec:
-    if axis is None:
-        return spec
-    shape = list(spec.shape)
-    shape.insert(axis if axis >= 0 else axis + len(shape) + 1, size)
-    return dataclasses.replace(spec, shape=tuple(shape))

@@ -20,7 +20,6 @@ from bridge._sources.torch._capture import trace
 from bridge._sources.torch._draws import OTHER_DRAWS, same_examples
 from bridge._sources.torch._program import Program, Settings, executed
 from bridge._sources.torch._styles import mapped
-from bridge._spec import ArraySpec
 
 Axes = tuple[int | None, ...]
 
@@ -140,12 +139,4 @@ class Batched:
 
 def grown(primals: Specs, axes: Axes, size: int) -> Specs:
     """`primals` with an axis of this size where `axes` is no `None`."""
-    return tuple(_grown(spec, axis, size) for spec, axis in zip(primals, axes, strict=True))
-
-
-def _grown(spec: ArraySpec, axis: int | None, size: int) -> ArraySpec:
-    if axis is None:
-        return spec
-    shape = list(spec.shape)
-    shape.insert(axis if axis >= 0 else axis + len(shape) + 1, size)
-    return dataclasses.replace(spec, shape=tuple(shape))
+    return tuple(spec.grown(axis, size) for spec, axis in zip(primals, axes, strict=True))

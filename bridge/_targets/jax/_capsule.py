@@ -49,7 +49,8 @@ def _delete(at: int) -> None:
 
 
 _DELETER = ctypes.cast(_delete, c_void_p).value
-_new_capsule = ctypes.PYFUNCTYPE(ctypes.py_object, c_void_p, c_char_p, c_void_p)(
+# jax.ffi.pycapsule changes the prototype that ctypes.pythonapi shares among all its users.
+new_capsule = ctypes.PYFUNCTYPE(ctypes.py_object, c_void_p, c_char_p, c_void_p)(
     ("PyCapsule_New", ctypes.pythonapi)
 )
 
@@ -72,4 +73,4 @@ class DeviceBuffer:
         tensor.shape, tensor.context = ctypes.addressof(sizes), number
         tensor.deleter = _DELETER
         _lent[number] = tensor, sizes
-        return _new_capsule(ctypes.addressof(tensor), b"dltensor", None)
+        return new_capsule(ctypes.addressof(tensor), b"dltensor", None)

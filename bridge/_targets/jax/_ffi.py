@@ -12,7 +12,7 @@ import pathlib
 import re
 import traceback
 from collections.abc import Sequence
-from ctypes import c_char, c_char_p, c_int64, c_void_p
+from ctypes import c_char, c_int64, c_void_p
 from importlib import metadata
 from typing import Any
 
@@ -23,7 +23,7 @@ from bridge._errors import DeviceError
 from bridge._protocols import Stream
 from bridge._spec import ArraySpec
 from bridge._targets.jax import _abi
-from bridge._targets.jax._capsule import DeviceBuffer
+from bridge._targets.jax._capsule import DeviceBuffer, new_capsule
 from bridge._targets.jax._task import Task, find
 
 _TARGET = "gradbridge_call"
@@ -204,17 +204,11 @@ def _size(structure: type[ctypes.Structure]) -> int:
     return getattr(structure, name).offset + ctypes.sizeof(kind)
 
 
-# jax.ffi.pycapsule changes the prototype that ctypes.pythonapi shares among all its users.
-_new_capsule = ctypes.PYFUNCTYPE(ctypes.py_object, c_void_p, c_char_p, c_void_p)(
-    ("PyCapsule_New", ctypes.pythonapi)
-)
-
-
 def _register() -> None:
     for platform, handler in (("cpu", _on_host), ("CUDA", _on_device)):
         stages = {"instantiate": _instantiate, "execute": handler}
         capsules = {
-            stage: _new_capsule(ctypes.cast(function, c_void_p).value, None, None)
+            stage: new_capsule(ctypes.cast(function, c_void_p).value, None, None)
             for stage, function in stages.items()
         }
         jax.ffi.register_ffi_target(_TARGET, capsules, platform=platform)
