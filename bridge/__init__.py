@@ -14,6 +14,7 @@ from bridge._errors import (
 )
 from bridge._op import Op as Op
 from bridge._transfer import to_jax as to_jax, to_torch as to_torch
-from bridge._wrap import jax2torch as jax2torch, torch2jax as torch2jax
+from bridge._wrap.jax import jax2torch as jax2torch
+from bridge._wrap.torch import torch2jax as torch2jax
 
 __version__ = "0.1.0"

@@ -1,0 +1,1 @@
+"""Functions of one framework as functions of another, a module for each framework."""

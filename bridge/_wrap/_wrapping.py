@@ -1,0 +1,52 @@
+"""What wraps a function or a module of any framework for any other."""
+
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from bridge import _registry, _transfer
+from bridge._call import BridgedFunction
+from bridge._errors import OptionError
+from bridge._module import BridgedModule
+
+
+def wrapped(
+    fn: Callable[..., Any] | None,
+    *,
+    direction: tuple[str, str],
+    static: tuple[int | Sequence[int], str | Sequence[str]],
+    device: str | None,
+    options: dict[str, Any],
+) -> Any:
+    """`fn` for the framework it is brought to; without `fn`, a decorator."""
+    nums, names = static
+    make = functools.partial(
+        _function_or_module,
+        direction=direction,
+        static=(_sequence(nums), _sequence(names)),
+        device=device,
+        options=options,
+    )
+    return make if fn is None else make(fn)
+
+
+def _function_or_module(fn: Any, *, direction: tuple[str, str], **how: Any) -> Any:
+    home, away = direction
+    if not _registry.source(home).is_module(fn):
+        return BridgedFunction(fn, direction=direction, **how)
+    if any(how["static"]):
+        raise OptionError(
+            "a module has no static arguments: numbers, strings and other values that are no "
+            "arrays reach it as they are."
+        )
+    wide = _registry.away(away).holds("int64")
+    apply, modes, *values = _registry.source(home).taken_apart(fn, wide=wide)
+    apply.__name__ = apply.__qualname__ = type(fn).__name__
+    how["static"] = ((0,), ())
+    function = BridgedFunction(apply, direction=direction, **how)
+    params, buffers = _transfer.convert(values, away)
+    return BridgedModule(fn, function, modes, params, buffers)
+
+
+def _sequence(one_or_more: Any) -> Sequence[Any]:
+    return (one_or_more,) if isinstance(one_or_more, (int, str)) else tuple(one_or_more)

@@ -1,0 +1,101 @@
+"""Functions of JAX as functions of other frameworks."""
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, overload
+
+from bridge._wrap._wrapping import wrapped
+
+if TYPE_CHECKING:
+    from bridge._call import BridgedFunction
+
+
+@overload
+def jax2torch(
+    fn: Callable[..., Any],
+    /,
+    *,
+    static_argnums: int | Sequence[int] = ...,
+    static_argnames: str | Sequence[str] = ...,
+    jit: bool = ...,
+    x64: bool | None = ...,
+    residuals: str = ...,
+    device: str | None = ...,
+) -> "BridgedFunction": ...
+@overload
+def jax2torch(
+    fn: None = None,
+    /,
+    *,
+    static_argnums: int | Sequence[int] = ...,
+    static_argnames: str | Sequence[str] = ...,
+    jit: bool = ...,
+    x64: bool | None = ...,
+    residuals: str = ...,
+    device: str | None = ...,
+) -> Callable[[Callable[..., Any]], "BridgedFunction"]: ...
+def jax2torch(
+    fn: Callable[..., Any] | None = None,
+    /,
+    *,
+    static_argnums: int | Sequence[int] = (),
+    static_argnames: str | Sequence[str] = (),
+    jit: bool = True,
+    x64: bool | None = None,
+    residuals: str = "auto",
+    device: str | None = None,
+) -> Any:
+    """A JAX function as a differentiable function of torch tensors; also a decorator.
+
+    Derivatives of every order, forward mode and batching are JAX's own, reached through
+    `torch.autograd`, `torch.func` and `torch.autograd.forward_ad`. The function is traced once for
+    each structure, shape, dtype and static value of its arguments, and compiled by `jax.jit`.
+
+    Args:
+        fn: A pure function written with JAX. Its arguments and results are arbitrary pytrees of
+            torch or JAX. Tensors in them arrive as JAX arrays of the same shape and dtype, as
+            do NumPy and JAX arrays, which get no gradient. Numbers are traced as in `jax.jit`;
+            `bool`, `str`, `None` and other hashable values are static.
+        static_argnums: Positions of arguments whose values the function needs, as in `jax.jit`.
+        static_argnames: Their names, as in `jax.jit`.
+        jit: `False` runs the function anew on each call, with values in it: for functions whose
+            Python looks at values. Derivatives then recompute.
+        x64: Whether to compute in JAX's 64-bit mode. By default a float64 or complex128
+            argument asks for it, and otherwise the global flag decides. Outside of it int64
+            arguments are computed with as int32, as everywhere in JAX: values that do not fit are
+            refused, but arithmetic wraps at 32 bits. Integer results then come back as int64.
+        residuals: `"save"` keeps what the backward pass needs, `"recompute"` keeps the arguments
+            only and runs the function again, `"auto"` takes the way that a model of the costs
+            finds fastest; the `repr` of the result says which. It has a third way, `gradient`:
+            where the result that is differentiated is one real number, as a loss is, its gradient
+            is computed along with it, as by `jax.value_and_grad`, and multiplied in the backward
+            pass. That work is lost if no backward pass follows: use `torch.no_grad()`.
+        device: Where JAX computes, `"cpu"` or `"cuda:0"`; by default where the tensors are.
+
+    Returns:
+        A function of the same signature. Its results are new tensors on the device of the
+        arguments, which share memory with nothing.
+
+    Raises:
+        ArgumentError: When called with an argument that cannot cross; the text says which.
+        RangeError: When an int64 argument does not fit into int32 outside of 64-bit mode.
+        DeviceError: When JAX cannot compute where the tensors are.
+
+    Example:
+        >>> import jax.numpy as jnp, torch
+        >>> @jax2torch
+        ... def energy(x):
+        ...     return jnp.sum(jnp.sin(x) ** 2)
+        >>> x = torch.tensor([0.5, 1.0], requires_grad=True)
+        >>> energy(x).backward()
+        >>> x.grad
+        tensor([0.8415, 0.9093])
+
+    `jax.jit`: https://docs.jax.dev/en/latest/_autosummary/jax.jit.html
+    """
+    return wrapped(
+        fn,
+        direction=("jax", "torch"),
+        static=(static_argnums, static_argnames),
+        device=device,
+        options={"jit": jit, "x64": x64, "residuals": residuals},
+    )

@@ -1,0 +1,84 @@
+"""Functions of PyTorch as functions of other frameworks."""
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, overload
+
+from bridge._wrap._wrapping import wrapped
+
+if TYPE_CHECKING:
+    from bridge._call import BridgedFunction
+
+
+@overload
+def torch2jax(
+    fn: Callable[..., Any],
+    /,
+    *,
+    static_argnums: int | Sequence[int] = ...,
+    static_argnames: str | Sequence[str] = ...,
+    capture: str = ...,
+    device: str | None = ...,
+) -> "BridgedFunction": ...
+@overload
+def torch2jax(
+    fn: None = None,
+    /,
+    *,
+    static_argnums: int | Sequence[int] = ...,
+    static_argnames: str | Sequence[str] = ...,
+    capture: str = ...,
+    device: str | None = ...,
+) -> Callable[[Callable[..., Any]], "BridgedFunction"]: ...
+def torch2jax(
+    fn: Callable[..., Any] | None = None,
+    /,
+    *,
+    static_argnums: int | Sequence[int] = (),
+    static_argnames: str | Sequence[str] = (),
+    capture: str = "auto",
+    device: str | None = None,
+) -> Any:
+    """A torch function as a differentiable function of JAX arrays; also a decorator.
+
+    It works under `jax.jit`, `jax.grad`, `jax.vmap` and every other transformation, to any order:
+    torch computes, and derivatives are torch's own. The function is captured once for each
+    structure, shape, dtype and static value of its arguments.
+
+    Args:
+        fn: A pure function written with torch. Its arguments and results are arbitrary pytrees of
+            torch or JAX. Arrays in them arrive as tensors of the same shape and dtype, as do
+            NumPy arrays, which get no gradient. Everything else, numbers too, arrives as it is.
+        static_argnums: Positions of arguments that are passed as they are, arrays in them refused.
+        static_argnames: Their names.
+        capture: `"auto"` makes a graph of the function, and where it looks at values, runs it anew
+            on each call and for each derivative, with a warning; `"require"` refuses such a
+            function, and `"never"` always runs it anew.
+        device: Where torch computes, `"cpu"` or `"cuda:0"`; by default where the arrays are.
+
+    Returns:
+        A function of the same signature. Its results are new arrays, which share memory with
+        nothing.
+
+    Raises:
+        ArgumentError: When called with an argument or for a result that cannot cross, such as a
+            float64 result while JAX is in 32-bit mode; the text says which.
+        NoRuleError: When torch lacks a derivative or a batched form that is asked for.
+        NoValuesError: When `capture="require"`, and the function looks at values.
+
+    Example:
+        >>> import jax, jax.numpy as jnp, torch
+        >>> @torch2jax
+        ... def energy(x):
+        ...     return torch.sum(torch.sin(x) ** 2)
+        >>> jax.jit(jax.grad(energy))(jnp.array([0.5, 1.0]))
+        Array([0.841471  , 0.90929747], dtype=float32)
+
+    `torch.func`: https://docs.pytorch.org/docs/stable/func.html
+    """
+    return wrapped(
+        fn,
+        direction=("torch", "jax"),
+        static=(static_argnums, static_argnames),
+        device=device,
+        options={"capture": capture},
+    )
