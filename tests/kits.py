@@ -22,6 +22,7 @@ class Kit:
         vjp: `(fn, primals, cotangent) -> gradients`, a tuple.
         jvp: `(fn, primals, tangents) -> output tangent`.
         vmap: `(fn, in_axes=0) -> batched function`.
+        compile: `fn -> compiled function`, which refuses what it cannot compile.
         wide: A context in which its integers and floats may have 64 bits.
     """
 
@@ -33,6 +34,7 @@ class Kit:
     vjp: Callable[..., tuple]
     jvp: Callable[..., Any]
     vmap: Callable[..., Callable]
+    compile: Callable[[Callable], Callable]
     wide: Callable[[], contextlib.AbstractContextManager] = contextlib.nullcontext
 
 
@@ -56,6 +58,7 @@ def _torch() -> Kit:
         vjp=lambda fn, primals, cotangent: torch.func.vjp(fn, *primals)[1](cotangent),
         jvp=lambda fn, primals, tangents: torch.func.jvp(fn, primals, tangents)[1],
         vmap=lambda fn, in_axes=0: torch.func.vmap(fn, in_dims=in_axes),
+        compile=lambda fn: torch.compile(fn, fullgraph=True, backend="aot_eager"),
     )
 
 
@@ -70,6 +73,7 @@ def _jax() -> Kit:
         vjp=lambda fn, primals, cotangent: jax.vjp(fn, *primals)[1](cotangent),
         jvp=lambda fn, primals, tangents: jax.jvp(fn, tuple(primals), tuple(tangents))[1],
         vmap=lambda fn, in_axes=0: jax.vmap(fn, in_axes=in_axes),
+        compile=jax.jit,
         wide=lambda: jax.enable_x64(True),
     )
 
@@ -89,4 +93,5 @@ def _mlx() -> Kit:
         vjp=lambda fn, primals, ct: tuple(mx.vjp(one(fn), list(primals), [ct])[1]),
         jvp=lambda fn, primals, tangents: mx.jvp(one(fn), list(primals), list(tangents))[1][0],
         vmap=lambda fn, in_axes=0: mx.vmap(fn, in_axes=in_axes),
+        compile=mx.compile,
     )

@@ -4,6 +4,7 @@ import inspect
 import pathlib
 import re
 
+import numpy as np
 import pytest
 
 import bridge
@@ -33,7 +34,7 @@ def test_signature_is_the_real_one(name):
 
 
 def test_options_are_all_explained():
-    explained = re.findall(r"^\| (`.*?`) \| .{20,} \|$", README, re.MULTILINE)
+    explained = re.findall(r"^\| (`.*?`) \| [^|]{20,} \|$", README, re.MULTILINE)
     named = {name for cell in explained for name in re.findall(r"`(\w+)`", cell)}
     wrappers = [getattr(bridge, f"{source}2{target}") for source, target in _registry.directions()]
     parameters = [p for wrap in wrappers for p in inspect.signature(wrap).parameters.values()]
@@ -48,6 +49,43 @@ def test_table_has_the_directions_of_the_registry():
         native = {(source, source): "native"}
         wanted = [(works | native).get((source, target), "planned") for target in frameworks]
         assert row.split(" | ") == wanted
+
+
+X = np.array([0.5, -1.25, 2.0], dtype="float32")
+# What the second table promises, on f(x) = x**3, with what it is by hand.
+ABILITIES = {
+    "gradient": (lambda kit, f, x: kit.grad(lambda x: f(x).sum())(x), 3 * X**2),
+    "higher orders": (
+        lambda kit, f, x: kit.grad(lambda x: kit.grad(lambda x: f(x).sum())(x).sum())(x),
+        6 * X,
+    ),
+    "forward mode": (lambda kit, f, x: kit.jvp(f, (x,), (2 * x,)), 6 * X**3),
+    "batching": (lambda kit, f, x: kit.vmap(f)(x), X**3),
+    "compiling": (lambda kit, f, x: kit.compile(lambda x: f(x) + 1)(x), X**3 + 1),
+}
+
+
+@pytest.mark.parametrize("ability", ABILITIES)
+def test_table_says_what_a_direction_does(kits, bridged, ability):
+    source, target = kits
+    (columns,) = re.findall(r"^\| direction \| (gradient.*) \|$", README, re.M)
+    (cells,) = re.findall(rf"^\| `{source.name}2{target.name}` \| (yes.*) \|$", README, re.M)
+    promised = dict(zip(columns.split(" | "), cells.split(" | "), strict=True))[ability]
+    attempt, by_hand = ABILITIES[ability]
+    calls = 0
+
+    def cube(x):
+        nonlocal calls
+        calls += 1
+        return x * x * x
+
+    f, x = bridged(cube), target.array(X)
+    if promised == "yes":
+        np.testing.assert_allclose(target.numpy(attempt(target, f, x)), by_hand, rtol=1e-6)
+        assert calls
+        return
+    with pytest.raises((bridge.BridgeError, ValueError), match=r"mx\.compile"):
+        target.numpy(attempt(target, f, x))
 
 
 def test_ci_runs_the_test_command_of_the_readme():
