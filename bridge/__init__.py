@@ -13,7 +13,7 @@ from bridge._errors import (
     UnknownFrameworkError as UnknownFrameworkError,
 )
 from bridge._op import Op as Op
-from bridge._transfer import to_jax as to_jax, to_torch as to_torch
+from bridge._transfer import to_jax as to_jax, to_mlx as to_mlx, to_torch as to_torch
 from bridge._wrap.jax import jax2torch as jax2torch
 from bridge._wrap.torch import torch2jax as torch2jax
 

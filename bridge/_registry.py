@@ -9,7 +9,7 @@ from typing import Any, cast
 from bridge._errors import MissingFrameworkError, UnknownFrameworkError
 from bridge._protocols import ArrayFace, AwayFace, HomeFace, SourceFace, TargetFace
 
-_MODULES = {"torch": "torch", "jax": "jax", "numpy": "numpy"}
+_MODULES = {"torch": "torch", "jax": "jax", "mlx": "mlx.core", "numpy": "numpy"}
 _SOURCES: tuple[str, ...] = ("jax", "torch")
 _TARGETS: tuple[str, ...] = ("torch", "jax")
 

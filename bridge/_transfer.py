@@ -69,6 +69,36 @@ def to_jax(tree: Any, *, copy: bool | None = None) -> Any:
     return convert(tree, "jax", copy=copy)
 
 
+def to_mlx(tree: Any, *, copy: bool | None = None) -> Any:
+    """`tree` with every array in it as an MLX array.
+
+    Values cross, gradients do not: a tensor that requires grad is refused.
+
+    Args:
+        tree: A pytree with tensors or arrays in it, of any shape and of the dtypes MLX has.
+            Everything else in it is returned as it is.
+        copy: MLX copies what it takes from others, so that `None` and `True` are alike, and
+            `False` raises.
+
+    Returns:
+        The same tree; dtypes and shapes are kept. The arrays share memory with nothing.
+
+    Raises:
+        ArgumentError: For a tensor that requires grad, a sparse or nested one, or one of a dtype
+            that MLX lacks, such as complex128.
+        DeviceError: For an array on a device that MLX cannot read.
+        CopyError: If `copy=False`.
+
+    Example:
+        >>> import torch
+        >>> to_mlx([torch.arange(3.0), "name"])
+        [array([0, 1, 2], dtype=float32), 'name']
+
+    DLPack: https://dmlc.github.io/dlpack/latest/python_spec.html
+    """
+    return convert(tree, "mlx", copy=copy)
+
+
 def convert(tree: Any, name: str, *, copy: bool | None = None) -> Any:
     """`tree` with every array in it as one of the framework `name`."""
     to = _registry.arrays(name)

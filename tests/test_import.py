@@ -100,7 +100,7 @@ def test_jax2torch_without_a_framework_names_the_extra(missing, other):
     assert f"pip install 'gradbridge[{missing}]'" in message
 
 
-@pytest.mark.parametrize("missing", ["torch", "jax"])
+@pytest.mark.parametrize("missing", ["torch", "jax", "mlx"])
 def test_values_to_a_missing_framework_name_the_extra(missing):
     message = run(f"""
         {textwrap.indent(block(missing), " " * 8).strip()}
@@ -113,6 +113,27 @@ def test_values_to_a_missing_framework_name_the_extra(missing):
             print(error)
     """)
     assert f"pip install 'gradbridge[{missing}]'" in message
+
+
+def test_mlx_without_a_backend_counts_as_missing(tmp_path):
+    """On Linux `pip install mlx` gives a package that lacks `mlx.core`."""
+    package = tmp_path / "mlx"
+    package.mkdir()
+    (package / "utils.py").touch()
+    message = run(f"""
+        import sys
+        import types
+        mlx = sys.modules["mlx"] = types.ModuleType("mlx")
+        mlx.__path__ = [{str(package)!r}]
+        import bridge, numpy
+
+        try:
+            bridge.to_mlx(numpy.ones(3))
+        except bridge.MissingFrameworkError as error:
+            print(error)
+    """)
+    assert "import mlx.core failed" in message
+    assert "pip install 'gradbridge[mlx]'" in message
 
 
 @pytest.fixture

@@ -179,11 +179,13 @@ def _writable(x: Any) -> Any:
 
 
 def _has_memory(x: torch.Tensor) -> bool:
-    try:
+    try:  # a FakeTensor says that it is on the host, and has an address there, which is 0
+        if x.untyped_storage().device.type == "meta":
+            return False
         x.data_ptr()
     except RuntimeError:
         return False
-    return not x.is_meta
+    return True
 
 
 def _is_dense(x: torch.Tensor) -> bool:

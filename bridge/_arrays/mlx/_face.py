@@ -1,0 +1,169 @@
+"""What MLX shows to bridge as a kind of array."""
+
+import dataclasses
+import operator
+import sys
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import mlx.core as mx
+import numpy as np
+
+from bridge._arrays.mlx._memory import (
+    DTYPES,
+    NAMES,
+    capsule,
+    dense_view,
+    fresh,
+    of_capsule,
+    taken,
+    view,
+)
+from bridge._arrays.mlx._streams import computing, evaluate, unforked
+from bridge._errors import ArgumentError, CopyError, DeviceError, NoValuesError
+from bridge._op import Arrays, Op, Specs
+from bridge._protocols import Container, Stream
+from bridge._spec import ArraySpec
+
+
+class MlxArrays:
+    """MLX's arrays, which live in memory that the host sees, wherever they are computed."""
+
+    name = "mlx"
+    dense = True
+
+    def owns(self, x: Any) -> bool:
+        """Whether `x` is an array."""
+        return isinstance(x, mx.array)
+
+    def spec(self, x: Any) -> ArraySpec:
+        """Shape and dtype."""
+        return ArraySpec(x.shape, NAMES[x.dtype])
+
+    signature = operator.attrgetter("shape", "dtype")
+
+    key = signature
+    seen = spec
+
+    def borrower(self, device: str) -> Callable[[Sequence[Any]], Sequence[Any]]:
+        """Copies of buffers, since MLX cannot compute over memory of others."""
+
+        def borrow(buffers: Sequence[Any]) -> Sequence[Any]:
+            return [x if _is_ours(x) else taken(x) for x in buffers]
+
+        return borrow
+
+    def releaser(self, device: str) -> Callable[[Sequence[Any]], Sequence[Any]]:
+        """Capsules over memory that nothing else uses, all evaluated in one go."""
+        return _release
+
+    def fill(
+        self, op: Op, operands: Sequence[Any], results: Sequence[Any], stream: Stream | None
+    ) -> None:
+        """Evaluate `op`, and copy its outputs to where they belong."""
+        if stream is not None:
+            raise DeviceError(f"{op.name} is a function of MLX, which computes on the host.")
+        outputs = op.call(*map(taken, operands))
+        if len(outputs) != len(results):
+            raise ArgumentError(
+                f"{op.name} returned {len(outputs)} results where {len(results)} were expected."
+            )
+        evaluate(outputs, turn=True)
+        for i, (y, place) in enumerate(zip(outputs, results, strict=True)):
+            if y.shape != place.shape or NAMES[y.dtype] != place.dtype.name:
+                expected = ArraySpec(place.shape, place.dtype.name)
+                raise ArgumentError(
+                    f"result {i} of {op.name} is {self.spec(y)}, where {expected} was expected."
+                )
+            np.copyto(place, view(y))
+
+    def lender(self, device: str) -> Callable[[Sequence[Any]], Sequence[Any]]:
+        """NumPy views of arrays, all evaluated in one go."""
+
+        def lend(xs: Sequence[Any]) -> Sequence[Any]:
+            evaluate([x for x in xs if isinstance(x, mx.array)])
+            return [dense_view(x) if isinstance(x, mx.array) else x for x in xs]
+
+        return lend
+
+    def adopter(self, device: str) -> Callable[[Sequence[Any]], Arrays]:
+        """Copies of what capsules hold."""
+
+        def adopt(buffers: Sequence[Any]) -> Arrays:
+            unforked()
+            return tuple(map(of_capsule, buffers))
+
+        return adopt
+
+    def holds(self, dtype: str) -> bool:
+        """Whether MLX has a dtype of this name."""
+        return dtype in DTYPES
+
+    def empty(self, specs: Specs) -> Arrays:
+        """Nothing: MLX has no arrays without values."""
+        raise NoValuesError("MLX has no arrays without values.")
+
+    def export(self, x: Any, *, dense: bool, copy: bool | None) -> np.ndarray:
+        """NumPy's view of `x`; a copy where others could not take its strides."""
+        evaluate([x])
+        found = view(x)
+        plain = all(stride >= 0 for stride in found.strides)
+        if plain and (found.flags.forc or not dense):
+            return found
+        if copy is False:
+            raise CopyError("copy=False, but it has strides that cannot be shared.")
+        return dense_view(x)
+
+    def convert(self, x: Any, *, copy: bool | None) -> mx.array:
+        """A copy of `x`, which MLX cannot do without."""
+        found = taken(x)
+        if copy is False:
+            raise CopyError("copy=False, but MLX copies whatever it takes from others.")
+        return found
+
+    def container(self, x: Any) -> Container | None:
+        """An `mlx.nn.Module`, which is a dictionary of its parameters with methods."""
+        nn = sys.modules.get("mlx.nn")
+        return (_take, _build) if nn and isinstance(x, nn.Module) else None
+
+
+@dataclasses.dataclass(frozen=True)
+class _Module:
+    """What of a module is no array: its class, the names in it, and its attributes."""
+
+    kind: Any
+    names: tuple[str, ...]
+    attributes: tuple[tuple[str, Any], ...]
+
+
+def _take(module: Any) -> tuple[tuple[Any, ...], _Module, tuple[str, ...]]:
+    names = tuple(module)
+    fixed = tuple((name, _hashable(value)) for name, value in sorted(vars(module).items()))
+    return tuple(module.values()), _Module(type(module), names, fixed), names
+
+
+def _hashable(value: Any) -> Any:
+    return frozenset(value) if isinstance(value, set) else value
+
+
+def _build(about: _Module, children: Iterable[Any]) -> Any:
+    module = about.kind.__new__(about.kind)
+    dict.update(module, zip(about.names, children, strict=True))
+    for name, value in about.attributes:
+        vars(module)[name] = set(value) if isinstance(value, frozenset) else value
+    return module
+
+
+def _is_ours(x: Any) -> bool:
+    """Whether `x` is an array already, or none that anybody made."""
+    return isinstance(x, mx.array) or not hasattr(x, "__dlpack__")
+
+
+def _release(outputs: Sequence[Any]) -> Sequence[Any]:
+    with computing():
+        own = [fresh(y) for y in outputs]
+        evaluate(own, turn=True)
+    return [capsule(y) for y in own]
+
+
+FACE = MlxArrays()

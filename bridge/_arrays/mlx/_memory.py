@@ -1,0 +1,90 @@
+"""The memory of MLX's arrays: how it is read, and how arrays are made of that of others."""
+
+from typing import Any
+
+import ml_dtypes
+import mlx.core as mx
+import numpy as np
+
+from bridge._arrays.numpy import OnHost
+from bridge._errors import ArgumentError, DeviceError
+
+DTYPES = {
+    "bool": mx.bool_,
+    **{f"int{bits}": getattr(mx, f"int{bits}") for bits in (8, 16, 32, 64)},
+    **{f"uint{bits}": getattr(mx, f"uint{bits}") for bits in (8, 16, 32, 64)},
+    "float16": mx.float16,
+    "bfloat16": mx.bfloat16,
+    "float32": mx.float32,
+    "float64": mx.float64,
+    "complex64": mx.complex64,
+}
+NAMES = {dtype: name for name, dtype in DTYPES.items()}
+_INSTEAD = {"complex128": "complex64", "float8": "float32 or its bytes as uint8"}
+_HOSTS = (1, 3)  # kDLCPU and kDLCUDAHost; MLX's own memory is host memory on every machine
+
+
+def dtype_of(name: str) -> mx.Dtype:
+    """MLX's dtype of a name; one that it lacks is refused, never narrowed."""
+    if name not in DTYPES:
+        instead = next((to for key, to in _INSTEAD.items() if name.startswith(key)), "another")
+        raise ArgumentError(f"MLX has no dtype {name}. Convert it yourself, to {instead}.")
+    return DTYPES[name]
+
+
+def taken(x: Any) -> mx.array:
+    """A copy of an array of another framework; MLX cannot share memory on the CPU."""
+    if isinstance(x, np.ndarray):
+        return _of_numpy(x)
+    dtype = dtype_of(str(x.dtype).removeprefix("torch."))
+    if x.__dlpack_device__()[0] not in _HOSTS:
+        raise DeviceError("it lives on another device, which MLX cannot read. Move it to the CPU.")
+    return mx.array(x, dtype=dtype)  # without the dtype, MLX narrows float64
+
+
+def of_capsule(x: Any) -> mx.array:
+    """A copy of what a capsule of host memory holds, or of an array."""
+    if hasattr(x, "__dlpack__"):
+        return taken(x)
+    try:
+        view = np.from_dlpack(OnHost(x))  # which has a dtype, as the capsule has not
+    except RuntimeError:  # a dtype that NumPy lacks, bfloat16
+        return mx.array(x)
+    return taken(view)
+
+
+def _of_numpy(x: np.ndarray) -> mx.array:
+    dtype = dtype_of(x.dtype.name)
+    # MLX refuses reversed axes and copies gaps between elements along.
+    dense = x if x.flags.forc and x.dtype.isnative else _packed(x)
+    return mx.array(dense, dtype=dtype)  # without the dtype, MLX narrows float64
+
+
+def view(x: mx.array) -> np.ndarray:
+    """NumPy's array over the memory of `x`, which has been evaluated; it keeps it alive."""
+    if x.dtype != mx.bfloat16:  # which the buffer protocol lacks
+        return np.asarray(x)
+    memory: Any = x
+    if memoryview(memory).c_contiguous:
+        return np.ndarray(x.shape, ml_dtypes.bfloat16, memory)
+    return np.asarray(x.view(mx.uint16)).view(ml_dtypes.bfloat16)
+
+
+def dense_view(x: mx.array) -> np.ndarray:
+    """The same without gaps and reversed axes: torch ends the process over a negative stride."""
+    found = view(x)
+    return found if found.flags.c_contiguous else _packed(found)
+
+
+def _packed(x: np.ndarray) -> np.ndarray:
+    return np.array(x, dtype=x.dtype.newbyteorder("="), order="C", copy=True)
+
+
+def fresh(x: mx.array) -> mx.array:
+    """`x` in memory of its own, densely; what is a temporary is moved, not copied."""
+    return mx.asarray(mx.contiguous(x), copy=True)
+
+
+def capsule(x: mx.array) -> Any:
+    """A DLPack capsule over the memory of `x`, on the host also where Metal computes."""
+    return x.__dlpack__(dl_device=(1, 0))

@@ -1,0 +1,103 @@
+"""Where MLX computes: streams that serve every thread, in a forked child as well.
+
+NOTE [one stream for all threads]
+A stream of MLX belongs to the thread that made it: an array that one thread has put off cannot be
+evaluated by another, as torch's backward pass and XLA would have to, and each thread that computes
+gets a thread of the system that is never given back. One kind of stream serves all threads, if
+they take turns.
+
+NOTE [streams in a forked child]
+The thread behind a stream is not in a forked child, which would wait for it forever. It gets new
+streams when it first computes.
+"""
+
+import contextlib
+import dataclasses
+import os
+import threading
+from collections.abc import Generator, Sequence
+from typing import Any
+
+import mlx.core as mx
+
+from bridge._errors import NoValuesError
+
+
+@dataclasses.dataclass
+class _Streams:
+    """Those of a process: NOTE [one stream for all threads].
+
+    Attributes:
+        turn: Held while a thread computes.
+        by_device: A stream for each kind of device.
+        forked: Whether the process was forked off and has not computed yet.
+    """
+
+    turn: threading.RLock = dataclasses.field(default_factory=threading.RLock)
+    by_device: dict[mx.DeviceType, Any] = dataclasses.field(default_factory=dict)
+    forked: bool = False
+
+    def renew(self) -> None:
+        """Forget what was inherited; what holds the lock is not in the child either."""
+        self.turn, self.by_device, self.forked = threading.RLock(), {}, True
+
+
+_streams = _Streams()
+os.register_at_fork(after_in_child=_streams.renew)
+
+
+def unforked() -> None:
+    """Make streams in a child: NOTE [streams in a forked child]."""
+    if _streams.forked:
+        _streams.forked = False
+        mx.set_default_stream(mx.new_stream(mx.default_device()))
+
+
+@contextlib.contextmanager
+def computing(*, wide: bool = False) -> Generator[None]:
+    """Operations in here go to a stream that any thread may evaluate; others wait.
+
+    Args:
+        wide: Whether there are float64 arrays, which MLX has on the CPU alone.
+    """
+    unforked()
+    kind = mx.DeviceType.cpu if wide else mx.default_device().type
+    with _streams.turn:
+        if kind not in _streams.by_device:
+            _streams.by_device[kind] = mx.new_thread_unsafe_stream(kind)
+        with mx.stream(_streams.by_device[kind]):
+            yield
+
+
+def evaluate(xs: Sequence[mx.array], *, turn: bool = False) -> None:
+    """Wait for the values of `xs`, all in one go, which costs a hand-over between threads.
+
+    Args:
+        xs: Arrays of the caller, who evaluates them on this thread.
+        turn: Whether they were made in `computing`, so that threads take turns.
+    """
+    unforked()
+    try:
+        with _streams.turn if turn else contextlib.nullcontext():
+            mx.eval(xs)
+    except ValueError as error:
+        _raise(error, "function transformations", _TRACER)
+    except RuntimeError as error:
+        _raise(error, "in current thread", _OTHER_THREAD)
+
+
+def _raise(error: Exception, sign: str, text: str) -> None:
+    if sign not in str(error):
+        raise error
+    raise NoValuesError(text) from error
+
+
+_TRACER = (
+    "an MLX array inside of mx.vmap or mx.compile has no values. Call the function outside of the "
+    "transformation, or wrap the function that takes the array."
+)
+_OTHER_THREAD = (
+    "an MLX array was put off in one thread and is wanted in another, which MLX refuses. Evaluate "
+    "arrays that a function captures, with mx.eval, in the thread that makes them; or pass them as "
+    "arguments."
+)
