@@ -3,20 +3,21 @@
 import functools
 import threading
 import types
-import warnings
+import weakref
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from bridge import _arguments, _names, _registry, _transfer, _tree
+from bridge import _arguments, _names, _portable, _registry, _transfer, _tree
 from bridge._errors import ArgumentError, NoValuesError, OptionError
-from bridge._op import Arrays, Specs
+from bridge._op import Arrays, Op, Specs
 from bridge._plan import ARRAY, SEED, Flat, Leaf, Plan
+from bridge._protocols import Fill
+from bridge._traces import Traces
 
 # NOTE [rows of arguments]
 # Taking apart the arguments and hashing their structure costs more than all else that a call does
 # on this side. Where all arguments are positional, and of classes that were leaves before, there
 # is nothing to take apart, and their number stands for the structure.
-_MANY_TRACES = 16
 _MOST_PLANS = 256  # of 3 MB each, which XLA takes for two small programs
 
 
@@ -68,8 +69,7 @@ class BridgedFunction:
             )
         self._kinds: dict[type, _arguments.Kind] = {}
         self._plans: dict[Any, Plan] = {}
-        self._traced: dict[str, dict[str, None]] = {}
-        self._traces = 0
+        self._traces = Traces(self._name)
         self._lock = threading.RLock()
         self.staged: Any = None
         self.kept: list[Any] = []
@@ -140,17 +140,16 @@ class BridgedFunction:
 
     def outline(self, args: Any, kwargs: Any) -> tuple[Specs, Any]:
         """What is known of the results before the call, and their structure."""
-        plan = self._plan(*self.flatten(args, kwargs))
+        plan = self._asked(args, kwargs)[0]
         return plan.op.specs(), plan.flat.results
 
     def shapes(
         self, args: Any, kwargs: Any, names: Sequence[Sequence[int | str]]
     ) -> list[tuple[int | str, ...]] | None:
         """Shapes of the results where those of the arrays have names in them, if that is known."""
-        leaves, structure = self.flatten(args, kwargs)
-        plan = self._plan(leaves, structure)
+        plan, _, arrays = self._asked(args, kwargs)
         known: list[Sequence[int | str]] = [spec.shape for spec in plan.primals]
-        mixed = _tree.spread(names, self._caller_arrays(leaves, plan), known)
+        mixed = _tree.spread(names, arrays, known)
         asked = ("shapes", *map(tuple, mixed))
         if asked not in plan.op.notes:  # a compiler asks many times, and each runs the function
             found = self._source.shapes(plan.flat, plan.primals, mixed, **self._options)
@@ -159,9 +158,7 @@ class BridgedFunction:
 
     def reached(self, args: Any, kwargs: Any, wanted: Sequence[int]) -> list[int]:
         """Positions of the results that depend on one of the caller's arrays at `wanted`."""
-        leaves, structure = self.flatten(args, kwargs)
-        plan = self._plan(leaves, structure)
-        arrays = self._caller_arrays(leaves, plan)
+        plan, _, arrays = self._asked(args, kwargs)
         free = {arrays[i] for i in wanted}
         reach = plan.op.reach() if plan.op.reach else [free for _ in plan.op.specs()]
         return [i for i, primals in enumerate(reach) if free & primals]
@@ -170,16 +167,17 @@ class BridgedFunction:
         self, args: Any, kwargs: Any, wanted: Sequence[int], given: Sequence[int], cotangents: Any
     ) -> Arrays:
         """Gradients of the caller's arrays at `wanted`, for the results at `given`."""
+        plan, primals, arrays = self._asked(args, kwargs)
+        vjp = plan.op.derive("vjp", tuple(arrays[i] for i in wanted), tuple(given))
+        return plan.runner.evaluate(vjp, [*primals, *cotangents])
+
+    def _asked(self, args: Any, kwargs: Any) -> tuple[Plan, list[Any], list[int]]:
+        """The plan, its primals, and which of these are arrays of the caller's framework."""
         leaves, structure = self.flatten(args, kwargs)
         plan = self._plan(leaves, structure)
-        arrays = self._caller_arrays(leaves, plan)
-        vjp = plan.op.derive("vjp", tuple(arrays[i] for i in wanted), tuple(given))
-        return plan.runner.evaluate(vjp, [*plan.prepared(leaves), *cotangents])
-
-    def _caller_arrays(self, leaves: Sequence[Any], plan: Plan) -> list[int]:
-        """Which of the primals are arrays of the caller's framework."""
         owners = [_registry.owner(leaves[i]) for i, _ in plan.dynamic]
-        return [i for i, face in enumerate(owners) if face and face.name == self._away]
+        arrays = [i for i, face in enumerate(owners) if face and face.name == self._away]
+        return plan, plan.prepared(leaves), arrays
 
     def _plan(self, leaves: Sequence[Any], structure: Any) -> Plan:
         """A new plan for arguments like these, kept if it is a trace."""
@@ -193,11 +191,33 @@ class BridgedFunction:
             plan = self._plans.get(key)
             if plan is None:
                 plan = self._make(leaves, structure, described)
-                while len(self._plans) >= _MOST_PLANS:
-                    del self._plans[next(iter(self._plans))]
-                self._plans[key] = plan
-                self._count(described)
+                self._keep(key, plan)
+                if self._options.get("capture") != "never":
+                    self._traces.note(described)
             return plan
+
+    def _keep(self, key: Any, plan: Plan) -> None:
+        while len(self._plans) >= _MOST_PLANS:
+            del self._plans[next(iter(self._plans))]
+        self._plans[key] = plan
+
+    def made_again(self, ambient: str, arguments: str) -> tuple[Op, Fill]:
+        """The Op for arguments that another process described, and what evaluates it."""
+        here = str(self._source.ambient())
+        if here != ambient:
+            raise ArgumentError(
+                f"a program that calls {self._name} was made where the default dtype of "
+                f"{self._home} was {ambient}, and here it is {here}. Set it, or export anew."
+            )
+        with self._lock:
+            plan = self._plans.get((ambient, arguments))
+            if plan is None:
+                leaves, structure = _portable.decoded(arguments)
+                labels = [self._parameters.label(path) for path in _tree.paths(structure)]
+                described = _portable.described(leaves, labels, self._away)
+                plan = self._make(leaves, structure, described)
+                self._keep((ambient, arguments), plan)
+        return plan.op, plan.runner.fill
 
     def _describe(self, leaf: Any, path: Sequence[Any]) -> Leaf:
         label = self._parameters.label(path)
@@ -247,12 +267,15 @@ class BridgedFunction:
                 f"a key, `{SEED}=`."
             )
         runner = _transfer.carrier(self._home, self._away, device=device, computes_on=computes_on)
+        about = [leaf.spec or value for leaf, value in zip(described, fixed, strict=True)]
+        ambient = str(self._source.ambient())
+        origin = functools.partial(_portable.origin, weakref.ref(self), ambient, structure, about)
         dynamic = [(i, x.kind.prepare) for i, x in enumerate(described) if x.spec is not None]
         return Plan(
             op=op,
             runner=runner,
             primals=primals,
-            native=self._target.expose(op, runner),
+            native=self._target.expose(op, runner, origin),
             flat=flat,
             dynamic=dynamic,
             as_they_are=len(dynamic) == len(leaves) and not any(prepare for _, prepare in dynamic),
@@ -265,27 +288,3 @@ class BridgedFunction:
             where = ", ".join(f"{label} on {device}" for device, label in found.items())
             raise ArgumentError(f"arguments of {self._name} are on different devices: {where}.")
         return next(iter(found), self._device or "cpu")
-
-    def _count(self, described: Sequence[Leaf]) -> None:
-        """Note a trace; warn once when there are many, and say what varies."""
-        if self._options.get("capture") == "never":
-            return
-        self._traces += 1
-        if self._traces > _MANY_TRACES + 1:
-            return
-        for leaf in described:
-            seen = self._traced.setdefault(leaf.label, {})
-            seen[str(leaf.spec if leaf.spec else leaf.signature)] = None
-        if self._traces > _MANY_TRACES:
-            varying = "; ".join(
-                f"{label} ({', '.join([*values][:4])}, ...)"
-                for label, values in self._traced.items()
-                if len(values) > 1
-            )
-            warnings.warn(
-                f"{self._name} has been traced {self._traces} times, which is slow. Varying: "
-                f"{varying or 'the structure of its arguments'}. Each new shape, dtype and "
-                "static value is traced and compiled anew: pad shapes, or pass a static number "
-                "as an array.",
-                stacklevel=4,
-            )

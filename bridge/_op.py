@@ -6,6 +6,7 @@ and has derivatives of every order by calling the Ops its rules return.
 """
 
 import dataclasses
+import functools
 from collections.abc import Callable, Sequence, Set
 from typing import Any
 
@@ -15,6 +16,8 @@ from bridge._spec import ArraySpec
 Arrays = tuple[Any, ...]
 Specs = tuple[ArraySpec, ...]
 Positions = tuple[int, ...]
+# A rule by name with its arguments; of a split also which half, and the arguments of that.
+Step = tuple[Any, ...]
 
 _MOST_DERIVED = 256
 
@@ -44,6 +47,8 @@ class Op:
         reach: For each output the positions of the primals it depends on; without it, of all.
             A primal that is out of reach has no gradient, where zeros would be one.
         draws: Whether random numbers are drawn that follow from no primal.
+        text: What it computes, but for the values of constants; alike in every process.
+        steps: How it was derived from the Op that `derive` was first called on.
         notes: What a target remembers of earlier calls.
     """
 
@@ -57,6 +62,8 @@ class Op:
     split: Callable[[Positions, Positions], "Split | None"] | None = None
     reach: Callable[[], Sequence[Set[int]]] | None = None
     draws: bool = False
+    text: Callable[[], str] | None = None
+    steps: tuple[Step, ...] = ()
 
     notes: dict[Any, Any] = dataclasses.field(default_factory=dict, repr=False)
     _derived: dict[tuple[Any, ...], Any] = dataclasses.field(default_factory=dict, repr=False)
@@ -78,7 +85,20 @@ class Op:
         # two threads may both make an Op: setdefault lets every caller go on with the same.
         for oldest in list(self._derived)[: 1 - _MOST_DERIVED]:
             self._derived.pop(oldest, None)
-        return self._derived.setdefault((kind, args), rule(*args))
+        found = _marked(rule(*args), (*self.steps, (kind, *args)))
+        return self._derived.setdefault((kind, args), found)
+
+    def followed(self, steps: Sequence[Step]) -> list["Op"]:
+        """This Op and those that the `steps` lead to, one after the other."""
+        row: list[Op] = [self]
+        for kind, *args in steps:
+            if kind != "split":
+                row.append(row[-1].derive(kind, *args))
+                continue
+            wanted, given, half, *needed = args
+            found = getattr(row[-1].derive("split", wanted, given), half)
+            row.append(found(*needed) if needed else found)
+        return row
 
     def residuals(self) -> set[str]:
         """Which ways first derivatives have been taken."""
@@ -114,3 +134,24 @@ class Split:
     kept_primals: Positions
     kept_outputs: Positions
     narrowed: Callable[[Positions, Positions], Op | None] | None = None
+
+
+def _marked(found: Any, steps: tuple[Step, ...]) -> Any:
+    """What a rule returned, with the steps that led to it."""
+    if isinstance(found, Op):
+        return dataclasses.replace(found, steps=steps)
+    if not isinstance(found, Split):
+        return found
+
+    def half(name: str, make: Callable[..., Any]) -> Callable[..., Any]:
+        # Kept, so that the same arguments give the same Op.
+        return functools.cache(
+            lambda *args: _marked(make(*args), (*steps[:-1], (*steps[-1], name, *args)))
+        )
+
+    return dataclasses.replace(
+        found,
+        forward=half("forward", lambda: found.forward)(),
+        backward=half("backward", found.backward),
+        narrowed=found.narrowed and half("narrowed", found.narrowed),
+    )

@@ -205,10 +205,23 @@ class Staged(Protocol):
         ...
 
 
+# Where a function is found in any process, the settings and the arguments it is planned for, each
+# as text; raises `ArgumentError` if there is no such text, without naming the function.
+Origin = Callable[[], tuple[str, str, str]]
+
+
+class Found(Protocol):
+    """A bridged function that a compiled program of another process names."""
+
+    def made_again(self, ambient: str, arguments: str) -> tuple[Op, Fill]:
+        """The Op for what an `Origin` says, and what evaluates it."""
+        ...
+
+
 class TargetFace(Protocol):
     """Call sites here for functions that live elsewhere."""
 
-    def expose(self, op: Op, runner: Runner) -> Callable[..., Arrays]:
+    def expose(self, op: Op, runner: Runner, origin: Origin | None) -> Callable[..., Arrays]:
         """A native differentiable function that evaluates `op` by `runner`."""
         ...
 

@@ -145,7 +145,7 @@ def _grown(spec, axis, size):
 def exposed(op):
     """An Op of torch as a function of JAX arrays, which returns a tuple."""
     runner = _transfer.carrier("torch", "jax", device="cpu", computes_on="cpu")
-    return _registry.target("jax").expose(op, runner)
+    return _registry.target("jax").expose(op, runner, None)
 
 
 def into_jax(fn, *, name=None, keep=False, calls=None, reach=None):

@@ -109,6 +109,7 @@ class Batched:
             jvp=lambda given: self.jvp(given).op(),
             vmap=lambda axes, size: self.vmap(axes, size).op(),
             reach=self.program.reach,
+            text=self.program.text,
         )
 
     def vjp(self, wanted: Positions, given: Positions) -> "Batched":

@@ -38,7 +38,7 @@ class _Code:
         if node.op == "placeholder":
             self._parameters.append(name)
         elif node.op == "get_attr":
-            self._bound[name] = _attribute(self._module, str(node.target))
+            self._bound[name] = attribute(self._module, str(node.target))
         elif node.op == "output":
             self._lines.append(f"return {self._text(tuple(results(node.graph)))}")
         else:
@@ -84,7 +84,7 @@ def _last_uses(graph: Graph) -> dict[Node, list[Node]]:
     return found
 
 
-def _attribute(module: Any, path: str) -> Any:
+def attribute(module: Any, path: str) -> Any:
     """A constant of a graph, without the gradient it may require."""
     for name in path.split("."):
         module = getattr(module, name)

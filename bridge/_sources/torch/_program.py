@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import hashlib
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -10,7 +11,7 @@ from torch.fx import GraphModule, Node
 
 from bridge._op import Specs
 from bridge._sources.torch._ambient import seeded, settled
-from bridge._sources.torch._code import compiled
+from bridge._sources.torch._code import attribute, compiled
 from bridge._sources.torch._graph import draws, results
 from bridge._sources.torch._internals import Blocks
 
@@ -60,6 +61,14 @@ class Program:
         found = (getattr(x.target, "namespace", "aten") for x in self.module.graph.nodes)
         return any(name not in ("aten", "prims", "prim") for name in found)
 
+    def text(self) -> str:
+        """The graph: operators, how they are connected, and digests of constants."""
+        return "\n".join([str(self.module.graph), *map(_digest, self._constants())])
+
+    def _constants(self) -> list[Any]:
+        nodes = self.module.graph.find_nodes(op="get_attr")
+        return [attribute(self.module, str(node.target)) for node in nodes]
+
     def reach(self) -> Sequence[frozenset[int]]:
         """For each result the positions of the arguments it depends on."""
         return self._reach
@@ -74,6 +83,16 @@ class Program:
             inputs = [] if node.target in _BY_SHAPE else [known[x] for x in node.all_input_nodes]
             known.setdefault(node, frozenset[int]().union(*inputs))
         return [known[node] for node in results(graph)]
+
+
+def _digest(x: Any) -> str:
+    """What tells constants apart."""
+    if not isinstance(x, torch.Tensor):
+        return str(x)
+    plain = x.cpu().resolve_conj().resolve_neg().contiguous()
+    words = torch.view_as_real(plain) if plain.is_complex() else plain
+    found = hashlib.sha256(words.reshape(-1).view(torch.uint8).numpy().data)
+    return f"{x.dtype} {list(x.shape)} {found.hexdigest()}"
 
 
 _aten: Any = torch.ops.aten

@@ -71,6 +71,7 @@ class Function:
             split=self.split if self.program else None,
             draws=self.draws and self.settings.seed is None,
             reach=self.program.reach if self.program else None,
+            text=self.program.text if self.program else None,
         )
 
     def vjp(self, wanted: Positions, given: Positions) -> "Function | Batched":

@@ -71,4 +71,5 @@ def half(found: Program, name: str, primals: Specs, settings: Settings) -> Op:
         specs=lambda *_: found.outputs,
         vmap=vmap,
         reach=found.reach,
+        text=found.text,
     )

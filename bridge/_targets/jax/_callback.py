@@ -6,15 +6,18 @@ from typing import Any
 import numpy as np
 from jax.interpreters import mlir
 
-from bridge._targets.jax._task import Task
+from bridge._op import Op, Specs
+from bridge._targets.jax._calls import Site
+from bridge._targets.jax._task import task
 
 
-def lower(ctx: Any, operands: Sequence[Any], task: Task) -> Sequence[Any]:
-    """A call of `task` in a program that is being compiled, which keeps it alive."""
+def lower(ctx: Any, operands: Sequence[Any], op: Op, site: Site, specs: Specs) -> Sequence[Any]:
+    """A call of `op` in a program that is being compiled, which keeps its task alive."""
+    made = task(op, site, specs)
 
     def call(*arrays: np.ndarray) -> list[np.ndarray]:
-        results = [np.empty(spec.shape, np.dtype(spec.dtype)) for spec in task.results]
-        task([np.array(x) for x in arrays], results)  # what JAX hands in is read-only
+        results = [np.empty(spec.shape, np.dtype(spec.dtype)) for spec in made.results]
+        made([np.array(x) for x in arrays], results)  # what JAX hands in is read-only
         return results
 
     values, _, _ = mlir.emit_python_callback(

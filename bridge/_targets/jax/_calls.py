@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from bridge._op import Op, Positions, Specs, Split
-from bridge._protocols import Fill
+from bridge._protocols import Fill, Origin
 
 Axes = tuple[int | None, ...]
 
@@ -27,10 +27,14 @@ class Site:
         fill: What evaluates Ops on buffers.
         programs: Held weakly: JAX keeps traces, which hold calls, for as long as the programs that
             were compiled from them.
+        root: The function itself.
+        origin: Where another process finds it, if that can be told.
     """
 
     fill: Fill
     programs: weakref.ref[Programs] = dataclasses.field(compare=False, repr=False)
+    root: Op = dataclasses.field(compare=False, repr=False)
+    origin: Origin | None = dataclasses.field(compare=False, repr=False)
 
 
 @dataclasses.dataclass(frozen=True)

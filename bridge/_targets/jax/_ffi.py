@@ -20,11 +20,15 @@ import jax
 import numpy as np
 
 from bridge._errors import DeviceError
+from bridge._op import Op, Specs
 from bridge._protocols import Stream
 from bridge._spec import ArraySpec
 from bridge._targets.jax import _abi
+from bridge._targets.jax._calls import Site
 from bridge._targets.jax._capsule import DeviceBuffer, new_capsule
-from bridge._targets.jax._task import Task, find
+from bridge._targets.jax._internals import exporting
+from bridge._targets.jax._naming import named
+from bridge._targets.jax._task import Task, find, task
 
 _TARGET = "gradbridge_call"
 _INTERNAL = 13  # XLA_FFI_Error_Code_INTERNAL
@@ -105,9 +109,9 @@ def _on_host(frame: int) -> int | None:
     if words[_EXTENSION]:
         return _describe(words)
     try:
-        task = _named(words)
-        operands, results = task.rows
-        task(operands.on_host(words[_OPERANDS]), results.on_host(words[_RESULTS]))
+        found = _named(words)
+        operands, results = found.rows
+        found(operands.on_host(words[_OPERANDS]), results.on_host(words[_RESULTS]))
     except BaseException as error:  # noqa: BLE001 - one that left this function would be lost
         return _failed(words[_API], error)
     return None
@@ -119,9 +123,9 @@ def _on_device(frame: int) -> int | None:
     if words[_EXTENSION]:
         return _describe(words)
     try:
-        task, stream = _named(words), _stream(words)
-        operands, results = (row.on_device for row in task.rows)
-        task(operands(words[_OPERANDS], stream[0]), results(words[_RESULTS], stream[0]), stream)
+        found, stream = _named(words), _stream(words)
+        operands, results = (row.on_device for row in found.rows)
+        found(operands(words[_OPERANDS], stream[0]), results(words[_RESULTS], stream[0]), stream)
     except BaseException as error:  # noqa: BLE001 - one that left this function would be lost
         return _failed(words[_API], error)
     return None
@@ -151,8 +155,9 @@ def _instantiate(frame: int) -> int | None:
     if words[_EXTENSION]:
         return _describe(words)
     try:
-        number = next(_numbers)
-        _kept[number] = _named(words)
+        number, found = next(_numbers), _named(words)
+        found.rows = found.rows or (Row(found.operands), Row(found.results))
+        _kept[number] = found
         stage = _abi.CallFrame.from_address(frame).stage
         state = (words[_CONTEXT], stage, ctypes.addressof(_state_type), number)
         _ask(words, "State_Set", _abi.StateSet, *state)
@@ -217,8 +222,12 @@ def _register() -> None:
 _register()
 
 
-def lower(ctx: Any, operands: Sequence[Any], task: Task) -> Sequence[Any]:
-    """A call of `task` in a program that is being compiled, which will keep it alive."""
-    task.rows = task.rows or (Row(task.operands), Row(task.results))
-    ctx.module_context.add_keepalive(task)
-    return jax.ffi.ffi_lowering(_TARGET)(ctx, *operands, task=task.name)
+def lower(ctx: Any, operands: Sequence[Any], op: Op, site: Site, specs: Specs) -> Sequence[Any]:
+    """A call of `op` in a program that is being compiled, which will keep its task alive."""
+    if exporting(ctx):
+        name = named(op, site, specs)
+    else:
+        made = task(op, site, specs)
+        ctx.module_context.add_keepalive(made)
+        name = made.name
+    return jax.ffi.ffi_lowering(_TARGET)(ctx, *operands, task=name)

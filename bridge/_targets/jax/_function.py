@@ -12,7 +12,7 @@ from jax.test_util import check_grads
 from bridge._arrays.jax import FACE as ARRAYS, NARROW, not_forked, x64_mode
 from bridge._errors import ArgumentError
 from bridge._op import Arrays, Op
-from bridge._protocols import Runner
+from bridge._protocols import Origin, Runner
 from bridge._targets.jax._calls import Call, Programs, Site
 from bridge._targets.jax._primitives import call
 
@@ -20,10 +20,11 @@ from bridge._targets.jax._primitives import call
 class JaxTarget:
     """Call sites in JAX, whose tracers know shapes and dtypes: nothing has to be staged."""
 
-    def expose(self, op: Op, runner: Runner) -> Callable[..., Arrays]:
+    def expose(self, op: Op, runner: Runner, origin: Origin | None) -> Callable[..., Arrays]:
         """`op` as a function of JAX arrays under every transformation of JAX."""
         programs = Programs()
-        return functools.partial(_call, op, Site(runner.fill, weakref.ref(programs)), programs)
+        site = Site(runner.fill, weakref.ref(programs), op, origin)
+        return functools.partial(_call, op, site, programs)
 
     def seed(self, key: Any) -> Any:
         """The data of a key, of either style."""

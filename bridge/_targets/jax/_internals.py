@@ -71,6 +71,11 @@ def hold_weakly(*kinds: type) -> None:
     getattr(util, "weakref_cache_key_types", set[type]()).update(kinds)
 
 
+def exporting(ctx: Any) -> bool:
+    """Whether what is lowered is for `jax.export`; without the name JAX itself refuses to."""
+    return getattr(ctx.module_context.lowering_parameters, "for_export", False)
+
+
 def jit_is_disabled() -> bool:
     """Whether `jax.jit` does nothing here and now."""
     return getattr(jax.config, _FLAG)

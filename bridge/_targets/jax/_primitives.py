@@ -32,7 +32,6 @@ from bridge._targets.jax._internals import (
     result,
     varying,
 )
-from bridge._targets.jax._task import task
 from bridge._targets.jax._transport import lower
 
 call_p = Primitive("bridge_call")
@@ -168,9 +167,8 @@ def _lower_linear(ctx: Any, *operands: Any, function: Linear) -> Sequence[Any]:
 def _lower(ctx: Any, operands: Sequence[Any], function: Call | Linear, taken: Positions) -> Any:
     avals = [ctx.avals_in[i] for i in taken]
     specs = tuple(ArraySpec(tuple(aval.shape), str(aval.dtype)) for aval in avals)
-    found = task(function.runs, function.site.fill, specs)
     inner = dataclasses.replace(ctx, avals_in=avals)
-    return lower(inner, [operands[i] for i in taken], found)
+    return lower(inner, [operands[i] for i in taken], function.runs, function.site, specs)
 
 
 def _compiled(primitive: Primitive, function: Call | Linear) -> Callable[..., list[Any]]:

@@ -24,10 +24,11 @@ from typing import Any
 import jax
 
 from bridge._errors import ArgumentError
-from bridge._op import Op
+from bridge._op import Op, Specs
 from bridge._protocols import Fill, Stream
-from bridge._spec import ArraySpec
+from bridge._targets.jax._calls import Site
 from bridge._targets.jax._internals import refusing_jax
+from bridge._targets.jax._naming import found, named
 
 _PROCESS = uuid.uuid4().hex[:12]
 _numbers = itertools.count()
@@ -38,10 +39,9 @@ _used_by: set[int] = set()
 class Task:
     """An Op with its results already allocated, named by a string in compiled programs."""
 
-    def __init__(self, op: Op, fill: Fill, operands: Sequence[ArraySpec]) -> None:
-        self.op, self.operands, self.results = op, tuple(operands), op.specs()
-        # Unlike a number, it means nothing in another process, which may find it in a cache.
-        self.name = f"{op.name}#{_PROCESS}-{next(_numbers)}"
+    def __init__(self, op: Op, fill: Fill, operands: Specs, name: str) -> None:
+        self.op, self.operands, self.results = op, operands, op.specs()
+        self.name = name
         self._fill, self._guard = fill, refusing_jax(op.name)
         self.rows: Any = None  # how a transport makes arrays of its buffers
 
@@ -73,15 +73,31 @@ _named: weakref.WeakValueDictionary[bytes, Task] = weakref.WeakValueDictionary()
 _made: weakref.WeakValueDictionary[Any, Task] = weakref.WeakValueDictionary()
 
 
-def task(op: Op, fill: Fill, operands: Sequence[ArraySpec]) -> Task:
+_entering = threading.Lock()
+
+
+def task(op: Op, site: Site, operands: Specs) -> Task:
     """The task of an Op, the same for as long as somebody has it."""
-    key = (op, fill, tuple(operands))
-    found = _made.get(key)
-    if found is None:
-        _used_by.add(os.getpid())
-        found = _made.setdefault(key, Task(op, fill, operands))
-        _named[found.name.encode()] = found
-    return found
+    made = _made.get((op, site.fill, operands))
+    if made is not None:
+        return made
+    try:
+        name = named(op, site, operands)
+    except ArgumentError:
+        name = ""
+    with _entering:
+        # A function that was traced again, its settings changed, is another of the same name.
+        if not name or name.encode() in _named:
+            # Unlike a number, it means nothing in another process, which may find it in a cache.
+            name = f"{op.name}#{_PROCESS}-{next(_numbers)}"
+        return _entered(name, op, site.fill, operands)
+
+
+def _entered(name: str, op: Op, fill: Fill, operands: Specs) -> Task:
+    _used_by.add(os.getpid())
+    key = op, fill, operands
+    made = _made.get(key) or _made.setdefault(key, Task(op, fill, operands, name))
+    return _named.setdefault(name.encode(), made)
 
 
 def find(name: bytes) -> Task:
@@ -89,7 +105,12 @@ def find(name: bytes) -> Task:
     try:
         return _named[name]
     except KeyError:
+        pass
+    if not name.startswith(b"["):
         raise ArgumentError(
             f"the program calls {name.decode()}, a function of another process, or one that is "
             "gone. Run it where it was compiled, as long as the function is there."
-        ) from None
+        )
+    again = found(name.decode())
+    with _entering:
+        return _entered(name.decode(), *again)

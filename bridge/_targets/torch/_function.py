@@ -40,7 +40,7 @@ from bridge._tree import spread
 class TorchTarget:
     """Call sites in PyTorch."""
 
-    def expose(self, op: Op, runner: Runner) -> Callable[..., Arrays]:
+    def expose(self, op: Op, runner: Runner, _: Any) -> Callable[..., Arrays]:
         """`op` as a function of tensors under every transformation of torch."""
         return functools.partial(_call, op, runner.evaluate)
 
