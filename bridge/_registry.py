@@ -10,7 +10,7 @@ from bridge._errors import MissingFrameworkError, UnknownFrameworkError
 from bridge._protocols import ArrayFace, AwayFace, HomeFace, SourceFace, TargetFace
 
 _MODULES = {"torch": "torch", "jax": "jax", "mlx": "mlx.core", "numpy": "numpy"}
-_SOURCES: tuple[str, ...] = ("jax", "torch")
+_SOURCES: tuple[str, ...] = ("jax", "torch", "mlx")
 _TARGETS: tuple[str, ...] = ("torch", "jax")
 
 

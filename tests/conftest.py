@@ -19,7 +19,11 @@ def wrapper(source, target):
     if source == "torch":  # which says otherwise that a function runs anew on each call
         ways = {True: "auto", False: "never"}
         return lambda *fn, jit=True, **how: wrap(*fn, capture=ways[jit], **how)
-    return functools.partial(wrap, residuals="save") if target == "torch" else wrap
+    if target == "torch":
+        wrap = functools.partial(wrap, residuals="save")
+    if source == "mlx":  # which runs anew on each call without being told
+        return lambda *fn, jit=True, **how: wrap(*fn, **how)
+    return wrap
 
 
 @pytest.fixture(params=DIRECTIONS, ids=lambda d: f"{d[0]}2{d[1]}")

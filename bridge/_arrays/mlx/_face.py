@@ -121,6 +121,10 @@ class MlxArrays:
             raise CopyError("copy=False, but MLX copies whatever it takes from others.")
         return found
 
+    def made(self, x: Any) -> mx.array:
+        """An array of a Python number or of an array of NumPy."""
+        return taken(x) if isinstance(x, np.ndarray) else mx.array(x)
+
     def container(self, x: Any) -> Container | None:
         """An `mlx.nn.Module`, which is a dictionary of its parameters with methods."""
         nn = sys.modules.get("mlx.nn")
@@ -160,7 +164,7 @@ def _is_ours(x: Any) -> bool:
 
 
 def _release(outputs: Sequence[Any]) -> Sequence[Any]:
-    with computing():
+    with computing(wide=any(y.dtype == mx.float64 for y in outputs)):
         own = [fresh(y) for y in outputs]
         evaluate(own, turn=True)
     return [capsule(y) for y in own]

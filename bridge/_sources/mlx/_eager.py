@@ -1,0 +1,102 @@
+"""Functions of MLX that run anew on each call, since they look at values.
+
+NOTE [evaluating inside of a derivative]
+MLX forgets how an array came about when it evaluates it, and the derivative of a derivative that
+the function evaluated is then zero. While MLX runs the gradient rule of a custom function, it
+forgets nothing: so such functions run inside of one.
+
+NOTE [made-up values]
+What such a function returns is not known before it runs. So it is run once, on values that are
+made up: between 0 and 1 by a fixed key, integers 0. Each call is then held to the shapes and dtypes
+that were found.
+"""
+
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import mlx.core as mx
+
+from bridge._arrays.mlx import FACE as ARRAYS, computing, dtype_of
+from bridge._errors import ArgumentError
+from bridge._op import Specs
+from bridge._sources.mlx._lacking import explained
+from bridge._sources.mlx._outline import is_wide
+from bridge._sources.mlx._random import Fun, untouched
+from bridge._spec import ArraySpec
+
+
+def anew(
+    fun: Fun, primals: Specs, outputs: Specs, *, name: str
+) -> Callable[..., tuple[mx.array, ...]]:
+    """`fun` with results that are held to `outputs`."""
+    wide = is_wide(primals)
+
+    def call(*xs: mx.array) -> tuple[mx.array, ...]:
+        with computing(wide=wide), explained(name):
+            found = remembering(lambda: fun(*xs))
+        specs = tuple(map(ARRAYS.spec, found))
+        if specs != outputs:
+            raise ArgumentError(
+                f"{name} returned ({', '.join(map(str, specs))}) for these values, but "
+                f"({', '.join(map(str, outputs))}) for others of the same shapes. What is called "
+                "from another framework needs results whose shapes follow from those of its "
+                "arguments: pad them, or return a mask."
+            )
+        return tuple(found)
+
+    return call
+
+
+def outputs_of(fun: Fun, primals: Specs) -> Specs:
+    """Specs of the results: NOTE [made-up values]."""
+    with computing(wide=is_wide(primals)), untouched():
+        return tuple(map(ARRAYS.spec, fun(*_made_up(primals))))
+
+
+def _made_up(primals: Specs) -> list[mx.array]:
+    keys = mx.random.split(mx.random.key(0), max(1, len(primals)))
+    return [_like(spec, key) for spec, key in zip(primals, keys[: len(primals)], strict=True)]
+
+
+def _like(spec: ArraySpec, key: mx.array) -> mx.array:
+    dtype = dtype_of(spec.dtype)
+    if not spec.differentiable:
+        return mx.zeros(spec.shape, dtype)
+    return mx.random.uniform(shape=spec.shape, key=key).astype(dtype)
+
+
+class _Running(threading.local):
+    """What runs in this thread's custom function, and what came of it."""
+
+    run: Callable[[], Any]
+    result: Any
+
+
+_running = _Running()
+
+
+@mx.custom_function
+def _door(x: mx.array) -> mx.array:
+    return x
+
+
+@_door.vjp  # pyright: ignore[reportUntypedFunctionDecorator] - MLX does not annotate it
+def _behind_door(primals: Any, cotangent: Any, output: Any) -> Any:
+    del primals, output
+    _running.result = _running.run()
+    return cotangent
+
+
+def remembering(run: Callable[[], Any]) -> Any:
+    """The result of `run`, in which nothing is forgotten by its evaluation."""
+    # NOTE [evaluating inside of a derivative]
+    before = getattr(_running, "run", None)
+    _running.run = run
+    try:
+        mx.vjp(_door, [mx.zeros(())], [mx.zeros(())])
+        return _running.result
+    finally:
+        _running.result = None
+        if before is not None:
+            _running.run = before

@@ -1,0 +1,42 @@
+"""What MLX says where it lacks a rule, and where a function looks at values."""
+
+import contextlib
+import re
+from collections.abc import Generator
+
+from bridge._errors import NoRuleError
+
+_LOOKING = ("during function transformations", "Not allowed inside a graph transformation")
+_RULE = re.compile(r"^\[Primitive::(vjp|jvp|vmap)\] Not implemented for (\w+)")
+_MEANT = {"vjp": "derivative", "jvp": "derivative", "vmap": "batched form"}
+
+
+def looks_at_values(error: ValueError) -> bool:
+    """Whether MLX refused to evaluate an array while it transforms a function."""
+    return any(sign in str(error) for sign in _LOOKING)
+
+
+def lacked(error: ValueError) -> str | None:
+    """What MLX has no formula for, if that is what it says."""
+    text = str(error)
+    found = _RULE.match(text)
+    if found:
+        return f"MLX has no {_MEANT[found[1]]} of {found[2]}"
+    if "Cannot calculate VJP" in text or "Cannot calculate JVP" in text:
+        return "MLX has no derivative by indices, which its linear algebra takes of pivots"
+    return None
+
+
+@contextlib.contextmanager
+def explained(name: str) -> Generator[None]:
+    """Raise `NoRuleError` in here where MLX lacks a formula."""
+    try:
+        yield
+    except ValueError as error:
+        what = lacked(error)
+        if what is None:
+            raise
+        raise NoRuleError(
+            f"{name} cannot be had: {what} ({error}). Write that part by other operations, or give "
+            "it a rule of its own with mx.custom_function."
+        ) from error

@@ -1,0 +1,63 @@
+"""Random numbers that follow from an argument.
+
+NOTE [the key of a call]
+MLX draws from a key that each thread has, which changes with each draw. While a function runs, the
+key is made of an argument, so that whatever is derived from the function draws the same numbers.
+"""
+
+import contextlib
+from collections.abc import Callable, Generator
+from typing import Any
+
+import mlx.core as mx
+
+Fun = Callable[..., list[mx.array]]
+
+
+def seeded(fun: Fun, seed: int) -> Fun:
+    """`fun` drawing from the key that the argument at the position `seed` makes."""
+
+    def call(*xs: mx.array) -> list[mx.array]:
+        with untouched():
+            _set(_key(xs[seed]))
+            return fun(*xs)
+
+    return call
+
+
+@contextlib.contextmanager
+def untouched() -> Generator[None]:
+    """What is drawn in here changes nothing outside."""
+    before = mx.array(_state())
+    try:
+        yield
+    finally:
+        _set(before)
+
+
+def has_drawn(run: Callable[[], Any]) -> tuple[Any, bool]:
+    """The result of `run`, and whether it drew from the key of the thread."""
+    before = _state()
+    result = run()
+    return result, _state() is not before
+
+
+def _state() -> mx.array:
+    states: Any = mx.random.state
+    return states[0]
+
+
+def _set(key: mx.array) -> None:
+    _state()[...] = key  # the state takes no other array, but another value
+
+
+def _key(seed: mx.array) -> mx.array:
+    """A key of integers: two words as they are, as the key of JAX, others mixed into them."""
+    narrow = seed.dtype.size < 4
+    words = mx.flatten(seed.astype(mx.uint32) if narrow else seed).view(mx.uint32)
+    if words.size == 1:
+        return mx.concatenate([mx.zeros((1,), mx.uint32), words])
+    key = words[:2]
+    for i in range(2, words.size):
+        key = mx.random.split(mx.bitwise_xor(key, words[i]))[1]
+    return key

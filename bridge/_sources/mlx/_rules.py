@@ -1,0 +1,182 @@
+"""The vjp, jvp and batched form of a function of MLX, each again such a function."""
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import mlx.core as mx
+
+from bridge._arrays.mlx import FACE as ARRAYS, computing
+from bridge._errors import NoRuleError
+from bridge._op import Op, Positions, Specs
+from bridge._sources.mlx._eager import anew, outputs_of
+from bridge._sources.mlx._lacking import lacked
+from bridge._sources.mlx._outline import Outline, is_wide, outline
+from bridge._sources.mlx._random import Fun, seeded
+from bridge._tree import spread
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """How the Ops of one function are made, its derivatives included.
+
+    Attributes:
+        compile: Whether `mx.compile` fuses their operations.
+        residuals: `save`, `recompute` or `auto`, how a first derivative is taken.
+        seeded: Whether random numbers follow from an argument.
+    """
+
+    compile: bool
+    residuals: str
+    seeded: bool
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Function:
+    """A pure function of flat arrays of these `primals`, and its rules.
+
+    Attributes:
+        name: Of the user's function and the rules applied to it.
+        primals: Specs of the arguments.
+        settings: Those of the user's function.
+        fun: What MLX transforms.
+        outputs: Specs of the results.
+        outline: What else is known of it, `None` where it looks at values.
+    """
+
+    name: str
+    primals: Specs
+    settings: Settings
+    fun: Fun
+    outputs: Specs
+    outline: Outline | None
+
+    def op(self) -> Op:
+        """The function as an Op."""
+        known = self.outline
+        return Op(
+            name=self.name,
+            home="mlx",
+            call=self._call(),
+            specs=lambda *_: self.outputs,
+            vjp=self.vjp,
+            jvp=self.jvp,
+            vmap=self.vmap,
+            reach=(lambda: known.reach) if known else None,
+            draws=known.draws and not self.settings.seeded if known else False,
+        )
+
+    def _call(self) -> Callable[..., tuple[mx.array, ...]]:
+        if self.outline is None:
+            return anew(self.fun, self.primals, self.outputs, name=self.name)
+        fun = mx.compile(self.fun) if self.settings.compile else self.fun
+        wide = is_wide(self.primals)
+
+        def call(*xs: mx.array) -> tuple[mx.array, ...]:
+            with computing(wide=wide):
+                return tuple(fun(*xs))
+
+        return call
+
+    def vjp(self, wanted: Positions, given: Positions) -> Op:
+        """The gradients of the primals at `wanted`; only the outputs at `given` take part."""
+        count = len(self.primals)
+
+        def gradients(*args: mx.array) -> list[mx.array]:
+            of_wanted = self._partial(args[:count], wanted, given)
+            return mx.vjp(of_wanted, [args[i] for i in wanted], list(args[count:]))[1]
+
+        cotangents = (self.outputs[i] for i in given)
+        specs = tuple(self.primals[i] for i in wanted)
+        return self._derived("vjp", gradients, (*self.primals, *cotangents), specs)
+
+    def jvp(self, given: Positions) -> Op:
+        """The tangents of the differentiable outputs; only the primals at `given` move."""
+        count = len(self.primals)
+        smooth = tuple(i for i, spec in enumerate(self.outputs) if spec.differentiable)
+        push = _twice_back if self._forward_is_doubtful() else _forward
+
+        def tangents(*args: mx.array) -> list[mx.array]:
+            of_given = self._partial(args[:count], given, smooth)
+            return push(of_given, [args[i] for i in given], list(args[count:]))
+
+        moving = tuple(self.primals[i] for i in given)
+        specs = tuple(self.outputs[i] for i in smooth)
+        return self._derived("jvp", tangents, (*self.primals, *moving), specs)
+
+    def vmap(self, axes: tuple[int | None, ...], size: int) -> Op:
+        """The function mapped over `axes` of its arguments."""
+        if self.outline is None:
+            raise NoRuleError(
+                f"{self.name} looks at values, and mx.vmap has none to show. Compute on arrays "
+                "alone, with mx.where for decisions, or call it for one member after the other."
+            )
+        batched = mx.vmap(self.fun, in_axes=axes)
+        primals = (s.grown(axis, size) for s, axis in zip(self.primals, axes, strict=True))
+        specs = tuple(spec.grown(0, size) for spec in self.outputs)
+        return self._derived("vmap", batched, tuple(primals), specs)
+
+    def _partial(self, xs: Sequence[mx.array], free: Positions, wanted: Positions) -> Fun:
+        """The outputs at `wanted` as a function of the primals at `free`."""
+
+        def fun(*moving: mx.array) -> list[mx.array]:
+            outputs = self.fun(*spread(moving, free, xs))
+            # NOTE [a node for each output]
+            return [mx.contiguous(outputs[i]) for i in wanted]
+
+        return fun
+
+    def _forward_is_doubtful(self) -> bool:
+        """NOTE [forward mode by reverse mode]."""
+        return self.outline is None or bool(self.outline.operations & _DOUBTFUL)
+
+    def _derived(self, rule: str, fun: Fun, primals: Specs, outputs: Specs) -> Op:
+        name = f"{self.name}.{rule}"
+        if self.outline is None:
+            return Function(name, primals, self.settings, fun, outputs, None).op()
+        found = outline(fun, primals, name)
+        return Function(name, primals, self.settings, fun, outputs, found).op()
+
+
+# NOTE [a node for each output]
+# mx.vjp gives an output that is the result of stop_gradient no cotangent, and the next output
+# gets it instead; of an array that is two outputs the second cotangent is lost.
+
+# NOTE [forward mode by reverse mode]
+# A gradient is linear in its cotangents, and the gradient of that, by the cotangents, is the map of
+# tangents. It takes twice as long, and is there where MLX has no jvp, as of convolutions. mx.jvp of
+# a custom function knows nothing of its gradient rule, and that of `irfft` is wrong for odd sizes.
+_DOUBTFUL = {"CustomTransforms", "FFT"}
+
+
+def _forward(fun: Fun, xs: list[mx.array], tangents: list[mx.array]) -> list[mx.array]:
+    try:
+        return mx.jvp(fun, xs, tangents)[1]
+    except ValueError as error:
+        if lacked(error) is None:
+            raise
+    return _twice_back(fun, xs, tangents)
+
+
+def _twice_back(fun: Fun, xs: list[mx.array], tangents: list[mx.array]) -> list[mx.array]:
+    def gradients(*cotangents: mx.array) -> list[mx.array]:
+        return [mx.contiguous(g) for g in mx.vjp(fun, xs, list(cotangents))[1]]
+
+    zeros = [mx.zeros_like(y) for y in fun(*xs)]
+    return mx.vjp(gradients, zeros, tangents)[1]
+
+
+def function(fun: Fun, name: str, primals: Specs, settings: Settings) -> Function:
+    """`fun` with its rules, looked at now."""
+    found = outline(fun, primals, name)
+    outputs = found.outputs if found else outputs_of(fun, primals)
+    return Function(name, primals, settings, fun, outputs, found)
+
+
+def native(fn: Callable[..., Any], seed: int | None) -> Fun:
+    """`fn` with arrays as results, drawing random numbers from the argument `seed`."""
+
+    def fun(*xs: mx.array) -> list[mx.array]:
+        return [y if isinstance(y, mx.array) else ARRAYS.made(y) for y in fn(*xs)]
+
+    return fun if seed is None else seeded(fun, seed)

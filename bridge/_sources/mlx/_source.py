@@ -1,0 +1,79 @@
+"""What MLX shows to bridge as a source of functions."""
+
+import sys
+from collections.abc import Callable, Hashable, Sequence
+from typing import Any
+
+import mlx.core as mx
+
+from bridge._errors import ArgumentError, DeviceError, OptionError
+from bridge._op import Op, Specs
+from bridge._sources.mlx._rules import Settings, function, native
+
+
+class MlxSource:
+    """MLX's functions."""
+
+    traces_numbers = False
+    takes_seeds = True
+
+    def check(self, *, residuals: str, **_: Any) -> None:
+        """Raise unless `residuals` is one of the three ways."""
+        if residuals not in ("auto", "save", "recompute"):
+            raise OptionError(f'residuals={residuals!r} is neither "auto", "save" nor "recompute".')
+
+    def is_module(self, fn: Any) -> bool:
+        """Whether `fn` is an `mlx.nn.Module`."""
+        nn = sys.modules.get("mlx.nn")
+        return nn is not None and isinstance(fn, nn.Module)
+
+    def ambient(self) -> Hashable:
+        """Where MLX computes."""
+        return mx.default_device().type.value
+
+    def device(self, device: str, asked: str | None) -> str:
+        """The host, whose memory MLX computes in, whatever its default device is."""
+        wanted = asked or device
+        if wanted != "cpu":
+            raise DeviceError(
+                f"MLX cannot compute on {wanted}. Let it take arguments from the memory of the "
+                'host with device="cpu", which copies them and the results.'
+            )
+        return wanted
+
+    def op(
+        self,
+        fn: Callable[..., Any],
+        *,
+        name: str,
+        primals: Specs,
+        labels: Sequence[str],
+        compile: bool,
+        residuals: str,
+        seed: int | None = None,
+    ) -> Op:
+        """`fn` as an Op for arguments of these specs, looked at now.
+
+        Random numbers follow from the argument at the position `seed`, an integer or several.
+        """
+        for spec, label in zip(primals, labels, strict=True):
+            if spec.weak:
+                raise ArgumentError(
+                    f"{label} is a Python number, which reaches a function of MLX as it is. Name "
+                    "it static, or pass an array."
+                )
+        settings = Settings(compile, residuals, seed is not None)
+        return function(native(fn, seed), name, primals, settings).op()
+
+    def shapes(
+        self,
+        fn: Callable[..., Any],
+        primals: Specs,
+        names: Sequence[Sequence[int | str]],
+        **_: Any,
+    ) -> list[tuple[int | str, ...]] | None:
+        """`None`: graphs are for shapes that are known."""
+        del fn, primals, names
+
+
+FACE = MlxSource()
