@@ -20,6 +20,7 @@ from typing import Any
 
 import mlx.core as mx
 
+from bridge._arrays.mlx import _graph
 from bridge._errors import NoValuesError
 
 
@@ -79,11 +80,22 @@ def evaluate(xs: Sequence[mx.array], *, turn: bool = False) -> None:
     unforked()
     try:
         with _streams.turn if turn else contextlib.nullcontext():
-            mx.eval(xs)
+            _graph.evaluate(xs)
     except ValueError as error:
-        _raise(error, "function transformations", _TRACER)
+        _raise(error, _WITHOUT_VALUES, _TRACER)
     except RuntimeError as error:
         _raise(error, "in current thread", _OTHER_THREAD)
+
+
+def computed(xs: Sequence[mx.array]) -> bool:
+    """Whether `xs` have values, which are waited for; not inside of `mx.vmap` or `mx.compile`."""
+    try:
+        evaluate(xs)
+    except NoValuesError as error:
+        if _WITHOUT_VALUES not in str(error.__cause__):
+            raise
+        return False
+    return True
 
 
 def _raise(error: Exception, sign: str, text: str) -> None:
@@ -92,6 +104,7 @@ def _raise(error: Exception, sign: str, text: str) -> None:
     raise NoValuesError(text) from error
 
 
+_WITHOUT_VALUES = "function transformations"
 _TRACER = (
     "an MLX array inside of mx.vmap or mx.compile has no values. Call the function outside of the "
     "transformation, or wrap the function that takes the array."

@@ -1,0 +1,115 @@
+"""The graph that MLX records for its transformations, and values that are asked for within it.
+
+NOTE [values within transformations]
+MLX frees what an array was computed from once its values are there, unless a transformation that
+is under way has marked the array. An inner transformation takes off the marks of outer ones: what
+was made of its results and then evaluated has no gradient any more, silently. While MLX runs the
+vjp rule of a custom function it keeps every graph. So within transformations values are asked for
+in such a rule.
+
+NOTE [whether there is a transformation]
+Nothing public tells. But a compiled function is run as it is written for arrays that have been
+marked, as long as there is some transformation under way; and marks stay where a transformation
+ended in an error.
+"""
+
+import contextlib
+import threading
+from collections.abc import Sequence
+
+import mlx.core as mx
+
+
+class _Local(threading.local):
+    """What a thread is at.
+
+    Attributes:
+        ran: Whether the compiled function was run as it is written.
+        asked: The arrays whose values are asked for.
+    """
+
+    ran: bool = False
+    asked: Sequence[mx.array] = ()
+
+
+_local = _Local()
+
+
+class _EndedError(Exception):
+    pass
+
+
+def _marked(x: mx.array) -> mx.array:
+    found: list[mx.array] = []
+
+    def keep(y: mx.array) -> mx.array:
+        found.append(y)
+        raise _EndedError
+
+    with contextlib.suppress(_EndedError):
+        mx.grad(keep)(x)
+    return found[0]
+
+
+def placeholder(shape: Sequence[int], dtype: mx.Dtype) -> mx.array:
+    """An array that has no values and never will: to evaluate it raises."""
+    found: list[mx.array] = []
+
+    def keep(y: mx.array) -> mx.array:
+        found.append(y)
+        raise _EndedError
+
+    with contextlib.suppress(_EndedError):
+        mx.vmap(keep)(mx.zeros((1, *shape), dtype=dtype))
+    return found[0]
+
+
+@mx.compile
+def _compiled(x: mx.array) -> mx.array:
+    _local.ran = True
+    return x
+
+
+def transforming() -> bool:
+    """Whether MLX transforms a function here and now: NOTE [whether there is a transformation]."""
+    _local.ran = False
+    _compiled(_MARKED)
+    if not _local.ran:
+        return False
+    try:  # 10 us; in a new thread, or where compiling is disabled, the function is run anyway
+        mx.eval(_WITHOUT_VALUES)
+    except ValueError:
+        return True
+    except RuntimeError:  # MLX has other words where nothing is transformed
+        return False
+    return False
+
+
+@mx.custom_function
+def _within(x: mx.array) -> mx.array:
+    return x
+
+
+def _ask(_: mx.array, cotangent: mx.array, __: mx.array) -> mx.array:
+    mx.eval(_local.asked)
+    return cotangent
+
+
+_within.vjp(_ask)
+
+
+def evaluate(xs: Sequence[mx.array]) -> None:
+    """Wait for the values of `xs`: NOTE [values within transformations]."""
+    if not transforming():
+        mx.eval(xs)
+        return
+    _local.asked = xs
+    try:
+        mx.vjp(_within, [_ZERO], [_ZERO])
+    finally:
+        _local.asked = ()
+
+
+_ZERO = mx.array(0.0)
+_MARKED = _marked(_ZERO)
+_WITHOUT_VALUES = placeholder((), mx.float32)
