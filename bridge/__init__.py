@@ -14,8 +14,8 @@ from bridge._errors import (
 )
 from bridge._op import Op as Op
 from bridge._transfer import to_jax as to_jax, to_mlx as to_mlx, to_torch as to_torch
-from bridge._wrap.jax import jax2torch as jax2torch
+from bridge._wrap.jax import jax2mlx as jax2mlx, jax2torch as jax2torch
 from bridge._wrap.mlx import mlx2jax as mlx2jax, mlx2torch as mlx2torch
-from bridge._wrap.torch import torch2jax as torch2jax
+from bridge._wrap.torch import torch2jax as torch2jax, torch2mlx as torch2mlx
 
 __version__ = "0.1.0"

@@ -14,6 +14,8 @@ Fill = Callable[[Op, Sequence[Any], Sequence[Any], Stream | None], None]
 
 # Evaluates an Op on arrays of the caller's framework.
 Run = Callable[[Op, Sequence[Any]], Arrays]
+# The same for so many of the outputs, the first ones, and all outputs as they are at home.
+RunAndKeep = Callable[[Op, Sequence[Any], int], tuple[Arrays, Sequence[Any]]]
 
 
 class Runner(Protocol):
@@ -27,6 +29,11 @@ class Runner(Protocol):
     @property
     def evaluate(self) -> Run:
         """What gives the outputs for arrays of the caller's framework."""
+        ...
+
+    @property
+    def evaluate_and_keep(self) -> RunAndKeep:
+        """What gives some of them, and all of them as arrays that an Op takes."""
         ...
 
 

@@ -11,7 +11,7 @@ from bridge._protocols import ArrayFace, AwayFace, HomeFace, SourceFace, TargetF
 
 _MODULES = {"torch": "torch", "jax": "jax", "mlx": "mlx.core", "numpy": "numpy"}
 _SOURCES: tuple[str, ...] = ("jax", "torch", "mlx")
-_TARGETS: tuple[str, ...] = ("torch", "jax")
+_TARGETS: tuple[str, ...] = ("torch", "jax", "mlx")
 
 
 def directions() -> list[tuple[str, str]]:

@@ -7,7 +7,7 @@ from typing import Any
 from bridge import _registry, _tree
 from bridge._errors import ArgumentError, CopyError, NoValuesError
 from bridge._op import Arrays, Op
-from bridge._protocols import Fill, HomeFace, Run, Runner
+from bridge._protocols import Fill, HomeFace, Run, RunAndKeep, Runner
 
 
 def to_torch(tree: Any, *, copy: bool | None = None) -> Any:
@@ -124,10 +124,12 @@ class Carrier:
 
     Attributes:
         evaluate: The outputs for arrays of the caller's framework.
+        evaluate_and_keep: Some of them, and all of them as they are at home.
         at_home: The arrays that Ops take.
     """
 
     evaluate: Run
+    evaluate_and_keep: RunAndKeep
     at_home: HomeFace
 
     @property
@@ -140,7 +142,8 @@ def carrier(home: str, away: str, *, device: str, computes_on: str) -> Runner:
     """How Ops of `home` are evaluated on arrays of `away` that live on `device`."""
     at_home, abroad = _registry.home(home), _registry.away(away)
     if device == "meta":
-        return Carrier(lambda op, xs: abroad.empty(op.specs()), at_home)
+        outlined: Run = lambda op, xs: abroad.empty(op.specs())
+        return Carrier(outlined, lambda op, xs, count: (outlined(op, xs)[:count], ()), at_home)
 
     # Made once: what follows runs on every call.
     lend, borrow = abroad.lender(computes_on), at_home.borrower(computes_on)
@@ -149,4 +152,8 @@ def carrier(home: str, away: str, *, device: str, computes_on: str) -> Runner:
     def run(op: Op, xs: Sequence[Any]) -> Arrays:
         return adopt(release(op.call(*borrow(lend(xs)))))
 
-    return Carrier(run, at_home)
+    def run_and_keep(op: Op, xs: Sequence[Any], count: int) -> tuple[Arrays, Sequence[Any]]:
+        outputs = op.call(*borrow(lend(xs)))
+        return adopt(release(outputs[:count])), outputs
+
+    return Carrier(run, run_and_keep, at_home)

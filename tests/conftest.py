@@ -12,14 +12,14 @@ DIRECTIONS = _registry.directions()
 def wrapper(source, target):
     """The function that brings functions of `source` to `target`.
 
-    Into torch it keeps residuals, unless a test asks otherwise: that is the path with more to get
-    wrong, and which of the two `residuals="auto"` takes for a small function is a matter of cost.
+    Into torch and MLX it keeps residuals, unless a test asks otherwise: that is the path with more
+    to get wrong, and which one `residuals="auto"` takes for a small function is a matter of cost.
     """
     wrap = getattr(bridge, f"{source}2{target}")
     if source == "torch":  # which says otherwise that a function runs anew on each call
         ways = {True: "auto", False: "never"}
         return lambda *fn, jit=True, **how: wrap(*fn, capture=ways[jit], **how)
-    if target == "torch":
+    if target == "torch" or source == "jax":
         wrap = functools.partial(wrap, residuals="save")
     if source == "mlx":  # which runs anew on each call without being told
         return lambda *fn, jit=True, **how: wrap(*fn, **how)

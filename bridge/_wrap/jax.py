@@ -99,3 +99,84 @@ def jax2torch(
         device=device,
         options={"jit": jit, "x64": x64, "residuals": residuals},
     )
+
+
+@overload
+def jax2mlx(
+    fn: Callable[..., Any],
+    /,
+    *,
+    static_argnums: int | Sequence[int] = ...,
+    static_argnames: str | Sequence[str] = ...,
+    jit: bool = ...,
+    x64: bool | None = ...,
+    residuals: str = ...,
+) -> "BridgedFunction": ...
+@overload
+def jax2mlx(
+    fn: None = None,
+    /,
+    *,
+    static_argnums: int | Sequence[int] = ...,
+    static_argnames: str | Sequence[str] = ...,
+    jit: bool = ...,
+    x64: bool | None = ...,
+    residuals: str = ...,
+) -> Callable[[Callable[..., Any]], "BridgedFunction"]: ...
+def jax2mlx(
+    fn: Callable[..., Any] | None = None,
+    /,
+    *,
+    static_argnums: int | Sequence[int] = (),
+    static_argnames: str | Sequence[str] = (),
+    jit: bool = True,
+    x64: bool | None = None,
+    residuals: str = "auto",
+) -> Any:
+    """A JAX function as a differentiable function of MLX arrays; also a decorator.
+
+    It works under `mx.grad`, `mx.value_and_grad`, `mx.vjp`, `mx.jvp`, `mx.vmap` and
+    `mx.checkpoint`, nested to any order: JAX computes, and derivatives are JAX's own. The function
+    is traced once for each structure, shape, dtype and static value of its arguments, and compiled
+    by `jax.jit`.
+
+    Args:
+        fn: A pure function written with JAX. Its arguments and results are arbitrary pytrees of
+            MLX or JAX. Arrays of MLX in them arrive as JAX arrays of the same shape and dtype, as
+            do NumPy and JAX arrays, which get no gradient. Numbers are traced as in `jax.jit`;
+            `bool`, `str`, `None` and other hashable values are static.
+        static_argnums: Positions of arguments whose values the function needs, as in `jax.jit`.
+        static_argnames: Their names, as in `jax.jit`.
+        jit: `False` runs the function anew on each call, with values in it: for functions whose
+            Python looks at values. Derivatives then recompute.
+        x64: Whether to compute in JAX's 64-bit mode, as in `jax2torch`.
+        residuals: What a first derivative keeps of the call, as in `jax2torch`; derivatives that
+            are batched recompute.
+
+    Returns:
+        A function of the same signature. Its results are new arrays, which share memory with
+        nothing. `mx.compile` cannot call it: what it compiles raises when it is evaluated. Compile
+        the functions around the call.
+
+    Raises:
+        ArgumentError: When called with an argument or for a result that cannot cross, such as a
+            complex128 result; the text says which.
+        RangeError: When an int64 argument does not fit into int32 outside of 64-bit mode.
+
+    Example:
+        >>> import jax.numpy as jnp, mlx.core as mx
+        >>> @jax2mlx
+        ... def energy(x):
+        ...     return jnp.sum(jnp.sin(x) ** 2)
+        >>> mx.grad(energy)(mx.array([0.5, 1.0]))
+        array([0.841471, 0.909297], dtype=float32)
+
+    `mx.custom_function`: https://ml-explore.github.io/mlx/build/html/python/_autosummary/mlx.core.custom_function.html
+    """
+    return wrapped(
+        fn,
+        direction=("jax", "mlx"),
+        static=(static_argnums, static_argnames),
+        device=None,
+        options={"jit": jit, "x64": x64, "residuals": residuals},
+    )

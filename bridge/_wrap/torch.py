@@ -82,3 +82,75 @@ def torch2jax(
         device=device,
         options={"capture": capture},
     )
+
+
+@overload
+def torch2mlx(
+    fn: Callable[..., Any],
+    /,
+    *,
+    static_argnums: int | Sequence[int] = ...,
+    static_argnames: str | Sequence[str] = ...,
+    capture: str = ...,
+) -> "BridgedFunction": ...
+@overload
+def torch2mlx(
+    fn: None = None,
+    /,
+    *,
+    static_argnums: int | Sequence[int] = ...,
+    static_argnames: str | Sequence[str] = ...,
+    capture: str = ...,
+) -> Callable[[Callable[..., Any]], "BridgedFunction"]: ...
+def torch2mlx(
+    fn: Callable[..., Any] | None = None,
+    /,
+    *,
+    static_argnums: int | Sequence[int] = (),
+    static_argnames: str | Sequence[str] = (),
+    capture: str = "auto",
+) -> Any:
+    """A torch function as a differentiable function of MLX arrays; also a decorator.
+
+    It works under `mx.grad`, `mx.value_and_grad`, `mx.vjp`, `mx.jvp`, `mx.vmap` and
+    `mx.checkpoint`, nested to any order: torch computes, and derivatives are torch's own. The
+    function is captured once for each structure, shape, dtype and static value of its arguments.
+
+    Args:
+        fn: A pure function written with torch. Its arguments and results are arbitrary pytrees of
+            torch or MLX. Arrays of MLX in them arrive as tensors of the same shape and dtype, as do
+            NumPy arrays, which get no gradient. Everything else, numbers too, arrives as it is.
+        static_argnums: Positions of arguments that are passed as they are, arrays in them refused.
+        static_argnames: Their names.
+        capture: `"auto"` makes a graph of the function, and where it looks at values, runs it anew
+            on each call and for each derivative, with a warning; `"require"` refuses such a
+            function, and `"never"` always runs it anew.
+
+    Returns:
+        A function of the same signature. Its results are new arrays, which share memory with
+        nothing. `mx.compile` cannot call it: what it compiles raises when it is evaluated. Compile
+        the functions around the call.
+
+    Raises:
+        ArgumentError: When called with an argument or for a result that cannot cross, such as a
+            complex128 result; the text says which.
+        NoRuleError: When torch lacks a derivative or a batched form that is asked for.
+        NoValuesError: When `capture="require"`, and the function looks at values.
+
+    Example:
+        >>> import mlx.core as mx, torch
+        >>> @torch2mlx
+        ... def energy(x):
+        ...     return torch.sum(torch.sin(x) ** 2)
+        >>> mx.grad(energy)(mx.array([0.5, 1.0]))
+        array([0.841471, 0.909297], dtype=float32)
+
+    `mx.custom_function`: https://ml-explore.github.io/mlx/build/html/python/_autosummary/mlx.core.custom_function.html
+    """
+    return wrapped(
+        fn,
+        direction=("torch", "mlx"),
+        static=(static_argnums, static_argnames),
+        device=None,
+        options={"capture": capture},
+    )

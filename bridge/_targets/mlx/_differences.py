@@ -1,0 +1,71 @@
+"""Derivatives of functions of MLX, held against finite differences."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import mlx.core as mx
+
+from bridge._errors import ArgumentError
+from bridge._op import Arrays
+
+Function = Callable[..., Sequence[mx.array]]
+
+
+def check_gradients(
+    fn: Callable[..., Arrays], xs: Sequence[Any], *, order: int, eps: float, **near: float
+) -> None:
+    """Raise `AssertionError` unless the derivatives of `fn` agree with finite differences.
+
+    Along one random direction, forward and in reverse: MLX has no check of its own.
+    """
+    for x in xs:
+        if x.dtype != mx.float64:
+            raise ArgumentError(
+                f"an argument is {x.dtype}, and finite differences need float64. Convert it with "
+                "x.astype(mx.float64), which MLX has on the CPU: `with mx.stream(mx.cpu):`."
+            )
+    with mx.stream(mx.cpu):
+        _check(fn, list(xs), order=order, eps=eps, near=near)
+
+
+def _check(
+    fn: Function, xs: list[mx.array], *, order: int, eps: float, near: dict[str, float]
+) -> None:
+    count = len(xs)
+    directions = _random(xs, seed=0)
+    cotangents = _random(list(fn(*xs)), seed=1)
+
+    def pull(*args: mx.array) -> list[mx.array]:
+        return mx.vjp(lambda *a: list(fn(*a)), list(args[:count]), list(args[count:]))[1]
+
+    steps = [[x + sign * eps * d for x, d in _pairs(xs, directions)] for sign in (1, -1)]
+    above, below = (fn(*step) for step in steps)
+    slope = [(a - b) / (2 * eps) for a, b in _pairs(above, below)]
+    expected = _inner(cotangents, slope)
+    found = {
+        "reverse mode": _inner(pull(*xs, *cotangents), directions),
+        "forward mode": _inner(cotangents, mx.jvp(lambda *a: list(fn(*a)), xs, directions)[1]),
+    }
+    for mode, value in found.items():
+        if not abs(value - expected) <= near["atol"] + near["rtol"] * abs(expected):
+            raise AssertionError(
+                f"the derivative in {mode} is {value}, but finite differences give {expected}, "
+                "along a random direction."
+            )
+    if order > 1:
+        _check(pull, [*xs, *cotangents], order=order - 1, eps=eps, near=near)
+
+
+def _random(like: Sequence[mx.array], seed: int) -> list[mx.array]:
+    key = mx.random.key(seed)
+    shapes = [x.shape for x in like]
+    drawn = [mx.random.normal(s, key=mx.random.split(key, i + 1)[i]) for i, s in enumerate(shapes)]
+    return [d.astype(x.dtype) for d, x in _pairs(drawn, like)]
+
+
+def _inner(xs: Sequence[mx.array], ys: Sequence[mx.array]) -> float:
+    return float(sum((x * y).sum().item() for x, y in _pairs(xs, ys)))
+
+
+def _pairs(xs: Sequence[mx.array], ys: Sequence[mx.array]) -> Any:
+    return zip(xs, ys, strict=True)
