@@ -76,10 +76,11 @@ def subsets(session: nox.Session, frameworks: str) -> None:
 
 @nox.session
 def demo(session: nox.Session) -> None:
-    """Train a torch model around a JAX quantum circuit, and a torch model in JAX, on digits."""
+    """Train on digits: torch around a circuit in JAX, torch in JAX, and torch and MLX together."""
     _install(session, "-e", ".[demo]")
     session.run("python", "examples/digits.py", *session.posargs, env={"JAX_PLATFORMS": "cpu"})
     session.run("python", "examples/digits_in_jax.py", env={"JAX_PLATFORMS": "cpu"})
+    session.run("python", "examples/digits_with_mlx.py")
 
 
 @nox.session
