@@ -33,6 +33,8 @@ class Op:
         name: Shown in error messages, profiles and `grad_fn`.
         home: The framework whose arrays `call` takes and returns.
         call: `(*primals) -> outputs`. No output shares memory with a primal or another output.
+        into: `(places, primals) -> outputs`, like `call`, given arrays like the outputs, in memory
+            that nobody reads. It may write outputs there, and then returns those arrays.
         specs: `(*input specs) -> output specs`; never looks at values.
         vjp: `(wanted, given) -> Op` on `(*primals, *cotangents)`: the gradients of the primals
             at the positions `wanted`, when the outputs at the positions `given` have cotangents
@@ -56,6 +58,7 @@ class Op:
     home: str
     call: Callable[..., Arrays]
     specs: Callable[..., Specs]
+    into: Callable[[Sequence[Any], Sequence[Any]], Arrays] | None = None
     vjp: Callable[[Positions, Positions], "Op"] | None = None
     jvp: Callable[[Positions], "Op"] | None = None
     vmap: Callable[[tuple[int | None, ...], int], "Op"] | None = None

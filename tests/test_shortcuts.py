@@ -11,7 +11,7 @@ import jaxlib._jax  # noqa: E402, as above
 from torch.utils.dlpack import from_dlpack  # noqa: E402, as above
 
 import bridge._arrays.jax as jax_arrays  # noqa: E402, as above
-import bridge._arrays.torch as torch_arrays  # noqa: E402, as above
+import bridge._arrays.torch._tensors as torch_arrays  # noqa: E402, as above
 from bridge import jax2torch  # noqa: E402, as above
 from bridge._targets.torch import _function, _internals  # noqa: E402, as above
 

@@ -18,7 +18,7 @@ from bridge._errors import NoRuleError
 from bridge._op import Op, Positions, Specs
 from bridge._sources.torch._capture import trace
 from bridge._sources.torch._draws import OTHER_DRAWS, same_examples
-from bridge._sources.torch._program import Program, Settings, executed
+from bridge._sources.torch._program import Program, Settings, executed, written
 from bridge._sources.torch._styles import mapped
 
 Axes = tuple[int | None, ...]
@@ -104,6 +104,7 @@ class Batched:
             name=self.name,
             home="torch",
             call=executed(self.program, self.settings),
+            into=written(self.program, self.settings),
             specs=lambda *_: self.outputs,
             vjp=lambda wanted, given: self.vjp(wanted, given).op(),
             jvp=lambda given: self.jvp(given).op(),

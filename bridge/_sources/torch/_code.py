@@ -3,7 +3,7 @@
 torch's own code of a graph looks each operator up on each call, by four attributes.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -11,28 +11,41 @@ from torch.fx import Graph, GraphModule, Node
 
 from bridge._sources.torch._graph import results
 from bridge._sources.torch._internals import direct
+from bridge._sources.torch._places import Place, places
+
+Run = Callable[..., tuple[torch.Tensor, ...]]
 
 
-def compiled(module: GraphModule) -> Callable[..., tuple[torch.Tensor, ...]]:
+def compiled(module: GraphModule) -> Run:
     """The function that the graph of `module` computes."""
-    code = _Code(module)
-    for node in module.graph.nodes:
-        code.add(node)
-    return code.function()
+    return _Code(module, {}, []).function()
+
+
+def compiled_into(module: GraphModule) -> Run:
+    """The same with tensors for the results before the others: NOTE [written in place].
+
+    A result that can be is written there, and returned as the tensor that was handed in.
+    """
+    outs = [f"out{i}" for i, _ in enumerate(results(module.graph))]
+    return _Code(module, places(module.graph), outs).function()
 
 
 class _Code:
-    """Lines of Python, one for each operator."""
+    """Lines of Python, one for each operator; results at their `places` are called `outs`."""
 
-    def __init__(self, module: GraphModule) -> None:
-        self._module = module
+    def __init__(
+        self, module: GraphModule, places: Mapping[Node, Place], outs: Sequence[str]
+    ) -> None:
+        self._module, self._places, self._outs = module, places, outs
         self._last = _last_uses(module.graph)
-        self._parameters: list[str] = []
+        self._parameters = list(outs)
         self._lines: list[str] = []
         self._names: dict[Node, str] = {}
         self._bound: dict[str, Any] = {}  # what the lines speak of
+        for node in module.graph.nodes:
+            self._add(node)
 
-    def add(self, node: Node) -> None:
+    def _add(self, node: Node) -> None:
         """One more node, and the end of the values that nobody needs after it."""
         name = self._names[node] = f"v{len(self._names)}"
         if node.op == "placeholder":
@@ -40,16 +53,27 @@ class _Code:
         elif node.op == "get_attr":
             self._bound[name] = attribute(self._module, str(node.target))
         elif node.op == "output":
-            self._lines.append(f"return {self._text(tuple(results(node.graph)))}")
+            row = [self._text(x) for x in results(node.graph)]
+            for place in self._places.values():
+                row[place.position] = self._outs[place.position]
+            self._lines.append(f"return ({''.join(f'{x}, ' for x in row)})")
         else:
-            given = [self._text(x) for x in node.args]
-            given += [f"{key}={self._text(x)}" for key, x in node.kwargs.items()]
-            self._lines.append(
-                f"{name} = {self._constant(direct(node.target))}({', '.join(given)})"
-            )
+            self._lines.append(f"{name} = {self._call(node)}")
         self._lines += [f"del {self._names[x]}" for x in self._last.get(node, ())]
 
-    def function(self) -> Callable[..., tuple[torch.Tensor, ...]]:
+    def _call(self, node: Node) -> str:
+        place, target = self._places.get(node), node.target
+        given = [self._text(x) for x in node.args]
+        given += [f"{key}={self._text(x)}" for key, x in node.kwargs.items()]
+        if place:
+            out = self._outs[place.position]
+            if place.variant is None:
+                return f"{out}.copy_({given[0]})"
+            given.append(f"out={out}.view({self._text(place.shape)})")
+            target = place.variant
+        return f"{self._constant(direct(target))}({', '.join(given)})"
+
+    def function(self) -> Run:
         """All lines as a function."""
         body = "\n    ".join(self._lines)
         exec(f"def run({', '.join(self._parameters)}):\n    {body}", self._bound)

@@ -159,6 +159,25 @@ def direct(target: Any) -> Any:
     return getattr(target, "_op", target) if isinstance(target, torch._ops.OpOverload) else target
 
 
+def out_variant(target: Any) -> Any:
+    """The variant of an operator that writes to its argument `out`, if torch has one of its own."""
+    if not isinstance(target, torch._ops.OpOverload) or target.namespace != "aten":
+        return None
+    asked = _arguments(target)
+    packet = target.overloadpacket
+    for name in packet.overloads():
+        variant = getattr(packet, name)
+        written = [a.name for a in variant._schema.arguments if a.alias_info]
+        given = [a for a in _arguments(variant) if a[0] != "out"]
+        if written == ["out"] and given == asked and torch.Tag.generated not in variant.tags:
+            return variant  # one that is generated computes elsewhere, and copies
+    return None
+
+
+def _arguments(overload: Any) -> list[tuple[str, str]]:
+    return [(a.name, str(a.type)) for a in overload._schema.arguments]
+
+
 # Operators then skip what records for autograd; without the name it is only switched off.
 below_autograd: Callable[[], Any] = getattr(torch._C, "_AutoDispatchBelowAutograd", torch.no_grad)
 any_autocast: Callable[[], bool] = getattr(torch._C, "_is_any_autocast_enabled", lambda: True)

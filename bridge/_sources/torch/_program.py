@@ -11,7 +11,7 @@ from torch.fx import GraphModule, Node
 
 from bridge._op import Specs
 from bridge._sources.torch._ambient import seeded, settled
-from bridge._sources.torch._code import attribute, compiled
+from bridge._sources.torch._code import attribute, compiled, compiled_into
 from bridge._sources.torch._graph import draws, results
 from bridge._sources.torch._internals import Blocks
 
@@ -49,6 +49,11 @@ class Program:
     def run(self) -> Callable[..., tuple[torch.Tensor, ...]]:
         """The results, by operators that torch can transform."""
         return compiled(self.module)
+
+    @functools.cached_property
+    def into(self) -> Callable[..., tuple[torch.Tensor, ...]]:
+        """The same, given tensors for the results first: NOTE [written in place]."""
+        return compiled_into(self.module)
 
     @functools.cached_property
     def draws(self) -> bool:
@@ -109,3 +114,14 @@ def executed(program: Program, settings: Settings) -> Callable[..., Any]:
     run = settled(program.run, settings.dtype)
     seed = settings.seed
     return run if seed is None or not program.draws else seeded(run, seed)
+
+
+def written(program: Program, settings: Settings) -> Callable[..., Any]:
+    """The same for an Op's `into`."""
+
+    def into(places: Sequence[torch.Tensor], primals: Sequence[torch.Tensor]) -> Any:
+        run = settled(functools.partial(program.into, *places), settings.dtype)
+        seed = settings.seed
+        return (run if seed is None or not program.draws else seeded(run, seed))(*primals)
+
+    return into

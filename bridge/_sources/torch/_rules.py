@@ -12,7 +12,7 @@ from bridge._sources.torch._capture import Fun, trace
 from bridge._sources.torch._draws import OTHER_DRAWS, same, same_gradients, same_tangents
 from bridge._sources.torch._eager import anew, outline, transposed
 from bridge._sources.torch._internals import Blocks
-from bridge._sources.torch._program import Program, Settings, executed
+from bridge._sources.torch._program import Program, Settings, executed, written
 from bridge._sources.torch._split import split
 from bridge._sources.torch._styles import (
     mapped,
@@ -58,12 +58,15 @@ class Function:
         """The function as an Op."""
         if self.program:
             call = executed(self.program, self.settings)
+            into = written(self.program, self.settings)
         else:
+            into = None
             call = anew(self.fun, self.outputs, name=self.name, settings=self.settings)
         return Op(
             name=self.name,
             home="torch",
             call=call,
+            into=into,
             specs=lambda *_: self.outputs,
             vjp=lambda wanted, given: self.vjp(wanted, given).op(),
             jvp=lambda given: self.jvp(given).op(),

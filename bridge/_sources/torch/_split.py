@@ -9,7 +9,7 @@ from bridge._sources.torch._batched import Axes, grown
 from bridge._sources.torch._capture import Fun, program, trace, trace_joint
 from bridge._sources.torch._draws import OTHER_DRAWS, same_examples
 from bridge._sources.torch._partition import partition, selected
-from bridge._sources.torch._program import Program, Settings, executed
+from bridge._sources.torch._program import Program, Settings, executed, written
 from bridge._sources.torch._styles import mapped
 
 
@@ -68,6 +68,7 @@ def half(found: Program, name: str, primals: Specs, settings: Settings) -> Op:
         name=name,
         home="torch",
         call=executed(found, settings),
+        into=written(found, settings),
         specs=lambda *_: found.outputs,
         vmap=vmap,
         reach=found.reach,

@@ -5,7 +5,6 @@ import operator
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import ml_dtypes
 import numpy as np
 import torch
 import torch.utils._pytree as pytree
@@ -13,28 +12,12 @@ from torch.autograd import forward_ad
 from torch.utils.dlpack import from_dlpack
 
 from bridge._arrays.numpy import OnHost, plain
+from bridge._arrays.torch._dtypes import AS_INTEGERS, PLAIN, dtype_name
+from bridge._arrays.torch._fill import fill
 from bridge._errors import ArgumentError, CopyError, NoValuesError
 from bridge._op import Arrays, Op, Specs
 from bridge._protocols import Container, Stream
 from bridge._spec import ArraySpec
-
-_PLAIN = {
-    torch.bool,
-    *(torch.int8, torch.int16, torch.int32, torch.int64),
-    *(torch.uint8, torch.uint16, torch.uint32, torch.uint64),
-    *(torch.float16, torch.float32, torch.float64, torch.complex64, torch.complex128),
-}
-# By dtype: their names cost 4 us to ask for.
-_PLAIN_NUMPY = {np.dtype(str(dtype).removeprefix("torch.")) for dtype in _PLAIN}
-# NumPy has these from ml_dtypes; Tensor.numpy() refuses them, so they cross as integers.
-_AS_INTEGERS = {
-    torch.bfloat16: (torch.int16, ml_dtypes.bfloat16),
-    torch.float8_e4m3fn: (torch.uint8, ml_dtypes.float8_e4m3fn),
-    torch.float8_e4m3fnuz: (torch.uint8, ml_dtypes.float8_e4m3fnuz),
-    torch.float8_e5m2: (torch.uint8, ml_dtypes.float8_e5m2),
-    torch.float8_e5m2fnuz: (torch.uint8, ml_dtypes.float8_e5m2fnuz),
-    torch.float8_e8m0fnu: (torch.uint8, ml_dtypes.float8_e8m0fnu),
-}
 
 
 class TorchArrays:
@@ -57,7 +40,7 @@ class TorchArrays:
             raise ArgumentError("it is a nested tensor. Pass `.to_padded_tensor(padding)`.")
         if x.layout is not torch.strided:
             raise ArgumentError(f"it is sparse ({x.layout}). Pass `.to_dense()`.")
-        if x.dtype not in _PLAIN and x.dtype not in _AS_INTEGERS:
+        if x.dtype not in PLAIN and x.dtype not in AS_INTEGERS:
             raise ArgumentError(f"its dtype {x.dtype} has no counterpart. Convert it first.")
         return ArraySpec(tuple(x.shape), dtype_name(x.dtype), str(x.device))
 
@@ -77,7 +60,7 @@ class TorchArrays:
 
     def holds(self, dtype: str) -> bool:
         """Whether torch has a dtype of this name."""
-        return getattr(torch, dtype, None) in {*_PLAIN, *_AS_INTEGERS}
+        return getattr(torch, dtype, None) in {*PLAIN, *AS_INTEGERS}
 
     def empty(self, specs: Specs) -> Arrays:
         """Meta tensors."""
@@ -111,12 +94,12 @@ class TorchArrays:
     ) -> None:
         """Evaluate `op`, and copy its outputs to where they belong."""
         if stream is None:
-            _fill(op, operands, results)
+            fill(op, operands, results)
             return
         index, address = stream
         queue = torch.cuda.ExternalStream(address, device=index)
         with torch.cuda.device(index), torch.cuda.stream(queue):
-            _fill(op, operands, results)
+            fill(op, operands, results)
 
     def export(self, x: torch.Tensor, *, dense: bool, copy: bool | None) -> torch.Tensor:
         """`x` without conj and neg bits; one that requires grad is refused, as by `.numpy()`."""
@@ -168,11 +151,6 @@ class TorchArrays:
         return take, build
 
 
-def dtype_name(dtype: Any) -> str:
-    """NumPy's name of a dtype of torch, which spells them alike."""
-    return str(dtype).removeprefix("torch.")
-
-
 def _writable(x: Any) -> Any:
     """`x`, or a copy where torch could write to what its owner keeps others from writing to."""
     return x.copy() if isinstance(x, np.ndarray) and not x.flags.writeable else x
@@ -212,9 +190,9 @@ def _view(x: torch.Tensor) -> Any:
 
 
 def _dispatched(x: torch.Tensor) -> Any:
-    if x.dtype in _PLAIN:
+    if x.dtype in PLAIN:
         return x.numpy(force=True)
-    integer, dtype = _AS_INTEGERS[x.dtype]
+    integer, dtype = AS_INTEGERS[x.dtype]
     return _view(x.detach().view(integer)).view(dtype)
 
 
@@ -262,30 +240,6 @@ def _adopt(buffers: Sequence[Any]) -> Arrays:
 def _adopt_from(buffers: Sequence[Any], *, device: str) -> Arrays:
     # Given an object, no capsule, torch passes its current stream to the producer.
     return tuple(torch.from_dlpack(y).to(device) for y in buffers)
-
-
-def _over(x: Any) -> torch.Tensor:
-    """A tensor over the memory of a NumPy array, or of what has `__dlpack__`."""
-    if not isinstance(x, np.ndarray):
-        return torch.from_dlpack(x)
-    if x.dtype in _PLAIN_NUMPY:
-        return torch.from_numpy(x)
-    buffer, low = plain(x)
-    return torch.from_numpy(buffer).view(getattr(torch, low or ""))
-
-
-def _fill(op: Op, operands: Sequence[Any], results: Sequence[Any]) -> None:
-    outputs = op.call(*map(_over, operands))
-    if len(outputs) != len(results):
-        raise ArgumentError(
-            f"{op.name} returned {len(outputs)} results where {len(results)} were expected."
-        )
-    for i, (y, buffer) in enumerate(zip(outputs, results, strict=True)):
-        place = _over(buffer)
-        if y.shape != place.shape or y.dtype != place.dtype:  # copy_ would stretch and convert
-            got, expected = (f"{dtype_name(t.dtype)}{list(t.shape)}" for t in (y, place))
-            raise ArgumentError(f"result {i} of {op.name} is {got}, where {expected} was expected.")
-        place.copy_(y.detach() if y.requires_grad else y)
 
 
 FACE = TorchArrays()

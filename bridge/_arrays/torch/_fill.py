@@ -1,0 +1,52 @@
+"""Ops evaluated on memory that a compiler handed out, with their outputs written there."""
+
+import itertools
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+
+from bridge._arrays.numpy import plain
+from bridge._arrays.torch._dtypes import PLAIN_NUMPY, dtype_name
+from bridge._errors import ArgumentError
+from bridge._op import Op
+
+
+def _over(x: Any) -> torch.Tensor:
+    """A tensor over the memory of a NumPy array, or of what has `__dlpack__`."""
+    if not isinstance(x, np.ndarray):
+        return torch.from_dlpack(x)
+    if x.dtype in PLAIN_NUMPY:
+        return torch.from_numpy(x)
+    buffer, low = plain(x)
+    return torch.from_numpy(buffer).view(getattr(torch, low or ""))
+
+
+# Below this memory is at hand, and asking whether it overlaps costs more than a copy.
+_LARGE = 2**18
+
+
+def fill(op: Op, operands: Sequence[Any], results: Sequence[Any]) -> None:
+    """Evaluate `op` on NumPy arrays, or what has `__dlpack__`: `HomeFace.fill`."""
+    xs, places = [*map(_over, operands)], [*map(_over, results)]
+    in_place = op.into if any(y.nbytes >= _LARGE for y in places) and _apart(places, xs) else None
+    outputs = in_place(places, xs) if in_place else op.call(*xs)
+    if len(outputs) != len(results):
+        raise ArgumentError(
+            f"{op.name} returned {len(outputs)} results where {len(results)} were expected."
+        )
+    for i, (y, place) in enumerate(zip(outputs, places, strict=True)):
+        if y is place:
+            continue
+        if y.shape != place.shape or y.dtype != place.dtype:  # copy_ would stretch and convert
+            got, wanted = (f"{dtype_name(t.dtype)}{list(t.shape)}" for t in (y, place))
+            raise ArgumentError(f"result {i} of {op.name} is {got}, where {wanted} was expected.")
+        place.copy_(y.detach() if y.requires_grad else y)
+
+
+def _apart(places: Sequence[torch.Tensor], xs: Sequence[torch.Tensor]) -> bool:
+    """Whether no place shares memory with an argument, as XLA promises."""
+    ours, theirs = ([(t.data_ptr(), t.data_ptr() + t.nbytes) for t in row] for row in (places, xs))
+    pairs = itertools.product(ours, theirs)
+    return all(end <= start or stop <= begin for (begin, end), (start, stop) in pairs)
