@@ -87,8 +87,11 @@ def _needless(clone: Node) -> bool:
     value = clone.args[0].meta.get("val")  # pyright: ignore[reportOptionalMemberAccess, reportAttributeAccessIssue]
     if value is None or value.is_conj() or value.is_neg():
         return False
-    dense = clone.kwargs.get("memory_format") is torch.contiguous_format
-    return value.is_contiguous() or not dense
+    form = clone.kwargs.get("memory_format")
+    if form is torch.contiguous_format:
+        return value.is_contiguous()
+    # Determinants and solutions keep factors of a matrix or of its transpose, as it lies in memory.
+    return form not in (None, torch.preserve_format) or value.stride() == clone.meta["val"].stride()
 
 
 def _forget_order(graph: Graph) -> None:
