@@ -12,7 +12,7 @@ nox.options.sessions = ["style", "rooms", "types", "tests", "subsets"]
 PYPROJECT = nox.project.load_toml("pyproject.toml")
 CONSTRAINTS = ".ci/constraints.txt"
 SUBSETS = ["torch,jax", "torch,mlx", "jax,mlx", "torch"]
-# With torch and JAX, what may depend on a third framework: the rest is that of `nox -s tests`.
+# With two frameworks, what may depend on a third: the rest is that of `nox -s tests`.
 SHARED = ["arguments", "docstrings", "dtypes", "import", "random", "readme", "transfer", "trees"]
 
 
@@ -70,7 +70,7 @@ def fuzz(session: nox.Session) -> None:
 def subsets(session: nox.Session, frameworks: str) -> None:
     """Run the tests with these frameworks installed, and without the others."""
     _install(session, "-e", f".[{frameworks}]", groups=("tests",))
-    chosen = [f"tests/test_{name}.py" for name in SHARED] if frameworks == "torch,jax" else []
+    chosen = [f"tests/test_{name}.py" for name in SHARED] if "," in frameworks else []
     _pytest(session, frameworks, *chosen)
 
 
