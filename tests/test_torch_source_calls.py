@@ -117,8 +117,9 @@ def test_examples_share_the_seed_and_the_random_numbers():
     f = op(lambda x, seed: x * torch.rand(6), x, SEED, seed=1)
     found = f.derive("vmap", (0, None), 3).call(many, SEED)
     close(found, [torch.stack([f.call(row, SEED)[0] for row in many])])
-    with pytest.raises(NoRuleError, match="batched over several"):
-        f.derive("vmap", (0, 0), 3)
+    seeds = torch.tensor([[17, 5], [3, 4], [2**32 - 1, 0]], dtype=torch.uint32)
+    each = f.derive("vmap", (0, 0), 3).call(many, seeds)
+    close(each, [torch.stack([f.call(*row)[0] for row in zip(many, seeds, strict=True)])])
 
 
 def test_a_singular_matrix_is_an_error_of_each_call():

@@ -18,10 +18,9 @@ from bridge._errors import NoRuleError
 from bridge._op import Op, Positions, Specs
 from bridge._sources.torch._capture import trace
 from bridge._sources.torch._draws import OTHER_DRAWS, same_examples
+from bridge._sources.torch._looped import Axes, grown, looped, seeds_differ
 from bridge._sources.torch._program import Program, Settings, executed, written
 from bridge._sources.torch._styles import mapped
-
-Axes = tuple[int | None, ...]
 
 
 @dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
@@ -131,14 +130,39 @@ class Batched:
 
     def vmap(self, axes: Axes, size: int) -> "Batched":
         """The function mapped over `axes` of its arguments."""
-        return dataclasses.replace(
-            self, base=self, axes=axes, onto=(0,) * len(self.onto), size=size
-        )
+        kind = Looped if self.draws and seeds_differ(self.settings, axes) else type(self)
+        return batched(self, axes, size, kind)
 
     def _of(self, base: Any, axes: Axes, onto: Iterable[int | None]) -> "Batched":
         return dataclasses.replace(self, base=base, axes=axes, onto=tuple(onto))
 
 
-def grown(primals: Specs, axes: Axes, size: int) -> Specs:
-    """`primals` with an axis of this size where `axes` is no `None`."""
-    return tuple(spec.grown(axis, size) for spec, axis in zip(primals, axes, strict=True))
+@dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
+class Looped(Batched):
+    """The same, one example after the other: NOTE [a seed for each example]."""
+
+    @property
+    def outputs(self) -> Specs:
+        """The results."""
+        return grown(self.base.outputs, self.onto, self.size)
+
+    def op(self) -> Op:
+        """The function as an Op."""
+        one = self.base.op()
+        return Op(
+            name=self.name,
+            home="torch",
+            call=looped(one, self.axes, self.onto, self.size, self.outputs),
+            specs=lambda *_: self.outputs,
+            vjp=lambda wanted, given: self.vjp(wanted, given).op(),
+            jvp=lambda given: self.jvp(given).op(),
+            vmap=lambda axes, size: self.vmap(axes, size).op(),
+            reach=one.reach,
+            text=one.text,
+        )
+
+
+def batched(base: Any, axes: Axes, size: int, kind: type[Batched]) -> Batched:
+    """`base` mapped over `axes` of its arguments."""
+    onto = (0,) * len(base.outputs)
+    return kind(base=base, axes=axes, onto=onto, size=size, settings=base.settings)

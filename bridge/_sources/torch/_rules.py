@@ -7,11 +7,12 @@ from typing import Any
 
 from bridge._errors import NoRuleError, NoValuesError
 from bridge._op import Op, Positions, Specs, Split
-from bridge._sources.torch._batched import Axes, Batched, grown
+from bridge._sources.torch._batched import Batched, Looped, batched
 from bridge._sources.torch._capture import Fun, trace
 from bridge._sources.torch._draws import OTHER_DRAWS, same, same_gradients, same_tangents
 from bridge._sources.torch._eager import anew, outline, transposed
 from bridge._sources.torch._internals import Blocks
+from bridge._sources.torch._looped import Axes, grown, seeds_differ
 from bridge._sources.torch._program import Program, Settings, executed, written
 from bridge._sources.torch._split import split
 from bridge._sources.torch._styles import (
@@ -126,20 +127,10 @@ class Function:
 
     def vmap(self, axes: Axes, size: int) -> "Function | Batched":
         """The function mapped over `axes` of its arguments."""
-        seed = self.settings.seed
-        if self.draws and seed is not None and axes[seed] is not None:
-            raise NoRuleError(
-                f"{self.name} draws random numbers from one seed, and was batched over several. "
-                "Share one seed among the examples."
-            )
-        whole = Batched(
-            # Torch batches the views in such a derivative, not those in one of torch.func.
-            base=dataclasses.replace(self, recorded=True),
-            axes=axes,
-            onto=(0,) * len(self.outputs),
-            size=size,
-            settings=self.settings,
-        )
+        if self.draws and seeds_differ(self.settings, axes):
+            return batched(self, axes, size, Looped)
+        # Torch batches the views in such a derivative, not those in one of torch.func.
+        whole = batched(dataclasses.replace(self, recorded=True), axes, size, Batched)
         if self.recorded and self.program:
             return whole.checked()
         fun = mapped(self.fun, axes, size, whole.randomness)
@@ -152,8 +143,8 @@ class Function:
             raise NoRuleError(f"torch cannot batch {self.name}: {error}") from error
         if self._seeded and not whole.draws_alike(found.op()):
             return whole.checked()
-        batched = whole if self.program else None
-        return dataclasses.replace(found, batched=batched, blocks=self.blocks)
+        example = whole if self.program else None
+        return dataclasses.replace(found, batched=example, blocks=self.blocks)
 
     def split(self, wanted: Positions, given: Positions) -> Split | None:
         """The first derivative in two halves; `None` if it looks at values."""

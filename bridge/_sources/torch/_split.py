@@ -5,9 +5,9 @@ import functools
 
 from bridge._errors import NoRuleError
 from bridge._op import Op, Positions, Specs, Split
-from bridge._sources.torch._batched import Axes, grown
 from bridge._sources.torch._capture import Fun, program, trace, trace_joint
 from bridge._sources.torch._draws import OTHER_DRAWS, same_examples
+from bridge._sources.torch._looped import Axes, each, grown, seeds_differ
 from bridge._sources.torch._partition import partition, selected
 from bridge._sources.torch._program import Program, Settings, executed, written
 from bridge._sources.torch._styles import mapped
@@ -49,8 +49,8 @@ def half(found: Program, name: str, primals: Specs, settings: Settings) -> Op:
     seed = settings.seed
 
     def vmap(axes: Axes, size: int) -> Op:
-        if found.draws and seed is not None and axes[seed] is not None:
-            raise NoRuleError(f"{name} draws random numbers from one seed.")
+        if found.draws and seeds_differ(settings, axes):
+            return each(half(found, name, primals, settings), axes, size)
         fun = mapped(found.run, axes, size, "different" if seed is None else "same")
         larger = grown(primals, axes, size)
         try:

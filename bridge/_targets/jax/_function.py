@@ -28,12 +28,13 @@ class JaxTarget:
 
     def seed(self, key: Any) -> Any:
         """The data of a key, of either style."""
-        data = key
-        if jnp.issubdtype(jnp.asarray(key).dtype, jax.dtypes.prng_key):
-            data = jax.random.key_data(key)
-        if jnp.asarray(data).ndim > 1:
+        data = jnp.asarray(key)
+        if jnp.issubdtype(data.dtype, jax.dtypes.prng_key):
+            data = jax.random.key_data(data)
+        if data.ndim > 1:
             raise ArgumentError(
-                f"rng is an array of keys, with data of shape {list(data.shape)}. Pass one key."
+                f"rng is an array of keys, with data of shape {list(data.shape)}. Pass one key, or "
+                "map the call over them by jax.vmap."
             )
         return data
 
