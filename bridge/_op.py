@@ -3,6 +3,10 @@
 An Op is closed under differentiation: its vjp is an Op, its jvp is an Op, and
 so is its batched form. A target therefore learns one thing, how to call an Op,
 and has derivatives of every order by calling the Ops its rules return.
+
+NOTE [narrowing]
+A caller without integers of 64 bits gets them in 32, as long as they fit. The Op for that returns
+what it is given: `HomeFace.fill` looks at the values, and raises before anything is wrong.
 """
 
 import dataclasses
@@ -11,7 +15,7 @@ from collections.abc import Callable, Sequence, Set
 from typing import Any
 
 from bridge._errors import NoRuleError
-from bridge._spec import ArraySpec
+from bridge._spec import NARROW_INTEGERS, ArraySpec
 
 Arrays = tuple[Any, ...]
 Specs = tuple[ArraySpec, ...]
@@ -91,6 +95,13 @@ class Op:
         found = _marked(rule(*args), (*self.steps, (kind, *args)))
         return self._derived.setdefault((kind, args), found)
 
+    def narrowed(self, output: int) -> "Op":
+        """The Op from one of the outputs, integers of 64 bits, to the same in 32: NOTE [narrowing].
+
+        It is derived as by a rule.
+        """
+        return _narrowing(f"result {output} of {self.name}", self.home, self.specs()[output])
+
     def followed(self, steps: Sequence[Step]) -> list["Op"]:
         """This Op and those that the `steps` lead to, one after the other."""
         row: list[Op] = [self]
@@ -137,6 +148,17 @@ class Split:
     kept_primals: Positions
     kept_outputs: Positions
     narrowed: Callable[[Positions, Positions], Op | None] | None = None
+
+
+def _narrowing(name: str, home: str, wide: ArraySpec) -> Op:
+    small = dataclasses.replace(wide, dtype=NARROW_INTEGERS[wide.dtype])
+
+    def vmap(axes: tuple[int | None, ...], size: int) -> Op:
+        if axes != (0,):
+            raise NoRuleError(f"{name} was batched along axis {axes[0]}, where results have 0.")
+        return _narrowing(name, home, wide.grown(0, size))
+
+    return Op(name=name, home=home, call=lambda x: (x,), specs=lambda *_: (small,), vmap=vmap)
 
 
 def _marked(found: Any, steps: tuple[Step, ...]) -> Any:

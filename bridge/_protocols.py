@@ -89,7 +89,8 @@ class HomeFace(ArrayFace, Protocol):
         """Evaluate `op` on the memory of `operands` and write its outputs into that of `results`.
 
         Both are NumPy arrays, or on a `stream` objects with `__dlpack__`; the work is then queued
-        there, not waited for. Raises unless the outputs are as many as the results, and alike.
+        there, not waited for. Raises unless the outputs are as many as the results, and alike;
+        integers of 64 bits may be written as 32, and are waited for: NOTE [narrowing].
         Only callers whose compiler allocates results ask for this: JAX does, and it has no need
         of it at home.
         """
@@ -119,7 +120,7 @@ class AwayFace(ArrayFace, Protocol):
         ...
 
     def holds(self, dtype: str) -> bool:
-        """Whether there are arrays of this dtype."""
+        """Whether results of this dtype can be had, if within a range: NOTE [narrowing]."""
         ...
 
     def empty(self, specs: Specs) -> Arrays:

@@ -2,6 +2,11 @@
 
 import dataclasses
 
+from bridge._errors import RangeError
+
+# Integers of 64 bits, and what a caller who has no such integers gets.
+NARROW_INTEGERS = {"int64": "int32", "uint64": "uint32"}
+
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class ArraySpec:
@@ -34,3 +39,14 @@ class ArraySpec:
 
     def __str__(self) -> str:
         return f"{self.dtype}[{','.join(map(str, self.shape))}]"
+
+
+def check_range(least: int, most: int, dtype: str, name: str) -> None:
+    """Raise if integers between `least` and `most` do not fit into a dtype of 32 bits."""
+    low, high = (0, 2**32 - 1) if dtype == "uint32" else (-(2**31), 2**31 - 1)
+    for value in (least, most):
+        if not low <= value <= high:
+            raise RangeError(
+                f"{name} holds {value}, which does not fit into {dtype}, and its caller is in "
+                "32-bit mode. Return smaller integers, or floats, or call it in 64-bit mode."
+            )

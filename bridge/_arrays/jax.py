@@ -14,14 +14,14 @@ from bridge._arrays.numpy import OnHost, plain
 from bridge._errors import ArgumentError, CopyError, DeviceError, NoValuesError
 from bridge._op import Arrays, Specs
 from bridge._protocols import Container
-from bridge._spec import ArraySpec
+from bridge._spec import NARROW_INTEGERS, ArraySpec
 
 _DTYPES = {
     *("bool", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64"),
     *("bfloat16", "float16", "float32", "float64", "complex64", "complex128"),
     *("float8_e4m3fn", "float8_e4m3fnuz", "float8_e5m2", "float8_e5m2fnuz", "float8_e8m0fnu"),
 }
-NARROW = {"int64": "int32", "uint64": "uint32", "float64": "float32", "complex128": "complex64"}
+NARROW = {**NARROW_INTEGERS, "float64": "float32", "complex128": "complex64"}
 
 
 @dataclasses.dataclass
@@ -119,8 +119,8 @@ class JaxArrays:
         return _adopt
 
     def holds(self, dtype: str) -> bool:
-        """Whether JAX has a dtype of this name, in the mode that it is in."""
-        return dtype in _DTYPES and (x64_mode() or dtype not in NARROW)
+        """Whether JAX has a dtype of this name, in the mode that it is in, or narrows it."""
+        return dtype in _DTYPES and (x64_mode() or dtype not in NARROW or dtype in NARROW_INTEGERS)
 
     def empty(self, specs: Specs) -> Arrays:
         """Nothing: JAX has no arrays without values."""

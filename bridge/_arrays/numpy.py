@@ -7,7 +7,7 @@ import ml_dtypes
 import numpy as np
 
 from bridge._errors import ArgumentError, CopyError
-from bridge._spec import ArraySpec
+from bridge._spec import NARROW_INTEGERS, ArraySpec, check_range
 
 
 def plain(x: np.ndarray) -> tuple[np.ndarray, str | None]:
@@ -22,6 +22,15 @@ _NUMBERS = {
     *("bool", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64"),
     *("float16", "float32", "float64", "complex64", "complex128"),
 }
+
+
+def fitted(x: np.ndarray, dtype: np.dtype, name: str) -> np.ndarray:
+    """`x`, or its integers of 64 bits as those of a smaller `dtype`: NOTE [narrowing]."""
+    if NARROW_INTEGERS.get(x.dtype.name) != dtype.name:
+        return x
+    if x.size:
+        check_range(int(x.min()), int(x.max()), dtype.name, name)
+    return x.astype(dtype)
 
 
 class OnHost:

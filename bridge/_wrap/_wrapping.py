@@ -39,7 +39,7 @@ def _function_or_module(fn: Any, *, direction: tuple[str, str], **how: Any) -> A
             "a module has no static arguments: numbers, strings and other values that are no "
             "arrays reach it as they are."
         )
-    wide = _registry.away(away).holds("int64")
+    wide = _registry.away(away).holds("float64")
     apply, modes, *values = _registry.source(home).taken_apart(fn, wide=wide)
     apply.__name__ = apply.__qualname__ = type(fn).__name__
     how["static"] = ((0,), ())

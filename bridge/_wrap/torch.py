@@ -57,7 +57,8 @@ def torch2jax(
 
     Returns:
         A function of the same signature. Its results are new arrays, which share memory with
-        nothing.
+        nothing. While JAX is in 32-bit mode, integers of 64 bits come as 32, and a call fails, with
+        the text of a `RangeError`, if they do not fit.
 
     Raises:
         ArgumentError: When called with an argument or for a result that cannot cross, such as a

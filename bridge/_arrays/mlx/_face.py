@@ -20,6 +20,7 @@ from bridge._arrays.mlx._memory import (
     view,
 )
 from bridge._arrays.mlx._streams import computing, evaluate, unforked
+from bridge._arrays.numpy import fitted
 from bridge._errors import ArgumentError, CopyError, DeviceError, NoValuesError
 from bridge._op import Arrays, Op, Specs
 from bridge._protocols import Container, Stream
@@ -70,12 +71,13 @@ class MlxArrays:
             )
         evaluate(outputs, turn=True)
         for i, (y, place) in enumerate(zip(outputs, results, strict=True)):
-            if y.shape != place.shape or NAMES[y.dtype] != place.dtype.name:
+            found = fitted(view(y), place.dtype, op.name)
+            if found.shape != place.shape or found.dtype != place.dtype:
                 expected = ArraySpec(place.shape, place.dtype.name)
                 raise ArgumentError(
                     f"result {i} of {op.name} is {self.spec(y)}, where {expected} was expected."
                 )
-            np.copyto(place, view(y))
+            np.copyto(place, found)
 
     def lender(self, device: str) -> Callable[[Sequence[Any]], Sequence[Any]]:
         """NumPy views of arrays, all evaluated in one go."""

@@ -11,8 +11,9 @@ from jax.test_util import check_grads
 
 from bridge._arrays.jax import FACE as ARRAYS, NARROW, not_forked, x64_mode
 from bridge._errors import ArgumentError
-from bridge._op import Arrays, Op
+from bridge._op import Arrays, Op, Positions
 from bridge._protocols import Origin, Runner
+from bridge._spec import NARROW_INTEGERS
 from bridge._targets.jax._calls import Call, Programs, Site
 from bridge._targets.jax._primitives import call
 
@@ -55,10 +56,13 @@ class JaxTarget:
 
 def _call(op: Op, site: Site, _programs: Programs, *xs: Any) -> Arrays:
     not_forked()
-    if not x64_mode():
-        _check_width(op)
+    wide = () if x64_mode() else _wide(op)
     arrays = [x if isinstance(x, jax.Array) else _array(x) for x in xs]
-    return tuple(call(Call(op, site, len(arrays)), arrays))
+    outputs = call(Call(op, site, len(arrays)), arrays)
+    for i in wide:
+        narrow = op.derive("narrowed", i)
+        (outputs[i],) = call(Call(narrow, site, 1), [outputs[i]])
+    return tuple(outputs)
 
 
 def _array(x: Any) -> jax.Array:
@@ -66,15 +70,18 @@ def _array(x: Any) -> jax.Array:
     return ARRAYS.convert(x, copy=None) if hasattr(x, "__dlpack__") else jnp.asarray(x)
 
 
-def _check_width(op: Op) -> None:
-    for i, spec in enumerate(op.specs()):
-        if spec.dtype in NARROW:
+def _wide(op: Op) -> Positions:
+    """The results that JAX has in 32 bits only, in its 32-bit mode; raises for floats."""
+    wide = [(i, spec) for i, spec in enumerate(op.specs()) if spec.dtype in NARROW]
+    for i, spec in wide:
+        if spec.dtype not in NARROW_INTEGERS:
             raise ArgumentError(
                 f"result {i} of {op.name} is {spec}, which has no counterpart while JAX is in "
                 f"32-bit mode. Convert it to {NARROW[spec.dtype]} in the function, or call it in "
                 '64-bit mode: jax.config.update("jax_enable_x64", True), or '
                 "`with jax.enable_x64(True):`."
             )
+    return tuple(i for i, _ in wide)
 
 
 FACE = JaxTarget()
