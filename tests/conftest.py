@@ -21,8 +21,8 @@ def wrapper(source, target):
         return lambda *fn, jit=True, **how: wrap(*fn, capture=ways[jit], **how)
     if target == "torch" or source == "jax":
         wrap = functools.partial(wrap, residuals="save")
-    if source == "mlx":  # which runs anew on each call without being told
-        return lambda *fn, jit=True, **how: wrap(*fn, **how)
+    if source == "mlx":  # which otherwise builds its graph anew on each call
+        return lambda *fn, jit=True, **how: wrap(*fn, compile=jit, **how)
     return wrap
 
 

@@ -2,5 +2,10 @@
 
 from bridge._arrays.mlx._face import FACE as FACE
 from bridge._arrays.mlx._graph import placeholder as placeholder, transforming as transforming
-from bridge._arrays.mlx._memory import dtype_of as dtype_of
+from bridge._arrays.mlx._handles import Handle as Handle, taken_back as taken_back
+from bridge._arrays.mlx._memory import (
+    dtype_of as dtype_of,
+    overwrite as overwrite,
+    zeros as zeros,
+)
 from bridge._arrays.mlx._streams import computed as computed, computing as computing

@@ -9,6 +9,7 @@ from typing import Any
 import mlx.core as mx
 import numpy as np
 
+from bridge._arrays.mlx._handles import Handle
 from bridge._arrays.mlx._memory import (
     DTYPES,
     NAMES,
@@ -166,10 +167,12 @@ def _is_ours(x: Any) -> bool:
 
 
 def _release(outputs: Sequence[Any]) -> Sequence[Any]:
-    with computing(wide=any(y.dtype == mx.float64 for y in outputs)):
-        own = [fresh(y) for y in outputs]
+    arrays = [y for y in outputs if not isinstance(y, Handle)]
+    with computing(wide=any(y.dtype == mx.float64 for y in arrays)):
+        own = [fresh(y) for y in arrays]
         evaluate(own, turn=True)
-    return [capsule(y) for y in own]
+    capsules = iter([capsule(y) for y in own])
+    return [y.capsule() if isinstance(y, Handle) else next(capsules) for y in outputs]
 
 
 FACE = MlxArrays()

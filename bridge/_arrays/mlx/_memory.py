@@ -8,6 +8,7 @@ import numpy as np
 
 from bridge._arrays.numpy import OnHost
 from bridge._errors import ArgumentError, DeviceError
+from bridge._spec import ArraySpec
 
 DTYPES = {
     "bool": mx.bool_,
@@ -78,6 +79,17 @@ def dense_view(x: mx.array) -> np.ndarray:
 
 def _packed(x: np.ndarray) -> np.ndarray:
     return np.array(x, dtype=x.dtype.newbyteorder("="), order="C", copy=True)
+
+
+def zeros(spec: ArraySpec) -> mx.array:
+    """Zeros in memory of their own, which `overwrite` may write to."""
+    dtype = ml_dtypes.bfloat16 if spec.dtype == "bfloat16" else spec.dtype
+    return taken(np.zeros(spec.shape, dtype))
+
+
+def overwrite(place: mx.array, x: mx.array) -> None:
+    """Write the values of `x`, which have been evaluated, into the memory of `place`."""
+    np.copyto(view(place), view(x))
 
 
 def fresh(x: mx.array) -> mx.array:

@@ -8,11 +8,12 @@ import mlx.core as mx
 
 from bridge._arrays.mlx import FACE as ARRAYS, computing
 from bridge._errors import NoRuleError
-from bridge._op import Op, Positions, Specs
+from bridge._op import Op, Positions, Specs, Split
 from bridge._sources.mlx._eager import anew, outputs_of
 from bridge._sources.mlx._lacking import lacked
 from bridge._sources.mlx._outline import Outline, is_wide, outline
 from bridge._sources.mlx._random import Fun, seeded
+from bridge._sources.mlx._saving import Saving
 from bridge._tree import spread
 
 
@@ -62,6 +63,7 @@ class Function:
             vjp=self.vjp,
             jvp=self.jvp,
             vmap=self.vmap,
+            split=self.split if known and self.settings.residuals != "recompute" else None,
             reach=(lambda: known.reach) if known else None,
             draws=known.draws and not self.settings.seeded if known else False,
         )
@@ -115,6 +117,20 @@ class Function:
         primals = (s.grown(axis, size) for s, axis in zip(self.primals, axes, strict=True))
         specs = tuple(spec.grown(0, size) for spec in self.outputs)
         return self._derived("vmap", batched, tuple(primals), specs)
+
+    def split(self, wanted: Positions, given: Positions) -> Split:
+        """The first derivative in two halves."""
+        saving = Saving(
+            fun=self.fun,
+            name=self.name,
+            primals=self.primals,
+            outputs=self.outputs,
+            wanted=wanted,
+            given=given,
+            compile=self.settings.compile,
+            vjp=self.vjp,
+        )
+        return saving.split()
 
     def _partial(self, xs: Sequence[mx.array], free: Positions, wanted: Positions) -> Fun:
         """The outputs at `wanted` as a function of the primals at `free`."""

@@ -1,0 +1,108 @@
+"""A first derivative whose forward half keeps a graph for the backward half.
+
+NOTE [a graph that waits for its cotangents]
+mx.vjp takes cotangents together with primals. They are given as arrays of zeros, and of what it
+returns only the outputs are evaluated, with all that leads to them. The gradients stay a graph over
+that, which costs nothing. When the cotangents are known, they are written into the memory of
+the zeros, and the gradients are evaluated. This can be done once; a second backward pass
+recomputes.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Callable, Sequence
+
+import mlx.core as mx
+
+from bridge._arrays.mlx import Handle, computing, overwrite, taken_back, zeros
+from bridge._op import Op, Positions, Specs, Split
+from bridge._sources.mlx._outline import is_wide
+from bridge._sources.mlx._random import Fun
+from bridge._tree import spread
+
+
+@dataclasses.dataclass(frozen=True)
+class Waiting:
+    """Gradients that wait for cotangents: NOTE [a graph that waits for its cotangents]."""
+
+    cotangents: Sequence[mx.array]
+    gradients: Sequence[mx.array]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Saving:
+    """A first derivative in two halves.
+
+    Attributes:
+        fun: What is differentiated.
+        name: Of it.
+        primals: Specs of its arguments.
+        outputs: Specs of its results.
+        wanted: Positions of the primals that get gradients.
+        given: Positions of the outputs that have cotangents.
+        compile: Whether `mx.compile` fuses the operations.
+        vjp: `(wanted, given) -> Op`, the derivative that recomputes.
+    """
+
+    fun: Fun
+    name: str
+    primals: Specs
+    outputs: Specs
+    wanted: Positions
+    given: Positions
+    compile: bool
+    vjp: Callable[[Positions, Positions], Op]
+
+    def split(self) -> Split:
+        """Both halves."""
+        specs = (*self.outputs, Handle.spec)
+        forward = Op(name=self.name, home="mlx", call=self._first, specs=lambda *_: specs)
+        return Split(
+            way="save",
+            forward=forward,
+            backward=functools.cache(self._second),
+            outputs=len(self.outputs),
+            kept_primals=tuple(range(len(self.primals))),
+            kept_outputs=(),
+        )
+
+    @functools.cached_property
+    def _both(self) -> Fun:
+        """The outputs and the gradients, from primals and cotangents."""
+
+        def fun(*args: mx.array) -> list[mx.array]:
+            outputs: list[mx.array] = []
+
+            def of_wanted(*free: mx.array) -> list[mx.array]:
+                outputs[:] = self.fun(*spread(free, self.wanted, args[:count]))
+                return [mx.contiguous(outputs[i]) for i in self.given]  # [a node for each output]
+
+            gradients = mx.vjp(of_wanted, [args[i] for i in self.wanted], list(args[count:]))[1]
+            return [*outputs, *gradients]
+
+        count = len(self.primals)
+        return mx.compile(fun) if self.compile else fun
+
+    def _first(self, *xs: mx.array) -> tuple[mx.array | Handle, ...]:
+        with computing(wide=is_wide(self.primals)):
+            cotangents = [zeros(self.outputs[i]) for i in self.given]
+            results = self._both(*xs, *cotangents)
+        count = len(self.outputs)
+        return *results[:count], Handle(Waiting(cotangents, results[count:]))
+
+    def _second(self, needed: Positions) -> Op:
+        count = len(self.primals)
+        again = self.vjp(needed, self.given)
+
+        def gradients(*row: mx.array) -> tuple[mx.array, ...]:
+            waiting: Waiting | None = taken_back(row[count])
+            if waiting is None:
+                return again.call(*row[:count], *row[count + 1 :])
+            with computing(wide=is_wide(self.primals)):
+                for place, cotangent in zip(waiting.cotangents, row[count + 1 :], strict=True):
+                    overwrite(place, cotangent)
+            return tuple(waiting.gradients[self.wanted.index(i)] for i in needed)
+
+        specs = tuple(self.primals[i] for i in needed)
+        name = f"{self.name}.backward"
+        return Op(name=name, home="mlx", call=gradients, specs=lambda *_: specs)
