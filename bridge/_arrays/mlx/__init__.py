@@ -1,7 +1,11 @@
 """Arrays of MLX."""
 
 from bridge._arrays.mlx._face import FACE as FACE
-from bridge._arrays.mlx._graph import placeholder as placeholder, transforming as transforming
+from bridge._arrays.mlx._graph import (
+    placeholder as placeholder,
+    remembering as remembering,
+    transforming as transforming,
+)
 from bridge._arrays.mlx._handles import Handle as Handle, taken_back as taken_back
 from bridge._arrays.mlx._memory import (
     dtype_of as dtype_of,

@@ -15,7 +15,8 @@ ended in an error.
 
 import contextlib
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import mlx.core as mx
 
@@ -25,11 +26,13 @@ class _Local(threading.local):
 
     Attributes:
         ran: Whether the compiled function was run as it is written.
-        asked: The arrays whose values are asked for.
+        run: What the custom function runs.
+        result: What came of it.
     """
 
     ran: bool = False
-    asked: Sequence[mx.array] = ()
+    run: Callable[[], Any] = lambda: None
+    result: Any = None
 
 
 _local = _Local()
@@ -90,24 +93,30 @@ def _within(x: mx.array) -> mx.array:
     return x
 
 
-def _ask(_: mx.array, cotangent: mx.array, __: mx.array) -> mx.array:
-    mx.eval(_local.asked)
+def _run(_: mx.array, cotangent: mx.array, __: mx.array) -> mx.array:
+    _local.result = _local.run()
     return cotangent
 
 
-_within.vjp(_ask)
+_within.vjp(_run)
+
+
+def remembering(run: Callable[[], Any]) -> Any:
+    """The result of `run`, in which every graph is kept: NOTE [values within transformations]."""
+    outer, _local.run = _local.run, run
+    try:
+        mx.vjp(_within, [_ZERO], [_ZERO])
+        return _local.result
+    finally:
+        _local.run, _local.result = outer, None
 
 
 def evaluate(xs: Sequence[mx.array]) -> None:
     """Wait for the values of `xs`: NOTE [values within transformations]."""
-    if not transforming():
+    if transforming():
+        remembering(lambda: mx.eval(xs))
+    else:
         mx.eval(xs)
-        return
-    _local.asked = xs
-    try:
-        mx.vjp(_within, [_ZERO], [_ZERO])
-    finally:
-        _local.asked = ()
 
 
 _ZERO = mx.array(0.0)

@@ -1,9 +1,6 @@
 """Functions of MLX that run anew on each call, since they look at values.
 
-NOTE [evaluating inside of a derivative]
-MLX forgets how an array came about when it evaluates it, and the derivative of a derivative that
-the function evaluated is then zero. While MLX runs the gradient rule of a custom function, it
-forgets nothing: so such functions run inside of one.
+What they evaluate is part of a derivative nevertheless: NOTE [values within transformations].
 
 NOTE [made-up values]
 What such a function returns is not known before it runs. So it is run once, on values that are
@@ -11,13 +8,11 @@ made up: between 0 and 1 by a fixed key, integers 0. Each call is then held to t
 that were found.
 """
 
-import threading
 from collections.abc import Callable
-from typing import Any
 
 import mlx.core as mx
 
-from bridge._arrays.mlx import FACE as ARRAYS, computing, dtype_of
+from bridge._arrays.mlx import FACE as ARRAYS, computing, dtype_of, remembering
 from bridge._errors import ArgumentError
 from bridge._op import Specs
 from bridge._sources.mlx._lacking import explained
@@ -64,39 +59,3 @@ def _like(spec: ArraySpec, key: mx.array) -> mx.array:
     if not spec.differentiable:
         return mx.zeros(spec.shape, dtype)
     return mx.random.uniform(shape=spec.shape, key=key).astype(dtype)
-
-
-class _Running(threading.local):
-    """What runs in this thread's custom function, and what came of it."""
-
-    run: Callable[[], Any]
-    result: Any
-
-
-_running = _Running()
-
-
-@mx.custom_function
-def _door(x: mx.array) -> mx.array:
-    return x
-
-
-@_door.vjp  # pyright: ignore[reportUntypedFunctionDecorator] - MLX does not annotate it
-def _behind_door(primals: Any, cotangent: Any, output: Any) -> Any:
-    del primals, output
-    _running.result = _running.run()
-    return cotangent
-
-
-def remembering(run: Callable[[], Any]) -> Any:
-    """The result of `run`, in which nothing is forgotten by its evaluation."""
-    # NOTE [evaluating inside of a derivative]
-    before = getattr(_running, "run", None)
-    _running.run = run
-    try:
-        mx.vjp(_door, [mx.zeros(())], [mx.zeros(())])
-        return _running.result
-    finally:
-        _running.result = None
-        if before is not None:
-            _running.run = before

@@ -7,24 +7,26 @@ from collections.abc import Generator
 from bridge._errors import NoRuleError
 
 _LOOKING = ("during function transformations", "Not allowed inside a graph transformation")
-_RULE = re.compile(r"^\[Primitive::(vjp|jvp|vmap)\] Not implemented for (\w+)")
+_PRIMITIVE = re.compile(r"^\[Primitive::(vjp|jvp|vmap)\] Not implemented for (\w+)")
 _MEANT = {"vjp": "derivative", "jvp": "derivative", "vmap": "batched form"}
+_OTHER = re.compile(
+    r"^(\[|\w+::|JVP)(?=.*\b(vjp|jvp|vmap|gradient)\b)"
+    r".*(not( yet)? (implemented|supported)|NYI|cannot|\bno (gradient|jvp)\b)",
+    re.IGNORECASE,
+)
 
 
-def looks_at_values(error: ValueError) -> bool:
+def looks_at_values(error: Exception) -> bool:
     """Whether MLX refused to evaluate an array while it transforms a function."""
     return any(sign in str(error) for sign in _LOOKING)
 
 
-def lacked(error: ValueError) -> str | None:
+def lacked(error: Exception) -> str | None:
     """What MLX has no formula for, if that is what it says."""
-    text = str(error)
-    found = _RULE.match(text)
+    found = _PRIMITIVE.match(str(error))
     if found:
         return f"MLX has no {_MEANT[found[1]]} of {found[2]}"
-    if "Cannot calculate VJP" in text or "Cannot calculate JVP" in text:
-        return "MLX has no derivative by indices, which its linear algebra takes of pivots"
-    return None
+    return "MLX lacks a formula" if _OTHER.match(str(error)) else None
 
 
 @contextlib.contextmanager
@@ -32,7 +34,7 @@ def explained(name: str) -> Generator[None]:
     """Raise `NoRuleError` in here where MLX lacks a formula."""
     try:
         yield
-    except ValueError as error:
+    except (ValueError, RuntimeError) as error:
         what = lacked(error)
         if what is None:
             raise

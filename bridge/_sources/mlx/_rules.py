@@ -168,7 +168,7 @@ _DOUBTFUL = {"CustomTransforms", "FFT"}
 def _forward(fun: Fun, xs: list[mx.array], tangents: list[mx.array]) -> list[mx.array]:
     try:
         return mx.jvp(fun, xs, tangents)[1]
-    except ValueError as error:
+    except (ValueError, RuntimeError) as error:
         if lacked(error) is None:
             raise
     return _twice_back(fun, xs, tangents)
