@@ -10,7 +10,7 @@ from typing import Any
 from bridge import _arguments, _names, _portable, _registry, _transfer, _tree
 from bridge._errors import ArgumentError, NoValuesError, OptionError
 from bridge._op import Arrays, Op, Specs
-from bridge._plan import ARRAY, SEED, Flat, Leaf, Plan
+from bridge._plan import ARRAY, SEED, Flat, Leaf, Plan, keyless
 from bridge._protocols import Fill
 from bridge._traces import Traces
 
@@ -19,13 +19,6 @@ from bridge._traces import Traces
 # on this side. Where all arguments are positional, and of classes that were leaves before, there
 # is nothing to take apart, and their number stands for the structure.
 _MOST_PLANS = 256  # of 3 MB each, which XLA takes for two small programs
-
-
-def _name(fn: Callable[..., Any]) -> str:
-    """What a function is called; a partial one as the function it is of."""
-    while isinstance(fn, functools.partial):
-        fn = fn.func
-    return getattr(fn, "__name__", type(fn).__name__)
 
 
 def _form(structure: Any, count: int) -> Any:
@@ -53,7 +46,7 @@ class BridgedFunction:
             )
         functools.update_wrapper(self, fn, updated=())
         self._fn = fn
-        self._name = _name(fn)
+        self._name = _names.called(fn)
         self._source = _registry.source(self._home)
         self._target = _registry.target(self._away)
         self._ambient = self._source.ambient
@@ -61,7 +54,7 @@ class BridgedFunction:
         self._device, self._options = device, options
         self._static = static
         self._parameters = _arguments.parameters(fn, *static)
-        self._seeded = self._source.takes_seeds
+        self._seeded, self._draws = self._source.takes_seeds, False
         if self._seeded and SEED in self._parameters.every:
             raise OptionError(
                 f"{self._name} has a parameter `{SEED}`, which is how the bridged function takes "
@@ -108,12 +101,7 @@ class BridgedFunction:
         plan = None if kwargs or self._parameters.static else self._known(args, len(args))
         if plan is not None:  # NOTE [rows of arguments]
             return plan.flat.build(plan.native(*args)) if plan.as_they_are else plan(args)
-        if self._parameters.static:
-            args, kwargs = self._parameters.mark(args, kwargs)
-        if SEED in kwargs and self._seeded:
-            kwargs = {**kwargs, SEED: self._target.seed(kwargs[SEED])}
-        if len(kwargs) > 1:  # which are one call in whatever order
-            kwargs = dict(sorted(kwargs.items()))
+        args, kwargs = self._arranged(args, kwargs)
         leaves, structure = _tree.leaves((args, kwargs))
         plan = self._known(leaves, _form(structure, len(leaves)))
         if plan is None:
@@ -122,7 +110,28 @@ class BridgedFunction:
                 outputs, structure = self._target.stage(self, args, kwargs)
                 return _tree.unflatten(structure, outputs)
             plan = self._plan(leaves, structure)
+            if plan.op.draws:
+                return self._drawing(args, kwargs)
         return plan(leaves)
+
+    def _arranged(self, args: Any, kwargs: Any) -> tuple[Any, Any]:
+        """The arguments with static ones marked, and with a key if there has to be one."""
+        if self._parameters.static:
+            args, kwargs = self._parameters.mark(args, kwargs)
+        if SEED in kwargs and self._seeded:
+            kwargs = {**kwargs, SEED: self._target.seed(kwargs[SEED])}
+        elif self._draws:
+            kwargs = {**kwargs, SEED: self._target.fresh_seed()}
+        # Keyword arguments are one call in whatever order.
+        return args, dict(sorted(kwargs.items())) if len(kwargs) > 1 else kwargs
+
+    def _drawing(self, args: Any, kwargs: Any) -> Any:
+        """The results of a function that has turned out to draw random numbers."""
+        key = self._target.fresh_seed()
+        if key is None:
+            raise keyless(self._name)
+        self._draws = True
+        return self(*args, **{**kwargs, SEED: key})
 
     def _known(self, leaves: Sequence[Any], form: Any) -> Plan | None:
         """The plan for these leaves of a structure of this form, if there is one."""
@@ -175,6 +184,8 @@ class BridgedFunction:
         """The plan, its primals, and which of these are arrays of the caller's framework."""
         leaves, structure = self.flatten(args, kwargs)
         plan = self._plan(leaves, structure)
+        if plan.op.draws:  # a graph would draw again where it is run again
+            raise keyless(self._name)
         owners = [_registry.owner(leaves[i]) for i, _ in plan.dynamic]
         arrays = [i for i, face in enumerate(owners) if face and face.name == self._away]
         return plan, plan.prepared(leaves), arrays
@@ -191,8 +202,10 @@ class BridgedFunction:
             plan = self._plans.get(key)
             if plan is None:
                 plan = self._make(leaves, structure, described)
+                if plan.op.draws:
+                    return plan  # which is called with a key, or not at all
                 self._keep(key, plan)
-                if self._options.get("capture") != "never":
+                if self._options.get("capture") != "never" and self._options.get("compile", True):
                     self._traces.note(described)
             return plan
 
@@ -261,11 +274,6 @@ class BridgedFunction:
             **({"seed": seeds[0]} if seeds else {}),
             **self._options,
         )
-        if op.draws:
-            raise ArgumentError(
-                f"{self._name} draws random numbers, which have to follow from an argument. Pass "
-                f"a key, `{SEED}=`."
-            )
         runner = _transfer.carrier(self._home, self._away, device=device, computes_on=computes_on)
         about = [leaf.spec or value for leaf, value in zip(described, fixed, strict=True)]
         ambient = str(self._source.ambient())

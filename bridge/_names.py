@@ -2,7 +2,15 @@
 
 import functools
 import importlib
+from collections.abc import Callable
 from typing import Any
+
+
+def called(fn: Callable[..., Any]) -> str:
+    """What a function is called; a partial one as the function it is of."""
+    while isinstance(fn, functools.partial):
+        fn = fn.func
+    return getattr(fn, "__name__", type(fn).__name__)
 
 
 def place(thing: Any) -> str | None:

@@ -88,6 +88,13 @@ ARRAY = object()
 SEED = "rng"
 
 
+def keyless(name: str) -> ArgumentError:
+    """What is wrong with a call of a function that draws random numbers."""
+    return ArgumentError(
+        f"{name} draws random numbers, which have to follow from an argument. Pass a key, `{SEED}=`."
+    )
+
+
 @dataclasses.dataclass(frozen=True)
 class Plan:
     """What is done for calls with arguments of one structure: NOTE [plans].

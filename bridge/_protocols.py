@@ -237,6 +237,10 @@ class TargetFace(Protocol):
         """The integers of a key for random numbers, as an array."""
         ...
 
+    def fresh_seed(self) -> Any:
+        """Integers drawn as the caller draws random numbers; `None` if calls must be pure."""
+        ...
+
     def compiling(self) -> bool:
         """Whether a compiler is reading the caller's code."""
         ...

@@ -39,6 +39,10 @@ class JaxTarget:
             )
         return data
 
+    def fresh_seed(self) -> None:
+        """Nothing: JAX may run a call once for several, or again."""
+        return
+
     def compiling(self) -> bool:
         """Never: JAX runs the code that it traces."""
         return False

@@ -28,6 +28,10 @@ class MlxTarget:
             )
         return key
 
+    def fresh_seed(self) -> None:
+        """Nothing: MLX may run a call again for a derivative."""
+        return
+
     def compiling(self) -> bool:
         """Never: MLX runs the code that it compiles."""
         return False

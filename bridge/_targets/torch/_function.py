@@ -48,6 +48,10 @@ class TorchTarget:
         """`key` itself: torch has no keys."""
         return key
 
+    def fresh_seed(self) -> torch.Tensor:
+        """An integer of torch's generator, so that it can be restored, as by a checkpoint."""
+        return torch.randint(-(2**63), 2**63 - 1, (1,), dtype=torch.int64, device="cpu")
+
     compiling = staticmethod(compiling)
     is_staged = staticmethod(is_staged)
     sketch = staticmethod(sketch)
