@@ -91,7 +91,8 @@ SEED = "rng"
 def keyless(name: str) -> ArgumentError:
     """What is wrong with a call of a function that draws random numbers."""
     return ArgumentError(
-        f"{name} draws random numbers, which have to follow from an argument. Pass a key, `{SEED}=`."
+        f"{name} draws random numbers, which have to follow from an argument. Pass a key, "
+        f"`{SEED}=`."
     )
 
 

@@ -8,6 +8,7 @@ import mlx.core as mx
 
 from bridge._errors import ArgumentError, DeviceError, OptionError
 from bridge._op import Op, Specs
+from bridge._sources.mlx._module import taken_apart
 from bridge._sources.mlx._rules import Settings, function, native
 
 
@@ -26,6 +27,8 @@ class MlxSource:
         """Whether `fn` is an `mlx.nn.Module`."""
         nn = sys.modules.get("mlx.nn")
         return nn is not None and isinstance(fn, nn.Module)
+
+    taken_apart = staticmethod(taken_apart)
 
     def ambient(self) -> Hashable:
         """Where MLX computes."""
