@@ -6,12 +6,6 @@ takes the place of its outputs afterwards. Until then they are placeholders, whi
 shapes. `mx.compile` gives no values either, but never calls that rule. Where it is not recognized,
 whoever evaluates its results meets a placeholder, which raises; zeros would be taken for results.
 
-NOTE [outputs that are used]
-Where an output has no cotangent MLX hands zeros to the rule, which does not see that they mean
-nothing, and 0 times what is infinite is no gradient. So each of several outputs goes through a
-function of its own, which does nothing to it: its rule is called only if there is a cotangent,
-and before that of the call.
-
 NOTE [what rules hold]
 The graph of MLX holds the rules, and Python's garbage collector does not see it. So rules hold
 no arrays of MLX: with an output they would keep themselves alive forever. Residuals are arrays of
@@ -19,7 +13,7 @@ the function's framework, which were never copied to MLX. They go when the graph
 """
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import mlx.core as mx
@@ -28,8 +22,9 @@ from bridge._arrays.mlx import FACE as ARRAYS, computed, dtype_of, placeholder, 
 from bridge._errors import ArgumentError, NoValuesError
 from bridge._op import Arrays, Op, Positions
 from bridge._protocols import Runner
-from bridge._targets.mlx._halves import Kept, Second, halves, reached, smooth, specs
+from bridge._targets.mlx._halves import Kept, Second, halves, reached, remember, smooth, specs
 from bridge._targets.mlx._recording import recording
+from bridge._targets.mlx._uses import Uses, custom, every, everything
 from bridge._tree import spread
 
 
@@ -52,10 +47,11 @@ def call(
     made = Call(op, runner, row, at, free, derived, second)
     if not at or not specs(op):  # MLX ends the process over a function without outputs
         return made.outputs(*arrays)
-    outputs = _custom(made.outputs, made.vjp, made.jvp, made.vmap)(*arrays)
-    if len(outputs) == 1 or not transforming():
+    outputs = custom(made.outputs, made.vjp, made.jvp, made.vmap)(*arrays)
+    if not transforming() or len(arrays) == len(outputs) == 1:
         return tuple(outputs)
-    return tuple([made.watched(i, y) for i, y in enumerate(outputs)])
+    made.uses = Uses()
+    return made.uses.watched(outputs, {i: xs[i] for i in free})
 
 
 @dataclasses.dataclass(eq=False)
@@ -71,7 +67,7 @@ class Call:
         derived: Whether it is a derivative.
         second: What is run instead, if any.
         kept: What it has kept for its derivative.
-        used: Which outputs have cotangents, `None` where that is not watched.
+        uses: What its derivative is asked for, `None` where that is not watched.
     """
 
     op: Op
@@ -82,7 +78,7 @@ class Call:
     derived: bool
     second: Second | None
     kept: Kept | None = None
-    used: set[int] | None = None
+    uses: Uses | None = None
 
     def outputs(self, *arrays: mx.array) -> Arrays:
         """The values: NOTE [a call has no values at first]."""
@@ -110,18 +106,17 @@ class Call:
 
     def vjp(self, primals: Any, cotangents: Sequence[mx.array], _: Any) -> list[mx.array]:
         """The gradients of the primals."""
-        xs = _all(primals)
-        given = smooth(self.op)
-        if self.used is not None:
-            given = tuple([i for i in given if i in self.used])
-            self.used.clear()
-        needed = reached(self.op, given, self.free)
+        xs = every(primals)
+        uses = self.uses.taken() if self.uses else everything(smooth(self.op), self.free)
+        given = tuple([i for i in smooth(self.op) if i in uses.outputs])
+        wanted = tuple([i for i in self.free if i in uses.primals])
+        needed = reached(self.op, given, wanted)
         gradients = [mx.zeros_like(x) for x in xs]
         if not given or not needed:
             return gradients
         second = self.kept.second(needed, given, len(self.row)) if self.kept else None
         if second is None:
-            self.op.notes["used"] = given
+            remember(self.op, needed, given)
         op = self.op.derive("vjp", needed, given)
         row = [*spread(xs, self.at, self.row), *self._alike(cotangents, given)]
         found = call(op, self.runner, *row, derived=True, second=second)
@@ -129,7 +124,7 @@ class Call:
 
     def jvp(self, primals: Any, tangents: Any) -> list[mx.array]:
         """The tangents of the outputs."""
-        xs, directions = _all(primals), dict(zip(self.at, _all(tangents), strict=True))
+        xs, directions = every(primals), dict(zip(self.at, every(tangents), strict=True))
         given = tuple([i for i in self.free if directions[i] is not None])
         still = [mx.zeros(spec.shape, dtype_of(spec.dtype)) for spec in specs(self.op)]
         if not given:
@@ -141,23 +136,13 @@ class Call:
 
     def vmap(self, arrays: Any, axes: Any) -> tuple[list[mx.array], list[int]]:
         """The outputs of the call mapped over `axes` of its arguments."""
-        xs, mapped = _all(arrays), _all(axes)
+        xs, mapped = every(arrays), every(axes)
         size = next(x.shape[a] for x, a in zip(xs, mapped, strict=True) if a is not None)
         over = spread(mapped, self.at, [None] * len(self.row))
         op = self.op.derive("vmap", tuple(over), size)
         row = spread(xs, self.at, self.row)
         outputs = call(op, self.runner, *row, derived=self.derived)
         return list(outputs), [0] * len(outputs)
-
-    def watched(self, i: int, y: mx.array) -> mx.array:
-        """An output whose use is noted: NOTE [outputs that are used]."""
-        used = self.used = set() if self.used is None else self.used
-
-        def note(_: Any, cotangent: mx.array, __: Any) -> mx.array:
-            used.add(i)
-            return cotangent
-
-        return _custom(lambda y: y, note, lambda _, t: t, lambda y, axis: (y, axis))(y)
 
     def _alike(self, cotangents: Sequence[mx.array], given: Positions) -> list[mx.array]:
         """The cotangents at `given`, in the dtypes of their outputs."""
@@ -172,21 +157,3 @@ class Call:
             said = [", ".join(f"{d}{list(s)}" for s, d in pairs) for pairs in (found, expected)]
             raise ArgumentError(f"{self.op.name} returned ({said[0]}), not ({said[1]}) as it said.")
         return outputs
-
-
-def _custom(
-    fn: Callable[..., Any],
-    vjp: Callable[..., Any],
-    jvp: Callable[..., Any],
-    vmap: Callable[..., Any],
-) -> Callable[..., Any]:
-    function = mx.custom_function(fn)
-    function.vjp(vjp)
-    function.jvp(jvp)
-    function.vmap(vmap)
-    return function
-
-
-def _all(arguments: Any) -> tuple[Any, ...]:
-    """What a rule gets for the arguments of a function: for one argument, it alone."""
-    return arguments if isinstance(arguments, tuple) else (arguments,)

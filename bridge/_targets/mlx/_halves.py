@@ -43,9 +43,9 @@ class Halves:
         return Kept(self, [*outputs, *at_home[self.split.outputs :]])
 
 
-def halves(op: Op, wanted: Positions) -> Halves | None:
-    """The derivative by `wanted` in two halves, for the outputs that were used when last asked."""
-    given = op.notes.get("used") or smooth(op)
+def halves(op: Op, free: Positions) -> Halves | None:
+    """The derivative in two halves, for what it was asked for so far: at first, everything."""
+    wanted, given = op.notes.get("asked") or (free, smooth(op))
     if op.split is None or not wanted or not given:
         return None
     try:
@@ -53,6 +53,12 @@ def halves(op: Op, wanted: Positions) -> Halves | None:
     except NoRuleError:  # of no matter where no gradient is asked for
         return None
     return Halves(split, wanted, given) if split else None
+
+
+def remember(op: Op, needed: Positions, given: Positions) -> None:
+    """Note what the derivative was asked for, and not made for."""
+    before = op.notes["asked"][0] if "asked" in op.notes else ()
+    op.notes["asked"] = (tuple(sorted({*before, *needed})), given)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,6 +70,8 @@ class Kept:
 
     def second(self, needed: Positions, given: Positions, arity: int) -> "Second | None":
         """The second half for these gradients and cotangents, if it can give them."""
+        if not {*needed} <= {*self.halves.wanted}:
+            return None
         split = self.halves.split
         op = split.backward(needed) if given == self.halves.given else None
         if op is None and split.narrowed:
