@@ -12,4 +12,4 @@ from bridge._arrays.mlx._memory import (
     overwrite as overwrite,
     zeros as zeros,
 )
-from bridge._arrays.mlx._streams import computed as computed, computing as computing
+from bridge._arrays.mlx._streams import TracerError as TracerError, computing as computing

@@ -73,13 +73,19 @@ def _compiled(x: mx.array) -> mx.array:
     return x
 
 
+def _ran(x: mx.array) -> bool:
+    _local.ran = False
+    _compiled(x)
+    return _local.ran
+
+
 def transforming() -> bool:
     """Whether MLX transforms a function here and now: NOTE [whether there is a transformation]."""
-    _local.ran = False
-    _compiled(_MARKED)
-    if not _local.ran:
+    if not _ran(_MARKED):
         return False
-    try:  # 10 us; in a new thread, or where compiling is disabled, the function is run anyway
+    if not _ran(_ZERO):
+        return True
+    try:  # in a new thread, or where compiling is disabled, the function is run anyway
         mx.eval(_WITHOUT_VALUES)
     except ValueError:
         return True
@@ -113,6 +119,8 @@ def remembering(run: Callable[[], Any]) -> Any:
 
 def evaluate(xs: Sequence[mx.array]) -> None:
     """Wait for the values of `xs`: NOTE [values within transformations]."""
+    if not xs:
+        return
     if transforming():
         remembering(lambda: mx.eval(xs))
     else:

@@ -82,29 +82,19 @@ def evaluate(xs: Sequence[mx.array], *, turn: bool = False) -> None:
         with _streams.turn if turn else contextlib.nullcontext():
             _graph.evaluate(xs)
     except ValueError as error:
-        _raise(error, _WITHOUT_VALUES, _TRACER)
-    except RuntimeError as error:
-        _raise(error, "in current thread", _OTHER_THREAD)
-
-
-def computed(xs: Sequence[mx.array]) -> bool:
-    """Whether `xs` have values, which are waited for; not inside of `mx.vmap` or `mx.compile`."""
-    try:
-        evaluate(xs)
-    except NoValuesError as error:
-        if _WITHOUT_VALUES not in str(error.__cause__):
+        if "function transformations" not in str(error):
             raise
-        return False
-    return True
+        raise TracerError(_TRACER) from error
+    except RuntimeError as error:
+        if "in current thread" not in str(error):
+            raise
+        raise NoValuesError(_OTHER_THREAD) from error
 
 
-def _raise(error: Exception, sign: str, text: str) -> None:
-    if sign not in str(error):
-        raise error
-    raise NoValuesError(text) from error
+class TracerError(NoValuesError):
+    """An array inside of `mx.vmap` or `mx.compile`."""
 
 
-_WITHOUT_VALUES = "function transformations"
 _TRACER = (
     "an MLX array inside of mx.vmap or mx.compile has no values. Call the function outside of the "
     "transformation, or wrap the function that takes the array."

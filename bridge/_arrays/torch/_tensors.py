@@ -73,10 +73,7 @@ class TorchArrays:
         """Tensors over the memory of `buffers`, copies of NumPy arrays that are read-only."""
 
         def borrow(buffers: Sequence[Any]) -> Sequence[Any]:
-            return [
-                self.convert(_writable(x), copy=None).to(device) if hasattr(x, "__dlpack__") else x
-                for x in buffers
-            ]
+            return [_borrowed(x, device) if hasattr(x, "__dlpack__") else x for x in buffers]
 
         return borrow
 
@@ -154,6 +151,10 @@ class TorchArrays:
 def _writable(x: Any) -> Any:
     """`x`, or a copy where torch could write to what its owner keeps others from writing to."""
     return x.copy() if isinstance(x, np.ndarray) and not x.flags.writeable else x
+
+
+def _borrowed(x: Any, device: str) -> torch.Tensor:
+    return (x if isinstance(x, torch.Tensor) else _over(_writable(x))).to(device)
 
 
 def _has_memory(x: torch.Tensor) -> bool:

@@ -18,7 +18,7 @@ from typing import Any
 
 import mlx.core as mx
 
-from bridge._arrays.mlx import FACE as ARRAYS, computed, dtype_of, placeholder, transforming
+from bridge._arrays.mlx import FACE as ARRAYS, TracerError, dtype_of, placeholder, transforming
 from bridge._errors import ArgumentError, NoValuesError
 from bridge._op import Arrays, Op, Positions
 from bridge._protocols import Runner
@@ -44,14 +44,14 @@ def call(
     row = [None if isinstance(x, mx.array) else x for x in xs]
     arrays = [xs[i] for i in at]
     free = tuple([i for i, x in zip(at, arrays, strict=True) if ARRAYS.spec(x).differentiable])
-    made = Call(op, runner, row, at, free, derived, second)
+    uses = Uses() if transforming() else None
+    made = Call(op, runner, row, at, free, derived, second, uses)
     if not at or not specs(op):  # MLX ends the process over a function without outputs
         return made.outputs(*arrays)
     outputs = custom(made.outputs, made.vjp, made.jvp, made.vmap)(*arrays)
-    if not transforming() or len(arrays) == len(outputs) == 1:
+    if uses is None or made.simple:
         return tuple(outputs)
-    made.uses = Uses()
-    return made.uses.watched(outputs, {i: xs[i] for i in free})
+    return uses.watched(outputs, {i: xs[i] for i in free})
 
 
 @dataclasses.dataclass(eq=False)
@@ -66,8 +66,8 @@ class Call:
         free: Positions of those that may have gradients.
         derived: Whether it is a derivative.
         second: What is run instead, if any.
+        uses: What its derivative is asked for, `None` where nothing is transformed.
         kept: What it has kept for its derivative.
-        uses: What its derivative is asked for, `None` where that is not watched.
     """
 
     op: Op
@@ -77,17 +77,23 @@ class Call:
     free: Positions
     derived: bool
     second: Second | None
+    uses: Uses | None
     kept: Kept | None = None
-    uses: Uses | None = None
+
+    @property
+    def simple(self) -> bool:
+        """Whether the rule for gradients is only called if all is used."""
+        return len(self.at) == len(specs(self.op)) == 1
 
     def outputs(self, *arrays: mx.array) -> Arrays:
         """The values: NOTE [a call has no values at first]."""
-        if not computed(arrays):
+        try:
+            row = spread(_LEND(arrays), self.at, self.row)
+        except TracerError:
             return self._placeholders()
-        row = spread(arrays, self.at, self.row)
         if self.second:
             return self._checked(self.runner.evaluate(self.second.op, self.second.row(row)))
-        made = halves(self.op, self.free) if transforming() and not self.derived else None
+        made = halves(self.op, self.free) if self.uses and not self.derived else None
         if made is None:
             return self._checked(self.runner.evaluate(self.op, row))
         split = made.split
@@ -107,7 +113,8 @@ class Call:
     def vjp(self, primals: Any, cotangents: Sequence[mx.array], _: Any) -> list[mx.array]:
         """The gradients of the primals."""
         xs = every(primals)
-        uses = self.uses.taken() if self.uses else everything(smooth(self.op), self.free)
+        watched = None if self.simple else self.uses
+        uses = watched.taken() if watched else everything(smooth(self.op), self.free)
         given = tuple([i for i in smooth(self.op) if i in uses.outputs])
         wanted = tuple([i for i in self.free if i in uses.primals])
         needed = reached(self.op, given, wanted)
@@ -157,3 +164,6 @@ class Call:
             said = [", ".join(f"{d}{list(s)}" for s, d in pairs) for pairs in (found, expected)]
             raise ArgumentError(f"{self.op.name} returned ({said[0]}), not ({said[1]}) as it said.")
         return outputs
+
+
+_LEND = ARRAYS.lender("cpu")
