@@ -14,7 +14,7 @@ from bridge._op import Op
 from bridge._spec import NARROW_INTEGERS, check_range
 
 
-def _over(x: Any) -> torch.Tensor:
+def over(x: Any) -> torch.Tensor:
     """A tensor over the memory of a NumPy array, or of what has `__dlpack__`."""
     if not isinstance(x, np.ndarray):
         return torch.from_dlpack(x)
@@ -30,7 +30,7 @@ _LARGE = 2**18
 
 def fill(op: Op, operands: Sequence[Any], results: Sequence[Any]) -> None:
     """Evaluate `op` on NumPy arrays, or what has `__dlpack__`: `HomeFace.fill`."""
-    xs, places = [*map(_over, operands)], [*map(_over, results)]
+    xs, places = [*map(over, operands)], [*map(over, results)]
     in_place = op.into if any(y.nbytes >= _LARGE for y in places) and _apart(places, xs) else None
     outputs = in_place(places, xs) if in_place else op.call(*xs)
     if len(outputs) != len(results):

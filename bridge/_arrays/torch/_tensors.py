@@ -13,7 +13,7 @@ from torch.utils.dlpack import from_dlpack
 
 from bridge._arrays.numpy import OnHost, plain
 from bridge._arrays.torch._dtypes import AS_INTEGERS, PLAIN, dtype_name
-from bridge._arrays.torch._fill import fill
+from bridge._arrays.torch._fill import fill, over
 from bridge._errors import ArgumentError, CopyError, NoValuesError
 from bridge._op import Arrays, Op, Specs
 from bridge._protocols import Container, Stream
@@ -154,7 +154,7 @@ def _writable(x: Any) -> Any:
 
 
 def _borrowed(x: Any, device: str) -> torch.Tensor:
-    return (x if isinstance(x, torch.Tensor) else _over(_writable(x))).to(device)
+    return (x if isinstance(x, torch.Tensor) else over(_writable(x))).to(device)
 
 
 def _has_memory(x: torch.Tensor) -> bool:
