@@ -63,6 +63,8 @@ def _of_numpy(x: np.ndarray) -> mx.array:
 
 def view(x: mx.array) -> np.ndarray:
     """NumPy's array over the memory of `x`, which has been evaluated; it keeps it alive."""
+    if x.dtype == mx.uint64:  # the buffer protocol calls it `unsigned long long`, torch does not
+        return np.asarray(x).view(np.uint64)
     if x.dtype != mx.bfloat16:  # which the buffer protocol lacks
         return np.asarray(x)
     memory: Any = x

@@ -1,0 +1,294 @@
+"""What calls from MLX take and give: dtypes, trees, modules, keys, errors, threads and memory."""
+
+import threading
+
+import numpy as np
+import pytest
+
+from bridge import ArgumentError, NoRuleError
+from bridge.testing import check_gradients
+from tests.processes import fresh_process, needs_proc, resident
+
+mx = pytest.importorskip("mlx.core")
+torch = pytest.importorskip("torch")
+import mlx.nn as nn  # noqa: E402
+import mlx.optimizers as optimizers  # noqa: E402
+
+from bridge import torch2mlx  # noqa: E402
+
+X = mx.array([0.3, -1.25, 0.7])
+
+
+def inner(f):
+    return mx.grad(lambda x: f(x).sum())
+
+
+FLOATS = [mx.float16, mx.bfloat16, mx.float32, mx.float64, mx.complex64]
+INTEGERS = [mx.bool_, *(getattr(mx, f"{u}int{n}") for u in ("", "u") for n in (8, 16, 32, 64))]
+
+
+@pytest.mark.parametrize("dtype", FLOATS, ids=str)
+@pytest.mark.parametrize("shape", [(), (3,), (0, 3), (2, 3)], ids=str)
+def test_floats_of_any_shape(dtype, shape):
+    x = mx.arange(float(np.prod(shape, dtype=int))).reshape(shape).astype(dtype) / 3
+    with mx.stream(mx.cpu):
+        found = mx.vjp(lambda x: [torch2mlx(lambda x: x * x * x)(x)], [x], [mx.ones_like(x)])
+        expected = mx.vjp(lambda x: [x * x * x], [x], [mx.ones_like(x)])
+    for y, want in zip(found[0] + found[1], expected[0] + expected[1], strict=True):
+        assert (y.shape, y.dtype) == (want.shape, want.dtype)
+        rough = dtype in (mx.float16, mx.bfloat16)
+        precise = y.astype(mx.float32) if rough else y
+        np.testing.assert_allclose(
+            precise, want.astype(precise.dtype), rtol=1e-2 if rough else 1e-6
+        )
+
+
+@pytest.mark.parametrize("dtype", INTEGERS, ids=str)
+def test_integers_go_through(dtype):
+    large = {mx.int64: 2**60 + 1, mx.uint64: 2**62 + 1}.get(dtype, 1)
+    n = mx.array([0, large], dtype=dtype)
+    both = torch2mlx(lambda x, n: (x * 2, n.clone()))
+    again = both(X, n)[1]
+    assert (again.dtype, again.tolist()) == (dtype, n.tolist())
+    assert inner(lambda x: both(x, n)[0])(X).tolist() == [2, 2, 2]
+    assert mx.vmap(lambda n: both(X, n)[1])(n).tolist() == n.tolist()
+
+
+def test_float64_keeps_its_digits():
+    x = np.array([0.1, -1.7, 0.4])
+    with mx.stream(mx.cpu):
+        wide = mx.array(x, dtype=mx.float64)
+        curvature = inner(inner(torch2mlx(torch.sin)))(wide)
+    np.testing.assert_allclose(curvature, -np.sin(x), rtol=1e-14)
+
+
+def test_trees_names_and_constants():
+    @torch2mlx
+    def f(tree, *, scale, offset=None):
+        return {"a": tree["x"] * scale, "n": None, "rest": (tree["y"][0] + tree["y"][1], [offset])}
+
+    tree = {"x": X, "y": [np.float32([1, 2, 3]), torch.tensor([4.0, 5.0, 6.0])]}
+    found = f(tree, scale=2 * X, offset=X)
+    assert found["n"] is None
+    assert found["rest"][0].tolist() == [5, 7, 9]
+    gradient = mx.grad(lambda t, **how: f(t, **how)["a"].sum(), argnames=["scale"], argnums=())
+    tree["y"][1] = X
+    assert gradient(tree, scale=X)[1]["scale"].tolist() == X.tolist()
+
+
+class Net(nn.Module):
+    """A layer whose activation is a function of another framework, or of MLX."""
+
+    def __init__(self, activation):
+        super().__init__()
+        mx.random.seed(0)
+        self.first, self.last = nn.Linear(4, 8), nn.Linear(8, 1)
+        self.activation = activation
+
+    def __call__(self, x):
+        return self.last(self.activation(self.first(x)))
+
+
+def test_networks_are_trained_with_it():
+    def losses(activation):
+        network, rate = Net(activation), optimizers.Adam(1e-2)
+        x = mx.random.normal((32, 4), key=mx.random.key(1))
+        loss = lambda network, x: ((network(x) - x.sum(1, keepdims=True)) ** 2).mean()
+        step = nn.value_and_grad(network, loss)
+        for _ in range(20):
+            value, gradients = step(network, x)
+            rate.update(network, gradients)
+            mx.eval(network.parameters(), rate.state)
+            yield value.item()
+
+    found, expected = (list(losses(f)) for f in (torch2mlx(torch.tanh), mx.tanh))
+    np.testing.assert_allclose(found, expected, rtol=1e-4)
+    assert found[-1] < found[0] / 2
+
+
+def test_modules_of_torch_are_trained():
+    torch.manual_seed(0)
+    layers = torch.nn.Linear(4, 8), torch.nn.BatchNorm1d(8), torch.nn.Tanh(), torch.nn.Linear(8, 1)
+    module = torch.nn.Sequential(*layers)
+    bridged = torch2mlx(module)
+    x = np.random.default_rng(0).standard_normal((32, 4), dtype="float32")
+
+    def loss(params, buffers):
+        y, buffers = bridged.apply(params, buffers, mx.array(x))
+        return ((y - mx.array(x.sum(1, keepdims=True))) ** 2).mean(), buffers
+
+    params, buffers = bridged.params, bridged.buffers
+    rate = torch.optim.SGD(module.parameters(), 0.1)
+    for _ in range(5):
+        (value, buffers), gradients = mx.value_and_grad(loss)(params, buffers)
+        params = {name: p - 0.1 * gradients[name] for name, p in params.items()}
+        mx.eval(params, buffers)
+        rate.zero_grad()
+        expected = ((module(torch.tensor(x)) - torch.tensor(x.sum(1, keepdims=True))) ** 2).mean()
+        expected.backward()
+        rate.step()
+        np.testing.assert_allclose(value, expected.detach(), rtol=1e-4)
+    for name, found in (params | buffers).items():
+        np.testing.assert_allclose(found, module.state_dict()[name], rtol=1e-3, atol=1e-5)
+
+
+def test_random_numbers_follow_from_a_key():
+    dropout = torch2mlx(lambda x: torch.nn.functional.dropout(x, 0.5))
+    ones = mx.ones((64,))
+    with pytest.raises(ArgumentError, match="Pass a key, `rng=`"):
+        dropout(ones)
+    kept, other = dropout(ones, rng=mx.random.key(1)), dropout(ones, rng=mx.random.key(2))
+    assert sorted({*kept.tolist()}) == [0, 2]
+    assert kept.tolist() != other.tolist()
+    assert dropout(ones, rng=mx.random.key(1)).tolist() == kept.tolist()
+    slope = inner(lambda x: dropout(x, rng=mx.random.key(1)))
+    assert slope(ones).tolist() == kept.tolist()
+    assert inner(lambda x: slope(x) * x)(ones).tolist() == kept.tolist()
+    with pytest.raises(ArgumentError, match=r"array of keys, with data of shape \[2, 2\]"):
+        dropout(ones, rng=mx.random.split(mx.random.key(0)))
+
+
+class OwnError(Exception):
+    pass
+
+
+ATTEMPTS = {
+    "value": lambda f: f(X),
+    "grad": lambda f: inner(f)(X),
+    "jvp": lambda f: mx.jvp(lambda x: [f(x)], [X], [X]),
+    "vmap": lambda f: mx.vmap(f)(X),
+    "vmap grad": lambda f: mx.vmap(mx.grad(f))(X),
+}
+
+
+@pytest.mark.parametrize("attempt", ATTEMPTS)
+def test_exceptions_keep_type_and_text(attempt):
+    def fails(x):
+        raise OwnError("of mine")
+
+    with pytest.raises(OwnError, match="of mine"):
+        ATTEMPTS[attempt](torch2mlx(fails))
+
+
+def test_exceptions_of_a_derivative_keep_type_and_text():
+    class Fails(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, x):
+            return x * 2
+
+        @staticmethod
+        def backward(ctx, cotangent):
+            raise OwnError("of mine")
+
+    fails = torch2mlx(Fails.apply, capture="never")
+    assert fails(X).tolist() == (2 * X).tolist()
+    with pytest.raises(OwnError, match="of mine"):
+        inner(fails)(X)
+    assert inner(torch2mlx(torch.sin))(X).shape == X.shape  # nothing is left behind
+
+
+def test_what_torch_cannot_do_has_a_name():
+    def looks(x):
+        return x * 2 if x.sum() > 0 else x
+
+    with pytest.raises(NoRuleError, match="torch cannot batch looks"):
+        mx.vmap(torch2mlx(looks, capture="never"))(mx.ones((2, 3)))
+
+
+def test_functions_that_look_at_values_have_derivatives():
+    looks = torch2mlx(lambda x: x**3 if x.sum() > 0 else x, capture="never")
+    assert inner(looks)(X).tolist() == [1, 1, 1]
+    np.testing.assert_allclose(inner(inner(looks))(-X), -6 * X, rtol=1e-6)
+
+
+def test_gradients_agree_with_finite_differences():
+    with mx.stream(mx.cpu):
+        x, y = X.astype(mx.float64), (X * X).astype(mx.float64)
+        check_gradients(torch2mlx(lambda x, y: (torch.sin(x) * y, x.argmax())), x, y)
+        check_gradients(lambda x: x * x * x, x)
+        wrong = mx.custom_function(lambda x: x * x)
+        wrong.vjp(lambda x, cotangent, _: cotangent * x)
+        with pytest.raises(AssertionError, match="in reverse mode"):
+            check_gradients(wrong, x)
+        wrong.vjp(lambda x, cotangent, _: 2 * cotangent * mx.stop_gradient(x))
+        check_gradients(wrong, x, order=1)
+        with pytest.raises(AssertionError, match="finite differences"):
+            check_gradients(wrong, x)
+    with pytest.raises(ArgumentError, match="need float64"):
+        check_gradients(torch2mlx(torch.sin), X)
+
+
+def test_threads_transform_at_once():
+    bridged, failures = torch2mlx(lambda x: torch.sin(x) * x), []
+
+    def work(seed):
+        x = mx.random.normal((8,), key=mx.random.key(seed))
+        want = -np.sin(x) * x + 2 * np.cos(x)
+        for _ in range(20):
+            if not np.allclose(inner(inner(bridged))(x), want, atol=1e-5):
+                failures.append(seed)
+
+    threads = [threading.Thread(target=work, args=(seed,)) for seed in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not failures
+
+
+def test_a_thread_within_a_transformation_never_loses_the_gradient():
+    bridged = torch2mlx(lambda x: x**2)
+
+    def elsewhere(x):
+        mx.eval(x)
+        found = []
+        thread = threading.Thread(target=lambda: found.append(bridged(x)))
+        thread.start()
+        thread.join()
+        return found[0].sum()
+
+    value, gradient = mx.value_and_grad(elsewhere)(X)
+    np.testing.assert_allclose(gradient, 2 * X, rtol=1e-6)
+    with pytest.raises(RuntimeError, match="in current thread"):  # as with functions of MLX
+        mx.eval(value)
+
+
+def growth_of_calls():
+    """Megabytes that 9,000 calls take, after 1,000."""
+    bridged = torch2mlx(lambda x, w: (torch.tanh(x @ w), x.sum()))
+    x, w = mx.ones((8, 16)), mx.ones((16, 16)) * 0.1
+    chain, step = x, mx.value_and_grad(lambda w: (bridged(x, w)[0] ** 2).sum())
+    sizes = []
+    for count in (1_000, 9_000):
+        for i in range(count):
+            chain = bridged(chain, w)[0]
+            if not i % 10:
+                mx.eval(step(w))
+        sizes.append(resident())
+    return sizes[1] - sizes[0]
+
+
+@needs_proc
+def test_ten_thousand_calls_take_no_memory():
+    assert fresh_process(growth_of_calls) < 5
+
+
+def peak_of_large_arrays():
+    """Megabytes that the gradient of a function of 64 MB takes at most, and keeps."""
+    bridged = torch2mlx(torch.sin)
+    x = mx.ones((16 * 2**20,))
+    mx.eval(x)
+    mx.set_cache_limit(0)
+    before = resident()
+    gradient = mx.grad(lambda x: bridged(x).sum())(x)
+    mx.eval(gradient)
+    ok = bool(np.allclose(np.array(gradient)[:5], np.cos(1)))
+    del gradient
+    return ok, resident() - before
+
+
+@needs_proc
+def test_large_arrays_are_let_go():
+    right, kept = fresh_process(peak_of_large_arrays)
+    assert right
+    assert kept < 32
