@@ -40,22 +40,24 @@ def fill(op: Op, operands: Sequence[Any], results: Sequence[Any]) -> None:
     for i, (y, place) in enumerate(zip(outputs, places, strict=True)):
         if y is place:
             continue
-        if NARROW_INTEGERS.get(dtype_name(y.dtype)) == dtype_name(place.dtype):
-            _check_range(y, place, op.name)
-            y = y.to(place.dtype)
+        if y.dtype != place.dtype:
+            y = _narrowed(y, dtype_name(place.dtype), op.name)
         if y.shape != place.shape or y.dtype != place.dtype:  # copy_ would stretch and convert
             got, wanted = (f"{dtype_name(t.dtype)}{list(t.shape)}" for t in (y, place))
             raise ArgumentError(f"result {i} of {op.name} is {got}, where {wanted} was expected.")
         place.copy_(y.detach() if y.requires_grad else y)
 
 
-def _check_range(y: torch.Tensor, place: torch.Tensor, name: str) -> None:
-    """Raise if the integers in `y` do not fit into the dtype of `place`."""
+def _narrowed(y: torch.Tensor, dtype: str, name: str) -> torch.Tensor:
+    """`y`, or its integers of 64 bits as those of a smaller `dtype`: NOTE [narrowing]."""
+    if NARROW_INTEGERS.get(dtype_name(y.dtype)) != dtype:
+        return y
     words = y.view(torch.int64)  # torch has no minimum of uint64, whose large values are negative
     if words.numel():
         least, most = (int(value) for value in torch.aminmax(words))
         least = least % 2**64 if y.dtype is torch.uint64 else least
-        check_range(least, most, dtype_name(place.dtype), name)
+        check_range(least, most, dtype, name)
+    return y.to(getattr(torch, dtype))
 
 
 def _apart(places: Sequence[torch.Tensor], xs: Sequence[torch.Tensor]) -> bool:

@@ -52,12 +52,14 @@ def places(graph: Graph) -> dict[Node, Place]:
 
 def _copies(node: Node) -> bool:
     """Whether a node is its argument in memory of its own, in another dtype at most."""
+    value = node.meta["val"]
     if node.target is _aten.clone.default:
-        return True
+        return value.is_contiguous()  # others that read it may go by the order in memory
     if node.target is not _aten._to_copy.default or not set(node.kwargs) <= {"dtype"}:
         return False
-    value, source = node.meta["val"], node.all_input_nodes[0].meta["val"]
-    return value.is_complex() or not source.is_complex()  # what else is dropped is warned of
+    source = node.all_input_nodes[0].meta["val"]
+    plain = value.is_complex() or not source.is_complex()
+    return value.is_contiguous() and plain  # what else is dropped is warned of
 
 
 def _same_elements(base: Node, result: Node) -> bool:
