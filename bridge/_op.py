@@ -55,7 +55,7 @@ class Op:
         draws: Whether random numbers are drawn that follow from no primal.
         text: What it computes, but for the values of constants; alike in every process.
         steps: How it was derived from the Op that `derive` was first called on.
-        notes: What a target remembers of earlier calls.
+        notes: What its callers remember of earlier calls.
     """
 
     name: str

@@ -31,8 +31,10 @@ _LARGE = 2**18
 def fill(op: Op, operands: Sequence[Any], results: Sequence[Any]) -> None:
     """Evaluate `op` on NumPy arrays, or what has `__dlpack__`: `HomeFace.fill`."""
     xs, places = [*map(over, operands)], [*map(over, results)]
-    in_place = op.into if any(y.nbytes >= _LARGE for y in places) and _apart(places, xs) else None
-    outputs = in_place(places, xs) if in_place else op.call(*xs)
+    large = op.notes.get("large")
+    if large is None:
+        large = op.notes["large"] = any(y.nbytes >= _LARGE for y in places)
+    outputs = op.into(places, xs) if large and op.into and _apart(places, xs) else op.call(*xs)
     if len(outputs) != len(results):
         raise ArgumentError(
             f"{op.name} returned {len(outputs)} results where {len(results)} were expected."
