@@ -118,7 +118,7 @@ def written(fn, monkeypatch):
     fill = tensors.fill
 
     def watched(op, operands, results):
-        xs, places = ([filling._over(x) for x in row] for row in (operands, results))
+        xs, places = ([filling.over(x) for x in row] for row in (operands, results))
         outputs = op.into(places, xs)
         row = [y.data_ptr() == place.data_ptr() for y, place in zip(outputs, places, strict=True)]
         found.append((row, filling._apart(places, xs)))
