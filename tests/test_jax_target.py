@@ -175,35 +175,26 @@ def test_a_result_that_nobody_uses_does_not_take_part(keep):
         equal(g(jnp.zeros(2)), 2 * np.ones(2))
 
 
-def test_the_backward_pass_gets_what_the_forward_pass_kept():
+XS = jnp.asarray(RANDOM.normal(size=(5, 3)))
+
+
+@pytest.mark.parametrize(
+    ("keep", "transform", "x", "expected"),
+    [
+        (True, jax.grad, X, ["f.forward", "f.backward"]),
+        (False, jax.value_and_grad, X, ["f", "f.vjp"]),
+        (True, lambda f: jax.vmap(jax.grad(f)), XS, ["f.forward.vmap", "f.backward.vmap"]),
+    ],
+    ids=["the backward pass gets what was kept", "it recomputes", "a batch is one call"],
+)
+def test_what_runs(keep, transform, x, expected):
     calls = Counter()
-    f = into_jax(in_torch, name="f", keep=True, calls=calls)
-    g = jax.jit(jax.grad(lambda x: f(x).sum()))
-    g(X)
+    f = into_jax(in_torch, name="f", keep=keep, calls=calls)
+    g = jax.jit(transform(lambda x: f(x).sum()))
+    g(x)
     calls.clear()
-    g(X)
-    assert calls == {"f.forward": 1, "f.backward": 1}
-
-
-def test_without_halves_the_backward_pass_recomputes():
-    calls = Counter()
-    f = into_jax(in_torch, name="f", keep=False, calls=calls)
-    value_and_grad = jax.jit(jax.value_and_grad(lambda x: f(x).sum()))
-    value_and_grad(X)
-    calls.clear()
-    value_and_grad(X)
-    assert calls == {"f": 1, "f.vjp": 1}
-
-
-def test_a_batch_is_one_call():
-    calls = Counter()
-    f = into_jax(in_torch, name="f", keep=True, calls=calls)
-    batched = jax.jit(jax.vmap(jax.grad(lambda x: f(x).sum())))
-    xs = jnp.asarray(RANDOM.normal(size=(5, 3)))
-    batched(xs)
-    calls.clear()
-    equal(batched(xs), jax.vmap(jax.grad(lambda x: in_jax(x).sum()))(xs))
-    assert calls == {"f.forward.vmap": 1, "f.backward.vmap": 1}
+    equal(g(x), transform(lambda x: in_jax(x).sum())(jnp.asarray(x)))
+    assert calls == Counter(expected)
 
 
 def test_a_checkpoint_keeps_nothing_in_the_forward_pass():

@@ -14,7 +14,6 @@ from torch.nn import functional as F  # noqa: E402, N812
 
 from bridge import _registry  # noqa: E402
 from bridge._errors import ArgumentError, NoRuleError, NoValuesError, OptionError  # noqa: E402
-from bridge._spec import ArraySpec  # noqa: E402
 from tests.torch_ops import SOURCE, backward, close, like, op, recorded, spec  # noqa: E402
 
 DOUBLE = torch.float64
@@ -328,14 +327,6 @@ def test_an_error_of_the_function_stays_as_it_is(capture):
         op(fn, X, capture=capture)
     f = op(lambda x: x * 2, X, capture=capture)
     close(f.call(X), [2 * X])
-
-
-def test_a_python_number_is_named():
-    number = ArraySpec((), "float64", weak=True)
-    with pytest.raises(ArgumentError, match="argument n of f is a Python number"):
-        SOURCE.op(
-            torch.sin, name="f", primals=(number,), labels=["argument n of f"], capture="auto"
-        )
 
 
 # The state of torch.

@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 
-from bridge._errors import ArgumentError, DeviceError, OptionError
+from bridge._errors import DeviceError, OptionError
 from bridge._op import Op, Specs
 from bridge._sources.torch._capture import pure
 from bridge._sources.torch._module import taken_apart
@@ -58,12 +58,6 @@ class TorchSource:
 
         Random numbers follow from the argument at the position `seed`, an integer or several.
         """
-        for spec, label in zip(primals, labels, strict=True):
-            if spec.weak:
-                raise ArgumentError(
-                    f"{label} is a Python number, which torch reads while a function runs. Name "
-                    "it static, or pass an array."
-                )
         settings = Settings(capture, torch.get_default_dtype(), seed)
         return native(pure(fn, name), name, primals, settings).op()
 

@@ -11,7 +11,7 @@ import math
 import pathlib
 import re
 import traceback
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from ctypes import c_char, c_int64, c_void_p
 from importlib import metadata
 from typing import Any
@@ -103,32 +103,35 @@ def _named(words: Sequence[int]) -> Task:
     return find(ctypes.string_at(at, length))
 
 
-@_abi.FUNCTION
-def _on_host(frame: int) -> int | None:
-    words = _FRAME.from_address(frame)[:]
-    if words[_EXTENSION]:
-        return _describe(words)
-    try:
-        found = _named(words)
-        operands, results = found.rows
-        found(operands.on_host(words[_OPERANDS]), results.on_host(words[_RESULTS]))
-    except BaseException as error:  # noqa: BLE001 - one that left this function would be lost
-        return _failed(words[_API], error)
-    return None
+def _handler(run: Callable[[Sequence[int], int], None]) -> Any:
+    """What XLA calls with the address of a frame, of which `run` is told the words too."""
+
+    @_abi.FUNCTION
+    def handle(frame: int) -> int | None:
+        words = _FRAME.from_address(frame)[:]
+        if words[_EXTENSION]:
+            return _describe(words)
+        try:
+            run(words, frame)
+        except BaseException as error:  # noqa: BLE001 - one that left this function would be lost
+            return _failed(words[_API], error)
+        return None
+
+    return handle
 
 
-@_abi.FUNCTION
-def _on_device(frame: int) -> int | None:
-    words = _FRAME.from_address(frame)[:]
-    if words[_EXTENSION]:
-        return _describe(words)
-    try:
-        found, stream = _named(words), _stream(words)
-        operands, results = (row.on_device for row in found.rows)
-        found(operands(words[_OPERANDS], stream[0]), results(words[_RESULTS], stream[0]), stream)
-    except BaseException as error:  # noqa: BLE001 - one that left this function would be lost
-        return _failed(words[_API], error)
-    return None
+@_handler
+def _on_host(words: Sequence[int], _: int) -> None:
+    found = _named(words)
+    operands, results = found.rows
+    found(operands.on_host(words[_OPERANDS]), results.on_host(words[_RESULTS]))
+
+
+@_handler
+def _on_device(words: Sequence[int], _: int) -> None:
+    found, stream = _named(words), _stream(words)
+    operands, results = (row.on_device for row in found.rows)
+    found(operands(words[_OPERANDS], stream[0]), results(words[_RESULTS], stream[0]), stream)
 
 
 # NOTE [how long XLA may call]
@@ -149,21 +152,14 @@ def _give_back(number: int) -> None:
 _info = _abi.TypeInfo(ctypes.sizeof(_abi.TypeInfo), deleter=ctypes.cast(_give_back, c_void_p).value)
 
 
-@_abi.FUNCTION
-def _instantiate(frame: int) -> int | None:
-    words = _FRAME.from_address(frame)[:]
-    if words[_EXTENSION]:
-        return _describe(words)
-    try:
-        number, found = next(_numbers), _named(words)
-        found.rows = found.rows or (Row(found.operands), Row(found.results))
-        _kept[number] = found
-        stage = _abi.CallFrame.from_address(frame).stage
-        state = (words[_CONTEXT], stage, ctypes.addressof(_state_type), number)
-        _ask(words, "State_Set", _abi.StateSet, *state)
-    except BaseException as error:  # noqa: BLE001 - one that left this function would be lost
-        return _failed(words[_API], error)
-    return None
+@_handler
+def _instantiate(words: Sequence[int], frame: int) -> None:
+    number, found = next(_numbers), _named(words)
+    found.rows = found.rows or (Row(found.operands), Row(found.results))
+    _kept[number] = found
+    stage = _abi.CallFrame.from_address(frame).stage
+    state = (words[_CONTEXT], stage, ctypes.addressof(_state_type), number)
+    _ask(words, "State_Set", _abi.StateSet, *state)
 
 
 def _describe(words: Sequence[int]) -> None:
