@@ -10,7 +10,7 @@ import textwrap
 import numpy as np
 import pytest
 
-from bridge import ArgumentError, torch2jax
+from bridge import ArgumentError, mlx2jax, torch2jax
 from tests.processes import ROOT
 
 torch = pytest.importorskip("torch")
@@ -219,6 +219,21 @@ def test_what_has_no_name_elsewhere_is_not_exported(call, text):
     call(x)
     with pytest.raises(ArgumentError, match=text):
         export.export(jax.jit(call), disabled_checks=[OURS])(x)
+
+
+def doubled(x):
+    return 2 * x
+
+
+def test_what_cannot_be_told_from_a_changed_function_is_not_exported():
+    pytest.importorskip("mlx.core")
+    there = mlx2jax(doubled)
+    there.__module__, there.__qualname__ = __name__, "DOUBLED"
+    globals()["DOUBLED"] = there
+    x = jnp.ones(3)
+    np.testing.assert_array_equal(jax.jit(there)(x), 2 * x)
+    with pytest.raises(ArgumentError, match=r"doubled has no name .* whether it has changed"):
+        export.export(jax.jit(there), disabled_checks=[OURS])(x)
 
 
 def test_a_target_that_nobody_allowed_is_refused_by_jax():

@@ -5,7 +5,8 @@ A program can reach another process: exported, or in the cache where JAX keeps w
 the name of an Op says where to import the function, what it is planned for, which rules to apply,
 and what specs the buffers have. It ends with a digest of the graphs along the way, without which a
 function that has changed would be called by a program that is made for the old one: with residuals
-in other places, say. A function that cannot be imported has a name that no other process knows.
+in other places, say. One without a graph is known by its specs alone, as long as programs depend on
+nothing else. A function that cannot be imported has a name that no other process knows.
 """
 
 import hashlib
@@ -32,6 +33,8 @@ def named(op: Op, site: Site, operands: Specs) -> str:
     except ArgumentError as error:
         raise _unnamed(op, str(error)) from None
     row = site.root.followed(op.steps)
+    if any(known.text is None and (known.split or known.reach) for known in row):
+        raise _unnamed(op, "nothing would tell whether it has changed")
     about = [*origin, op.steps, _texts(operands), _texts(op.specs()), _digest(row)]
     return json.dumps([op.name, *about], separators=(",", ":"))
 
