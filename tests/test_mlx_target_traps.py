@@ -7,6 +7,7 @@ of a line of ours.
 import gc
 import subprocess
 import sys
+import threading
 import weakref
 
 import numpy as np
@@ -75,6 +76,11 @@ def test_transformations_are_known_by_a_compiled_function():
         transform()
     assert seen == [True] * len(transformations)
     assert not transforming()
+    first = []
+    thread = threading.Thread(target=lambda: first.extend([transforming(), transforming()]))
+    thread.start()
+    thread.join()
+    assert first == [False, False]
     mx.disable_compile()
     try:
         assert not transforming()
