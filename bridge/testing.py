@@ -19,7 +19,8 @@ def check_gradients(
     """Raise unless the derivatives of `fn` agree with finite differences.
 
     Reverse mode, forward mode and, for `order=2`, the gradient of the gradient are checked, by the
-    checker of the framework that the arguments belong to, at the values they have.
+    checker of the framework that the arguments belong to, at the values they have; in MLX, which
+    has none, along one random direction.
 
     Args:
         fn: A function, bridged or not.
@@ -33,7 +34,8 @@ def check_gradients(
 
     Raises:
         ArgumentError: If no array among the arguments can be differentiated.
-        RuntimeError: If a derivative is wrong, with both values (torch's `GradcheckError`).
+        RuntimeError: If a derivative is wrong, with both values (torch's `GradcheckError`);
+            an `AssertionError` where the arguments are of JAX or MLX.
 
     Example:
         >>> import torch, jax.numpy as jnp

@@ -87,15 +87,16 @@ class Call:
 
     def outputs(self, *arrays: mx.array) -> Arrays:
         """The values: NOTE [a call has no values at first]."""
+        op, row = self.op, spread(arrays, self.at, self.row)
+        if self.second:
+            op, row = self.second.op, self.second.row(row)
         try:
-            row = spread(_LEND(arrays), self.at, self.row)
+            row = _LEND(row)
         except TracerError:
             return self._placeholders()
-        if self.second:
-            return self._checked(self.runner.evaluate(self.second.op, self.second.row(row)))
-        made = halves(self.op, self.free) if self.uses and not self.derived else None
+        made = halves(op, self.free) if self.uses and not self.derived else None
         if made is None:
-            return self._checked(self.runner.evaluate(self.op, row))
+            return self._checked(self.runner.evaluate(op, row))
         split = made.split
         outputs, at_home = self.runner.evaluate_and_keep(split.forward, row, split.outputs)
         self.kept = made.kept(at_home)
