@@ -26,6 +26,23 @@ def wrapper(source, target):
     return wrap
 
 
+@pytest.fixture(autouse=True)
+def _lacking(request):
+    """Expect a test to fail whose source cannot do what the test needs, and say why."""
+    params = getattr(getattr(request.node, "callspec", None), "params", {})
+    direction = params.get("kits") or params.get("into_torch")
+    if direction is None:
+        return
+    source = kit(direction[0])
+    run = True
+    reasons = [f"{source.name} has no {x}" for x in params.values() if not source.holds(x)]
+    for needs in request.node.iter_markers("needs"):
+        reasons += [source.lacks[need] for need in needs.args if need in source.lacks]
+        run = needs.kwargs.get("run", True)
+    if reasons:
+        request.applymarker(pytest.mark.xfail(reason=reasons[0], strict=True, run=run))
+
+
 @pytest.fixture(params=DIRECTIONS, ids=lambda d: f"{d[0]}2{d[1]}")
 def kits(request) -> tuple[Kit, Kit]:
     """The framework a function is written in, and the one it is called from."""

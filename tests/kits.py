@@ -2,11 +2,14 @@
 
 import contextlib
 import dataclasses
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
 import pytest
+
+from bridge import _registry
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,6 +27,9 @@ class Kit:
         vmap: `(fn, in_axes=0) -> batched function`.
         compile: `fn -> compiled function`, which refuses what it cannot compile.
         wide: A context in which its integers and floats may have 64 bits.
+        accuracy: How close its functions of float64 come to those of others.
+        steps: How to take finite differences of them.
+        lacks: What its functions cannot do, and why.
     """
 
     name: str
@@ -36,6 +42,17 @@ class Kit:
     vmap: Callable[..., Callable]
     compile: Callable[[Callable], Callable]
     wide: Callable[[], contextlib.AbstractContextManager] = contextlib.nullcontext
+    accuracy: Mapping[str, float] = dataclasses.field(default_factory=dict)
+    steps: Mapping[str, float] = dataclasses.field(default_factory=dict)
+    lacks: Mapping[str, str] = dataclasses.field(default_factory=dict)
+
+    def holds(self, value: Any) -> bool:
+        """Whether it has the dtype of this name or array; so it is with everything else."""
+        name = str(getattr(value, "dtype", value)).removeprefix("torch.")
+        if not re.fullmatch(r"bool|(u?int|b?float|complex)\d\w*", name):
+            return True
+        with self.wide():
+            return _registry.away(self.name).holds(name)
 
 
 def kit(name: str) -> Kit:
@@ -87,11 +104,20 @@ def _mlx() -> Kit:
     return Kit(
         name="mlx",
         xp=mx,
-        array=mx.array,
+        array=lambda x: mx.array(x, dtype=getattr(mx, np.asarray(x).dtype.name, None)),
         numpy=np.array,
         grad=mx.grad,
         vjp=lambda fn, primals, ct: tuple(mx.vjp(one(fn), list(primals), [ct])[1]),
         jvp=lambda fn, primals, tangents: mx.jvp(one(fn), list(primals), list(tangents))[1][0],
         vmap=lambda fn, in_axes=0: mx.vmap(fn, in_axes=in_axes),
         compile=mx.compile,
+        # Functions of float64 are those of float32: mlx#3047.
+        accuracy={"rtol": 1e-5, "atol": 1e-5},
+        # A second backward pass runs another program, which rounds otherwise.
+        steps={"eps": 1e-2, "atol": 1e-3, "rtol": 1e-2, "nondet_tol": 1e-5},
+        lacks={
+            "one trace": "MLX runs a function again for each derivative of it",
+            "other sizes": "a graph of MLX is for the sizes that it was made for",
+            "complex128": "MLX has no complex128",
+        },
     )

@@ -99,6 +99,7 @@ def test_gradient_has_the_dtype_of_its_argument(into_torch, torch, name, residua
     assert found.to(torch.complex64).tolist() == [1.0, -4.0, -2.0]
 
 
+@pytest.mark.needs("complex128")
 def test_gradients_of_mixed_dtypes(into_torch, torch):
     """Each gradient has the dtype of its own argument, whatever the result is promoted to."""
     names = ("float32", "float16", "bfloat16", "complex64", "float64")
@@ -298,11 +299,13 @@ def test_integer_out_of_range_beside_a_tensor_that_requires_grad(jax, torch):
 
 def test_index_comes_back_as_it_went_in(into_torch, torch):
     source, wrap = into_torch
+    counts = {"jax": torch.int64, "mlx": torch.uint32}[source.name]  # MLX counts in uint32 as such
     index = torch.tensor([3, -1, 2])
     there = wrap(lambda n: (n, n + 1, source.xp.argmax(n), n > 0))
     found = there(index)
-    assert [y.dtype for y in found] == [torch.int64, torch.int64, torch.int64, torch.bool]
-    torch.testing.assert_close(found, (index, index + 1, torch.argmax(index), index > 0))
+    assert [y.dtype for y in found] == [torch.int64, torch.int64, counts, torch.bool]
+    expected = (index, index + 1, torch.argmax(index).to(counts), index > 0)
+    torch.testing.assert_close(found, expected)
 
 
 @pytest.mark.parametrize("name", WIDE_INTEGERS)
@@ -347,8 +350,9 @@ def test_embedding_under_vmap(into_torch, torch):
     there = into_torch[1](lambda table, at: (table[at], at))
     found = torch.func.vmap(there, in_dims=(None, 0))(table, rows)
     torch.testing.assert_close(found, (table[rows], rows))
-    with pytest.raises(bridge.RangeError, match=r"int64.*int32"):
-        torch.func.vmap(there, in_dims=(None, 0))(table, rows + 2**31)
+    if into_torch[0].name == "jax":
+        with pytest.raises(bridge.RangeError, match=r"int64.*int32"):
+            torch.func.vmap(there, in_dims=(None, 0))(table, rows + 2**31)
 
 
 def test_gradient_of_an_integer_output_beside_a_float(into_torch, torch):

@@ -216,6 +216,7 @@ def test_subclass(into_torch, torch):
     np.testing.assert_allclose(found.numpy(), wanted.numpy(), rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.needs("one trace")
 def test_requires_grad_alone_does_not_retrace(into_torch, torch):
     runs = []
     there = into_torch[1](lambda x: runs.append(1) or x * 2)

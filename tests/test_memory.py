@@ -71,6 +71,8 @@ def test_input_changed_before_second_order(into_torch):
 def test_result_that_is_a_residual_changed_before_backward(into_torch):
     """The derivative of exp is its result."""
     source, wrap = into_torch
+    if source.name == "mlx":
+        pytest.skip("the graph that MLX keeps has a result of its own")
     (x,) = leaves(X)
     y = wrap(source.xp.exp)(x)
     with torch.no_grad():

@@ -112,6 +112,7 @@ def test_gradcheck(into_torch, torch, function, points):
         check_backward_ad=True,
         check_batched_grad=True,
         check_batched_forward_grad=True,
+        **source.steps,
     )
 
 
@@ -125,6 +126,7 @@ def test_gradgradcheck(into_torch, torch, name):
         check_fwd_over_rev=True,
         check_rev_over_rev=True,
         check_batched_grad=True,
+        **source.steps,
     )
 
 
@@ -137,7 +139,7 @@ def test_gradcheck_of_the_second_derivative(into_torch, torch):
         (g,) = torch.autograd.grad(f(x), x, create_graph=True)
         return g
 
-    assert torch.autograd.gradgradcheck(slope, doubles(torch, X))
+    assert torch.autograd.gradgradcheck(slope, doubles(torch, X), **source.steps)
 
 
 @pytest.mark.parametrize("residuals", ["save", "recompute"])

@@ -423,6 +423,7 @@ GROWING = (4, 5, 6, 9)
 
 
 @pytest.mark.parametrize("function", SHAPES.values(), ids=SHAPES)
+@pytest.mark.needs("other sizes", run=False)
 def test_sizes_after_the_second_share_a_graph(into_torch, function):
     source, wrap = into_torch
     f = wrap(written_for(source.xp, function))
@@ -435,6 +436,7 @@ def test_sizes_after_the_second_share_a_graph(into_torch, function):
 
 
 @pytest.mark.parametrize("function", SHAPES.values(), ids=SHAPES)
+@pytest.mark.needs("other sizes", run=False)
 def test_marked_sizes_share_one_graph(into_torch, function):
     source, wrap = into_torch
     f = wrap(written_for(source.xp, function))
@@ -456,6 +458,7 @@ def test_shapes_of_dynamic_results_are_used_downstream(into_torch):
         assert_close(step(rows(count)), expected)
 
 
+@pytest.mark.needs("other sizes")
 def test_two_dynamic_sizes(into_torch):
     source, wrap = into_torch
     f = wrap(lambda x, y: source.xp.concatenate([x @ y.T, source.xp.sin(x) @ y.T]))
@@ -467,6 +470,7 @@ def test_two_dynamic_sizes(into_torch):
     assert graphs() == 2
 
 
+@pytest.mark.needs("other sizes")
 def test_sizes_that_meet(into_torch):
     """Sizes that JAX needs to be equal become one, as in torch: those of a batch and its labels."""
     source, wrap = into_torch
@@ -523,6 +527,7 @@ def test_a_function_that_must_know_its_sizes_cannot_be_marked_dynamic(into_torch
         compiled(lambda x: f(x))(x)
 
 
+@pytest.mark.needs("one trace")
 def test_a_compiled_call_does_not_run_the_function_again(into_torch):
     source, wrap = into_torch
     runs = []
@@ -533,6 +538,7 @@ def test_a_compiled_call_does_not_run_the_function_again(into_torch):
     assert len(runs) == 1
 
 
+@pytest.mark.needs("one trace")
 def test_a_new_size_runs_the_function_no_more_than_eager(into_torch):
     source, wrap = into_torch
     runs = []
@@ -649,7 +655,8 @@ def test_float64_is_exact_with_its_gradient(into_torch):
     x = rows().double()
     found = with_gradients(compiled(lambda x: f(x)), x)
     expected = with_gradients(lambda x: x.sin() * x, x)
-    torch.testing.assert_close(found, expected, rtol=1e-14, atol=1e-14)
+    exact = {"rtol": 1e-14, "atol": 1e-14}
+    torch.testing.assert_close(found, expected, **(source.accuracy or exact))
 
 
 def test_complex_gradient(into_torch):
@@ -732,7 +739,7 @@ def test_prng_keys_are_refused(call):
 def test_an_error_of_the_function_is_named(into_torch):
     source, wrap = into_torch
     f = wrap(lambda x: source.xp.sin(x) @ x)
-    with pytest.raises(Exception, match=r"dot_general|shapes? .*\(4, 3\)|incompatible"):
+    with pytest.raises(Exception, match=r"dot_general|shapes? .*\(4, ?3\)|incompatible"):
         compiled(lambda x: f(x))(rows())
 
 

@@ -168,7 +168,7 @@ def test_composition_equals_native(into_torch, torch, function, transform):
     x = torch.tensor(ROW, dtype=torch.float64)
     expected = transform(torch.func, lambda x: function(torch, x), x)
     found = transform(torch.func, wrap(lambda x: function(source.xp, x)), x)
-    torch.testing.assert_close(found, expected)
+    torch.testing.assert_close(found, expected, **source.accuracy)
 
 
 @pytest.mark.parametrize("out_dims", [0, 1, -1, (1, 0)], ids=str)
