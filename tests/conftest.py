@@ -21,8 +21,8 @@ def wrapper(source, target):
         return lambda *fn, jit=True, **how: wrap(*fn, capture=ways[jit], **how)
     if target == "torch" or source == "jax":
         wrap = functools.partial(wrap, residuals="save")
-    if source == "mlx":  # which otherwise builds its graph anew on each call
-        return lambda *fn, jit=True, **how: wrap(*fn, compile=jit, **how)
+    if source == "mlx":  # which runs a function anew on each call anyway
+        return lambda *fn, jit=True, **how: wrap(*fn, **how)
     return wrap
 
 

@@ -116,7 +116,7 @@ def _mlx() -> Kit:
         # A second backward pass runs another program, which rounds otherwise.
         steps={"eps": 1e-2, "atol": 1e-3, "rtol": 1e-2, "nondet_tol": 1e-5},
         lacks={
-            "one trace": "MLX runs a function again for each derivative of it",
+            "one trace": "MLX runs a function anew on each call, to build its graph",
             "other sizes": "a graph of MLX is for the sizes that it was made for",
             "complex128": "MLX has no complex128",
         },

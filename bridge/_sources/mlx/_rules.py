@@ -31,6 +31,11 @@ class Settings:
     residuals: str
     seeded: bool
 
+    @property
+    def keeps(self) -> bool:
+        """Whether a first derivative may keep a graph for its second half."""
+        return self.residuals != "recompute" and not self.compile
+
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Function:
@@ -63,7 +68,7 @@ class Function:
             vjp=self.vjp,
             jvp=self.jvp,
             vmap=self.vmap,
-            split=self.split if known and self.settings.residuals != "recompute" else None,
+            split=self.split if known and self.settings.keeps else None,
             reach=(lambda: known.reach) if known else None,
             draws=known.draws and not self.settings.seeded if known else False,
         )
@@ -127,7 +132,6 @@ class Function:
             outputs=self.outputs,
             wanted=wanted,
             given=given,
-            compile=self.settings.compile,
             vjp=self.vjp,
         )
         return saving.split()

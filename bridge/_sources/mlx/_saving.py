@@ -5,7 +5,8 @@ mx.vjp takes cotangents together with primals. They are given as arrays of zeros
 returns only the outputs are evaluated, with all that leads to them. The gradients stay a graph over
 that, which costs nothing. When the cotangents are known, they are written into the memory of
 the zeros, and the gradients are evaluated. This can be done once; a second backward pass
-recomputes.
+recomputes. It cannot be done with mx.compile, which fuses operations of both halves: what is
+evaluated with the outputs are then gradients for zeros.
 """
 
 import dataclasses
@@ -40,7 +41,6 @@ class Saving:
         outputs: Specs of its results.
         wanted: Positions of the primals that get gradients.
         given: Positions of the outputs that have cotangents.
-        compile: Whether `mx.compile` fuses the operations.
         vjp: `(wanted, given) -> Op`, the derivative that recomputes.
     """
 
@@ -50,7 +50,6 @@ class Saving:
     outputs: Specs
     wanted: Positions
     given: Positions
-    compile: bool
     vjp: Callable[[Positions, Positions], Op]
 
     def split(self) -> Split:
@@ -66,29 +65,17 @@ class Saving:
             kept_outputs=(),
         )
 
-    @functools.cached_property
-    def _both(self) -> Fun:
-        """The outputs and the gradients, from primals and cotangents."""
-
-        def fun(*args: mx.array) -> list[mx.array]:
-            outputs: list[mx.array] = []
-
-            def of_wanted(*free: mx.array) -> list[mx.array]:
-                outputs[:] = self.fun(*spread(free, self.wanted, args[:count]))
-                return [mx.contiguous(outputs[i]) for i in self.given]  # [a node for each output]
-
-            gradients = mx.vjp(of_wanted, [args[i] for i in self.wanted], list(args[count:]))[1]
-            return [*outputs, *gradients]
-
-        count = len(self.primals)
-        return mx.compile(fun) if self.compile else fun
-
     def _first(self, *xs: mx.array) -> tuple[mx.array | Handle, ...]:
+        outputs: list[mx.array] = []
+
+        def of_wanted(*free: mx.array) -> list[mx.array]:
+            outputs[:] = self.fun(*spread(free, self.wanted, xs))
+            return [mx.contiguous(outputs[i]) for i in self.given]  # NOTE [a node for each output]
+
         with computing(wide=is_wide(self.primals)):
             cotangents = [zeros(self.outputs[i]) for i in self.given]
-            results = self._both(*xs, *cotangents)
-        count = len(self.outputs)
-        return *results[:count], Handle(Waiting(cotangents, results[count:]))
+            gradients = mx.vjp(of_wanted, [xs[i] for i in self.wanted], cotangents)[1]
+        return *outputs, Handle(Waiting(cotangents, gradients))
 
     def _second(self, needed: Positions) -> Op:
         count = len(self.primals)

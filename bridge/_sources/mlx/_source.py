@@ -18,10 +18,15 @@ class MlxSource:
     traces_numbers = False
     takes_seeds = True
 
-    def check(self, *, residuals: str, **_: Any) -> None:
-        """Raise unless `residuals` is one of the three ways."""
+    def check(self, *, residuals: str, compile: bool) -> None:
+        """Raise unless `residuals` is one of the three ways, and one that `compile` allows."""
         if residuals not in ("auto", "save", "recompute"):
             raise OptionError(f'residuals={residuals!r} is neither "auto", "save" nor "recompute".')
+        if compile and residuals == "save":
+            raise OptionError(
+                'residuals="save" keeps a graph for the backward pass, and compile=True fuses it '
+                "with that of the forward pass. Leave out one of them."
+            )
 
     def is_module(self, fn: Any) -> bool:
         """Whether `fn` is an `mlx.nn.Module`."""
