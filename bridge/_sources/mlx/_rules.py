@@ -14,6 +14,7 @@ from bridge._sources.mlx._lacking import lacked
 from bridge._sources.mlx._outline import Outline, is_wide, outline
 from bridge._sources.mlx._random import Fun, seeded
 from bridge._sources.mlx._saving import Saving
+from bridge._sources.mlx._wrong import check_gradient
 from bridge._tree import spread
 
 
@@ -87,6 +88,7 @@ class Function:
 
     def vjp(self, wanted: Positions, given: Positions) -> Op:
         """The gradients of the primals at `wanted`; only the outputs at `given` take part."""
+        self._check_gradient()
         count = len(self.primals)
 
         def gradients(*args: mx.array) -> list[mx.array]:
@@ -101,7 +103,10 @@ class Function:
         """The tangents of the differentiable outputs; only the primals at `given` move."""
         count = len(self.primals)
         smooth = tuple(i for i, spec in enumerate(self.outputs) if spec.differentiable)
-        push = _twice_back if self._forward_is_doubtful() else _forward
+        push = _forward
+        if self._forward_is_doubtful():
+            self._check_gradient()
+            push = _twice_back
 
         def tangents(*args: mx.array) -> list[mx.array]:
             of_given = self._partial(args[:count], given, smooth)
@@ -125,6 +130,7 @@ class Function:
 
     def split(self, wanted: Positions, given: Positions) -> Split:
         """The first derivative in two halves."""
+        self._check_gradient()
         saving = Saving(
             fun=self.fun,
             name=self.name,
@@ -145,6 +151,10 @@ class Function:
             return [mx.contiguous(outputs[i]) for i in wanted]
 
         return fun
+
+    def _check_gradient(self) -> None:
+        if self.outline:
+            check_gradient(self.fun, self.primals, self.outline, self.name)
 
     def _forward_is_doubtful(self) -> bool:
         """NOTE [forward mode by reverse mode]."""

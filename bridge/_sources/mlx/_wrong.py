@@ -1,0 +1,46 @@
+"""Gradients that MLX gets wrong, which are refused.
+
+NOTE [complex powers]
+The gradients of a power and of a cumulative product lack a conjugation where numbers are complex
+(mlx#2178 left them out). A graph that is exported tells dtypes, but not every graph can be: then
+complex numbers anywhere in sight count.
+"""
+
+from typing import Any
+
+import mlx.core as mx
+
+from bridge._arrays.mlx import computing
+from bridge._errors import NoRuleError
+from bridge._op import Specs
+from bridge._sources.mlx._outline import Outline, is_wide, placeholders
+from bridge._sources.mlx._random import Fun, untouched
+
+_WRONG = {"Power": ("Power",), "CumProd": ("Scan",)}  # as a drawing and an export call them
+_COMPLEX = {"Conjugate", "Imag", "Real", "FFT"}
+
+
+def check_gradient(fun: Fun, primals: Specs, known: Outline, name: str) -> None:
+    """Raise where the gradient of `fun` would be wrong: NOTE [complex powers]."""
+    found = [wrong for wrong in _WRONG if any(wrong in each for each in known.operations)]
+    if not found:
+        return
+    exported = {alias for wrong in found for alias in _WRONG[wrong]}
+    if _is_complex(fun, primals, known, exported):
+        raise NoRuleError(
+            f"MLX computes wrong gradients of {' and '.join(found)} for complex numbers, which "
+            f"{name} has (mlx#2178). Write z * z for z**2, and mx.exp(p * mx.log(z)) for "
+            "other powers."
+        )
+
+
+def _is_complex(fun: Fun, primals: Specs, known: Outline, names: set[str]) -> bool:
+    notes: list[dict[str, Any]] = []
+    try:
+        with computing(wide=is_wide(primals)), untouched():
+            mx.export_function(notes.append, fun, *placeholders(primals))
+    except (ValueError, RuntimeError):  # a custom function, say
+        seen = any(spec.dtype == "complex64" for spec in (*primals, *known.outputs))
+        return seen or bool(known.operations & _COMPLEX)
+    steps = [note for note in notes if note["type"] == "primitive" and note["name"] in names]
+    return any(mx.complex64 in [x[2] for x in step["inputs"]] for step in steps)
