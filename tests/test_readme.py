@@ -15,8 +15,8 @@ README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 
 def test_python_blocks_run(capsys):
-    pytest.importorskip("torch")
-    pytest.importorskip("jax")
+    for framework in ("torch", "jax", "mlx.core"):
+        pytest.importorskip(framework)
     namespace: dict[str, object] = {}
     for match in re.finditer(r"^```python\n(.*?)^```$", README, re.MULTILINE | re.DOTALL):
         # The empty lines let a traceback name the line of README.md.
@@ -25,7 +25,11 @@ def test_python_blocks_run(capsys):
     assert capsys.readouterr().out.startswith("tensor(")
 
 
-@pytest.mark.parametrize("name", ["jax2torch", "torch2jax", "to_torch", "to_jax"])
+FRAMEWORKS = ("torch", "jax", "mlx")
+WRAPPERS = [f"{source}2{target}" for source, target in _registry.directions()]
+
+
+@pytest.mark.parametrize("name", [*WRAPPERS, *(f"to_{name}" for name in FRAMEWORKS)])
 def test_signature_is_the_real_one(name):
     (written,) = re.findall(rf"^    {name}(\(.*\))$", README, re.MULTILINE)
     parameters = inspect.signature(getattr(bridge, name)).parameters.values()
@@ -36,18 +40,17 @@ def test_signature_is_the_real_one(name):
 def test_options_are_all_explained():
     explained = re.findall(r"^\| (`.*?`) \| [^|]{20,} \|$", README, re.MULTILINE)
     named = {name for cell in explained for name in re.findall(r"`(\w+)`", cell)}
-    wrappers = [getattr(bridge, f"{source}2{target}") for source, target in _registry.directions()]
+    wrappers = [getattr(bridge, name) for name in WRAPPERS]
     parameters = [p for wrap in wrappers for p in inspect.signature(wrap).parameters.values()]
     assert named == {p.name for p in parameters if p.kind is p.KEYWORD_ONLY}
 
 
 def test_table_has_the_directions_of_the_registry():
-    frameworks = ("torch", "jax", "mlx")
     works = {(s, t): f"`{s}2{t}`" for s, t in _registry.directions()}
-    for source in frameworks:
+    for source in FRAMEWORKS:
         (row,) = re.findall(rf"^\| {source} \| (.* \| .* \| .*) \|$", README, re.M | re.I)
         native = {(source, source): "native"}
-        wanted = [(works | native).get((source, target), "planned") for target in frameworks]
+        wanted = [(works | native)[source, target] for target in FRAMEWORKS]
         assert row.split(" | ") == wanted
 
 
