@@ -10,7 +10,7 @@ _LOOKING = ("during function transformations", "Not allowed inside a graph trans
 _PRIMITIVE = re.compile(r"^\[Primitive::(vjp|jvp|vmap)\] Not implemented for (\w+)")
 _MEANT = {"vjp": "derivative", "jvp": "derivative", "vmap": "batched form"}
 _OTHER = re.compile(
-    r"^(\[|\w+::|JVP)(?=.*\b(vjp|jvp|vmap|gradient)\b)"
+    r"^(?=.*\b(vjp|jvp|vmap|gradient)\b)(\[|\w+::|JVP)"
     r".*(not( yet)? (implemented|supported)|NYI|cannot|\bno (gradient|jvp)\b)",
     re.IGNORECASE,
 )

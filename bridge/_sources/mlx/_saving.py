@@ -17,6 +17,7 @@ import mlx.core as mx
 
 from bridge._arrays.mlx import Handle, computing, overwrite, taken_back, zeros
 from bridge._op import Op, Positions, Specs, Split
+from bridge._sources.mlx._lacking import explained
 from bridge._sources.mlx._outline import is_wide
 from bridge._sources.mlx._random import Fun
 from bridge._tree import spread
@@ -72,7 +73,7 @@ class Saving:
             outputs[:] = self.fun(*spread(free, self.wanted, xs))
             return [mx.contiguous(outputs[i]) for i in self.given]  # NOTE [a node for each output]
 
-        with computing(wide=is_wide(self.primals)):
+        with computing(wide=is_wide(self.primals)), explained(f"{self.name}.vjp"):
             cotangents = [zeros(self.outputs[i]) for i in self.given]
             gradients = mx.vjp(of_wanted, [xs[i] for i in self.wanted], cotangents)[1]
         return *outputs, Handle(Waiting(cotangents, gradients))

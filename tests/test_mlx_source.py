@@ -1,0 +1,446 @@
+"""Functions of MLX elsewhere: what is about MLX alone."""
+
+import gc
+
+import numpy as np
+import pytest
+
+import bridge
+from bridge import mlx2jax, mlx2torch
+from bridge._arrays.mlx import _handles
+
+mx = pytest.importorskip("mlx.core")
+torch = pytest.importorskip("torch")
+
+X = torch.tensor([0.3, -1.25, 0.7])
+ROWS = torch.tensor([[0.3, -1.25, 0.7], [1.5, 0.5, -0.25]])
+WAYS = {
+    "keeps": {"residuals": "save"},
+    "recomputes": {"residuals": "recompute"},
+    "compiled": {"compile": True},
+}
+every_way = pytest.mark.parametrize("how", WAYS.values(), ids=WAYS)
+
+
+def leaf(x=X):
+    return x.clone().requires_grad_()
+
+
+def layer(xp, x):
+    return xp.tanh(x * x) * x.sum() + xp.sin(x)
+
+
+def scalar(xp, x):
+    return (layer(xp, x) * x).sum()
+
+
+TRANSFORMS = {
+    "grad": lambda t, f: t.grad(f)(X),
+    "hessian": lambda t, f: t.hessian(f)(X),
+    "jacfwd of jacrev": lambda t, f: t.jacfwd(t.jacrev(f))(X),
+    "jacrev of jacfwd": lambda t, f: t.jacrev(t.jacfwd(f))(X),
+    "vmap of hessian": lambda t, f: t.vmap(t.hessian(f))(ROWS),
+    "third order": lambda t, f: t.jacrev(t.jacrev(t.jacrev(f)))(X),
+    "jvp of vmap": lambda t, f: t.jvp(t.vmap(f), (ROWS,), (ROWS.cos(),)),
+}
+
+
+@every_way
+@pytest.mark.parametrize("transform", TRANSFORMS.values(), ids=TRANSFORMS)
+def test_transformations_equal_native_in_every_way(transform, how):
+    found = transform(torch.func, mlx2torch(lambda x: scalar(mx, x), **how))
+    expected = transform(torch.func, lambda x: scalar(torch, x))
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
+
+
+@every_way
+def test_autograd_equals_native_in_every_way(how):
+    x, native = leaf(), leaf()
+    f = mlx2torch(lambda x: (layer(mx, x), mx.exp(x)), **how)
+    for function, point in ((f, x), (lambda x: (layer(torch, x), x.exp()), native)):
+        first, second = function(point)
+        (first * point.cos().detach()).sum().backward(retain_graph=True)
+        (second.sum() + 2 * first.sum()).backward()
+    torch.testing.assert_close(x.grad, native.grad)
+
+
+@every_way
+def test_torch_compile_equals_native_in_every_way(how):
+    f = mlx2torch(lambda x: scalar(mx, x), **how)
+    x, native = leaf(), leaf()
+    torch.compile(lambda x: f(x * 2) + 1, fullgraph=True, backend="aot_eager")(x).backward()
+    (scalar(torch, native * 2) + 1).backward()
+    torch.testing.assert_close(x.grad, native.grad)
+
+
+def test_without_compile_a_graph_is_kept_unless_asked_otherwise():
+    x = leaf()
+    for how, way in (({}, "save"), ({"residuals": "recompute"}, None), ({"compile": True}, None)):
+        f = mlx2torch(mx.sin, **how)
+        f(x).sum().backward()
+        assert f"derivatives so far: {way}" in repr(f) if way else "derivatives" not in repr(f)
+
+
+def test_options_that_exclude_each_other():
+    with pytest.raises(bridge.OptionError, match=r"compile=True fuses.*Leave out one"):
+        mlx2torch(mx.sin, compile=True, residuals="save")
+    with pytest.raises(bridge.OptionError, match="residuals='some' is neither"):
+        mlx2torch(mx.sin, residuals="some")
+
+
+@pytest.mark.parametrize("convert", [mlx2torch, mlx2jax])
+def test_an_error_of_the_function_keeps_its_type_and_text(convert):
+    def failing(x):
+        raise KeyError("mine")
+
+    with pytest.raises(KeyError, match="mine"):
+        convert(failing)(X if convert is mlx2torch else np.ones(3, np.float32))
+
+
+# The graph that is kept for the backward pass.
+
+
+def kept():
+    gc.collect()
+    return len(_handles._kept)
+
+
+def test_a_second_backward_pass_recomputes():
+    x = leaf()
+    y = mlx2torch(lambda x: layer(mx, x))(x)
+    found = [torch.autograd.grad(y, x, c, retain_graph=True)[0] for c in (X, 2 * X, X + 1)]
+    native = leaf()
+    z = layer(torch, native)
+    wanted = [torch.autograd.grad(z, native, c, retain_graph=True)[0] for c in (X, 2 * X, X + 1)]
+    torch.testing.assert_close(found, wanted)
+
+
+def test_the_graph_goes_with_the_tensor_that_stands_for_it():
+    before = kept()
+    x = leaf()
+    y = mlx2torch(lambda x: layer(mx, x))(x)
+    assert kept() == before + 1
+    y.sum().backward()
+    assert kept() == before
+    y = mlx2torch(lambda x: layer(mx, x))(x)
+    del y
+    assert kept() == before
+
+
+def test_hooks_that_copy_what_is_saved_make_it_recompute():
+    x, native = leaf(), leaf()
+    with torch.autograd.graph.saved_tensors_hooks(torch.clone, lambda t: t):
+        y = mlx2torch(lambda x: layer(mx, x))(x)
+    y.sum().backward()
+    layer(torch, native).sum().backward()
+    torch.testing.assert_close(x.grad, native.grad)
+
+
+def test_a_checkpoint_equals_native():
+    x, native = leaf(), leaf()
+    f = mlx2torch(lambda x: layer(mx, x))
+    torch.utils.checkpoint.checkpoint(f, x, use_reentrant=False).sum().backward()
+    layer(torch, native).sum().backward()
+    torch.testing.assert_close(x.grad, native.grad)
+
+
+@pytest.mark.parametrize("residuals", ["save", "recompute"])
+def test_an_argument_changed_before_the_backward_pass_is_an_error(residuals):
+    x = leaf()
+    weight = torch.ones(3)
+    y = mlx2torch(lambda x, w: x * x * w, residuals=residuals)(x, weight)
+    weight.add_(1)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        y.sum().backward()
+
+
+def test_cotangents_of_some_outputs_are_no_zeros_for_the_others():
+    """The derivative of sqrt at 0 is infinite: multiplied by a zero it would be no number."""
+    x = torch.zeros(3, requires_grad=True)
+    f = mlx2torch(lambda x: (mx.sqrt(x), 3 * x))
+    for _ in range(2):
+        x.grad = None
+        f(x)[1].sum().backward()
+        assert x.grad.tolist() == [3.0] * 3
+
+
+def test_a_gradient_for_one_of_two():
+    x, w = leaf(), leaf(X + 2)
+    y = mlx2torch(lambda x, w: mx.sin(x) * w)(x, w)
+    (found,) = torch.autograd.grad(y.sum(), w)
+    torch.testing.assert_close(found, X.sin())
+
+
+# Memory.
+
+
+def test_results_and_gradients_own_their_memory():
+    weight = mx.array([1.0, 2.0, 3.0])
+    f = mlx2torch(lambda x, y: (weight, weight, x, x * 1, x + y))
+    x, y = leaf(), leaf()
+    results = f(x, y)
+    (results[4]).sum().backward()
+    tensors = [*results, x, y, x.grad, y.grad]
+    assert len({t.data_ptr() for t in tensors}) == len(tensors)
+    with torch.no_grad():
+        for t in tensors:
+            t.fill_(9)
+    assert weight.tolist() == [1.0, 2.0, 3.0]
+
+
+def test_an_array_captured_by_the_function_is_a_constant():
+    weight = mx.array([1.0, 2.0, 3.0])
+    x = leaf()
+    mlx2torch(lambda x: mx.sin(x) * weight)(x).sum().backward()
+    torch.testing.assert_close(x.grad, X.cos() * torch.tensor([1.0, 2.0, 3.0]))
+
+
+def test_a_captured_array_that_is_put_off():
+    weight = mx.exp(mx.array([1.0, 2.0, 3.0]))
+    torch.testing.assert_close(
+        mlx2torch(lambda x: x * weight)(X), X * torch.tensor([1.0, 2.0, 3.0]).exp()
+    )
+
+
+# Functions that look at values.
+
+
+@mlx2torch
+def looking(x):
+    return x * x if x.sum().item() > 0 else mx.sin(x)
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+def test_a_function_that_looks_at_values(sign):
+    native = lambda x: x * x if x.sum() > 0 else x.sin()
+    x, other = leaf(X * sign), leaf(X * sign)
+    y, z = looking(x), native(other)
+    torch.testing.assert_close(y, z)
+    (g,), (h,) = (torch.autograd.grad(a, b, X, create_graph=True) for a, b in ((y, x), (z, other)))
+    torch.testing.assert_close(g, h)
+    torch.testing.assert_close(torch.autograd.grad(g.sum(), x), torch.autograd.grad(h.sum(), other))
+    found, expected = (torch.func.jvp(f, (X * sign,), (X.cos(),)) for f in (looking, native))
+    torch.testing.assert_close(found, expected)
+
+
+def test_a_function_that_looks_at_values_cannot_be_batched():
+    with pytest.raises(bridge.NoRuleError, match=r"looking looks at values.*mx\.where"):
+        torch.func.vmap(looking)(ROWS)
+
+
+def test_shapes_that_follow_from_values_are_refused():
+    f = mlx2torch(lambda x: mx.array([v for v in x.tolist() if v > 0]))
+    with pytest.raises(bridge.ArgumentError, match=r"returned \(float32\[2\]\).*\(float32\[3\]\)"):
+        f(X)
+
+
+def inner_slope(x):
+    slope = mx.grad(lambda x: (x**3).sum())(x)
+    mx.eval(slope)
+    return slope
+
+
+def test_a_derivative_that_the_function_evaluates_is_differentiated():
+    """MLX alone gives 0 here: see the quirk below."""
+    x = leaf()
+    mlx2torch(inner_slope)(x).sum().backward()
+    torch.testing.assert_close(x.grad, 6 * X)
+    torch.testing.assert_close(
+        torch.func.jvp(mlx2torch(inner_slope), (X,), (torch.ones(3),))[1], 6 * X
+    )
+
+
+# Forward mode.
+
+
+def convolved(x, w):
+    return torch.conv2d(x.permute(0, 3, 1, 2), w.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
+
+
+PUSHED = {
+    "convolution": (lambda x, w: mx.conv2d(x, w), convolved, [(1, 5, 5, 2), (3, 2, 2, 2)]),
+    "irfft of odd size": (
+        lambda x: mx.fft.irfft(x * (1 + 2j), 5),
+        lambda x: torch.fft.irfft(x * (1 + 2j), 5),
+        [(3,)],
+    ),
+    "cumprod": (mx.cumprod, lambda x: torch.cumprod(x, 0), [(4,)]),
+    "cummax": (mx.cummax, lambda x: torch.cummax(x, 0)[0], [(4,)]),
+    "scatter": (
+        lambda x, y: x.at[mx.array([0, 0])].add(y),
+        lambda x, y: x.index_add(0, torch.tensor([0, 0]), y),
+        [(4,), (2,)],
+    ),
+}
+
+
+@pytest.mark.parametrize(("function", "native", "shapes"), PUSHED.values(), ids=PUSHED)
+def test_forward_mode_where_mlx_has_none_or_a_wrong_one(function, native, shapes):
+    random = torch.Generator().manual_seed(0)
+    xs, vs = ([torch.randn(s, generator=random) for s in shapes] for _ in range(2))
+    found = torch.func.jvp(mlx2torch(function), tuple(xs), tuple(vs))
+    torch.testing.assert_close(found, torch.func.jvp(native, tuple(xs), tuple(vs)))
+
+
+@mx.custom_function
+def straight(x):
+    return mx.round(x)
+
+
+@straight.vjp
+def _(primals, cotangent, output):
+    return 7 * cotangent
+
+
+def test_forward_mode_of_a_custom_function_follows_its_gradient():
+    f = mlx2torch(straight)
+    x = leaf()
+    f(x).sum().backward()
+    assert x.grad.tolist() == [7.0] * 3
+    assert torch.func.jvp(f, (X,), (torch.ones(3),))[1].tolist() == [7.0] * 3
+
+
+# What MLX lacks or has wrong.
+
+LACKING = {
+    "Inverse": lambda x: mx.linalg.inv(x, stream=mx.cpu),
+    "Cholesky": lambda x: mx.linalg.cholesky(x @ x.T + mx.eye(3), stream=mx.cpu),
+    "SVD": lambda x: mx.linalg.svd(x, stream=mx.cpu)[1],
+    "QRF": lambda x: mx.linalg.qr(x, stream=mx.cpu)[1],
+    "Eigh": lambda x: mx.linalg.eigh(x + x.T, stream=mx.cpu)[0],
+    "gather": lambda x: mx.linalg.solve(x, mx.ones((3,)), stream=mx.cpu),
+}
+
+
+@pytest.mark.parametrize("name", LACKING)
+@pytest.mark.parametrize("order", ["reverse", "forward"])
+def test_a_derivative_that_mlx_lacks_is_named(name, order):
+    f, x = mlx2torch(LACKING[name]), torch.randn(3, 3)
+    assert f(x).isfinite().all()
+    attempt = {
+        "reverse": lambda: f(x.requires_grad_()).sum().backward(),
+        "forward": lambda: torch.func.jvp(f, (x,), (x,)),
+    }
+    with pytest.raises(bridge.NoRuleError, match=rf"cannot be had.*{name}.*mx\.custom_function"):
+        attempt[order]()
+
+
+def test_a_missing_derivative_in_jax_is_named_when_it_is_traced():
+    jax = pytest.importorskip("jax")
+    f = mlx2jax(LACKING["Inverse"])
+    with pytest.raises(bridge.NoRuleError, match="no derivative of Inverse"):
+        jax.jit(jax.grad(lambda x: f(x).sum())).lower(jax.numpy.eye(3))
+
+
+Z = torch.tensor([1 + 2j, 0.5 - 1j])
+POWERS = {
+    "power": lambda z: z**2,
+    "within": lambda z: mx.abs((mx.real(z) * 1j + 1) ** 2),
+    "cumprod": mx.cumprod,
+    "of a custom function": lambda z: straight(mx.abs(z)) * z**2,
+}
+
+
+@pytest.mark.parametrize("function", POWERS.values(), ids=POWERS)
+def test_gradients_of_complex_powers_are_refused(function):
+    with pytest.raises(bridge.NoRuleError, match=r"wrong gradients of (Power|CumProd) for complex"):
+        mlx2torch(function)(leaf(Z)).abs().sum().backward()
+
+
+def test_values_and_tangents_of_complex_powers_are_right():
+    found = torch.func.jvp(mlx2torch(lambda z: z**2), (Z,), (Z * 1j,))
+    torch.testing.assert_close(found, (Z * Z, 2j * Z * Z))
+
+
+def test_real_powers_in_complex_functions_have_gradients():
+    z, native = leaf(Z), leaf(Z)
+    mlx2torch(lambda z: mx.abs(z) ** 3)(z).sum().backward()
+    (native.abs() ** 3).sum().backward()
+    torch.testing.assert_close(z.grad, native.grad)
+
+
+@pytest.mark.xfail(strict=True, reason="functions of float64 are those of float32: mlx#3047")
+def test_functions_of_float64_are_accurate():
+    found = mlx2torch(mx.sin)(X.double())
+    torch.testing.assert_close(found, X.double().sin(), rtol=1e-12, atol=0)
+
+
+def test_float64_is_kept_through_arithmetic():
+    x = torch.tensor([1 / 3, -2 / 7], dtype=torch.float64, requires_grad=True)
+    y = mlx2torch(lambda x: x * x * x)(x)
+    y.sum().backward()
+    torch.testing.assert_close(x.grad, 3 * x.detach() ** 2, rtol=1e-14, atol=0)
+
+
+# What MLX 0.32.4 does, and our source is there for. One of these fails when MLX changes it.
+
+ONE = mx.ones(3)
+
+
+def test_quirk_an_output_that_is_stopped_shifts_cotangents():
+    f = lambda x: [mx.stop_gradient(x), 2 * x]
+    assert mx.vjp(f, [ONE], [5 * ONE, ONE])[1][0].tolist() == [10.0] * 3
+    x = leaf()
+    stopped, twice = mlx2torch(lambda x: (mx.stop_gradient(x), 2 * x))(x)
+    (5 * stopped + twice).sum().backward()
+    assert x.grad.tolist() == [2.0] * 3
+
+
+def test_quirk_the_second_cotangent_of_one_array_is_lost():
+    def f(x):
+        y = 2 * x
+        return [y, y]
+
+    assert mx.vjp(f, [ONE], [ONE, 10 * ONE])[1][0].tolist() == [2.0] * 3
+    x = leaf()
+    one, other = mlx2torch(f)(x)
+    (one + 10 * other).sum().backward()
+    assert x.grad.tolist() == [22.0] * 3
+
+
+def test_quirk_integers_get_gradients():
+    assert mx.vjp(lambda i: [i * 0.5], [mx.array([4])], [mx.ones(1)])[1][0].dtype == mx.int32
+    x, i = leaf(), torch.tensor([2, 0, 1])
+    y, n = mlx2torch(lambda x, i: (x[i] * i, i + 1))(x, i)
+    assert not n.requires_grad
+    y.sum().backward()
+    assert x.grad.tolist() == [0.0, 1.0, 2.0]
+
+
+def test_quirk_an_evaluated_derivative_has_none():
+    assert mx.vjp(lambda x: [inner_slope(x)], [ONE], [ONE])[1][0].tolist() == [0.0] * 3
+
+
+def test_quirk_forward_mode_knows_nothing_of_custom_gradients():
+    tangent = mx.jvp(lambda x: [straight(x)], [ONE], [ONE])[1][0]
+    assert tangent.tolist() != [7.0] * 3
+
+
+def test_quirk_no_forward_mode_of_convolutions():
+    x = mx.ones((1, 4, 1))
+    with pytest.raises(ValueError, match="Primitive::jvp"):
+        mx.jvp(lambda x: [mx.conv1d(x, mx.ones((1, 2, 1)))], [x], [x])
+
+
+def test_quirk_forward_mode_of_irfft_of_odd_size():
+    z = mx.array([1 + 2j, 0.5, 1j])
+    (value,), (tangent,) = mx.jvp(lambda z: [mx.fft.irfft(z, 5)], [z], [z])
+    assert (value.shape, tangent.shape) == ((5,), (4,))
+
+
+def test_quirk_gradients_of_complex_powers():
+    z = mx.array([1 + 2j])
+    (found,) = mx.vjp(lambda z: [z**2], [z], [mx.ones(1).astype(mx.complex64)])[1]
+    assert found.item() != pytest.approx(2 - 4j)
+
+
+def test_quirk_compiled_gradients_are_computed_with_the_outputs():
+    def both(x, c):
+        return [*mx.vjp(lambda x: [mx.exp((x * mx.tanh(x)).sum())], [x], [c])]
+
+    memory = np.zeros((), np.float32)
+    cotangent = mx.array(memory)
+    (output,), (gradient,) = mx.compile(both)(ONE, cotangent)
+    mx.eval(output)
+    np.asarray(cotangent)[...] = 1
+    assert gradient.tolist() == [0.0] * 3
