@@ -113,6 +113,7 @@ def test_numpy_array_of_a_dtype_without_counterpart(kits, bridged, given):
         bridged(lambda x, w: x)(target.array(X), given)
 
 
+@pytest.mark.needs("one trace")
 def test_numpy_array_does_not_retrace_when_it_changes(kits, bridged):
     _, target = kits
     fn, runs = counted(lambda x, w: x * w)
@@ -286,7 +287,7 @@ STATIC = {
 
 @pytest.mark.parametrize(("one", "other"), STATIC.values(), ids=STATIC)
 def test_value_is_static_by_itself(kits, bridged, one, other):
-    _, target = kits
+    source, target = kits
     fn, runs = counted(lambda x, value: x * 2 if value == one else x * 3)
     there = bridged(fn)
     for _ in range(2):
@@ -295,7 +296,7 @@ def test_value_is_static_by_itself(kits, bridged, one, other):
             found = target.numpy(there(target.array(X), value))
             np.testing.assert_allclose(found, X * factor, rtol=1e-6)
     assert list(dict.fromkeys(args[1] for args, _ in runs)) == [one, other]
-    assert len(runs) == len(once)
+    assert len(runs) == len(once) or "one trace" in source.lacks
 
 
 DISTINCT = {
@@ -312,7 +313,7 @@ DISTINCT = {
 
 @pytest.mark.parametrize("values", DISTINCT.values(), ids=DISTINCT)
 def test_equal_static_values_of_other_type_are_other_keys(kits, bridged, values):
-    _, target = kits
+    source, target = kits
     fn, runs = counted(lambda x, n: x)
     there = bridged(fn, static_argnames="n")
     for _ in range(2):
@@ -320,7 +321,7 @@ def test_equal_static_values_of_other_type_are_other_keys(kits, bridged, values)
         for value in values:
             there(target.array(X), value)
     assert list(dict.fromkeys(repr(args[1]) for args, _ in runs)) == list(map(repr, values))
-    assert len(runs) == len(once)
+    assert len(runs) == len(once) or "one trace" in source.lacks
 
 
 @pytest.mark.parametrize(

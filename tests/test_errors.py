@@ -358,6 +358,7 @@ def lengths(target, there, count):
         there(target.array(X[:1]), target.array(np.ones(length, np.float32)))
 
 
+@pytest.mark.needs("one trace")
 def test_many_traces_warn_once_and_name_what_varies(kits, bridged):
     _, target = kits
 
@@ -388,6 +389,7 @@ def test_many_calls_without_traces_do_not_warn(kits, bridged):
     assert not warned(lambda: lengths(target, bridged(lambda x, y: x * y, jit=False), 20))
 
 
+@pytest.mark.needs("one trace")
 def test_static_value_that_varies_is_named(kits, bridged):
     _, target = kits
     there, x = bridged(lambda x, count: x, static_argnames="count"), target.array(X)
@@ -396,6 +398,7 @@ def test_static_value_that_varies_is_named(kits, bridged):
     assert "x (" not in str(warning.message)
 
 
+@pytest.mark.needs("one trace")
 def test_structure_that_varies_is_named(kits, bridged):
     _, target = kits
     there, x = bridged(lambda tree: tree[0]), target.array(X)
@@ -409,6 +412,7 @@ def test_each_function_counts_for_itself(kits, bridged):
     assert not warned(lambda: [lengths(target, there, 8) for there in functions])
 
 
+@pytest.mark.needs("one trace")
 def test_many_traces_are_an_error_where_warnings_are(kits, bridged):
     """As under pytest with `-W error`; the call after it works."""
     _, target = kits

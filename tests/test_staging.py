@@ -218,6 +218,8 @@ def everything_there(xp, tree, *, how):
 
 def test_inductor_equals_native(into_torch):
     source, wrap = into_torch
+    if source.name == "mlx":
+        pytest.skip("inductor sees one operator, whatever computes it, and takes a minute")
     f = wrap(written_for(source.xp, everything_there), static_argnames="how")
     x, y = rows(), rows().cos()
     found = with_gradients(compiled(lambda x, y: everything(f, x, y), "inductor"), x, y)

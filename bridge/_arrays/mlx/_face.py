@@ -119,6 +119,7 @@ class MlxArrays:
 
     def convert(self, x: Any, *, copy: bool | None) -> mx.array:
         """A copy of `x`, which MLX cannot do without."""
+        unforked()  # for what is made of it, before that is evaluated
         found = taken(x)
         if copy is False:
             raise CopyError("copy=False, but MLX copies whatever it takes from others.")

@@ -1,0 +1,186 @@
+"""Functions of MLX in threads, in forked processes, and over many calls."""
+
+import gc
+import os
+import subprocess
+import sys
+import textwrap
+import threading
+
+import pytest
+
+from bridge import NoValuesError, mlx2jax, mlx2torch
+
+mx = pytest.importorskip("mlx.core")
+torch = pytest.importorskip("torch")
+
+
+def in_threads(work, count):
+    """What `work` returns for each number, from as many threads; the first error is raised."""
+    found, errors = {}, []
+
+    def run(i):
+        try:
+            found[i] = work(i)
+        except BaseException as error:  # noqa: BLE001 - raised again below
+            errors.append(error)
+
+    threads = [threading.Thread(target=run, args=(i,)) for i in range(count)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    if errors:
+        raise errors[0]
+    return [found[i] for i in range(count)]
+
+
+def layer(x):
+    return mx.tanh(x * x) * mx.sin(x)
+
+
+@pytest.mark.parametrize("how", [{}, {"compile": True}, {"residuals": "recompute"}], ids=str)
+def test_eight_threads_at_once(how):
+    f = mlx2torch(layer, **how)
+
+    def work(i):
+        for k in range(20):
+            x = torch.linspace(-1, i + k / 20, 5 + i, requires_grad=True)
+            native = x.detach().clone().requires_grad_()
+            f(x).sum().backward()
+            (torch.tanh(native * native) * torch.sin(native)).sum().backward()
+            torch.testing.assert_close(x.grad, native.grad)
+        return True
+
+    assert all(in_threads(work, 8))
+
+
+def test_a_backward_pass_in_another_thread():
+    x = torch.tensor([0.3, -1.25], requires_grad=True)
+    y = mlx2torch(mx.sin)(x).sum()
+    in_threads(lambda _: y.backward(), 1)
+    torch.testing.assert_close(x.grad, x.detach().cos())
+
+
+def test_threads_draw_from_keys_of_their_own():
+    f = mlx2torch(lambda x: mx.random.bernoulli(0.5, x.shape) * x)
+    keys = [torch.tensor(i) for i in range(8)]
+    x = torch.ones(32)
+    expected = [f(x, rng=key) for key in keys]
+    torch.testing.assert_close(in_threads(lambda i: f(x, rng=keys[i]), 8), expected)
+
+
+def test_an_array_that_another_thread_has_put_off_is_refused():
+    weight = mx.sin(mx.ones(3))
+    with pytest.raises(NoValuesError, match=r"put off in one thread.*mx\.eval"):
+        in_threads(lambda _: mlx2torch(lambda x: x * weight)(torch.ones(3)), 1)
+
+
+@pytest.mark.skipif(not os.path.isdir("/proc/self/task"), reason="counts the threads of Linux")
+@pytest.mark.parametrize("target", ["torch", "jax"])
+def test_no_thread_of_the_system_stays_for_one_of_python(target):
+    if target == "torch":
+        f = mlx2torch(layer)
+        work = lambda _: f(torch.ones(3, requires_grad=True)).sum().backward()
+    else:
+        jax = pytest.importorskip("jax")
+        g = jax.jit(jax.grad(lambda x: mlx2jax(layer)(x).sum()))
+        work = lambda _: g(jax.numpy.ones(3)).block_until_ready()
+    in_threads(work, 2)
+    before = len(os.listdir("/proc/self/task"))
+    for _ in range(10):
+        in_threads(work, 2)
+    assert len(os.listdir("/proc/self/task")) <= before + 2
+
+
+def test_quirk_each_thread_of_python_leaves_one_of_the_system():
+    if not os.path.isdir("/proc/self/task"):
+        pytest.skip("counts the threads of Linux")
+    before = len(os.listdir("/proc/self/task"))
+    for _ in range(5):
+        in_threads(lambda _: mx.eval(mx.sin(mx.ones(3))), 1)
+    assert len(os.listdir("/proc/self/task")) >= before + 5
+
+
+def run(code, timeout=120):
+    command = [sys.executable, "-W", "ignore", "-c", textwrap.dedent(code)]
+    process = subprocess.run(command, capture_output=True, text=True, check=False, timeout=timeout)
+    assert process.returncode == 0, process.stderr
+    return process.stdout.split()
+
+
+FORKED = """
+    import os, signal, torch, mlx.core as mx
+    from bridge import mlx2torch, to_mlx, to_torch
+
+    f = mlx2torch(lambda x: mx.sin(x) * x)
+    x = torch.ones(3, requires_grad=True)
+    y = f(x).sum()
+    mx.eval(mx.sin(mx.ones(3)))
+    child = os.fork()
+    if child == 0:
+        signal.alarm(30)
+        {work}
+        os._exit(0)
+    assert os.waitpid(child, 0)[1] == 0
+    y.backward()
+    print(round(x.grad[0].item(), 4))
+"""
+IN_CHILD = {
+    "call": "assert abs(f(x)[0].item() - 0.8415) < 1e-4",
+    "gradient": "f(x).sum().backward(); assert abs(x.grad[0].item() - 1.3818) < 1e-4",
+    "backward of a call in the parent": "y.backward(); assert abs(x.grad[0] - 1.3818) < 1e-4",
+    "values": "assert to_torch(mx.sin(to_mlx(torch.ones(2)))).sum() > 1.6",
+}
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+@pytest.mark.parametrize("work", IN_CHILD.values(), ids=IN_CHILD)
+def test_a_forked_child_computes(work):
+    assert run(FORKED.format(work=work)) == ["1.3818"]
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_quirk_a_forked_child_of_mlx_alone_waits_forever():
+    code = """
+        import os, signal, mlx.core as mx
+        mx.eval(mx.sin(mx.ones(3)))
+        child = os.fork()
+        if child == 0:
+            signal.alarm(3)
+            mx.eval(mx.sin(mx.ones(3)))
+            os._exit(0)
+        print(os.waitpid(child, 0)[1])
+    """
+    assert run(code) == ["14"]  # SIGALRM
+
+
+@pytest.mark.parametrize("how", [{}, {"compile": True}], ids=str)
+def test_ten_thousand_calls_leave_nothing(how):
+    f = mlx2torch(layer, **how)
+
+    def steps(count):
+        for _ in range(count):
+            f(torch.ones(1000, requires_grad=True)).sum().backward()
+        gc.collect()
+        with open("/proc/self/statm", encoding="ascii") as file:
+            return int(file.read().split()[1]) * 4, mx.get_active_memory()
+
+    if not os.path.exists("/proc/self/statm"):
+        pytest.skip("reads the memory of a process of Linux")
+    resident, active = steps(1000)
+    after, active_after = steps(5000)
+    assert active_after <= active
+    assert after - resident < 4000  # KiB; one array of 1,000 numbers a call would be 20,000
+
+
+def test_functions_that_come_and_go_leave_nothing():
+    def steps(count):
+        for _ in range(count):
+            f = mlx2torch(lambda x: mx.sin(x) * x, compile=True)
+            f(torch.ones(64, requires_grad=True)).sum().backward()
+        gc.collect()
+        return mx.get_active_memory()
+
+    before = steps(20)
+    assert steps(200) <= before
