@@ -105,6 +105,18 @@ def test_unused_outputs_have_cotangents_of_zero():
     curved = mx.grad(lambda x: inner(lambda x: two(x)[1] ** 2)(x).sum())(mx.array([0.0, 1.0]))
     assert curved.tolist() == [8, 8]
 
+    def left_over(x):
+        first, second = two(x)
+        kept.append(second)
+        return [first]
+
+    def of_the_other(x):
+        mx.vjp(left_over, [x], [mx.ones_like(x)])
+        return kept[-1].sum()
+
+    kept = []
+    assert mx.grad(of_the_other)(mx.array([0.0, 1.0])).tolist() == [2, 2]
+
 
 def test_rules_are_not_told_which_arguments_want_gradients():
     seen = []
