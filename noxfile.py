@@ -87,7 +87,7 @@ def demo(session: nox.Session) -> None:
 def bench(session: nox.Session) -> None:
     """Measure what a call across costs; `nox -s bench -- --no-peers` without other libraries."""
     groups = ("bench",) if "--no-peers" in session.posargs else ("bench", "peers")
-    _install(session, "-e", ".[torch,jax]", groups=groups)
+    _install(session, "-e", ".[all]", groups=groups)
     session.run("python", "-m", "benchmarks", *session.posargs, env={"JAX_PLATFORMS": "cpu"})
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 
-from benchmarks import _eager, _figure, _fresh, _large, _quantum, _report, _reverse, _tree
+from benchmarks import _eager, _figure, _fresh, _large, _mlx, _quantum, _report, _reverse, _tree
 from benchmarks._machine import Effort, describe, settle
 from benchmarks._results import Measurement
 
@@ -26,6 +26,9 @@ CASES: dict[str, Callable[[Effort], Iterable[Measurement]]] = {
     "in jax": _reverse.small,
     "in jax, large": _reverse.large,
     "in jax, perceptron": _reverse.perceptron,
+    "mlx": _mlx.small,
+    "mlx, large": _mlx.large,
+    "mlx, perceptron": _mlx.perceptron,
 }
 
 

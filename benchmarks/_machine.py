@@ -49,7 +49,7 @@ def settle() -> None:
 
 def describe() -> str:
     """Processor, cores and versions."""
-    packages = ("torch", "jax", "jaxlib", "numpy", "pennylane")
+    packages = ("torch", "jax", "jaxlib", "mlx", "numpy", "pennylane")
     versions = [f"{name} {importlib.metadata.version(name)}" for name in packages]
     return (
         f"{_processor()}, {os.cpu_count()} cores, {platform.system()}; Python "
