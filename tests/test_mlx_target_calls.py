@@ -144,6 +144,11 @@ def test_random_numbers_follow_from_a_key():
     slope = inner(lambda x: dropout(x, rng=mx.random.key(1)))
     assert slope(ones).tolist() == kept.tolist()
     assert inner(lambda x: slope(x) * x)(ones).tolist() == kept.tolist()
+    keys, rows = mx.random.split(mx.random.key(3), 3), mx.ones((3, 64))
+    each = [dropout(x, rng=key).tolist() for x, key in zip(rows, keys, strict=True)]
+    mapped = lambda x, key: dropout(x, rng=key)
+    assert mx.vmap(mapped)(rows, keys).tolist() == each
+    assert mx.vmap(mx.grad(lambda *xs: mapped(*xs).sum()))(rows, keys).tolist() == each
     with pytest.raises(ArgumentError, match=r"array of keys, with data of shape \[2, 2\]"):
         dropout(ones, rng=mx.random.split(mx.random.key(0)))
 
