@@ -12,6 +12,7 @@ from bridge._errors import (
     RangeError as RangeError,
     UnknownFrameworkError as UnknownFrameworkError,
 )
+from bridge._listing import torch_operator as torch_operator
 from bridge._op import Op as Op
 from bridge._transfer import to_jax as to_jax, to_mlx as to_mlx, to_torch as to_torch
 from bridge._wrap.jax import jax2mlx as jax2mlx, jax2torch as jax2torch

@@ -15,6 +15,7 @@ from collections.abc import Callable, Sequence, Set
 from typing import Any
 
 from bridge._errors import NoRuleError
+from bridge._listing import Listing
 from bridge._spec import NARROW_INTEGERS, ArraySpec
 
 Arrays = tuple[Any, ...]
@@ -53,6 +54,8 @@ class Op:
         reach: For each output the positions of the primals it depends on; without it, of all.
             A primal that is out of reach has no gradient, where zeros would be one.
         draws: Whether random numbers are drawn that follow from no primal.
+        listing: `() -> Listing`, what `call` computes, written out: a target that can compile that
+            does so, and calls nothing. Without it, `call` is called.
         text: What it computes, but for the values of constants; alike in every process.
         steps: How it was derived from the Op that `derive` was first called on.
         notes: What its callers remember of earlier calls.
@@ -71,6 +74,7 @@ class Op:
     draws: bool = False
     text: Callable[[], str] | None = None
     steps: tuple[Step, ...] = ()
+    listing: Callable[[], Listing] | None = None
 
     notes: dict[Any, Any] = dataclasses.field(default_factory=dict, repr=False)
     _derived: dict[tuple[Any, ...], Any] = dataclasses.field(default_factory=dict, repr=False)

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, overload
 
+from bridge._errors import OptionError
 from bridge._wrap._wrapping import wrapped
 
 if TYPE_CHECKING:
@@ -17,6 +18,7 @@ def torch2jax(
     static_argnums: int | Sequence[int] = ...,
     static_argnames: str | Sequence[str] = ...,
     capture: str = ...,
+    lower: str = ...,
     device: str | None = ...,
 ) -> "BridgedFunction": ...
 @overload
@@ -27,6 +29,7 @@ def torch2jax(
     static_argnums: int | Sequence[int] = ...,
     static_argnames: str | Sequence[str] = ...,
     capture: str = ...,
+    lower: str = ...,
     device: str | None = ...,
 ) -> Callable[[Callable[..., Any]], "BridgedFunction"]: ...
 def torch2jax(
@@ -36,6 +39,7 @@ def torch2jax(
     static_argnums: int | Sequence[int] = (),
     static_argnames: str | Sequence[str] = (),
     capture: str = "auto",
+    lower: str = "ffi",
     device: str | None = None,
 ) -> Any:
     """A torch function as a differentiable function of JAX arrays; also a decorator.
@@ -53,6 +57,13 @@ def torch2jax(
         capture: `"auto"` makes a graph of the function, and where it looks at values, runs it anew
             on each call and for each derivative, with a warning; `"require"` refuses such a
             function, and `"never"` always runs it anew.
+        lower: `"ffi"` lets torch compute, called by XLA; `"xla"` compiles the captured graph with
+            what is around it, so that XLA fuses, partitions and exports it, and torch computes
+            nothing. Tensors that the function closes over are then constants, random numbers are
+            those of `jax.random`, matrix products have the precision that JAX is set to, and what
+            torch finds out by values raises no error: an index out of bounds reads NaN, or the
+            least integer, a singular matrix has infinite or NaN results, and integers of 64 bits
+            are refused in 32-bit mode.
         device: Where torch computes, `"cpu"` or `"cuda:0"`; by default where the arrays are.
 
     Returns:
@@ -63,8 +74,9 @@ def torch2jax(
     Raises:
         ArgumentError: When called with an argument or for a result that cannot cross, such as a
             float64 result while JAX is in 32-bit mode; the text says which.
-        NoRuleError: When torch lacks a derivative or a batched form that is asked for.
-        NoValuesError: When `capture="require"`, and the function looks at values.
+        NoRuleError: When torch lacks a derivative or a batched form that is asked for, or when
+            `lower="xla"` meets an operator that is missing, which `bridge.torch_operator` supplies.
+        NoValuesError: When `capture="require"` or `lower="xla"`, and the function looks at values.
 
     Example:
         >>> import jax, jax.numpy as jnp, torch
@@ -76,12 +88,17 @@ def torch2jax(
 
     `torch.func`: https://docs.pytorch.org/docs/stable/func.html
     """
+    if lower == "xla" and device is not None:
+        raise OptionError(
+            f'device={device!r} says where torch computes, and with lower="xla" XLA computes, '
+            "where the arrays are. Leave one of them out."
+        )
     return wrapped(
         fn,
         direction=("torch", "jax"),
         static=(static_argnums, static_argnames),
-        device=device,
-        options={"capture": capture},
+        device="cpu" if lower == "xla" else device,
+        options={"capture": capture, "lower": lower},
     )
 
 

@@ -18,6 +18,7 @@ from bridge._errors import NoRuleError
 from bridge._op import Op, Positions, Specs
 from bridge._sources.torch._capture import trace
 from bridge._sources.torch._draws import OTHER_DRAWS, same_examples
+from bridge._sources.torch._listing import listed
 from bridge._sources.torch._looped import Axes, grown, looped, seeds_differ
 from bridge._sources.torch._program import Program, Settings, executed, written
 from bridge._sources.torch._styles import mapped
@@ -110,6 +111,7 @@ class Batched:
             vmap=lambda axes, size: self.vmap(axes, size).op(),
             reach=self.program.reach,
             text=self.program.text,
+            listing=listed(self.program, self.settings),
         )
 
     def vjp(self, wanted: Positions, given: Positions) -> "Batched":

@@ -81,6 +81,26 @@ def trace(
     return program(module, blocks)
 
 
+def functional(
+    fun: Callable[..., Sequence[Any]], primals: Specs, *, name: str, dtype: torch.dtype
+) -> torch.fx.GraphModule:
+    """The graph of `fun` on such arguments; its results that are no tensors are `None`."""
+    kinds: list[bool] = []
+
+    def outputs(*xs: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        found = fun(*[x.clone() for x in xs])  # some operators say that they write to arguments
+        kinds[:] = [isinstance(y, torch.Tensor) for y in found]
+        return tuple(dense(y) for y in found if isinstance(y, torch.Tensor))
+
+    with _capture(name, dtype), torch.no_grad():
+        module = export(outputs, fake_tensors(primals), joint=False)
+        tidy(module)
+    found = iter(results(module.graph))
+    end = module.graph.output_node()
+    end.args = (tuple(next(found) if kind else None for kind in kinds),)
+    return module
+
+
 def trace_joint(
     fun: Fun,
     primals: Specs,

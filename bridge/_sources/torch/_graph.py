@@ -121,8 +121,15 @@ def results(graph: Graph) -> list[Any]:
 
 
 def draws(node: Node) -> bool:
-    """Whether an operator draws random numbers."""
-    return torch.Tag.nondeterministic_seeded in getattr(node.target, "tags", ())
+    """Whether an operator draws random numbers, as attention may, but not without dropout."""
+    if torch.Tag.nondeterministic_seeded not in getattr(node.target, "tags", ()):
+        return False
+    target: Any = node.target
+    names = [argument.name for argument in target._schema.arguments]
+    if "dropout_p" not in names:
+        return True
+    chances = dict(zip(names, node.args, strict=False)) | node.kwargs
+    return bool(chances.get("dropout_p", 0.0))
 
 
 def roots(nodes: Iterable[Node]) -> dict[Node, frozenset[Node]]:

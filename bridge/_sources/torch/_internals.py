@@ -10,6 +10,7 @@ import torch
 
 # Graphs of forward and backward at once, and tensors without values to make them from: without
 # these names nothing can be captured, and importing a function of torch fails here.
+from torch._decomp import decomposition_table
 from torch._functorch.aot_autograd import aot_export_joint_simple
 from torch._subclasses.fake_tensor import (
     DataDependentOutputException,
@@ -62,6 +63,21 @@ def export(
     """The functional graph of `fun`; if `joint`, from cotangents to gradients of `fakes`, too."""
     found: Any = aot_export_joint_simple(fun, tuple(fakes), trace_joint=joint)
     return found
+
+
+# Taken apart, it counts labels behind the end of the list: test_a_wrong_decomposition_is_not_used.
+_WRONG = {torch.ops.aten.multilabel_margin_loss_forward.default}
+
+
+def decomposition(target: Any) -> Callable[..., Any] | None:
+    """What computes the same as an operator, by others; without the names it stays as it is."""
+    if target in _WRONG:
+        return None
+    if target in decomposition_table:
+        return decomposition_table[target]
+    if isinstance(target, torch._ops.OpOverload) and target._can_decompose():
+        return target.decompose
+    return None
 
 
 def is_real(x: Any) -> bool:

@@ -24,11 +24,13 @@ class Settings:
         capture: `auto`, `require` or `never`, whether it becomes a graph.
         dtype: What torch makes of a Python number in it.
         seed: Position of the argument that random numbers follow from, if there is one.
+        listed: Whether Ops are written out, for a target that compiles them.
     """
 
     capture: str
     dtype: torch.dtype
     seed: int | None = None
+    listed: bool = False
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

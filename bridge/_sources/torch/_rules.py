@@ -12,6 +12,7 @@ from bridge._sources.torch._capture import Fun, trace
 from bridge._sources.torch._draws import OTHER_DRAWS, same, same_gradients, same_tangents
 from bridge._sources.torch._eager import anew, outline, transposed
 from bridge._sources.torch._internals import Blocks
+from bridge._sources.torch._listing import listed
 from bridge._sources.torch._looped import Axes, grown, seeds_differ
 from bridge._sources.torch._program import Program, Settings, executed, written
 from bridge._sources.torch._split import split
@@ -76,6 +77,7 @@ class Function:
             draws=self.draws and self.settings.seed is None,
             reach=self.program.reach if self.program else None,
             text=self.program.text if self.program else None,
+            listing=listed(self.program, self.settings) if self.program else None,
         )
 
     def vjp(self, wanted: Positions, given: Positions) -> "Function | Batched":
@@ -248,6 +250,11 @@ def function(
         try:
             program = trace(fun, primals, name=name, settings=settings, training=training)
         except NoValuesError as error:
+            if settings.listed:
+                raise NoValuesError(
+                    f'{error} Without a graph there is nothing that lower="xla" could compile: '
+                    'rewrite it, by torch.where say, or let torch compute with lower="ffi".'
+                ) from error
             if settings.capture == "require":
                 raise
             warnings.warn(

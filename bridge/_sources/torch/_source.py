@@ -1,5 +1,6 @@
 """What PyTorch shows to bridge as a source of functions."""
 
+import dataclasses
 from collections.abc import Callable, Hashable, Sequence
 from typing import Any
 
@@ -19,10 +20,17 @@ class TorchSource:
     traces_numbers = False
     takes_seeds = True
 
-    def check(self, *, capture: str, **_: Any) -> None:
-        """Raise unless `capture` is one of the three ways."""
+    def check(self, *, capture: str, lower: str = "ffi", **_: Any) -> None:
+        """Raise unless `capture` is one of the three ways, and goes with `lower`."""
         if capture not in ("auto", "require", "never"):
             raise OptionError(f'capture={capture!r} is neither "auto", "require" nor "never".')
+        if lower not in ("ffi", "xla"):
+            raise OptionError(f'lower={lower!r} is neither "ffi" nor "xla".')
+        if lower == "xla" and capture == "never":
+            raise OptionError(
+                'lower="xla" compiles the graph of a function, and capture="never" makes none. '
+                "Leave one of them out."
+            )
 
     def is_module(self, fn: Any) -> bool:
         """Whether `fn` is an `nn.Module`."""
@@ -52,13 +60,18 @@ class TorchSource:
         primals: Specs,
         labels: Sequence[str],
         capture: str,
+        lower: str = "ffi",
         seed: int | None = None,
     ) -> Op:
         """`fn` as an Op for arguments of these specs, captured now unless `capture` forbids it.
 
-        Random numbers follow from the argument at the position `seed`, an integer or several.
+        Random numbers follow from the argument at the position `seed`, an integer or several. Ops
+        are written out where `lower` is `"xla"`, and captured on the host: torch computes nothing.
         """
-        settings = Settings(capture, torch.get_default_dtype(), seed)
+        listed = lower == "xla"
+        if listed:
+            primals = tuple(dataclasses.replace(spec, device="cpu") for spec in primals)
+        settings = Settings(capture, torch.get_default_dtype(), seed, listed)
         return native(pure(fn, name), name, primals, settings).op()
 
     def shapes(

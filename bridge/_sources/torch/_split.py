@@ -7,6 +7,7 @@ from bridge._errors import NoRuleError
 from bridge._op import Op, Positions, Specs, Split
 from bridge._sources.torch._capture import Fun, program, trace, trace_joint
 from bridge._sources.torch._draws import OTHER_DRAWS, same_examples
+from bridge._sources.torch._listing import listed
 from bridge._sources.torch._looped import Axes, each, grown, seeds_differ
 from bridge._sources.torch._partition import partition, selected
 from bridge._sources.torch._program import Program, Settings, executed, written
@@ -73,4 +74,5 @@ def half(found: Program, name: str, primals: Specs, settings: Settings) -> Op:
         vmap=vmap,
         reach=found.reach,
         text=found.text,
+        listing=listed(found, settings),
     )

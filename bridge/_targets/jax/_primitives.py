@@ -22,8 +22,10 @@ from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir, partial_eval
 
 from bridge._arrays.jax import conjugate
+from bridge._errors import NoRuleError
 from bridge._op import Positions, Specs
 from bridge._spec import ArraySpec
+from bridge._targets.jax import _interpreter
 from bridge._targets.jax._calls import Call, Linear, reached, smooth
 from bridge._targets.jax._internals import (
     hold_weakly,
@@ -165,10 +167,19 @@ def _lower_linear(ctx: Any, *operands: Any, function: Linear) -> Sequence[Any]:
 
 
 def _lower(ctx: Any, operands: Sequence[Any], function: Call | Linear, taken: Positions) -> Any:
+    given = [operands[i] for i in taken]
+    if function.runs.listing:
+        return _interpreter.lower(ctx, given, function.runs, function.runs.listing())
+    if function.site.root.listing:
+        raise NoRuleError(
+            f"{function} runs one example after the other, as where each has a key of its own for "
+            "random numbers, which cannot be compiled. Share one key, or let torch compute with "
+            'lower="ffi".'
+        )
     avals = [ctx.avals_in[i] for i in taken]
     specs = tuple(ArraySpec(tuple(aval.shape), str(aval.dtype)) for aval in avals)
     inner = dataclasses.replace(ctx, avals_in=avals)
-    return lower(inner, [operands[i] for i in taken], function.runs, function.site, specs)
+    return lower(inner, given, function.runs, function.site, specs)
 
 
 def _compiled(primitive: Primitive, function: Call | Linear) -> Callable[..., list[Any]]:

@@ -1,0 +1,178 @@
+"""Operators of several arrays that go element by element."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax.numpy as jnp
+from jax import lax
+from jax.scipy import special
+
+from bridge._targets.jax._operators._table import Result, cast, common, operator
+
+Function = Callable[..., Any]
+
+
+def _divided(x: Any, y: Any, rounding_mode: str | None = None) -> Any:
+    if rounding_mode is None:
+        return x / y
+    if rounding_mode == "floor":
+        return jnp.floor_divide(x, y)
+    return lax.div(x, y) if jnp.issubdtype(x.dtype, jnp.integer) else jnp.trunc(x / y)
+
+
+def _power(x: Any, y: Any) -> Any:
+    if not jnp.issubdtype(x.dtype, jnp.integer):
+        return jnp.power(x, y)
+    # An integer to a negative power is what its reciprocal rounds to.
+    whole = jnp.power(x, jnp.maximum(y, 0))
+    return jnp.where(y >= 0, whole, jnp.where(abs(x) == 1, jnp.power(x, jnp.abs(y)), 0))
+
+
+_PAIRS: dict[str, Function] = {
+    **{name: getattr(jnp, name) for name in ("maximum", "minimum", "fmax", "fmin", "copysign")},
+    **{name: getattr(jnp, name) for name in ("hypot", "nextafter", "logaddexp", "logaddexp2")},
+    **{name: getattr(jnp, name) for name in ("gcd", "lcm", "heaviside", "remainder", "fmod")},
+    **{name: getattr(jnp, name) for name in ("bitwise_and", "bitwise_or", "bitwise_xor")},
+    "mul": jnp.multiply,
+    "div": _divided,
+    "true_divide": _divided,
+    "atan2": jnp.arctan2,
+    "floor_divide": jnp.floor_divide,
+    "pow": _power,
+    "xlogy": special.xlogy,
+    "special_xlog1py": special.xlog1py,
+    "special_zeta": special.zeta,
+    "bitwise_left_shift": jnp.left_shift,
+    "bitwise_right_shift": jnp.right_shift,
+    "shift_left": jnp.left_shift,
+    "shift_right_arithmetic": jnp.right_shift,
+    "__lshift__": jnp.left_shift,
+    "__rshift__": jnp.right_shift,
+}
+_FORMS = ("Tensor", "Scalar", "default", "Tensor_Tensor", "Tensor_Scalar", "Scalar_Tensor")
+_MORE_FORMS = ("Scalar_mode", "Tensor_mode", "other_scalar", "self_scalar", "Scalar_Self")
+
+
+def _binary(compute: Function) -> Function:
+    def of_result(out: Result, x: Any, y: Any, **how: Any) -> Any:
+        return compute(cast(x, out.dtype), cast(y, out.dtype), **how)
+
+    return of_result
+
+
+for _name, _compute in _PAIRS.items():
+    names = (f"aten.{_name}.{form}" for form in (*_FORMS, *_MORE_FORMS))
+    operator(*names, f"prims.{_name}.default")(_binary(_compute))
+
+
+@operator("aten.pow.Tensor_Scalar")
+def _power_of_number(out: Result, x: Any, exponent: Any) -> Any:
+    x = cast(x, out.dtype)
+    if exponent == _HALF and not jnp.issubdtype(out.dtype, jnp.integer):
+        return jnp.sqrt(x)
+    if exponent in range(_LARGE):
+        return lax.integer_pow(x, int(exponent.real))
+    return _power(x, cast(exponent, out.dtype))
+
+
+_HALF, _LARGE = 0.5, 32
+
+
+def _scaled(out: Result, y: Any, alpha: Any) -> Any:
+    y = cast(y, out.dtype)
+    return y if alpha == 1 else y * cast(alpha, out.dtype)
+
+
+@operator("aten.add.Tensor", "aten.add.Scalar", "prims.add.default")
+def _add(out: Result, x: Any, y: Any, alpha: Any = 1) -> Any:
+    return cast(x, out.dtype) + _scaled(out, y, alpha)
+
+
+@operator("aten.sub.Tensor", "aten.sub.Scalar", "prims.sub.default")
+def _sub(out: Result, x: Any, y: Any, alpha: Any = 1) -> Any:
+    return cast(x, out.dtype) - _scaled(out, y, alpha)
+
+
+@operator("aten.rsub.Tensor", "aten.rsub.Scalar")
+def _rsub(out: Result, x: Any, y: Any, alpha: Any = 1) -> Any:
+    return cast(y, out.dtype) - _scaled(out, x, alpha)
+
+
+@operator("aten.addcmul.default")
+def _addcmul(out: Result, x: Any, y: Any, z: Any, *, value: Any = 1) -> Any:
+    x, y, z = (cast(t, out.dtype) for t in (x, y, z))
+    return x + _scaled(out, y * z, value)
+
+
+@operator("aten.addcdiv.default")
+def _addcdiv(out: Result, x: Any, y: Any, z: Any, *, value: Any = 1) -> Any:
+    x, y, z = (cast(t, out.dtype) for t in (x, y, z))
+    return x + _scaled(out, y, value) / z
+
+
+@operator("aten.lerp.Scalar", "aten.lerp.Tensor")
+def _lerp(out: Result, x: Any, y: Any, weight: Any) -> Any:
+    x, y, weight = (cast(t, out.dtype) for t in (x, y, weight))
+    return jnp.where(jnp.abs(weight) < _HALF, x + weight * (y - x), y - (y - x) * (1 - weight))
+
+
+@operator("aten.clamp.default", "aten.clamp.Tensor")
+def _clamp(out: Result, x: Any, min: Any = None, max: Any = None) -> Any:
+    x = cast(x, out.dtype)
+    x = x if min is None else jnp.maximum(x, cast(min, out.dtype))
+    return x if max is None else jnp.minimum(x, cast(max, out.dtype))
+
+
+@operator("aten.clamp_min.default", "aten.clamp_min.Tensor")
+def _clamp_min(out: Result, x: Any, least: Any) -> Any:
+    return _clamp(out, x, least)
+
+
+@operator("aten.clamp_max.default", "aten.clamp_max.Tensor")
+def _clamp_max(out: Result, x: Any, most: Any) -> Any:
+    return _clamp(out, x, None, most)
+
+
+@operator("aten.where.self", "aten.where.ScalarSelf", "aten.where.ScalarOther", "aten.where.Scalar")
+@operator("prims.where.default")
+def _where(out: Result, condition: Any, x: Any, y: Any) -> Any:
+    return jnp.where(condition.astype(bool), cast(x, out.dtype), cast(y, out.dtype))
+
+
+@operator("aten.masked_fill.Scalar", "aten.masked_fill.Tensor")
+def _masked_fill(out: Result, x: Any, mask: Any, value: Any) -> Any:
+    return jnp.where(mask, cast(value, out.dtype), x)
+
+
+@operator("aten.complex.default")
+def _complex(out: Result, real: Any, imaginary: Any) -> Any:
+    return lax.complex(*jnp.broadcast_arrays(real, imaginary))
+
+
+@operator("aten.polar.default")
+def _polar(out: Result, size: Any, angle: Any) -> Any:
+    return lax.complex(size * jnp.cos(angle), size * jnp.sin(angle))
+
+
+_COMPARISONS = {
+    "eq": jnp.equal,
+    "ne": jnp.not_equal,
+    "lt": jnp.less,
+    "le": jnp.less_equal,
+    "gt": jnp.greater,
+    "ge": jnp.greater_equal,
+}
+_LOGIC = {name: getattr(jnp, name) for name in ("logical_and", "logical_or", "logical_xor")}
+
+
+def _compared(compute: Function) -> Function:
+    def in_common(out: Result, x: Any, y: Any) -> Any:
+        dtype = common(x, y)
+        return compute(cast(x, dtype), cast(y, dtype))
+
+    return in_common
+
+
+for _name, _compute in (_COMPARISONS | _LOGIC).items():
+    names = (f"aten.{_name}.{form}" for form in ("Tensor", "Scalar", "default"))
+    operator(*names, f"prims.{_name}.default")(_compared(_compute))

@@ -1,0 +1,117 @@
+"""Operators of one array that go element by element."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jax.scipy import special
+
+from bridge._targets.jax._operators._table import Result, cast, operator
+
+Function = Callable[..., Any]
+
+
+def _sign(x: Any) -> Any:
+    return (x > 0).astype(x.dtype) - (x < 0).astype(x.dtype)
+
+
+def _sgn(x: Any) -> Any:
+    if not jnp.iscomplexobj(x):
+        return _sign(x)
+    size = jnp.abs(x)
+    return jnp.where(size == 0, 0, x / jnp.where(size == 0, 1, size))
+
+
+def _angle(x: Any) -> Any:
+    if jnp.iscomplexobj(x):
+        return jnp.angle(x)
+    return jnp.where(jnp.isnan(x), x, jnp.where(x < 0, jnp.pi, 0))
+
+
+_SAME_NAMES = (
+    *("sin", "cos", "tan", "sinh", "cosh", "tanh", "exp", "exp2", "expm1", "log", "log2", "log10"),
+    *("log1p", "sqrt", "floor", "ceil", "trunc", "round", "square", "positive", "sinc", "conj"),
+    *("deg2rad", "rad2deg"),
+)
+# They compute in the dtype of their results.
+_FUNCTIONS: dict[str, Function] = {
+    **{name: getattr(jnp, name) for name in _SAME_NAMES},
+    **{f"a{name}": getattr(jnp, f"arc{name}") for name in ("sin", "cos", "tan")},
+    **{f"a{name}": getattr(jnp, f"arc{name}") for name in ("sinh", "cosh", "tanh")},
+    **dict.fromkeys(("neg", "_neg_view"), jnp.negative),
+    **dict.fromkeys(("_conj", "conj_physical", "_conj_physical"), jnp.conj),
+    "rsqrt": lax.rsqrt,
+    "reciprocal": lambda x: 1 / x,
+    "frac": lambda x: x - jnp.trunc(x),
+    "sign": _sign,
+    "sgn": _sgn,
+    "relu": lambda x: jnp.maximum(x, 0),
+    "sigmoid": jax.nn.sigmoid,
+    "silu": jax.nn.silu,
+    "erf": lax.erf,
+    "erfc": lax.erfc,
+    "erfinv": lax.erf_inv,
+    "erf_inv": lax.erf_inv,
+    "digamma": lax.digamma,
+    "lgamma": lax.lgamma,
+    "i0": special.i0,
+    "special_i0e": special.i0e,
+    "special_i1": special.i1,
+    "special_i1e": special.i1e,
+    "special_ndtri": special.ndtri,
+    "special_entr": special.entr,
+    "special_log_ndtr": special.log_ndtr,
+}
+# They compute in the dtype of their argument.
+_QUESTIONS: dict[str, Function] = {
+    **{name: getattr(jnp, name) for name in ("abs", "isnan", "isinf", "isfinite", "real", "imag")},
+    **{name: getattr(jnp, name) for name in ("signbit", "isposinf", "isneginf", "logical_not")},
+    "bitwise_not": jnp.bitwise_not,
+    "angle": _angle,
+}
+
+
+def _in_dtype_of_result(compute: Function) -> Function:
+    return lambda out, x: compute(cast(x, out.dtype))
+
+
+def _in_own_dtype(compute: Function) -> Function:
+    return lambda _, x: compute(x)
+
+
+for _name, _compute in _FUNCTIONS.items():
+    operator(f"aten.{_name}.default", f"prims.{_name}.default")(_in_dtype_of_result(_compute))
+for _name, _compute in _QUESTIONS.items():
+    operator(f"aten.{_name}.default", f"prims.{_name}.default")(_in_own_dtype(_compute))
+
+
+@operator("aten.round.decimals")
+def _round(out: Result, x: Any, *, decimals: int) -> Any:
+    return jnp.round(x, decimals)
+
+
+@operator("aten.gelu.default")
+def _gelu(out: Result, x: Any, *, approximate: str = "none") -> Any:
+    return jax.nn.gelu(x, approximate=approximate == "tanh")
+
+
+@operator("aten.polygamma.default")
+def _polygamma(out: Result, n: int, x: Any) -> Any:
+    return special.polygamma(n, cast(x, out.dtype))
+
+
+@operator("aten.tanh_backward.default")
+def _tanh_backward(out: Result, gradient: Any, y: Any) -> Any:
+    return gradient * jnp.conj(1 - y * y)
+
+
+@operator("aten.sigmoid_backward.default")
+def _sigmoid_backward(out: Result, gradient: Any, y: Any) -> Any:
+    return gradient * jnp.conj((1 - y) * y)
+
+
+@operator("aten.threshold_backward.default")
+def _threshold_backward(out: Result, gradient: Any, x: Any, threshold: Any) -> Any:
+    return jnp.where(x <= cast(threshold, x.dtype), 0, gradient)

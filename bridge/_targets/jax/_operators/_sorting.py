@@ -1,0 +1,114 @@
+"""Operators that sort, and those that look for places in what is sorted."""
+
+from typing import Any
+
+import jax.numpy as jnp
+from jax import lax
+
+from bridge._targets.jax._operators._table import Result, operator
+
+
+def _ordered(x: Any, dim: int, *, descending: bool) -> tuple[Any, Any]:
+    """Values and places, equal ones in the order in which they were; NaN is largest."""
+    if not x.ndim:
+        return x, jnp.zeros((), "int64")
+    axis = dim % x.ndim
+    places = lax.broadcasted_iota("int64", x.shape, axis)
+    if descending:  # backwards before and after, so that equal ones keep their order
+        x, places = jnp.flip(x, axis), jnp.flip(places, axis)
+    values, places = lax.sort((x, places), dimension=axis, is_stable=True, num_keys=1)
+    if descending:
+        values, places = jnp.flip(values, axis), jnp.flip(places, axis)
+    return values, places
+
+
+@operator("aten.sort.default")
+def _sort(out: Result, x: Any, dim: int = -1, descending: bool = False) -> tuple[Any, Any]:
+    return _ordered(x, dim, descending=descending)
+
+
+@operator("aten.sort.stable")
+def _sort_stably(
+    out: Result,
+    x: Any,
+    *,
+    stable: bool | None = None,
+    dim: int = -1,
+    descending: bool = False,
+) -> tuple[Any, Any]:
+    return _ordered(x, dim, descending=descending)
+
+
+@operator("aten.argsort.default")
+def _argsort(out: Result, x: Any, dim: int = -1, descending: bool = False) -> Any:
+    return _ordered(x, dim, descending=descending)[1]
+
+
+@operator("aten.topk.default")
+def _topk(
+    out: Result,
+    x: Any,
+    k: int,
+    dim: int = -1,
+    largest: bool = True,
+    *_: Any,
+) -> tuple[Any, Any]:
+    values, places = _ordered(x, dim, descending=largest)
+    if not x.ndim:
+        return values, places
+    return tuple(lax.slice_in_dim(y, 0, k, axis=dim % x.ndim) for y in (values, places))  # pyright: ignore[reportReturnType]
+
+
+@operator("aten.kthvalue.default")
+def _kthvalue(out: Result, x: Any, k: int, dim: int = -1, *_: Any) -> tuple[Any, ...]:
+    found = _ordered(x, dim, descending=False)
+    return tuple(_picked(y, k - 1, dim).reshape(out.shape) for y in found)
+
+
+def _picked(x: Any, k: int, dim: int) -> Any:
+    return lax.index_in_dim(x, k, dim % x.ndim, keepdims=False) if x.ndim else x
+
+
+@operator("aten.median.default")
+def _median(out: Result, x: Any) -> Any:
+    return _median_along(out, x.reshape(-1), 0)[0]
+
+
+@operator("aten.median.dim")
+def _median_along(out: Result, x: Any, dim: int, *_: Any) -> tuple[Any, ...]:
+    values, places = _ordered(x, dim, descending=False)
+    middle = (x.shape[dim] - 1) // 2 if x.ndim else 0
+    missing = jnp.isnan(values)
+    first = jnp.argmax(missing, dim, keepdims=True) if x.ndim else 0
+    at = jnp.where(missing.any(dim, keepdims=True), first, middle) if x.ndim else 0
+    if not x.ndim:
+        return values, places
+    found = (jnp.take_along_axis(y, at, dim) for y in (values, places))
+    return tuple(y.reshape(out.shape) for y in found)
+
+
+@operator("aten.searchsorted.Tensor", "aten.searchsorted.Scalar")
+def _searchsorted(
+    out: Result,
+    row: Any,
+    x: Any,
+    *,
+    right: bool = False,
+    side: str | None = None,
+    sorter: Any = None,
+    **_: Any,
+) -> Any:
+    side = side or ("right" if right else "left")
+    row = row if sorter is None else jnp.take_along_axis(row, sorter, -1)
+    x = jnp.asarray(x)
+    if row.ndim == 1:
+        return jnp.searchsorted(row, x, side=side)
+    within = (
+        row[..., None, :] < x[..., None] if side == "left" else row[..., None, :] <= x[..., None]
+    )
+    return within.sum(-1)
+
+
+@operator("aten.bucketize.Tensor", "aten.bucketize.Scalar")
+def _bucketize(out: Result, x: Any, row: Any, *, right: bool = False, **_: Any) -> Any:
+    return jnp.searchsorted(row, jnp.asarray(x), side="right" if right else "left")
