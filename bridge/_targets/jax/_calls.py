@@ -94,6 +94,10 @@ class Call:
         """The Op that is run."""
         return self.instead or self.op
 
+    def specs(self) -> Specs:
+        """Of the results."""
+        return self.runs.specs()
+
     @property
     def operands(self) -> Positions:
         """Which operands it takes."""
@@ -155,7 +159,14 @@ class Linear:
     levels: tuple[tuple[Axes, int], ...] = ()
 
     def __repr__(self) -> str:
-        return self.runs.name
+        return f"{self.op.name}.jvp{'.vmap' * len(self.levels)}"
+
+    def specs(self) -> Specs:
+        """Of the tangents. The Op is not asked: a gradient alone never needs its tangents."""
+        found = [self.op.specs()[i] for i in self.smooth]
+        for _, size in self.levels:
+            found = [spec.grown(0, size) for spec in found]
+        return tuple(found)
 
     @property
     def first(self) -> int:

@@ -210,7 +210,7 @@ def _eager(primitive: Primitive, *operands: Any, function: Call | Linear) -> lis
 
 
 def _register() -> None:
-    outputs = lambda *operands, function: _results(function.runs.specs(), operands)
+    outputs = lambda *operands, function: _results(function.specs(), operands)
     rules = {
         call_p: (_call_jvp, _call_batch, _lower_call),
         linear_p: (_linear_jvp, _linear_batch, _lower_linear),
