@@ -537,3 +537,14 @@ def test_released_memory_is_shared():
     x = torch.randn(3)
     (capsule,) = HOME.releaser("cpu")([x])
     assert torch.utils.dlpack.from_dlpack(capsule).data_ptr() == x.data_ptr()
+
+
+def test_a_loss_that_graphs_have_wrong():
+    """Torch 2.13 counts the labels behind the first -1 where it takes this loss apart."""
+    x, labels = torch.tensor([0.3, -0.2, 0.9], dtype=DOUBLE), torch.tensor([1, -1, 0])
+    kernel = torch.ops.aten.multilabel_margin_loss_forward.default
+    parts = torch._decomp.decomposition_table[kernel]
+    assert not torch.allclose(parts(x, labels, 1)[0], kernel(x, labels, 1)[0])
+    with pytest.warns(UserWarning, match="torch computes multilabel_margin_loss wrongly there"):
+        found = op(F.multilabel_margin_loss, x, labels, capture="auto")
+    close(found.call(x, labels), [F.multilabel_margin_loss(x, labels)])

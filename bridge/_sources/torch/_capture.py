@@ -78,6 +78,10 @@ def trace(
         module = export(functools.partial(outputs, training=training), fakes, joint=False)
         tidy(module)
         apart(module.graph)
+    if blocks.wrong:
+        raise NoValuesError(
+            f"{name} cannot be captured as a graph: torch computes {blocks.wrong} wrongly there."
+        )
     return program(module, blocks)
 
 

@@ -65,14 +65,8 @@ def export(
     return found
 
 
-# Taken apart, it counts labels behind the end of the list: test_a_wrong_decomposition_is_not_used.
-_WRONG = {torch.ops.aten.multilabel_margin_loss_forward.default}
-
-
 def decomposition(target: Any) -> Callable[..., Any] | None:
     """What computes the same as an operator, by others; without the names it stays as it is."""
-    if target in _WRONG:
-        return None
     if target in decomposition_table:
         return decomposition_table[target]
     if isinstance(target, torch._ops.OpOverload) and target._can_decompose():
@@ -122,11 +116,13 @@ class Blocks(TorchFunctionMode):
         unrecorded: Whether a part of it has none, by `torch.no_grad`, which tangents ignore.
         asked: Whether it asked a tensor for them, which is another answer in torch.func.vmap.
         hooked: Whether they are changed on the way, by hooks, which `torch.func.vmap` ignores.
+        wrong: What it calls that a graph computes wrongly.
     """
 
     unrecorded = False
     asked = False
     hooked = False
+    wrong: str | None = None
 
     def __torch_function__(
         self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Any = None
@@ -136,6 +132,8 @@ class Blocks(TorchFunctionMode):
             self.unrecorded = True
         if func is torch.Tensor.register_hook:
             self.hooked = True
+        if func is torch.nn.functional.multilabel_margin_loss:  # test_a_loss_that_graphs_have_wrong
+            self.wrong = func.__name__
         if func == _REQUIRES_GRAD:
             self.asked = True
         return func(*args, **(kwargs or {}))
