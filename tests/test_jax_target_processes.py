@@ -30,10 +30,10 @@ def equal(mine, native):
 """
 
 
-def run(code, *, timeout=240, **env):
+def run(code, *, start=START, timeout=240, **env):
     """What a process prints that runs `code`."""
     process = subprocess.run(
-        [sys.executable, "-c", START + textwrap.dedent(code)],
+        [sys.executable, "-c", start + textwrap.dedent(code)],
         capture_output=True,
         text=True,
         check=False,

@@ -36,7 +36,7 @@ def check(function, xs, rtol=1e-9):
     """Value and gradient equal torch's, in one compiled program."""
     free = [i for i, x in enumerate(xs) if smooth(x)]
     leaves = [x.detach().clone().requires_grad_(smooth(x)) for x in xs]
-    values = row(function(*leaves))
+    values = row(function(*[x.clone() for x in leaves]))
     flowing = [i for i, y in enumerate(values) if y.requires_grad]
     generator = torch.Generator().manual_seed(5)
     cotangents = [

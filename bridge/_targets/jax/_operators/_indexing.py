@@ -125,8 +125,8 @@ def _grid(x: Any, dim: int, index: Any) -> tuple[Any, ...]:
 
 @operator("aten.gather.default")
 def _gather(out: Result, x: Any, dim: int, index: Any, **_: Any) -> Any:
-    if not x.ndim:
-        return jnp.broadcast_to(x, out.shape)
+    if not x.ndim or not index.size:
+        return jnp.zeros(out.shape, out.dtype) + (x if index.size else 0)
     if not index.ndim:
         index = index.reshape(1)
     return x.at[_grid(x, dim % x.ndim, index)].get(**_READ).reshape(out.shape)
