@@ -54,6 +54,11 @@ FAMILIES = {
             "i0": torch.special.i0,
             "i1e": torch.special.i1e,
             "log_ndtr": torch.special.log_ndtr,
+            "far below 0": lambda x: (
+                torch.digamma(x - 12),
+                *(torch.polygamma(n, x - 12) for n in (0, 1, 2)),
+                torch.special.zeta(torch.tensor([2.0, 3, 2, 5]), x.detach() - 12),
+            ),
         },
         [X],
     ),

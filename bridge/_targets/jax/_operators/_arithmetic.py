@@ -41,7 +41,6 @@ _PAIRS: dict[str, Function] = {
     "pow": _power,
     "xlogy": special.xlogy,
     "special_xlog1py": special.xlog1py,
-    "special_zeta": special.zeta,
     "bitwise_left_shift": jnp.left_shift,
     "bitwise_right_shift": jnp.right_shift,
     "shift_left": jnp.left_shift,

@@ -1,5 +1,6 @@
 """Operators of one array that go element by element."""
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -97,9 +98,26 @@ def _gelu(out: Result, x: Any, *, approximate: str = "none") -> Any:
     return jax.nn.gelu(x, approximate=approximate == "tanh")
 
 
+@operator("aten.special_zeta.default", "aten.special_zeta.other_scalar")
+@operator("aten.special_zeta.self_scalar", "prims.zeta.default")
+def _zeta(out: Result, x: Any, q: Any) -> Any:
+    """Hurwitz's zeta function, by sums that end where XLA has it: far below 0 it is wrong."""
+    x, q = jnp.broadcast_arrays(cast(x, out.dtype), cast(q, out.dtype))
+    below = lambda found: (found[1] < 0).any()
+
+    def add(found: Any) -> Any:
+        total, q = found
+        return jnp.where(q < 0, total + q**-x, total), jnp.where(q < 0, q + 1, q)
+
+    total, q = lax.while_loop(below, add, (jnp.zeros_like(q), q))
+    return total + special.zeta(x, q)
+
+
 @operator("aten.polygamma.default")
 def _polygamma(out: Result, n: int, x: Any) -> Any:
-    return special.polygamma(n, cast(x, out.dtype))
+    if n == 0:
+        return lax.digamma(cast(x, out.dtype))
+    return (-1) ** (n + 1) * float(math.factorial(n)) * _zeta(out, n + 1, x)
 
 
 @operator("aten.tanh_backward.default")
