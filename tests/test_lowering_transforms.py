@@ -113,6 +113,11 @@ def test_64_bits_inside_of_32_bit_mode():
         assert (total.dtype, place.dtype) == ("float32", "int32")
 
 
+def test_integers_of_64_bits_are_refused_in_32_bit_mode():
+    with jax.enable_x64(False), pytest.raises(TypeError, match=r"result 0 of argmax is int64\[\]"):
+        xla(torch.argmax)(jnp.ones(3))
+
+
 KEY = jax.random.key(7)
 ONES = np.ones(64)
 
@@ -133,6 +138,13 @@ def test_forward_and_backward_draw_the_same():
     np.testing.assert_allclose(second, np.where(kept, 8 / 3, 0), rtol=1e-12)
     other = xla(dropped)(ONES, rng=jax.random.key(8))
     assert ((np.asarray(other) != 0) != kept).any()
+
+
+def test_examples_with_keys_of_their_own_are_refused():
+    keys = jax.random.split(KEY, 2)
+    f = lambda key: xla(dropped)(ONES, rng=key)
+    with pytest.raises(NoRuleError, match="runs one example after the other, as where each has a"):
+        jax.vmap(f)(keys)
 
 
 def test_numbers_drawn_one_after_the_other_differ():
