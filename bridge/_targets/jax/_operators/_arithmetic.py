@@ -17,7 +17,9 @@ def _divided(x: Any, y: Any, rounding_mode: str | None = None) -> Any:
         return x / y
     if rounding_mode == "floor":
         return jnp.floor_divide(x, y)
-    return lax.div(x, y) if jnp.issubdtype(x.dtype, jnp.integer) else jnp.trunc(x / y)
+    if not jnp.issubdtype(x.dtype, jnp.integer):
+        return jnp.trunc(x / y)
+    return lax.div(*jnp.broadcast_arrays(x, y))
 
 
 def _power(x: Any, y: Any) -> Any:

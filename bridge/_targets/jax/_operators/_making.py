@@ -78,6 +78,8 @@ def _iota(out: Result, length: int, *, start: Any, step: Any, **_: Any) -> Any:
 
 
 def _steps(out: Result, start: Any, step: Any) -> Any:
+    if jnp.issubdtype(out.dtype, jnp.integer):  # torch converts before it counts
+        start, step = int(start), int(step)
     wide = jnp.float64 if isinstance(start, float) or isinstance(step, float) else jnp.int64
     n = lax.iota(wide, out.shape[0])
     return cast(cast(start, wide) + n * cast(step, wide), out.dtype)
