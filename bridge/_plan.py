@@ -51,6 +51,7 @@ class Flat:
         self._home, self._away = direction
         self._seeded = seeded
         self._at = [i for i, leaf in enumerate(leaves) if leaf is ARRAY]
+        self._fine: set[Any] = set()  # a function may be run anew on each call
         self.results: Any = None
         self.build: Callable[[Sequence[Any]], Any] = list
 
@@ -60,9 +61,13 @@ class Flat:
         if self._seeded:  # the source has set its generators by it
             del kwargs[SEED]
         results = self._fn(*args, **kwargs)
+        outputs, structure = _tree.leaves(results)
+        if structure == self.results and all(_kind(y) in self._fine for y in outputs):
+            return outputs
         outputs, self.results = _tree.flatten(results, _registry.container)
         for output, path in zip(outputs, _tree.paths(self.results), strict=True):
             self._check(output, path)
+        self._fine.update(map(_kind, outputs))
         self.build = _tree.builder(self.results)
         return outputs
 
@@ -82,6 +87,11 @@ class Flat:
                 f"{where} is {spec}, which {self._away} has no counterpart of. Convert it in the "
                 "function: a number to another dtype, a PRNG key to its data."
             )
+
+
+def _kind(output: Any) -> Any:
+    """What decides whether a result can cross."""
+    return output.__class__, getattr(output, "dtype", None)
 
 
 ARRAY = object()

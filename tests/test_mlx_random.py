@@ -9,7 +9,11 @@ mx = pytest.importorskip("mlx.core")
 torch = pytest.importorskip("torch")
 
 X = torch.arange(1.0, 65.0)
-WAYS = {"keeps": {}, "recomputes": {"residuals": "recompute"}, "compiled": {"compile": True}}
+WAYS = {
+    "keeps": {"residuals": "save"},
+    "recomputes": {"residuals": "recompute"},
+    "compiled": {"compile": True},
+}
 every_way = pytest.mark.parametrize("how", WAYS.values(), ids=WAYS)
 
 

@@ -54,6 +54,7 @@ def mlx2torch(
         static_argnums: Positions of arguments that are passed as they are, arrays in them refused.
         static_argnames: Their names.
         compile: Whether `mx.compile` fuses the operations of the function and of its derivatives.
+            MLX 0.32 may abort at exit if several threads have called what is compiled.
         residuals: `"save"` keeps what the backward pass needs, `"recompute"` keeps the arguments
             only and runs the function again, `"auto"` chooses.
         device: `"cpu"` lets MLX take tensors of another device from the host, which copies.
@@ -128,6 +129,7 @@ def mlx2jax(
         static_argnums: Positions of arguments that are passed as they are, arrays in them refused.
         static_argnames: Their names.
         compile: Whether `mx.compile` fuses the operations of the function and of its derivatives.
+            MLX 0.32 may abort at exit if several threads have called what is compiled.
         device: `"cpu"` lets MLX take arrays of another device from the host, which copies.
 
     Returns:

@@ -135,4 +135,5 @@ def evaluate(xs: Sequence[mx.array]) -> None:
 _THREAD = threading.get_ident()
 _ZERO = mx.array(0.0)
 _MARKED = _marked(_ZERO)
+mx.eval(_MARKED)  # which another thread could not
 _ran(_ZERO)  # compiles it

@@ -20,6 +20,11 @@ DTYPES = {
     "float64": mx.float64,
     "complex64": mx.complex64,
 }
+# By dtype: their names cost 2 us to ask for.
+_OF_NUMPY = {
+    np.dtype(ml_dtypes.bfloat16 if name == "bfloat16" else name): dtype
+    for name, dtype in DTYPES.items()
+}
 NAMES = {dtype: name for name, dtype in DTYPES.items()}
 _INSTEAD = {"complex128": "complex64", "float8": "float32 or its bytes as uint8"}
 _HOSTS = (1, 3)  # kDLCPU and kDLCUDAHost; MLX's own memory is host memory on every machine
@@ -55,7 +60,7 @@ def of_capsule(x: Any) -> mx.array:
 
 
 def _of_numpy(x: np.ndarray) -> mx.array:
-    dtype = dtype_of(x.dtype.name)
+    dtype = _OF_NUMPY.get(x.dtype) or dtype_of(x.dtype.name)
     # MLX refuses reversed axes and copies gaps between elements along.
     dense = x if x.flags.forc and x.dtype.isnative else _packed(x)
     return mx.array(dense, dtype=dtype)  # without the dtype, MLX narrows float64

@@ -15,7 +15,7 @@ import contextlib
 import dataclasses
 import os
 import threading
-from collections.abc import Generator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import mlx.core as mx
@@ -38,6 +38,12 @@ class _Streams:
     by_device: dict[mx.DeviceType, Any] = dataclasses.field(default_factory=dict)
     forked: bool = False
 
+    def found(self, kind: mx.DeviceType) -> Any:
+        """The stream of a kind of device, made when it is first asked for."""
+        if kind not in self.by_device:
+            self.by_device.setdefault(kind, mx.new_thread_unsafe_stream(kind))
+        return self.by_device[kind]
+
     def renew(self) -> None:
         """Forget what was inherited; what holds the lock is not in the child either."""
         self.turn, self.by_device, self.forked = threading.RLock(), {}, True
@@ -54,20 +60,29 @@ def unforked() -> None:
         mx.set_default_stream(mx.new_stream(mx.default_device()))
 
 
-@contextlib.contextmanager
-def computing(*, wide: bool = False) -> Generator[None]:
+class computing:  # noqa: N801 - used as a function; a generator would cost as much again
     """Operations in here go to a stream that any thread may evaluate; others wait.
 
     Args:
         wide: Whether there are float64 arrays, which MLX has on the CPU alone.
     """
-    unforked()
-    kind = mx.DeviceType.cpu if wide else mx.default_device().type
-    with _streams.turn:
-        if kind not in _streams.by_device:
-            _streams.by_device[kind] = mx.new_thread_unsafe_stream(kind)
-        with mx.stream(_streams.by_device[kind]):
-            yield
+
+    __slots__ = ("_stream", "_turn", "_wide")
+
+    def __init__(self, *, wide: bool = False) -> None:
+        self._wide = wide
+
+    def __enter__(self) -> None:
+        unforked()
+        kind = mx.DeviceType.cpu if self._wide else mx.default_device().type
+        self._stream = mx.stream(_streams.found(kind))
+        self._turn = _streams.turn
+        self._turn.acquire()
+        self._stream.__enter__()
+
+    def __exit__(self, *_: object) -> None:
+        self._stream.__exit__(None, None, None)
+        self._turn.release()
 
 
 def evaluate(xs: Sequence[mx.array], *, turn: bool = False) -> None:
@@ -80,7 +95,7 @@ def evaluate(xs: Sequence[mx.array], *, turn: bool = False) -> None:
     unforked()
     try:
         with _streams.turn if turn else contextlib.nullcontext():
-            _graph.evaluate(xs)
+            (mx.eval if turn else _graph.evaluate)(xs)  # ours are in nobody's transformation
     except ValueError as error:
         if "function transformations" not in str(error):
             raise

@@ -6,7 +6,10 @@ from collections.abc import Generator
 
 from bridge._errors import NoRuleError
 
-_LOOKING = ("during function transformations", "Not allowed inside a graph transformation")
+_LOOKING = (
+    *("during function transformations", "Not allowed inside a graph transformation"),
+    "Attempting to eval an array without a primitive",
+)
 _PRIMITIVE = re.compile(r"^\[Primitive::(vjp|jvp|vmap)\] Not implemented for (\w+)")
 _MEANT = {"vjp": "derivative", "jvp": "derivative", "vmap": "batched form"}
 _OTHER = re.compile(
@@ -17,7 +20,7 @@ _OTHER = re.compile(
 
 
 def looks_at_values(error: Exception) -> bool:
-    """Whether MLX refused to evaluate an array while it transforms a function."""
+    """Whether MLX refused to evaluate an array that has no values."""
     return any(sign in str(error) for sign in _LOOKING)
 
 

@@ -1,9 +1,9 @@
 """What is known of a function before it runs on values.
 
 NOTE [looking before the call]
-MLX is lazy: run on arrays that are never evaluated, a function builds its graph, and what the graph
-says holds for every call. Inside of `mx.compile` it cannot evaluate anything, so that one that
-looks at values is found out. Such a function is run anew on each call.
+MLX is lazy: run on arrays that cannot be evaluated, a function builds its graph, and what the graph
+says holds for every call. One that looks at values is found out by the error. It is run anew on
+each call.
 """
 
 import dataclasses
@@ -13,7 +13,7 @@ from collections.abc import Sequence
 
 import mlx.core as mx
 
-from bridge._arrays.mlx import FACE as ARRAYS, computing, dtype_of
+from bridge._arrays.mlx import FACE as ARRAYS, computing, dtype_of, placeholder
 from bridge._op import Specs
 from bridge._sources.mlx._lacking import explained, looks_at_values
 from bridge._sources.mlx._random import Fun, has_drawn, untouched
@@ -27,12 +27,14 @@ class Outline:
         outputs: Their specs.
         reach: For each output the positions of the primals it depends on.
         operations: The names of all operations.
+        steps: How many operations there are.
         draws: Whether random numbers are drawn that follow from no primal.
     """
 
     outputs: Specs
     reach: tuple[frozenset[int], ...]
     operations: frozenset[str]
+    steps: int
     draws: bool
 
 
@@ -42,30 +44,24 @@ def is_wide(primals: Specs) -> bool:
 
 
 def placeholders(primals: Specs) -> list[mx.array]:
-    """Arrays of these specs, which nobody evaluates."""
-    return [mx.zeros(spec.shape, dtype_of(spec.dtype)) for spec in primals]
+    """Arrays of these specs, which nobody can evaluate."""
+    return [placeholder(spec.shape, dtype_of(spec.dtype)) for spec in primals]
 
 
 def outline(fun: Fun, primals: Specs, name: str) -> Outline | None:
     """What is known of `fun`; `None` if it looks at values."""
-    noted: list[Outline] = []
-
-    def look(*xs: mx.array) -> mx.array:
-        found, drew = has_drawn(lambda: fun(*xs))
-        # A node of its own for each: an output may be a primal, or one array twice.
-        outputs = [mx.contiguous(y) for y in found]
-        specs = tuple(map(ARRAYS.spec, outputs))
-        noted.append(Outline(specs, *_read(xs, outputs), draws=drew))
-        return mx.zeros(())  # what MLX is to compile is of no interest
-
+    xs = placeholders(primals)
     with computing(wide=is_wide(primals)), untouched(), explained(name):
         try:
-            mx.compile(look)(*placeholders(primals))
-        except ValueError as error:
+            found, drew = has_drawn(lambda: fun(*xs))
+        except (ValueError, RuntimeError) as error:
             if not looks_at_values(error):
                 raise
             return None
-    return noted[0]
+        # A node of its own for each: an output may be a primal, or one array twice.
+        outputs = [mx.contiguous(y) for y in found]
+        specs = tuple(map(ARRAYS.spec, outputs))
+        return Outline(specs, *_read(xs, outputs), draws=drew)
 
 
 _EDGE = re.compile(r'^"?(\w+)"? -> "?(\w+)"?$')
@@ -74,19 +70,20 @@ _OPERATION = re.compile(r'^\{ \d+ \[label ="(\w+)"')
 
 def _read(
     xs: Sequence[mx.array], ys: Sequence[mx.array]
-) -> tuple[tuple[frozenset[int], ...], frozenset[str]]:
-    """Which of `xs` each of `ys` depends on, and by which operations."""
+) -> tuple[tuple[frozenset[int], ...], frozenset[str], int]:
+    """Which of `xs` each of `ys` depends on, by which operations, and how many."""
     if not ys:
-        return (), frozenset()
+        return (), frozenset(), 0
     text = io.StringIO()
     names = {f"x_{i}": x for i, x in enumerate(xs)} | {f"y_{i}": y for i, y in enumerate(ys)}
     mx.export_to_dot(text, *ys, **names)
     reach: dict[str, frozenset[int]] = {f"x_{i}": frozenset([i]) for i in range(len(xs))}
-    operations: set[str] = set()
+    operations: list[str] = []
     for line in text.getvalue().splitlines():  # in the order in which it is computed
         if edge := _EDGE.match(line):
             start, end = edge.groups()
             reach[end] = reach.get(end, frozenset()) | reach.get(start, frozenset())
         elif operation := _OPERATION.match(line):
-            operations.add(operation[1])
-    return tuple(reach.get(f"y_{i}", frozenset()) for i in range(len(ys))), frozenset(operations)
+            operations.append(operation[1])
+    reached = tuple(reach.get(f"y_{i}", frozenset()) for i in range(len(ys)))
+    return reached, frozenset(operations), len(operations)

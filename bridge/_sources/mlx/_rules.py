@@ -1,6 +1,7 @@
 """The vjp, jvp and batched form of a function of MLX, each again such a function."""
 
 import dataclasses
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -31,11 +32,6 @@ class Settings:
     compile: bool
     residuals: str
     seeded: bool
-
-    @property
-    def keeps(self) -> bool:
-        """Whether a first derivative may keep a graph for its second half."""
-        return self.residuals != "recompute" and not self.compile
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -69,7 +65,7 @@ class Function:
             vjp=self.vjp,
             jvp=self.jvp,
             vmap=self.vmap,
-            split=self.split if known and self.settings.keeps else None,
+            split=self.split if self._keeps() else None,
             reach=(lambda: known.reach) if known else None,
             draws=known.draws and not self.settings.seeded if known else False,
         )
@@ -152,6 +148,15 @@ class Function:
 
         return fun
 
+    def _keeps(self) -> bool:
+        """Whether a first derivative keeps a graph for its second half."""
+        settings, known = self.settings, self.outline
+        if known is None or settings.compile or settings.residuals == "recompute":
+            return False
+        largest = max((math.prod(s.shape) for s in (*self.primals, *self.outputs)), default=0)
+        # What a second forward pass takes, and what it takes to keep a graph, in us.
+        return settings.residuals == "save" or known.steps * (1 + largest / 1000) > _KEEPING
+
     def _check_gradient(self) -> None:
         if self.outline:
             check_gradient(self.fun, self.primals, self.outline, self.name)
@@ -167,6 +172,8 @@ class Function:
         found = outline(fun, primals, name)
         return Function(name, primals, self.settings, fun, outputs, found).op()
 
+
+_KEEPING = 40
 
 # NOTE [a node for each output]
 # mx.vjp gives an output that is the result of stop_gradient no cotangent, and the next output
