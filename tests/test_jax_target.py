@@ -175,7 +175,7 @@ def test_a_result_that_nobody_uses_does_not_take_part(keep):
         equal(g(jnp.zeros(2)), 2 * np.ones(2))
 
 
-XS = jnp.asarray(RANDOM.normal(size=(5, 3)))
+XS = RANDOM.normal(size=(5, 3))
 
 
 @pytest.mark.parametrize(
