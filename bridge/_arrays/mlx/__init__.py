@@ -2,6 +2,7 @@
 
 from bridge._arrays.mlx._face import FACE as FACE
 from bridge._arrays.mlx._graph import (
+    in_rule as in_rule,
     placeholder as placeholder,
     remembering as remembering,
     transforming as transforming,

@@ -18,7 +18,14 @@ from typing import Any
 
 import mlx.core as mx
 
-from bridge._arrays.mlx import FACE as ARRAYS, TracerError, dtype_of, placeholder, transforming
+from bridge._arrays.mlx import (
+    FACE as ARRAYS,
+    TracerError,
+    dtype_of,
+    in_rule,
+    placeholder,
+    transforming,
+)
 from bridge._errors import ArgumentError, NoValuesError
 from bridge._op import Arrays, Op, Positions
 from bridge._protocols import Runner
@@ -111,6 +118,7 @@ class Call:
             )
         return tuple(placeholder(spec.shape, dtype_of(spec.dtype)) for spec in specs(self.op))
 
+    @in_rule
     def vjp(self, primals: Any, cotangents: Sequence[mx.array], _: Any) -> list[mx.array]:
         """The gradients of the primals."""
         xs = every(primals)
