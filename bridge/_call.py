@@ -100,7 +100,8 @@ class BridgedFunction:
             return self._target.compiled(self, args, kwargs)
         plan = None if kwargs or self._parameters.static else self._known(args, len(args))
         if plan is not None:  # NOTE [rows of arguments]
-            return plan.flat.build(plan.native(*args)) if plan.as_they_are else plan(args)
+            outputs = plan.native(*(args if plan.as_they_are else plan.prepared(args)))
+            return plan.flat.build(outputs)  # not before: without a trace it is known only now
         args, kwargs = self._arranged(args, kwargs)
         leaves, structure = _tree.leaves((args, kwargs))
         plan = self._known(leaves, _form(structure, len(leaves)))

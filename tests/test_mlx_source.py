@@ -459,3 +459,27 @@ def test_quirk_compiled_gradients_are_computed_with_the_outputs():
     mx.eval(output)
     np.asarray(cotangent)[...] = 1
     assert gradient.tolist() == [0.0] * 3
+
+
+def test_results_that_change_from_call_to_call_are_found_out():
+    kind = "as before"
+
+    def f(x):
+        y = mx.sin(x)
+        return {"as before": y, "structure": (y, x * 2), "class": "no array"}[kind]
+
+    bridged = mlx2torch(f)
+    torch.testing.assert_close(bridged(X), X.sin())
+    torch.testing.assert_close(bridged(X), X.sin())
+    kind = "class"
+    with pytest.raises(bridge.ArgumentError, match=r"result of f is a str, no array of mlx"):
+        bridged(X)
+    kind = "as before"
+    torch.testing.assert_close(bridged(X), X.sin())
+    kind = "structure"
+    torch.testing.assert_close(bridged(X), (X.sin(), 2 * X))
+
+
+def test_structure_of_results_may_follow_from_values():
+    bridged = mlx2torch(lambda x: {"high" if x[0].item() > 0 else "low": x * 2})
+    assert [*bridged(X), *bridged(-X), *bridged(X)] == ["high", "low", "high"]
