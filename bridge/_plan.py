@@ -3,6 +3,11 @@
 NOTE [plans]
 It is worked out once for each structure, spec and static value of the arguments, and kept. The key
 holds all that a trace depends on, so that one plan is one trace.
+
+NOTE [results like the last]
+A function that is not traced returns results on every call. They are checked where their structure,
+or the class or signature of one of them, is not that of the last: as for arguments, a class and a
+signature tell all that a check looks at, once one of that class has passed.
 """
 
 import dataclasses
@@ -10,7 +15,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from bridge import _arguments, _registry, _tree
-from bridge._errors import ArgumentError
+from bridge._errors import ArgumentError, NoValuesError
 from bridge._op import Op, Specs
 from bridge._protocols import Runner
 from bridge._spec import ArraySpec
@@ -51,25 +56,42 @@ class Flat:
         self._home, self._away = direction
         self._seeded = seeded
         self._at = [i for i, leaf in enumerate(leaves) if leaf is ARRAY]
-        self._fine: set[Any] = set()  # a function may be run anew on each call
+        self._is_row = len(self._at) == len(leaves) and structure == _tree.row(len(leaves))
+        self._signatures: dict[type, Callable[[Any], Any]] = {}
+        self._checked: Any = None
         self.results: Any = None
         self.build: Callable[[Sequence[Any]], Any] = list
 
     def __call__(self, *arrays: Any) -> list[Any]:
+        results = self._results(arrays)
+        if results.__class__ in self._signatures:  # a leaf, as others of its class were
+            outputs, structure = [results], _tree.LEAF
+        else:
+            outputs, structure = _tree.flatten(results, _registry.container)
+        likeness = self._likeness(outputs)
+        if likeness is None or (structure, likeness) != self._checked:
+            for output, path in zip(outputs, _tree.paths(structure), strict=True):
+                self._check(output, path)
+            self.results, self.build = structure, _tree.builder(structure)
+            self._checked = structure, self._likeness(outputs)
+        return outputs
+
+    def _results(self, arrays: Sequence[Any]) -> Any:
+        """What the user's function returns."""
+        if self._is_row:
+            return self._fn(*arrays)
         leaves = _tree.spread(arrays, self._at, self._leaves)
         args, kwargs = _tree.unflatten(self._structure, leaves)
         if self._seeded:  # the source has set its generators by it
             del kwargs[SEED]
-        results = self._fn(*args, **kwargs)
-        outputs, structure = _tree.leaves(results)
-        if structure == self.results and all(_kind(y) in self._fine for y in outputs):
-            return outputs
-        outputs, self.results = _tree.flatten(results, _registry.container)
-        for output, path in zip(outputs, _tree.paths(self.results), strict=True):
-            self._check(output, path)
-        self._fine.update(map(_kind, outputs))
-        self.build = _tree.builder(self.results)
-        return outputs
+        return self._fn(*args, **kwargs)
+
+    def _likeness(self, outputs: Sequence[Any]) -> list[Any] | None:
+        """What the check of results depends on: NOTE [results like the last]."""
+        try:
+            return [(y.__class__, self._signatures[y.__class__](y)) for y in outputs]
+        except (KeyError, RuntimeError, NoValuesError):  # new ones, nested tensors, tracers
+            return None
 
     def _check(self, output: Any, path: Sequence[Any]) -> None:
         """Raise for a result that the caller's framework cannot hold."""
@@ -87,11 +109,7 @@ class Flat:
                 f"{where} is {spec}, which {self._away} has no counterpart of. Convert it in the "
                 "function: a number to another dtype, a PRNG key to its data."
             )
-
-
-def _kind(output: Any) -> Any:
-    """What decides whether a result can cross."""
-    return output.__class__, getattr(output, "dtype", None)
+        self._signatures[type(output)] = owner.signature
 
 
 ARRAY = object()

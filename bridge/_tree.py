@@ -47,6 +47,9 @@ def leaves(tree: Any) -> tuple[list[Any], Any]:
     return optree.tree_flatten(tree, namespace=NAMESPACE)
 
 
+LEAF = leaves(0)[1]
+
+
 @functools.cache
 def row(count: int) -> Any:
     """The structure of a call with this many positional arguments, each of them a leaf."""
@@ -103,7 +106,7 @@ def unflatten(structure: Any, values: Iterable[Any]) -> Any:
 def builder(structure: Any) -> Callable[[Sequence[Any]], Any]:
     """`unflatten` for one structure, without optree where that is a leaf or a tuple of leaves."""
     count = structure.num_leaves
-    if structure == leaves(0)[1]:
+    if structure == LEAF:
         return operator.itemgetter(0)
     return tuple if structure == leaves((0,) * count)[1] else structure.unflatten
 
