@@ -35,5 +35,5 @@ class Traces:
                 f"{varying or 'the structure of its arguments'}. Each new shape, dtype and "
                 "static value is traced and compiled anew: pad shapes, or pass a static number "
                 "as an array.",
-                stacklevel=5,
+                stacklevel=4,
             )
