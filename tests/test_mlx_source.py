@@ -200,6 +200,31 @@ def test_results_and_gradients_own_their_memory():
     assert weight.tolist() == [1.0, 2.0, 3.0]
 
 
+VIEWS = {
+    "transposed": lambda rows: rows.T,
+    "reversed": lambda rows: rows[:, ::-1],
+    "part": lambda rows: rows[1:, 1:],
+    "stretched": lambda rows: mx.broadcast_to(rows[0], (4, 3)),
+}
+
+
+@pytest.mark.parametrize("view", VIEWS.values(), ids=VIEWS)
+@pytest.mark.parametrize("dtype", [mx.float32, mx.bfloat16, mx.bool_], ids=str)
+def test_views_come_in_dense_memory_of_their_own(view, dtype):
+    rows = mx.array(ROWS).astype(dtype)
+    f = mlx2torch(lambda x: (view(rows), view(rows + x.astype(dtype)), rows))
+    expected = np.array(view(rows).astype(mx.float32))
+    for _ in range(2):  # the first call finds out that there are gaps
+        results = f(torch.zeros(3))
+        for found in results[:2]:
+            assert found.is_contiguous()
+            np.testing.assert_array_equal(found.float().numpy(), expected)
+        assert len({y.untyped_storage().data_ptr() for y in results}) == 3
+        results[0].zero_()
+        results[2].zero_()
+    assert mx.array_equal(rows, mx.array(ROWS).astype(dtype)).item()
+
+
 def test_an_array_captured_by_the_function_is_a_constant():
     weight = mx.array([1.0, 2.0, 3.0])
     x = leaf()

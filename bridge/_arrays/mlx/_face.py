@@ -1,6 +1,7 @@
 """What MLX shows to bridge as a kind of array."""
 
 import dataclasses
+import functools
 import operator
 import sys
 from collections.abc import Callable, Iterable, Sequence
@@ -16,6 +17,8 @@ from bridge._arrays.mlx._memory import (
     capsule,
     dense_view,
     fresh,
+    is_dense,
+    moved,
     of_capsule,
     taken,
     view,
@@ -57,7 +60,7 @@ class MlxArrays:
 
     def releaser(self, device: str) -> Callable[[Sequence[Any]], Sequence[Any]]:
         """Capsules over memory that nothing else uses, all evaluated in one go."""
-        return _release
+        return functools.partial(_release, set())
 
     def fill(
         self, op: Op, operands: Sequence[Any], results: Sequence[Any], stream: Stream | None
@@ -167,11 +170,17 @@ def _is_ours(x: Any) -> bool:
     return isinstance(x, mx.array) or not hasattr(x, "__dlpack__")
 
 
-def _release(outputs: Sequence[Any]) -> Sequence[Any]:
+def _release(gapped: set[tuple[int, ...]], outputs: Sequence[Any]) -> Sequence[Any]:
+    """Capsules of `outputs`; shapes of which one had gaps are noted: NOTE [memory of their own]."""
     arrays = [y for y in outputs if not isinstance(y, Handle)]
-    with computing(wide=any(y.dtype == mx.float64 for y in arrays)):
-        own = [fresh(y) for y in arrays]
+    with computing(wide=mx.float64 in [y.dtype for y in arrays]):
+        own = [fresh(y) if y.shape in gapped else moved(y) for y in arrays]
         evaluate(own, turn=True)
+        found = {y.shape for y in own if not is_dense(y)}
+        if found:
+            gapped |= found
+            own = [y if is_dense(y) else fresh(y) for y in own]
+            evaluate(own, turn=True)
     capsules = iter([capsule(y) for y in own])
     return [y.capsule() if isinstance(y, Handle) else next(capsules) for y in outputs]
 
