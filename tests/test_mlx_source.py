@@ -508,3 +508,15 @@ def test_results_that_change_from_call_to_call_are_found_out():
 def test_structure_of_results_may_follow_from_values():
     bridged = mlx2torch(lambda x: {"high" if x[0].item() > 0 else "low": x * 2})
     assert [*bridged(X), *bridged(-X), *bridged(X)] == ["high", "low", "high"]
+
+
+def test_what_a_function_captures_keeps_its_gradient():
+    """The gradient of an inner transformation has lost its mark, and evaluated its graph."""
+
+    def outer(w):
+        captured = mx.grad(lambda z: z * z * z)(w)
+        there = mlx2torch(lambda x: x + captured)
+        assert there(torch.zeros(())).item() == 6.75
+        return captured * 2
+
+    assert mx.grad(outer)(mx.array(1.5)).item() == 18

@@ -73,7 +73,8 @@ class MlxArrays:
             raise ArgumentError(
                 f"{op.name} returned {len(outputs)} results where {len(results)} were expected."
             )
-        evaluate(outputs, turn=True)
+        with computing(wide=mx.float64 in [y.dtype for y in outputs]):
+            evaluate(outputs)
         for i, (y, place) in enumerate(zip(outputs, results, strict=True)):
             found = fitted(view(y), place.dtype, op.name)
             if found.shape != place.shape or found.dtype != place.dtype:
@@ -175,12 +176,12 @@ def _release(gapped: set[tuple[int, ...]], outputs: Sequence[Any]) -> Sequence[A
     arrays = [y for y in outputs if not isinstance(y, Handle)]
     with computing(wide=mx.float64 in [y.dtype for y in arrays]):
         own = [fresh(y) if y.shape in gapped else moved(y) for y in arrays]
-        evaluate(own, turn=True)
+        evaluate(own)
         found = {y.shape for y in own if not is_dense(y)}
         if found:
             gapped |= found
             own = [y if is_dense(y) else fresh(y) for y in own]
-            evaluate(own, turn=True)
+            evaluate(own)
     capsules = iter([capsule(y) for y in own])
     return [y.capsule() if isinstance(y, Handle) else next(capsules) for y in outputs]
 

@@ -11,7 +11,6 @@ The thread behind a stream is not in a forked child, which would wait for it for
 streams when it first computes.
 """
 
-import contextlib
 import dataclasses
 import os
 import threading
@@ -85,17 +84,14 @@ class computing:  # noqa: N801 - used as a function; a generator would cost as m
         self._turn.release()
 
 
-def evaluate(xs: Sequence[mx.array], *, turn: bool = False) -> None:
+def evaluate(xs: Sequence[mx.array]) -> None:
     """Wait for the values of `xs`, all in one go, which costs a hand-over between threads.
 
-    Args:
-        xs: Arrays of the caller, who evaluates them on this thread.
-        turn: Whether they were made in `computing`, so that threads take turns.
+    Those made in `computing` are evaluated in it too, so that threads take turns.
     """
     unforked()
     try:
-        with _streams.turn if turn else contextlib.nullcontext():
-            (mx.eval if turn else _graph.evaluate)(xs)  # ours are in nobody's transformation
+        _graph.evaluate(xs)
     except ValueError as error:
         if "function transformations" not in str(error):
             raise
