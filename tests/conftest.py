@@ -3,7 +3,7 @@ import functools
 import pytest
 
 import bridge
-from bridge import _registry
+from bridge import _listing, _registry
 from tests.kits import Kit, kit
 
 DIRECTIONS = _registry.directions()
@@ -41,6 +41,15 @@ def _lacking(request):
         run = needs.kwargs.get("run", True)
     if reasons:
         request.applymarker(pytest.mark.xfail(reason=reasons[0], strict=True, run=run))
+
+
+@pytest.fixture(autouse=True)
+def _registered():
+    """Forget the operators that a test, or an example in it, has registered."""
+    before = dict(_listing.RULES)
+    yield
+    _listing.RULES.clear()
+    _listing.RULES.update(before)
 
 
 @pytest.fixture(params=DIRECTIONS, ids=lambda d: f"{d[0]}2{d[1]}")

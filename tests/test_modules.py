@@ -253,4 +253,7 @@ def test_training_with_optax_equals_training_in_torch():
 
 def test_repr_says_what_is_in_it():
     there = torch2jax(network(nn.BatchNorm1d(4)))
-    assert repr(there) == "<<torch2jax Sequential (capture='auto')> of 6 parameters, 3 buffers>"
+    assert (
+        repr(there)
+        == "<<torch2jax Sequential (capture='auto', lower='ffi')> of 6 parameters, 3 buffers>"
+    )
