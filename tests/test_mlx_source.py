@@ -520,3 +520,12 @@ def test_what_a_function_captures_keeps_its_gradient():
         return captured * 2
 
     assert mx.grad(outer)(mx.array(1.5)).item() == 18
+
+
+def test_gradients_of_complex_functions_that_look_at_values_are_refused():
+    """Nothing tells whether there is a power among them, whose gradient MLX has wrong."""
+    f = mlx2torch(lambda z: mx.real(z**2) if mx.abs(z).item() > 0 else mx.imag(z))
+    z = torch.tensor(1 + 2j, requires_grad=True)
+    torch.testing.assert_close(f(z.detach()), torch.tensor(-3.0))
+    with pytest.raises(bridge.NoRuleError, match=r"looks at values.*mx\.where"):
+        torch.autograd.grad(f(z), z)

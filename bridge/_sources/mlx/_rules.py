@@ -15,7 +15,7 @@ from bridge._sources.mlx._lacking import lacked
 from bridge._sources.mlx._outline import Outline, is_wide, outline
 from bridge._sources.mlx._random import Fun, seeded
 from bridge._sources.mlx._saving import Saving
-from bridge._sources.mlx._wrong import check_gradient
+from bridge._sources.mlx._wrong import check_gradient, check_unseen
 from bridge._tree import spread
 
 
@@ -160,6 +160,8 @@ class Function:
     def _check_gradient(self) -> None:
         if self.outline:
             check_gradient(self.fun, self.primals, self.outline, self.name)
+        else:
+            check_unseen(self.primals, self.outputs, self.name)
 
     def _forward_is_doubtful(self) -> bool:
         """NOTE [forward mode by reverse mode]."""

@@ -3,7 +3,8 @@
 NOTE [complex powers]
 The gradients of a power and of a cumulative product lack a conjugation where numbers are complex
 (mlx#2178 left them out). A graph that is exported tells dtypes, but not every graph can be: then
-complex numbers anywhere in sight count.
+complex numbers anywhere in sight count. Where a function looks at values, no graph tells what it
+does for others.
 """
 
 from typing import Any
@@ -18,6 +19,16 @@ from bridge._sources.mlx._random import Fun, untouched
 
 _WRONG = {"Power": ("Power",), "CumProd": ("Scan",)}  # as a drawing and an export call them
 _COMPLEX = {"Conjugate", "Imag", "Real", "FFT"}
+
+
+def check_unseen(primals: Specs, outputs: Specs, name: str) -> None:
+    """Raise for complex numbers in a function that looks at values: NOTE [complex powers]."""
+    if any(spec.dtype == "complex64" for spec in (*primals, *outputs)):
+        raise NoRuleError(
+            f"MLX computes wrong gradients of some complex functions (mlx#2178), and {name} looks "
+            "at values, so that nothing tells whether it has one. Compute on arrays alone, with "
+            "mx.where for decisions."
+        )
 
 
 def check_gradient(fun: Fun, primals: Specs, known: Outline, name: str) -> None:
