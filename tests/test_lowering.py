@@ -1,9 +1,13 @@
 """Functions of torch compiled by XLA operator by operator, against torch itself."""
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
+
+pytest.importorskip("torch")
+pytest.importorskip("jax")
+
+import jax
+import jax.numpy as jnp
 import torch
 
 from bridge import torch2jax

@@ -6,12 +6,15 @@ import gc
 import numpy as np
 import pytest
 
+pytest.importorskip("mlx.core")
+pytest.importorskip("torch")
+
+import mlx.core as mx
+import torch
+
 import bridge
 from bridge import mlx2jax, mlx2torch
 from bridge._arrays.mlx import _handles
-
-mx = pytest.importorskip("mlx.core")
-torch = pytest.importorskip("torch")
 
 X = torch.tensor([0.3, -1.25, 0.7])
 ROWS = torch.tensor([[0.3, -1.25, 0.7], [1.5, 0.5, -0.25]])

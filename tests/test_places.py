@@ -5,11 +5,15 @@ import importlib
 import numpy as np
 import pytest
 
+pytest.importorskip("torch")
+pytest.importorskip("jax")
+
+import jax
+import torch
+
 from bridge import torch2jax
 from tests.handmade import spec
 
-torch = pytest.importorskip("torch")
-jax = pytest.importorskip("jax")
 filling = importlib.import_module("bridge._arrays.torch._fill")
 tensors = importlib.import_module("bridge._arrays.torch._tensors")
 jnp = jax.numpy
