@@ -1,8 +1,9 @@
 """What is known of an array without looking at its values."""
 
 import dataclasses
+from collections.abc import Sequence
 
-from bridge._errors import RangeError
+from bridge._errors import ArgumentError, RangeError
 
 # Integers of 64 bits, and what a caller who has no such integers gets.
 NARROW_INTEGERS = {"int64": "int32", "uint64": "uint32"}
@@ -50,3 +51,14 @@ def check_range(least: int, most: int, dtype: str, name: str) -> None:
                 f"{name} holds {value}, which does not fit into {dtype}, and its caller is in "
                 "32-bit mode. Return smaller integers, or floats, or call it in 64-bit mode."
             )
+
+
+def check_same(found: Sequence[ArraySpec], outputs: Sequence[ArraySpec], name: str) -> None:
+    """Raise if a function that runs anew has returned other shapes or dtypes than before."""
+    if tuple(found) != tuple(outputs):
+        raise ArgumentError(
+            f"{name} returned ({', '.join(map(str, found))}) for these values, but "
+            f"({', '.join(map(str, outputs))}) for others of the same shapes. What is called "
+            "from another framework needs results whose shapes follow from those of its "
+            "arguments: pad them, or return a mask."
+        )

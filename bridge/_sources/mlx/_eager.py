@@ -13,12 +13,11 @@ from collections.abc import Callable
 import mlx.core as mx
 
 from bridge._arrays.mlx import FACE as ARRAYS, computing, dtype_of, remembering
-from bridge._errors import ArgumentError
 from bridge._op import Specs
 from bridge._sources.mlx._lacking import explained
 from bridge._sources.mlx._outline import is_wide
 from bridge._sources.mlx._random import Fun, untouched
-from bridge._spec import ArraySpec
+from bridge._spec import ArraySpec, check_same
 
 
 def anew(
@@ -30,14 +29,7 @@ def anew(
     def call(*xs: mx.array) -> tuple[mx.array, ...]:
         with computing(wide=wide), explained(name):
             found = remembering(lambda: fun(*xs))
-        specs = tuple(map(ARRAYS.spec, found))
-        if specs != outputs:
-            raise ArgumentError(
-                f"{name} returned ({', '.join(map(str, specs))}) for these values, but "
-                f"({', '.join(map(str, outputs))}) for others of the same shapes. What is called "
-                "from another framework needs results whose shapes follow from those of its "
-                "arguments: pad them, or return a mask."
-            )
+        check_same([*map(ARRAYS.spec, found)], outputs, name)
         return tuple(found)
 
     return call

@@ -12,13 +12,12 @@ from typing import Any
 import torch
 
 from bridge._arrays.torch import FACE as ARRAYS
-from bridge._errors import ArgumentError
 from bridge._op import Specs
 from bridge._sources.torch._ambient import fresh, seeded
 from bridge._sources.torch._capture import Fun, dense
 from bridge._sources.torch._internals import Blocks
 from bridge._sources.torch._program import Settings
-from bridge._spec import ArraySpec
+from bridge._spec import ArraySpec, check_same
 
 
 def transposed(tangents: Any, gradients: Any, primals: Specs, moving: Specs, given: Specs) -> bool:
@@ -82,14 +81,7 @@ def anew(fun: Fun, outputs: Specs, *, name: str, settings: Settings) -> Callable
     def call(*xs: torch.Tensor) -> tuple[torch.Tensor, ...]:
         with fresh(settings.dtype):
             found = [dense(y.detach()) for y in fun(*[x.detach().clone() for x in xs])]
-        specs = [ARRAYS.spec(y) for y in found]
-        if tuple(specs) != outputs:
-            raise ArgumentError(
-                f"{name} returned ({', '.join(map(str, specs))}) for these values, but "
-                f"({', '.join(map(str, outputs))}) for others of the same shapes. What is called "
-                "from another framework needs results whose shapes follow from those of its "
-                "arguments: pad them, or return a mask."
-            )
+        check_same([*map(ARRAYS.spec, found)], outputs, name)
         return tuple(found)
 
     return call if settings.seed is None else seeded(call, settings.seed)
