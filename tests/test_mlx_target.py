@@ -79,6 +79,9 @@ COMPOSITIONS = {
     "vmap jvp grad": lambda f, _, rows, __: mx.vmap(lambda x: pushed(grad(f), x))(rows),
     "grad vmap jvp": lambda f, _, rows, __: grad(mx.vmap(lambda x: pushed(f, x)))(rows),
     "vjp vjp": lambda f, x, *_: pulled(lambda x: pulled(f, x), x),
+    "grad by cotangents": lambda f, x, *_: grad(
+        lambda ct: mx.vjp(lambda x: [f(x)], [x], [ct])[1][0]
+    )(mx.cos(x)),
     "vmap of cotangents": lambda f, x, rows, _: mx.vmap(
         lambda ct: mx.vjp(lambda x: [f(x)], [x], [ct])[1][0]
     )(rows.astype(x.dtype)),

@@ -21,44 +21,43 @@ import mlx.core as mx
 from bridge._arrays.mlx import (
     FACE as ARRAYS,
     TracerError,
-    dtype_of,
     in_rule,
     placeholder,
+    remembering,
     transforming,
 )
 from bridge._errors import ArgumentError, NoValuesError
 from bridge._op import Arrays, Op, Positions
 from bridge._protocols import Runner
-from bridge._targets.mlx._halves import Kept, Second, halves, reached, remember, smooth, specs
+from bridge._targets.mlx._halves import Kept, Second
+from bridge._targets.mlx._recipe import Recipe, recipe
 from bridge._targets.mlx._recording import recording
-from bridge._targets.mlx._uses import Uses, custom, every, everything
+from bridge._targets.mlx._uses import Uses, custom, every
 from bridge._tree import spread
 
 
-def call(
-    op: Op, runner: Runner, *xs: Any, derived: bool = False, second: Second | None = None
-) -> Arrays:
+def call(op: Op, runner: Runner, *xs: Any, linear: int = 0, second: Second | None = None) -> Arrays:
     """The outputs of `op` in the graph of MLX.
 
     Args:
         op: What the call means: its rules are those of the call.
         runner: What evaluates it.
         *xs: Its arguments: arrays of MLX, and constants.
-        derived: Whether it is a derivative, which keeps nothing for its own.
-        second: What is run instead, if it is a derivative whose first half has been run.
+        linear: In how many of the last ones it is linear, if it is a derivative. Such calls keep
+            nothing for their own.
+        second: What is run instead, if its first half has been run.
     """
     at = tuple([i for i, x in enumerate(xs) if isinstance(x, mx.array)])
-    row = [None if isinstance(x, mx.array) else x for x in xs]
+    made = recipe(op, xs, at, linear)
+    rest = [None if isinstance(x, mx.array) else x for x in xs]
     arrays = [xs[i] for i in at]
-    free = tuple([i for i, x in zip(at, arrays, strict=True) if ARRAYS.spec(x).differentiable])
-    uses = Uses() if transforming() else None
-    made = Call(op, runner, row, at, free, derived, second, uses)
-    if not at or not specs(op):  # MLX ends the process over a function without outputs
-        return made.outputs(*arrays)
-    outputs = custom(made.outputs, made.vjp, made.jvp, made.vmap)(*arrays)
-    if uses is None or made.simple:
-        return tuple(outputs)
-    return uses.watched(outputs, {i: xs[i] for i in free})
+    transformed = transforming()
+    uses = Uses(made) if transformed and made.watched else None
+    one = Call(made, runner, rest, second, transformed, uses)
+    if not at or not made.specs:  # MLX ends the process over a function without outputs
+        return one.outputs(*arrays)
+    outputs = custom(one.outputs, one.vjp, one.jvp, one.vmap)(*arrays)
+    return uses.watching(outputs, xs) if uses else tuple(outputs)
 
 
 @dataclasses.dataclass(eq=False)
@@ -66,112 +65,108 @@ class Call:
     """One call of an Op: NOTE [what rules hold].
 
     Attributes:
-        op: What it means.
+        made: What it has in common with others.
         runner: What evaluates it.
-        row: Its arguments, with `None` for arrays of MLX.
-        at: Positions of these.
-        free: Positions of those that may have gradients.
-        derived: Whether it is a derivative.
+        rest: Its arguments, with `None` for arrays of MLX.
         second: What is run instead, if any.
-        uses: What its derivative is asked for, `None` where nothing is transformed.
+        transformed: Whether a derivative may be asked for.
+        uses: What it is asked for, where that has to be found out.
         kept: What it has kept for its derivative.
     """
 
-    op: Op
+    made: Recipe
     runner: Runner
-    row: Sequence[Any]
-    at: Positions
-    free: Positions
-    derived: bool
+    rest: Sequence[Any]
     second: Second | None
+    transformed: bool
     uses: Uses | None
     kept: Kept | None = None
 
-    @property
-    def simple(self) -> bool:
-        """Whether the rule for gradients is only called if all is used."""
-        return len(self.at) == len(specs(self.op)) == 1
-
     def outputs(self, *arrays: mx.array) -> Arrays:
         """The values: NOTE [a call has no values at first]."""
-        op, row = self.op, spread(arrays, self.at, self.row)
+        if self.transformed:
+            found = remembering(lambda: self._values(arrays))
+        else:
+            found = self._values(arrays)
+        return self._placeholders() if found is None else found
+
+    def _values(self, arrays: Sequence[mx.array]) -> Arrays | None:
+        op, row = self.made.op, self.made.row(arrays, self.rest)
         if self.second:
             op, row = self.second.op, self.second.row(row)
         try:
             row = _LEND(row)
         except TracerError:
-            return self._placeholders()
-        made = halves(op, self.free) if self.uses and not self.derived else None
-        if made is None:
+            return None
+        halves = self.made.halves if self.transformed else None
+        if halves is None:
             return self._checked(self.runner.evaluate(op, row))
-        split = made.split
+        split = halves.split
         outputs, at_home = self.runner.evaluate_and_keep(split.forward, row, split.outputs)
-        self.kept = made.kept(at_home)
+        self.kept = halves.kept(at_home)
         return self._checked(outputs)
 
     def _placeholders(self) -> Arrays:
         if recording():
             raise NoValuesError(
-                f"{self.op.name} is not computed by MLX, so it cannot be a part of what mx.compile "
-                "or mx.export_function record. Compile the functions around the call, and leave "
-                "the call out."
+                f"{self.made.op.name} is not computed by MLX, so it cannot be a part of what "
+                "mx.compile or mx.export_function record. Compile the functions around the call, "
+                "and leave the call out."
             )
-        return tuple(placeholder(spec.shape, dtype_of(spec.dtype)) for spec in specs(self.op))
+        return tuple(placeholder(shape, dtype) for shape, dtype in self.made.results)
 
     @in_rule
-    def vjp(self, primals: Any, cotangents: Sequence[mx.array], _: Any) -> list[mx.array]:
+    def vjp(self, primals: Any, cotangents: Sequence[mx.array], _: Any) -> Sequence[mx.array]:
         """The gradients of the primals."""
-        xs = every(primals)
-        watched = None if self.simple else self.uses
-        uses = watched.taken() if watched else everything(smooth(self.op), self.free)
-        given = tuple([i for i in smooth(self.op) if i in uses.outputs])
-        wanted = tuple([i for i in self.free if i in uses.primals])
-        needed = reached(self.op, given, wanted)
-        gradients = [mx.zeros_like(x) for x in xs]
-        if not given or not needed:
-            return gradients
-        second = self.kept.second(needed, given, len(self.row)) if self.kept else None
-        if second is None:
-            remember(self.op, needed, given)
-        op = self.op.derive("vjp", needed, given)
-        row = [*spread(xs, self.at, self.row), *self._alike(cotangents, given)]
-        found = call(op, self.runner, *row, derived=True, second=second)
-        return spread(found, [self.at.index(i) for i in needed], gradients)
+        made, xs = self.made, every(primals)
+        way = made.way(*(self.uses.taken() if self.uses else (made.free, made.smooth)))
+        if way.op is None:
+            return [mx.zeros_like(x) for x in xs]
+        second = self.kept.second(way.needed, way.given, made.arity) if self.kept else None
+        if second is None and not made.linear:
+            made.remember(way)
+        row = [*made.row(xs, self.rest), *self._alike(cotangents, way.given)]
+        found = call(way.op, self.runner, *row, linear=len(way.given), second=second)
+        if len(found) == len(xs):
+            return found
+        gradients = dict(zip(way.needed, found, strict=True))
+        at = zip(made.at, xs, strict=True)
+        return [gradients[i] if i in gradients else mx.zeros_like(x) for i, x in at]
 
     def jvp(self, primals: Any, tangents: Any) -> list[mx.array]:
         """The tangents of the outputs."""
-        xs, directions = every(primals), dict(zip(self.at, every(tangents), strict=True))
-        given = tuple([i for i in self.free if directions[i] is not None])
-        still = [mx.zeros(spec.shape, dtype_of(spec.dtype)) for spec in specs(self.op)]
+        made, xs = self.made, every(primals)
+        directions = dict(zip(made.at, every(tangents), strict=True))
+        given = tuple([i for i in made.free if directions[i] is not None])
+        still = [mx.zeros(shape, dtype) for shape, dtype in made.results]
         if not given:
             return still
-        row = spread(xs, self.at, self.row)
+        row = made.row(xs, self.rest)
         moving = [directions[i].astype(row[i].dtype) for i in given]
-        moved = call(self.op.derive("jvp", given), self.runner, *row, *moving, derived=True)
-        return spread(moved, smooth(self.op), still)
+        op = made.op.derive("jvp", given)
+        moved = call(op, self.runner, *row, *moving, linear=len(given))
+        return spread(moved, made.smooth, still)
 
     def vmap(self, arrays: Any, axes: Any) -> tuple[list[mx.array], list[int]]:
         """The outputs of the call mapped over `axes` of its arguments."""
-        xs, mapped = every(arrays), every(axes)
+        made, xs, mapped = self.made, every(arrays), every(axes)
         size = next(x.shape[a] for x, a in zip(xs, mapped, strict=True) if a is not None)
-        over = spread(mapped, self.at, [None] * len(self.row))
-        op = self.op.derive("vmap", tuple(over), size)
-        row = spread(xs, self.at, self.row)
-        outputs = call(op, self.runner, *row, derived=self.derived)
+        over = spread(mapped, made.at, [None] * made.arity)
+        op = made.op.derive("vmap", tuple(over), size)
+        outputs = call(op, self.runner, *made.row(xs, self.rest), linear=made.linear)
         return list(outputs), [0] * len(outputs)
 
     def _alike(self, cotangents: Sequence[mx.array], given: Positions) -> list[mx.array]:
         """The cotangents at `given`, in the dtypes of their outputs."""
-        outputs = specs(self.op)
-        return [cotangents[i].astype(dtype_of(outputs[i].dtype)) for i in given]
+        return [cotangents[i].astype(self.made.results[i][1]) for i in given]
 
     def _checked(self, outputs: Arrays) -> Arrays:
         """`outputs`, which MLX would take whatever they are."""
-        found = [(y.shape, ARRAYS.spec(y).dtype) for y in outputs]
-        expected = [(spec.shape, spec.dtype) for spec in specs(self.op)]
-        if found != expected:
-            said = [", ".join(f"{d}{list(s)}" for s, d in pairs) for pairs in (found, expected)]
-            raise ArgumentError(f"{self.op.name} returned ({said[0]}), not ({said[1]}) as it said.")
+        found = [(y.shape, y.dtype) for y in outputs]
+        if found != self.made.results:
+            op, expected = self.made.op, ", ".join(map(str, self.made.specs))
+            said = ", ".join(str(ARRAYS.spec(y)) for y in outputs)
+            raise ArgumentError(f"{op.name} returned ({said}), not ({expected}) as it said.")
         return outputs
 
 

@@ -8,15 +8,19 @@ arguments that are differentiated. So each output passes through a function that
 it, whose rule notes that it is used. That function also takes a mark of each argument, which
 depends on the argument and, without a derivative, on the call: its rule notes that the argument is
 wanted, and comes before the rule of the call, after those of the outputs.
+
+That costs as much as a small call, so nothing is asked that can be told: the rule is not called
+unless something is wanted; and a derivative is linear in its cotangents or tangents, by which it
+has a gradient that comes with the others.
 """
 
-import dataclasses
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import mlx.core as mx
 
 from bridge._op import Arrays, Positions
+from bridge._targets.mlx._recipe import Recipe
 
 
 def custom(
@@ -38,36 +42,39 @@ def every(arguments: Any) -> tuple[Any, ...]:
     return arguments if isinstance(arguments, tuple) else (arguments,)
 
 
-@dataclasses.dataclass(frozen=True)
 class Uses:
-    """Positions of outputs that have cotangents, and of primals that want gradients."""
+    """What the derivative of one call is asked for: NOTE [what is used]."""
 
-    outputs: set[int] = dataclasses.field(default_factory=set)
-    primals: set[int] = dataclasses.field(default_factory=set)
+    def __init__(self, made: Recipe) -> None:
+        self._made = made
+        self._outputs: set[int] = set()
+        self._primals: set[int] = set()
 
-    def taken(self) -> "Uses":
-        """What was noted since this was last asked."""
-        found = Uses({*self.outputs}, {*self.primals})
-        self.outputs.clear()
-        self.primals.clear()
-        return found
+    def taken(self) -> tuple[Positions, Positions]:
+        """Primals that want gradients and outputs that have cotangents, since last asked."""
+        made = self._made
+        wanted = tuple([i for i in made.free if i in self._primals or i not in made.marked])
+        given = tuple([i for i in made.smooth if i in self._outputs])
+        self._outputs.clear()
+        self._primals.clear()
+        return wanted, given
 
-    def watched(self, outputs: Arrays, primals: dict[int, mx.array]) -> Arrays:
-        """`outputs` of a call, whose use is noted: NOTE [what is used]."""
+    def watching(self, outputs: Sequence[mx.array], args: Sequence[Any]) -> Arrays:
+        """`outputs` of the call on `args`, whose use is noted."""
         behind = mx.stop_gradient(outputs[0])
-        marks = [self._mark(i, x, behind) for i, x in primals.items()]
+        marks = [self._mark(i, args[i], behind) for i in self._made.marked]
         return tuple([self._passed(i, y, marks) for i, y in enumerate(outputs)])
 
     def _mark(self, i: int, x: mx.array, behind: mx.array) -> mx.array:
         def note(primals: Any, _: Any, __: Any) -> list[mx.array]:
-            self.primals.add(i)
+            self._primals.add(i)
             return [mx.zeros_like(x) for x in primals]
 
         return custom(lambda *_: _MARK, note, lambda *_: _MARK, lambda *_: (_MARK, None))(x, behind)
 
     def _passed(self, i: int, y: mx.array, marks: Sequence[mx.array]) -> mx.array:
         def note(_: Any, cotangent: mx.array, __: Any) -> list[mx.array]:
-            self.outputs.add(i)
+            self._outputs.add(i)
             return [cotangent, *(_MARK for _ in marks)]
 
         def tangent(primals: Any, tangents: Any) -> mx.array:
@@ -81,8 +88,3 @@ class Uses:
 
 
 _MARK = mx.array(0.0)
-
-
-def everything(outputs: Positions, primals: Positions) -> Uses:
-    """All that may be used, where nothing is watched."""
-    return Uses({*outputs}, {*primals})

@@ -1,0 +1,132 @@
+"""What calls of one Op have in common, found out once."""
+
+import dataclasses
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import mlx.core as mx
+
+from bridge._arrays.mlx import FACE as ARRAYS, dtype_of
+from bridge._errors import NoRuleError
+from bridge._op import Op, Positions, Specs
+from bridge._targets.mlx._halves import Halves
+from bridge._tree import spread
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Way:
+    """A gradient.
+
+    Attributes:
+        needed: Positions of the primals that get it.
+        given: Positions of the outputs that have cotangents.
+        op: What is evaluated on primals and cotangents, `None` where there is nothing to be had.
+    """
+
+    needed: Positions
+    given: Positions
+    op: Op | None
+
+
+@dataclasses.dataclass(eq=False, kw_only=True)
+class Recipe:
+    """Calls of an Op with arrays in the same places.
+
+    Attributes:
+        op: What is called.
+        at: Positions of the arrays among its arguments.
+        arity: How many arguments there are, with constants.
+        linear: In how many of the last ones it is linear: in none, unless it is a derivative.
+        free: Positions of the arrays that may have gradients.
+        marked: Positions of those that it is to be found out for whether they are wanted.
+        specs: Its outputs.
+        results: Their shapes and dtypes.
+        smooth: Positions of those that have gradients.
+        halves: The derivative in two halves, if there is one for what was asked for so far.
+        asked: For which primals it was.
+        ways: The gradients so far.
+    """
+
+    op: Op
+    at: Positions
+    arity: int
+    linear: int
+    free: Positions
+    marked: Positions
+    specs: Specs
+    results: list[tuple[Any, mx.Dtype]]
+    smooth: Positions
+    halves: Halves | None
+    asked: Positions = ()
+    ways: dict[tuple[Positions, Positions], Way] = dataclasses.field(default_factory=dict)
+
+    @property
+    def watched(self) -> bool:
+        """Whether anything about the use of a call has to be found out."""
+        return bool(self.marked) or len(self.specs) > 1
+
+    def row(self, arrays: Sequence[Any], rest: Sequence[Any]) -> Sequence[Any]:
+        """All arguments, of which `rest` are the constants."""
+        return arrays if len(self.at) == self.arity else spread(arrays, self.at, rest)
+
+    def way(self, needed: Positions, given: Positions) -> Way:
+        """The gradient of these primals for the cotangents of these outputs."""
+        found = self.ways.get((needed, given))
+        if found is None:
+            found = self.ways[needed, given] = self._way(needed, given)
+        return found
+
+    def _way(self, wanted: Positions, given: Positions) -> Way:
+        needed = _reached(self.op, given, wanted)
+        found = self.op.derive("vjp", needed, given) if given and needed else None
+        return Way(needed, given, found)
+
+    def remember(self, way: Way) -> None:
+        """Let the halves be made for a gradient too that they could not give."""
+        self.asked = tuple(sorted({*self.asked, *way.needed}))
+        self.halves = _halves(self.op, self.asked, way.given)
+
+
+def recipe(op: Op, xs: Sequence[Any], at: Positions, linear: int) -> Recipe:
+    """That of a call on `xs` with arrays `at` these positions."""
+    return op.notes.get(("calls", at)) or _make(op, xs, at, linear)
+
+
+def _make(op: Op, xs: Sequence[Any], at: Positions, linear: int) -> Recipe:
+    specs = op.specs()  # which may have to run for that
+    free = tuple(i for i in at if ARRAYS.spec(xs[i]).differentiable)
+    primals = tuple(i for i in free if i < len(xs) - linear)
+    smooth = tuple(i for i, spec in enumerate(specs) if spec.differentiable)
+    found = op.notes["calls", at] = Recipe(
+        op=op,
+        at=at,
+        arity=len(xs),
+        linear=linear,
+        free=free,
+        marked=primals if len(primals) > 1 else (),
+        specs=specs,
+        results=[(spec.shape, dtype_of(spec.dtype)) for spec in specs],
+        smooth=smooth,
+        halves=None if linear else _halves(op, free, smooth),
+    )
+    return found
+
+
+def _halves(op: Op, wanted: Positions, given: Positions) -> Halves | None:
+    """The derivative in two halves."""
+    if op.split is None or not wanted or not given:
+        return None
+    try:
+        split = op.derive("split", wanted, given)
+    except NoRuleError:  # of no matter where no gradient is asked for
+        return None
+    return Halves(split, wanted, given) if split else None
+
+
+def _reached(op: Op, outputs: Iterable[int], primals: Positions) -> Positions:
+    """Those of `primals` that one of `outputs` depends on."""
+    if op.reach is None:
+        return primals
+    reach = op.reach()
+    together = frozenset[int]().union(*(reach[y] for y in outputs))
+    return tuple(i for i in primals if i in together)
