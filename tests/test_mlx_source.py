@@ -2,6 +2,8 @@
 
 import functools
 import gc
+import io
+import re
 
 import numpy as np
 import pytest
@@ -15,6 +17,7 @@ import torch
 import bridge
 from bridge import mlx2jax, mlx2torch
 from bridge._arrays.mlx import _handles
+from bridge._sources.mlx._outline import ALLOCATING
 
 X = torch.tensor([0.3, -1.25, 0.7])
 ROWS = torch.tensor([[0.3, -1.25, 0.7], [1.5, 0.5, -0.25]])
@@ -201,6 +204,49 @@ def test_results_and_gradients_own_their_memory():
         for t in tensors:
             t.fill_(9)
     assert weight.tolist() == [1.0, 2.0, 3.0]
+
+
+def kept_by_its_rule(x, kept):
+    function = mx.custom_function(lambda x: x * 2)
+    function.vjp(lambda x, cotangent, _: kept.append(cotangent * 2) or kept[-1])
+    return function(x)
+
+
+# Of x, y and what the function keeps.
+GRADIENTS = {
+    "one for both": lambda x, y, _: x + y,
+    "one product for both": lambda x, y, _: mx.sin(x + y),
+    "views of one": lambda x, y, _: x.reshape(1, 6) + y.reshape(6, 1).T,
+    "one expression for both": lambda x, y, _: x @ mx.ones((3, 3)) + y @ mx.ones((3, 3)),
+    "the cotangent": lambda x, y, _: mx.stack([x, y]),
+    "kept by a rule": lambda x, y, kept: kept_by_its_rule(x, kept) * y,
+    "kept by a rule, no value used": lambda x, y, kept: kept_by_its_rule(x, kept) + y,
+    "a constant": lambda x, y, _: x * mx.array([1.0, 2.0, 3.0]) * y,
+}
+
+
+@every_way
+@pytest.mark.parametrize("create_graph", [False, True])
+@pytest.mark.parametrize("function", GRADIENTS.values(), ids=GRADIENTS)
+def test_gradients_own_their_memory(function, create_graph, how):
+    kept = []
+    f = mlx2torch(lambda x, y: function(x, y, kept), **how)
+    for _ in range(2):
+        x, y = leaf(ROWS), leaf(3 * ROWS)
+        gradients = torch.autograd.grad(f(x, y).sum(), (x, y), create_graph=create_graph)
+        held = [found for k in kept if (found := values(k)) is not None]
+        with torch.no_grad():
+            gradients[0].fill_(7)
+            gradients[1].fill_(9)
+            assert gradients[0].eq(7).all()
+        assert [values(k) for k in kept if values(k) is not None] == held
+
+
+def values(x):
+    try:
+        return x.tolist()
+    except (RuntimeError, ValueError):  # what was kept of a graph without values
+        return None
 
 
 VIEWS = {
@@ -439,6 +485,37 @@ def test_quirk_the_second_cotangent_of_one_array_is_lost(residuals):
     one, other = mlx2torch(f, residuals=residuals)(x)
     (one + 10 * other).sum().backward()
     assert x.grad.tolist() == [22.0] * 3
+
+
+BLOCK = mx.array([[1.0, -2.0], [0.5, 3.0]])
+OPERATIONS = {
+    "Add": lambda x: x + 0,
+    "AddMM": lambda x: mx.addmm(x, x, mx.eye(2), beta=0.0),
+    "Divide": lambda x: x / 1,
+    "Matmul": lambda x: x @ mx.eye(2),
+    "Multiply": lambda x: x * 1,
+    "Negative": lambda x: -x,
+    "Select": lambda x: mx.where(mx.array([[True]]), x, x),
+    "Subtract": lambda x: x - 0,
+}
+
+
+@pytest.mark.parametrize("name", sorted(ALLOCATING))
+@pytest.mark.parametrize(
+    "x", [BLOCK, BLOCK.T, mx.broadcast_to(BLOCK[0, 0], (2, 2))], ids=["rows", "columns", "one"]
+)
+def test_quirk_some_operations_never_share_memory(x, name):
+    y, text = OPERATIONS[name](x), io.StringIO()
+    mx.export_to_dot(text, y)
+    assert re.findall(r'label ="(\w+)"', text.getvalue())[-1] == name
+    mx.eval(x, y)
+    assert not np.shares_memory(np.array(x, copy=False), np.array(y, copy=False))
+
+
+def test_quirk_compiled_functions_return_one_array_twice():
+    twice = mx.compile(lambda x: [x @ BLOCK, x @ BLOCK])
+    y, z = (np.array(y, copy=False) for y in twice(BLOCK[0]))
+    assert np.shares_memory(y, z)
 
 
 def test_quirk_integers_get_gradients():

@@ -9,6 +9,7 @@ from bridge._arrays.mlx._graph import (
 )
 from bridge._arrays.mlx._handles import Handle as Handle, taken_back as taken_back
 from bridge._arrays.mlx._memory import (
+    Unshared as Unshared,
     dtype_of as dtype_of,
     overwrite as overwrite,
     zeros as zeros,

@@ -14,6 +14,7 @@ from bridge._arrays.mlx._handles import Handle
 from bridge._arrays.mlx._memory import (
     DTYPES,
     NAMES,
+    Unshared,
     capsule,
     dense_view,
     fresh,
@@ -175,7 +176,8 @@ def _release(gapped: set[tuple[int, ...]], outputs: Sequence[Any]) -> Sequence[A
     """Capsules of `outputs`; shapes of which one had gaps are noted: NOTE [memory of their own]."""
     arrays = [y for y in outputs if not isinstance(y, Handle)]
     with computing(wide=mx.float64 in [y.dtype for y in arrays]):
-        own = [fresh(y) if y.shape in gapped else moved(y) for y in arrays]
+        move = _as_it_is if isinstance(outputs, Unshared) else moved
+        own = [fresh(y) if y.shape in gapped else move(y) for y in arrays]
         evaluate(own)
         found = {y.shape for y in own if not is_dense(y)}
         if found:
@@ -184,6 +186,10 @@ def _release(gapped: set[tuple[int, ...]], outputs: Sequence[Any]) -> Sequence[A
             evaluate(own)
     capsules = iter([capsule(y) for y in own])
     return [y.capsule() if isinstance(y, Handle) else next(capsules) for y in outputs]
+
+
+def _as_it_is(x: mx.array) -> mx.array:
+    return x
 
 
 FACE = MlxArrays()

@@ -2,8 +2,8 @@
 
 NOTE [memory of their own]
 Only MLX knows who else holds a buffer, and it moves one that nobody else does into a copy. Each
-operation costs 7 us beside a thread that has gone to sleep, so that what makes results dense is
-left out until a result of that shape has turned out to have gaps.
+operation costs 7 us beside a thread that has gone to sleep, so that it is left out where the source
+tells that nobody does, and what makes results dense until one of that shape has had gaps.
 """
 
 from typing import Any
@@ -103,6 +103,12 @@ def zeros(spec: ArraySpec) -> mx.array:
 def overwrite(place: mx.array, x: mx.array) -> None:
     """Write the values of `x`, which have been evaluated, into the memory of `place`."""
     np.copyto(view(place), view(x))
+
+
+class Unshared(tuple[mx.array, ...]):
+    """Arrays that are known to be alone in their memory: NOTE [memory of their own]."""
+
+    __slots__ = ()
 
 
 def fresh(x: mx.array) -> mx.array:

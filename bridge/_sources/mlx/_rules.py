@@ -7,7 +7,7 @@ from typing import Any
 
 import mlx.core as mx
 
-from bridge._arrays.mlx import FACE as ARRAYS, computing
+from bridge._arrays.mlx import FACE as ARRAYS, Unshared, computing
 from bridge._errors import NoRuleError
 from bridge._op import Op, Positions, Specs, Split
 from bridge._sources.mlx._eager import anew, outputs_of
@@ -45,6 +45,8 @@ class Function:
         fun: What MLX transforms.
         outputs: Specs of the results.
         outline: What else is known of it, `None` where it looks at values.
+        gradient: Whether its results are gradients that MLX alone computes.
+        ruled: Whether they, or what they were derived from, may be by rules of the user.
     """
 
     name: str
@@ -53,6 +55,8 @@ class Function:
     fun: Fun
     outputs: Specs
     outline: Outline | None
+    gradient: bool = False
+    ruled: bool = False
 
     def op(self) -> Op:
         """The function as an Op."""
@@ -74,13 +78,23 @@ class Function:
         if self.outline is None:
             return anew(self.fun, self.primals, self.outputs, name=self.name)
         fun = mx.compile(self.fun) if self.settings.compile else self.fun
-        wide = is_wide(self.primals)
+        wide, made = is_wide(self.primals), Unshared if self._is_unshared() else tuple
 
         def call(*xs: mx.array) -> tuple[mx.array, ...]:
             with computing(wide=wide):
-                return tuple(fun(*xs))
+                return made(fun(*xs))
 
         return call
+
+    def _is_unshared(self) -> bool:
+        """Whether nobody else holds the memory of results: NOTE [gradients of our own]."""
+        if self.settings.compile or self.outline is None:  # two may be compiled to one
+            return False
+        return self.gradient and self.outline.allocated
+
+    def _is_by_rules(self) -> bool:
+        """Whether a custom function takes part, whose rules may hold the gradients it returns."""
+        return self.outline is None or "CustomTransforms" in self.outline.operations
 
     def vjp(self, wanted: Positions, given: Positions) -> Op:
         """The gradients of the primals at `wanted`; only the outputs at `given` take part."""
@@ -168,11 +182,13 @@ class Function:
         return self.outline is None or bool(self.outline.operations & _DOUBTFUL)
 
     def _derived(self, rule: str, fun: Fun, primals: Specs, outputs: Specs) -> Op:
-        name = f"{self.name}.{rule}"
-        if self.outline is None:
-            return Function(name, primals, self.settings, fun, outputs, None).op()
-        found = outline(fun, primals, name)
-        return Function(name, primals, self.settings, fun, outputs, found).op()
+        known = self.outline and outline(fun, primals, f"{self.name}.{rule}")
+        ruled = self.ruled or self._is_by_rules()
+        gradient = rule == "vjp" and not ruled
+        made = Function(
+            f"{self.name}.{rule}", primals, self.settings, fun, outputs, known, gradient, ruled
+        )
+        return made.op()
 
 
 _KEEPING = 40
