@@ -39,7 +39,8 @@ class Op:
         home: The framework whose arrays `call` takes and returns.
         call: `(*primals) -> outputs`. No output shares memory with a primal or another output.
         into: `(places, primals) -> outputs`, like `call`, given arrays like the outputs, in memory
-            that nobody reads. It may write outputs there, and then returns those arrays.
+            that nobody reads. It may write outputs there, and then returns those arrays. Others may
+            share memory, since they are copied at once.
         specs: `(*input specs) -> output specs`; never looks at values.
         vjp: `(wanted, given) -> Op` on `(*primals, *cotangents)`: the gradients of the primals
             at the positions `wanted`, when the outputs at the positions `given` have cotangents

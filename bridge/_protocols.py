@@ -1,6 +1,7 @@
 """The faces a framework shows to bridge: its arrays, its functions, its call sites."""
 
 from collections.abc import Callable, Hashable, Sequence
+from contextlib import AbstractContextManager
 from typing import Any, Protocol
 
 from bridge._op import Arrays, Op, Specs
@@ -74,6 +75,9 @@ class ArrayFace(Protocol):
 
 class HomeFace(ArrayFace, Protocol):
     """Arrays a function runs on at home, over memory that belongs to its caller."""
+
+    # What Ops are called and their outputs released in, if that is anything.
+    working: Callable[[], AbstractContextManager[None]] | None
 
     def borrower(self, device: str) -> Callable[[Sequence[Any]], Sequence[Any]]:
         """From buffers to what functions on `device` take, over the same memory."""

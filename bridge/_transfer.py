@@ -156,4 +156,16 @@ def carrier(home: str, away: str, *, device: str, computes_on: str) -> Runner:
         outputs = op.call(*borrow(lend(xs)))
         return adopt(release(outputs[:count])), outputs
 
-    return Carrier(run, run_and_keep, at_home)
+    working = at_home.working
+    if working is None:
+        return Carrier(run, run_and_keep, at_home)
+
+    def work(op: Op, xs: Sequence[Any]) -> Arrays:
+        with working():
+            return run(op, xs)
+
+    def work_and_keep(op: Op, xs: Sequence[Any], count: int) -> tuple[Arrays, Sequence[Any]]:
+        with working():
+            return run_and_keep(op, xs, count)
+
+    return Carrier(work, work_and_keep, at_home)

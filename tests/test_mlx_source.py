@@ -274,6 +274,16 @@ def test_views_come_in_dense_memory_of_their_own(view, dtype):
     assert mx.array_equal(rows, mx.array(ROWS).astype(dtype)).item()
 
 
+@pytest.mark.parametrize("dtype", [mx.float32, mx.bfloat16, mx.complex64], ids=str)
+def test_a_number_from_the_middle_of_an_array(dtype):
+    f = mlx2torch(lambda x: (x + 1).astype(dtype)[2:3].reshape(()))
+    assert f(torch.arange(4.0)).item() == 3
+    x = torch.tensor(2.0, requires_grad=True)
+    pair = mlx2torch(lambda x: mx.concatenate([mx.ones(1), -x.reshape(1)]))
+    pair(x).backward(torch.tensor([1.0, 5.0]))
+    assert x.grad == -5
+
+
 def test_an_array_captured_by_the_function_is_a_constant():
     weight = mx.array([1.0, 2.0, 3.0])
     x = leaf()

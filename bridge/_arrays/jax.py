@@ -60,6 +60,7 @@ class JaxArrays:
 
     name = "jax"
     dense = True
+    working = None
 
     def owns(self, x: Any) -> bool:
         """Whether `x` is an array or a tracer of one."""

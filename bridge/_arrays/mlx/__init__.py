@@ -9,9 +9,9 @@ from bridge._arrays.mlx._graph import (
 )
 from bridge._arrays.mlx._handles import Handle as Handle, taken_back as taken_back
 from bridge._arrays.mlx._memory import (
-    Unshared as Unshared,
     dtype_of as dtype_of,
     overwrite as overwrite,
+    owned as owned,
     zeros as zeros,
 )
 from bridge._arrays.mlx._streams import TracerError as TracerError, computing as computing

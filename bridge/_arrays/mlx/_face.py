@@ -14,12 +14,9 @@ from bridge._arrays.mlx._handles import Handle
 from bridge._arrays.mlx._memory import (
     DTYPES,
     NAMES,
-    Unshared,
     capsule,
     dense_view,
-    fresh,
     is_dense,
-    moved,
     of_capsule,
     taken,
     view,
@@ -37,6 +34,7 @@ class MlxArrays:
 
     name = "mlx"
     dense = True
+    working = computing
 
     def owns(self, x: Any) -> bool:
         """Whether `x` is an array."""
@@ -60,7 +58,7 @@ class MlxArrays:
         return borrow
 
     def releaser(self, device: str) -> Callable[[Sequence[Any]], Sequence[Any]]:
-        """Capsules over memory that nothing else uses, all evaluated in one go."""
+        """Capsules over dense memory, all evaluated in one go."""
         return functools.partial(_release, set())
 
     def fill(
@@ -69,13 +67,14 @@ class MlxArrays:
         """Evaluate `op`, and copy its outputs to where they belong."""
         if stream is not None:
             raise DeviceError(f"{op.name} is a function of MLX, which computes on the host.")
-        outputs = op.call(*map(taken, operands))
+        xs = [taken(x) for x in operands]
+        with computing():
+            outputs = op.into(results, xs) if op.into else op.call(*xs)
+            evaluate(outputs)
         if len(outputs) != len(results):
             raise ArgumentError(
                 f"{op.name} returned {len(outputs)} results where {len(results)} were expected."
             )
-        with computing(wide=mx.float64 in [y.dtype for y in outputs]):
-            evaluate(outputs)
         for i, (y, place) in enumerate(zip(outputs, results, strict=True)):
             found = fitted(view(y), place.dtype, op.name)
             if found.shape != place.shape or found.dtype != place.dtype:
@@ -175,21 +174,21 @@ def _is_ours(x: Any) -> bool:
 def _release(gapped: set[tuple[int, ...]], outputs: Sequence[Any]) -> Sequence[Any]:
     """Capsules of `outputs`; shapes of which one had gaps are noted: NOTE [memory of their own]."""
     arrays = [y for y in outputs if not isinstance(y, Handle)]
-    with computing(wide=mx.float64 in [y.dtype for y in arrays]):
-        move = _as_it_is if isinstance(outputs, Unshared) else moved
-        own = [fresh(y) if y.shape in gapped else move(y) for y in arrays]
-        evaluate(own)
-        found = {y.shape for y in own if not is_dense(y)}
-        if found:
-            gapped |= found
-            own = [y if is_dense(y) else fresh(y) for y in own]
-            evaluate(own)
-    capsules = iter([capsule(y) for y in own])
+    if gapped:
+        arrays = _dense(arrays, [y.shape in gapped for y in arrays])
+    evaluate(arrays)
+    gaps = [not is_dense(y) for y in arrays]
+    if True in gaps:
+        gapped |= {y.shape for y, has in zip(arrays, gaps, strict=True) if has}
+        arrays = _dense(arrays, gaps)
+        evaluate(arrays)
+    capsules = iter([capsule(y) for y in arrays])
     return [y.capsule() if isinstance(y, Handle) else next(capsules) for y in outputs]
 
 
-def _as_it_is(x: mx.array) -> mx.array:
-    return x
+def _dense(xs: Sequence[mx.array], which: Sequence[bool]) -> list[mx.array]:
+    with computing(wide=mx.float64 in [x.dtype for x in xs]):
+        return [mx.contiguous(x) if has else x for x, has in zip(xs, which, strict=True)]
 
 
 FACE = MlxArrays()

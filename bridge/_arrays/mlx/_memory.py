@@ -2,10 +2,11 @@
 
 NOTE [memory of their own]
 Only MLX knows who else holds a buffer, and it moves one that nobody else does into a copy. Each
-operation costs 7 us beside a thread that has gone to sleep, so that it is left out where the source
-tells that nobody does, and what makes results dense until one of that shape has had gaps.
+operation costs 7 us beside a thread that has gone to sleep, so that this is left out where it is
+known that nobody does, and what makes results dense until one of that shape has had gaps.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import ml_dtypes
@@ -105,20 +106,9 @@ def overwrite(place: mx.array, x: mx.array) -> None:
     np.copyto(view(place), view(x))
 
 
-class Unshared(tuple[mx.array, ...]):
-    """Arrays that are known to be alone in their memory: NOTE [memory of their own]."""
-
-    __slots__ = ()
-
-
-def fresh(x: mx.array) -> mx.array:
-    """`x` in memory of its own, densely; what is a temporary is moved, not copied."""
-    return moved(mx.contiguous(x))
-
-
-def moved(x: mx.array) -> mx.array:
-    """`x` in memory of its own, with its strides; likewise: NOTE [memory of their own]."""
-    return mx.asarray(x, copy=True)
+def owned(xs: Sequence[mx.array]) -> tuple[mx.array, ...]:
+    """`xs` in memory of their own; temporaries are not copied: NOTE [memory of their own]."""
+    return tuple([mx.asarray(x, copy=True) for x in xs])
 
 
 def is_dense(x: mx.array) -> bool:
@@ -129,4 +119,6 @@ def is_dense(x: mx.array) -> bool:
 
 def capsule(x: mx.array) -> Any:
     """A DLPack capsule over the memory of `x`, on the host also where Metal computes."""
+    if not x.shape:  # torch refuses numbers that do not start where their memory does
+        x = taken(view(x))
     return x.__dlpack__(dl_device=(1, 0))

@@ -8,8 +8,6 @@ made up: between 0 and 1 by a fixed key, integers 0. Each call is then held to t
 that were found.
 """
 
-from collections.abc import Callable
-
 import mlx.core as mx
 
 from bridge._arrays.mlx import FACE as ARRAYS, computing, dtype_of, remembering
@@ -20,19 +18,16 @@ from bridge._sources.mlx._random import Fun, untouched
 from bridge._spec import ArraySpec, check_same
 
 
-def anew(
-    fun: Fun, primals: Specs, outputs: Specs, *, name: str
-) -> Callable[..., tuple[mx.array, ...]]:
+def anew(fun: Fun, outputs: Specs, *, name: str) -> Fun:
     """`fun` with results that are held to `outputs`."""
-    wide = is_wide(primals)
 
-    def call(*xs: mx.array) -> tuple[mx.array, ...]:
-        with computing(wide=wide), explained(name):
+    def run(*xs: mx.array) -> list[mx.array]:
+        with explained(name):
             found = remembering(lambda: fun(*xs))
         check_same([*map(ARRAYS.spec, found)], outputs, name)
-        return tuple(found)
+        return found
 
-    return call
+    return run
 
 
 def outputs_of(fun: Fun, primals: Specs) -> Specs:

@@ -7,9 +7,9 @@ from typing import Any
 
 import mlx.core as mx
 
-from bridge._arrays.mlx import FACE as ARRAYS, Unshared, computing
+from bridge._arrays.mlx import FACE as ARRAYS, computing, owned
 from bridge._errors import NoRuleError
-from bridge._op import Op, Positions, Specs, Split
+from bridge._op import Arrays, Op, Positions, Specs, Split
 from bridge._sources.mlx._eager import anew, outputs_of
 from bridge._sources.mlx._lacking import lacked
 from bridge._sources.mlx._outline import Outline, is_wide, outline
@@ -60,11 +60,12 @@ class Function:
 
     def op(self) -> Op:
         """The function as an Op."""
-        known = self.outline
+        known, lazy = self.outline, self._call(tuple)
         return Op(
             name=self.name,
             home="mlx",
-            call=self._call(),
+            call=lazy if self._is_unshared() else self._call(owned),
+            into=lambda _, xs: lazy(*xs),
             specs=lambda *_: self.outputs,
             vjp=self.vjp,
             jvp=self.jvp,
@@ -74,15 +75,19 @@ class Function:
             draws=known.draws and not self.settings.seeded if known else False,
         )
 
-    def _call(self) -> Callable[..., tuple[mx.array, ...]]:
+    def _call(self, own: Callable[[Sequence[mx.array]], Arrays]) -> Callable[..., Arrays]:
+        """The function, whose results are passed through `own`."""
+        run, wide = self.fun, is_wide(self.primals)
         if self.outline is None:
-            return anew(self.fun, self.primals, self.outputs, name=self.name)
-        fun = mx.compile(self.fun) if self.settings.compile else self.fun
-        wide, made = is_wide(self.primals), Unshared if self._is_unshared() else tuple
+            run = anew(run, self.outputs, name=self.name)
+        elif self.settings.compile:
+            run = mx.compile(run)
 
-        def call(*xs: mx.array) -> tuple[mx.array, ...]:
-            with computing(wide=wide):
-                return made(fun(*xs))
+        def call(*xs: mx.array) -> Arrays:
+            if not wide:
+                return own(run(*xs))
+            with computing(wide=True):
+                return own(run(*xs))
 
         return call
 

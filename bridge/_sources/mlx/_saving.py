@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 
 import mlx.core as mx
 
-from bridge._arrays.mlx import Handle, computing, overwrite, taken_back, zeros
+from bridge._arrays.mlx import Handle, computing, overwrite, owned, taken_back, zeros
 from bridge._op import Op, Positions, Specs, Split
 from bridge._sources.mlx._lacking import explained
 from bridge._sources.mlx._outline import is_wide
@@ -76,7 +76,7 @@ class Saving:
         with computing(wide=is_wide(self.primals)), explained(f"{self.name}.vjp"):
             cotangents = [zeros(self.outputs[i]) for i in self.given]
             gradients = mx.vjp(of_wanted, [xs[i] for i in self.wanted], cotangents)[1]
-        return *outputs, Handle(Waiting(cotangents, gradients))
+            return *owned(outputs), Handle(Waiting(cotangents, gradients))
 
     def _second(self, needed: Positions) -> Op:
         count = len(self.primals)
@@ -89,7 +89,7 @@ class Saving:
             with computing(wide=is_wide(self.primals)):
                 for place, cotangent in zip(waiting.cotangents, row[count + 1 :], strict=True):
                     overwrite(place, cotangent)
-            return tuple(waiting.gradients[self.wanted.index(i)] for i in needed)
+                return owned([waiting.gradients[self.wanted.index(i)] for i in needed])
 
         specs = tuple(self.primals[i] for i in needed)
         name = f"{self.name}.backward"
