@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import torch
 from jax import lax
 
-from bridge import _transfer
+from bridge import ArgumentError, _transfer
 from bridge._op import Op, Split
 from bridge._spec import ArraySpec
 from tests.handmade import Handmade, exposed, into_jax
@@ -165,6 +165,13 @@ def test_an_integer_argument_has_a_float0_tangent():
     mine, native = (jax.jvp(h, xs, tangents)[1] for h in (f, several_in_jax))
     assert [t.dtype for t in mine] == [t.dtype for t in native]
     equal((mine[0], mine[2]), (native[0], native[2]))
+
+
+def test_a_tangent_of_another_dtype_is_refused():
+    # In torch 2.13 the tangent of a float32 without axes, added to a number, is float64.
+    f = into_jax(lambda x: (x / (1.5 + x * x),), name="f")
+    with pytest.raises(ArgumentError, match=r"f\.jvp gives float64\[\], where float32\[\] was"):
+        jax.jvp(f, (jnp.float32(0.3),), (jnp.float32(1),))
 
 
 @KEEP

@@ -12,6 +12,7 @@ torch = pytest.importorskip("torch")
 
 from torch.nn import functional as F  # noqa: E402, N812
 
+import bridge  # noqa: E402
 from bridge import _registry  # noqa: E402
 from bridge._errors import ArgumentError, NoRuleError, NoValuesError, OptionError  # noqa: E402
 from tests.torch_ops import SOURCE, backward, close, like, op, recorded, spec  # noqa: E402
@@ -537,6 +538,16 @@ def test_released_memory_is_shared():
     x = torch.randn(3)
     (capsule,) = HOME.releaser("cpu")([x])
     assert torch.utils.dlpack.from_dlpack(capsule).data_ptr() == x.data_ptr()
+
+
+@pytest.mark.parametrize("how", [{}, {"lower": "xla"}, {"capture": "never"}], ids=str)
+def test_the_tangent_of_a_number_is_no_wider_than_it(how):
+    jax = pytest.importorskip("jax")
+    function, x = lambda x: x / (1.5 + x * x), jax.numpy.float32(0.3)
+    assert torch.func.jvp(function, (torch.tensor(0.3),), (torch.tensor(1.0),))[1].dtype == DOUBLE
+    tangent = jax.jvp(bridge.torch2jax(function, **how), (x,), (jax.numpy.ones_like(x),))[1]
+    assert tangent.dtype == jax.numpy.float32
+    assert abs(tangent - (1.5 - 0.3**2) / (1.5 + 0.3**2) ** 2) < 1e-6
 
 
 def test_a_loss_that_graphs_have_wrong():

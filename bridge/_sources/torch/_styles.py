@@ -64,12 +64,16 @@ def recorded_vjp(fun: Fun, count: int, wanted: Positions, given: Positions) -> F
 
 
 def transformed_jvp(fun: Fun, count: int, given: Positions, outputs: Positions) -> Fun:
-    """Tangents by `torch.func.jvp`."""
+    """Tangents by `torch.func.jvp`, in the dtypes of their outputs.
+
+    In torch 2.13, that of a float32 without axes, added to a Python number, is float64.
+    """
 
     def tangents(*args: torch.Tensor) -> Any:
         xs, directions = args[:count], args[count:]
         of_given = restricted(fun, xs, given, outputs)
-        return torch.func.jvp(of_given, tuple(xs[i] for i in given), directions)[1]
+        found: Any = torch.func.jvp(of_given, tuple(xs[i] for i in given), directions)
+        return tuple(t.to(y.dtype) for y, t in zip(*found, strict=True))
 
     return tangents
 

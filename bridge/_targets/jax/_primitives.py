@@ -22,7 +22,7 @@ from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir, partial_eval
 
 from bridge._arrays.jax import conjugate
-from bridge._errors import NoRuleError
+from bridge._errors import ArgumentError, NoRuleError
 from bridge._op import Positions, Specs
 from bridge._spec import ArraySpec
 from bridge._targets.jax import _interpreter
@@ -168,6 +168,9 @@ def _lower_linear(ctx: Any, *operands: Any, function: Linear) -> Sequence[Any]:
 
 def _lower(ctx: Any, operands: Sequence[Any], function: Call | Linear, taken: Positions) -> Any:
     given = [operands[i] for i in taken]
+    for found, said in _pairs(function.runs.specs(), function.specs()):
+        if (found.shape, found.dtype) != (said.shape, said.dtype):
+            raise ArgumentError(f"{function} gives {found}, where {said} was expected.")
     if function.runs.listing:
         return _interpreter.lower(ctx, given, function.runs, function.runs.listing())
     if function.site.root.listing:

@@ -145,6 +145,9 @@ class Call:
         moving = [directions[i].astype(row[i].dtype) for i in given]
         op = made.op.derive("jvp", given)
         moved = call(op, self.runner, *row, *moving, linear=len(given))
+        for i, y in zip(made.smooth, moved, strict=True):
+            if (y.shape, y.dtype) != made.results[i]:
+                raise ArgumentError(f"{op.name} returned {ARRAYS.spec(y)}, not {made.specs[i]}.")
         return spread(moved, made.smooth, still)
 
     def vmap(self, arrays: Any, axes: Any) -> tuple[list[mx.array], list[int]]:
