@@ -528,6 +528,14 @@ def test_quirk_compiled_functions_return_one_array_twice():
     assert np.shares_memory(y, z)
 
 
+def test_quirk_the_axis_of_one_array_is_moved_twice():
+    twice = lambda x: (lambda y: (y, y))((x * 2)[mx.array([2])])
+    assert [y.shape for y in mx.vmap(twice)(mx.array(ROWS))] == [(2, 1), (1, 2)]
+    found = torch.func.vmap(mlx2torch(twice))(ROWS)
+    expected = 2 * ROWS[:, 2:]
+    torch.testing.assert_close(found, (expected, expected))
+
+
 def test_quirk_integers_get_gradients():
     assert mx.vjp(lambda i: [i * 0.5], [mx.array([4])], [mx.ones(1)])[1][0].dtype == mx.int32
     x, i = leaf(), torch.tensor([2, 0, 1])

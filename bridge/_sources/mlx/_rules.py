@@ -138,7 +138,11 @@ class Function:
                 f"{self.name} looks at values, and mx.vmap has none to show. Compute on arrays "
                 "alone, with mx.where for decisions, or call it for one member after the other."
             )
-        batched = mx.vmap(self.fun, in_axes=axes)
+
+        def separate(*xs: mx.array) -> list[mx.array]:
+            return [mx.contiguous(y) for y in self.fun(*xs)]  # NOTE [a node for each output]
+
+        batched = mx.vmap(separate, in_axes=axes)
         primals = (s.grown(axis, size) for s, axis in zip(self.primals, axes, strict=True))
         specs = tuple(spec.grown(0, size) for spec in self.outputs)
         return self._derived("vmap", batched, tuple(primals), specs)
@@ -200,7 +204,8 @@ _KEEPING = 40
 
 # NOTE [a node for each output]
 # mx.vjp gives an output that is the result of stop_gradient no cotangent, and the next output
-# gets it instead; of an array that is two outputs the second cotangent is lost.
+# gets it instead; of an array that is two outputs the second cotangent is lost, and mx.vmap moves
+# its axis twice.
 
 # NOTE [forward mode by reverse mode]
 # A gradient is linear in its cotangents, and the gradient of that, by the cotangents, is the map of
