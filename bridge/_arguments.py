@@ -55,7 +55,7 @@ def kind(leaf: Any, home: str, away: str, *, traced: bool) -> Kind:
         if face.name == away:
             caller = _registry.away(away)
             return Kind(caller.key, caller.seen, owner=away)
-        prepare = _own if face.name == "numpy" else None
+        prepare = _own if face.name == "numpy" else face.untraced
         return Kind(face.signature, face.spec, prepare, face.name)
     if traced and type(leaf) in _NUMBERS:
         return _number(type(leaf))

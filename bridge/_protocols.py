@@ -60,6 +60,11 @@ class ArrayFace(Protocol):
         """What `spec` depends on, as cheaply as it can be had: part of the key of every call."""
         ...
 
+    @property
+    def untraced(self) -> Callable[[Any], Any] | None:
+        """Raises for an array whose gradient a call would lose, if `signature` does not."""
+        ...
+
     def export(self, x: Any, *, dense: bool, copy: bool | None) -> Any:
         """`x`, whose value is wanted elsewhere, over its own memory where that will do."""
         ...

@@ -13,11 +13,11 @@ import weakref
 import numpy as np
 import pytest
 
-from bridge import NoValuesError
+from bridge import ArgumentError, NoValuesError
 
 mx = pytest.importorskip("mlx.core")
 torch = pytest.importorskip("torch")
-from bridge import to_torch, torch2mlx  # noqa: E402
+from bridge import mlx2torch, to_torch, torch2mlx  # noqa: E402
 
 X = mx.array([0.3, -1.25, 0.7])
 
@@ -48,10 +48,55 @@ def test_values_of_an_inner_gradient_cut_the_outer_one():
 def test_values_that_are_converted_do_not_cut_a_gradient():
     def looked_at(x):
         slope = inner(lambda x: x**3)(x)
-        to_torch(slope)
+        with pytest.raises(ArgumentError):
+            to_torch(slope)
         return (slope**2).sum()
 
     np.testing.assert_allclose(mx.grad(looked_at)(X), 36 * np.array(X) ** 3, rtol=1e-5)
+
+
+WITHIN = {
+    "grad": lambda f: mx.grad(lambda x: f(x).sum())(X),
+    "jvp": lambda f: mx.jvp(lambda x: [f(x)], [X], [X]),
+    "grad of grad": lambda f: inner(inner(f))(X),
+    "value_and_grad of a module": lambda f: mx.value_and_grad(lambda tree: f(tree["x"]).sum())(
+        {"x": X}
+    ),
+    "checkpoint": lambda f: inner(mx.checkpoint(f))(X),
+}
+MADE = {
+    "itself": lambda x: x,
+    "computed": lambda x: mx.sin(x) * 2,
+    "complex": lambda x: x * 1j,
+    "of no size": lambda x: x[:0],
+    "stopped": mx.stop_gradient,
+    "a gradient": lambda x: inner(lambda x: x**3)(x),
+}
+
+
+@pytest.mark.parametrize("made", MADE)
+@pytest.mark.parametrize("within", WITHIN)
+def test_values_that_would_lose_their_gradient_are_refused(within, made):
+    def converts(x):
+        assert to_torch({"x": X})["x"].tolist() == X.tolist()  # a constant
+        assert to_torch(np.array(MADE[made](x))).dim() == 1
+        to_torch({"x": MADE[made](x)})
+        return x
+
+    with pytest.raises(ArgumentError, match=r"leaf x cannot.*lose its gradient.*torch2mlx"):
+        WITHIN[within](converts)
+    assert to_torch(MADE[made](X)).dim() == 1
+
+
+def test_arguments_that_would_lose_their_gradient_are_refused():
+    multiply = mlx2torch(lambda x, w: x * w)
+
+    def outside(x):
+        return mx.array(multiply(torch.ones(3), x).numpy()).sum()
+
+    outside(X)
+    with pytest.raises(ArgumentError, match="lose its gradient"):
+        mx.grad(outside)(X)
 
 
 def test_transformations_are_known_by_a_compiled_function():

@@ -61,6 +61,7 @@ class JaxArrays:
     name = "jax"
     dense = True
     working = None
+    untraced = None
 
     def owns(self, x: Any) -> bool:
         """Whether `x` is an array or a tracer of one."""

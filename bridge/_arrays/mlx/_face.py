@@ -10,6 +10,7 @@ from typing import Any
 import mlx.core as mx
 import numpy as np
 
+from bridge._arrays.mlx._graph import is_traced
 from bridge._arrays.mlx._handles import Handle
 from bridge._arrays.mlx._memory import (
     DTYPES,
@@ -113,6 +114,7 @@ class MlxArrays:
     def export(self, x: Any, *, dense: bool, copy: bool | None) -> np.ndarray:
         """NumPy's view of `x`; a copy where others could not take its strides."""
         evaluate([x])
+        self.untraced(x)
         found = view(x)
         plain = all(stride >= 0 for stride in found.strides)
         if plain and (found.flags.forc or not dense):
@@ -120,6 +122,16 @@ class MlxArrays:
         if copy is False:
             raise CopyError("copy=False, but it has strides that cannot be shared.")
         return dense_view(x)
+
+    def untraced(self, x: mx.array) -> mx.array:
+        """`x` itself, which is refused where it would lose its gradient."""
+        if is_traced(x):
+            raise ArgumentError(
+                "an array inside of mx.grad or another transformation would lose its gradient, "
+                "since values cross without it. Wrap the function that takes it, with torch2mlx "
+                "or jax2mlx, or pass np.array(x), which is a constant."
+            )
+        return x
 
     def convert(self, x: Any, *, copy: bool | None) -> mx.array:
         """A copy of `x`, which MLX cannot do without."""

@@ -11,7 +11,8 @@ NOTE [whether there is a transformation]
 Nothing public tells. But a compiled function is run as it is written for arrays that have been
 marked, as long as there is some transformation under way; and marks stay where a transformation
 ended in an error. Each thread compiles for itself, and MLX 0.32 may abort at exit if several have.
-So only the thread that imports this module asks that way, and others look at what MLX keeps.
+So only the thread that imports this module asks that way, and others look at what MLX keeps. For
+an array of the user they cannot, since for that it would be evaluated.
 """
 
 import contextlib
@@ -94,6 +95,17 @@ def transforming() -> bool:
         if not _ran(_ZERO):  # it is run anyway where compiling is disabled
             return True
     return _keeps_graphs()
+
+
+def is_traced(x: mx.array) -> bool:
+    """Whether a derivative is being taken by what `x` depends on, as far as that can be told.
+
+    It cannot in threads other than the first, nor where compiling is disabled:
+    NOTE [whether there is a transformation].
+    """
+    if _local.keeps or threading.get_ident() != _THREAD:
+        return False
+    return _ran(mx.depends([_ZERO], [x])[0]) and not _ran(_ZERO)
 
 
 def _keeps_graphs() -> bool:

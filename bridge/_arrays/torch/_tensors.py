@@ -26,6 +26,7 @@ class TorchArrays:
     name = "torch"
     dense = False
     working = None
+    untraced = None
 
     def owns(self, x: Any) -> bool:
         """Whether `x` is a tensor, a Parameter or of a subclass."""
