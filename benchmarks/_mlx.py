@@ -15,6 +15,7 @@ from bridge import mlx2torch, to_mlx, to_torch, torch2mlx
 INTO_TORCH, INTO_MLX = "mlx2torch", "torch2mlx"
 _SAVE, _AGAIN = "mlx2torch, save", "mlx2torch, recompute"
 _TWO_EVALS, _ONE_EVAL = "two evaluations in a bare autograd.Function", "torch.func.vjp, one eval"
+_NO_EVAL = "torch.func.vjp, nothing to evaluate"
 _NATIVE, _TORCH, _COPY = "native MLX", "native torch", "a copy of 64 MB (torch clone)"
 _SIZE, _LARGE = 16, 2**24
 
@@ -87,14 +88,21 @@ def _small_in_mlx(effort: Effort) -> Measurement:
 
         return step
 
-    def floor() -> mx.array:
+    def floor(x: mx.array) -> mx.array:
         here, given = torch.from_dlpack(x), torch.from_dlpack(cotangent)
         _, pull = torch.func.vjp(lambda x: _wave(torch, x), here)
         gradient = mx.array(pull(given)[0])
         mx.eval(gradient)
         return gradient
 
-    steps = {_ONE_EVAL: floor, _NATIVE: pulled(lambda x: _wave(mx, x)), INTO_MLX: pulled(bridged)}
+    mx.eval(x, cotangent)
+    steps: dict[str, Step] = {
+        # As mx.vjp hands over what it is called with, not evaluated.
+        _ONE_EVAL: lambda: floor(mx.stop_gradient(x)),
+        _NO_EVAL: lambda: floor(x),
+        _NATIVE: pulled(lambda x: _wave(mx, x)),
+        INTO_MLX: pulled(bridged),
+    }
     return Measurement(
         title="torch in MLX, 16 float32, vjp",
         unit="us",
