@@ -9,7 +9,7 @@ import pytest
 mx = pytest.importorskip("mlx.core")
 torch = pytest.importorskip("torch")
 pytest.importorskip("jax")
-from bridge import _registry, _transfer, jax2mlx  # noqa: E402
+from bridge import ArgumentError, _registry, _transfer, jax2mlx  # noqa: E402
 from bridge._spec import ArraySpec  # noqa: E402
 from tests.handmade import Handmade  # noqa: E402
 
@@ -36,9 +36,9 @@ class Recorded(Handmade):
         return super().derived(rule, noted, primals)
 
 
-def into_mlx(fn, *, arguments=1, keep=True):
+def into_mlx(fn, *, arguments=1, keep=True, shape=(3,)):
     """A function of vectors in MLX, and its Op."""
-    made = Recorded(fn, "f", [ArraySpec((3,), "float32")] * arguments, keep=keep)
+    made = Recorded(fn, "f", [ArraySpec(shape, "float32")] * arguments, keep=keep)
     made.asked, made.residuals = [], []
     runner = _transfer.carrier("torch", "mlx", device="cpu", computes_on="cpu")
     return _registry.target("mlx").expose(made.op(), runner, None), made
@@ -85,6 +85,13 @@ def test_tangents_are_those_of_the_function():
     f, made = into_mlx(cube)
     np.testing.assert_allclose(mx.jvp(lambda x: f(x), [X], [X])[1][0], 3 * X**3, rtol=1e-6)
     assert made.calls == {"f.forward": 1, "f.jvp": 1}
+
+
+def test_a_tangent_of_another_dtype_is_refused():
+    # In torch 2.13 the tangent of a float32 without axes, added to a number, is float64.
+    f, _ = into_mlx(lambda x: (x / (1.5 + x * x),), shape=())
+    with pytest.raises(ArgumentError, match=r"f\.jvp returned float64\[\], not float32\[\]"):
+        mx.jvp(f, [mx.array(0.3)], [mx.array(1.0)])
 
 
 def test_gradients_of_a_batch_run_once():
