@@ -21,6 +21,11 @@ class Recorded(Handmade):
 
     asked: list
     residuals: list
+    splits: int = 0
+
+    def split(self, wanted, given):
+        self.splits += 1
+        return super().split(wanted, given)
 
     def pull(self, xs, wanted, given, cotangents):
         self.asked.append((wanted, given))
@@ -60,6 +65,10 @@ def test_values_run_the_function_alone():
     f, made = into_mlx(cube)
     np.testing.assert_allclose(f(X)[0], X**3, rtol=1e-6)
     assert made.calls == {"f": 1}
+    assert not made.splits  # which takes longer than a call
+    inner(f)(X)
+    inner(f)(X)
+    assert made.splits == 1
 
 
 def test_a_gradient_does_not_run_the_function_again():

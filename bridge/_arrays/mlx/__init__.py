@@ -3,7 +3,6 @@
 from bridge._arrays.mlx._face import FACE as FACE
 from bridge._arrays.mlx._graph import (
     in_rule as in_rule,
-    is_traced as is_traced,
     placeholder as placeholder,
     remembering as remembering,
     transforming as transforming,

@@ -100,7 +100,7 @@ def transforming() -> bool:
 def is_traced(x: mx.array) -> bool:
     """Whether a derivative is being taken by what `x` depends on, as far as that can be told.
 
-    It cannot in threads other than the first, nor where compiling is disabled:
+    It cannot in other threads, in rules, and where compiling is disabled:
     NOTE [whether there is a transformation].
     """
     if _local.keeps or threading.get_ident() != _THREAD:

@@ -98,7 +98,7 @@ class Call:
             row = _LEND(row)
         except TracerError:
             return None
-        halves = self.made.halves if self.transformed else None
+        halves = self.made.halves() if self.transformed else None
         if halves is None:
             return self._checked(self.runner.evaluate(op, row))
         split = halves.split

@@ -42,8 +42,8 @@ class Recipe:
         specs: Its outputs.
         results: Their shapes and dtypes.
         smooth: Positions of those that have gradients.
-        halves: The derivative in two halves, if there is one for what was asked for so far.
-        asked: For which primals it was.
+        asked: Primals and cotangents that gradients were asked of, where halves gave none.
+        splits: The derivatives in two halves so far.
         ways: The gradients so far.
     """
 
@@ -56,8 +56,10 @@ class Recipe:
     specs: Specs
     results: list[tuple[Any, mx.Dtype]]
     smooth: Positions
-    halves: Halves | None
-    asked: Positions = ()
+    asked: tuple[Positions, Positions] | None = None
+    splits: dict[tuple[Positions, Positions], Halves | None] = dataclasses.field(
+        default_factory=dict
+    )
     ways: dict[tuple[Positions, Positions], Way] = dataclasses.field(default_factory=dict)
 
     @property
@@ -81,10 +83,17 @@ class Recipe:
         found = self.op.derive("vjp", needed, given) if given and needed else None
         return Way(needed, given, found)
 
+    def halves(self) -> Halves | None:
+        """The derivative in two halves, for what was asked for so far: at first, everything."""
+        key = self.asked or (self.free, self.smooth)
+        if key not in self.splits:
+            self.splits[key] = None if self.linear else _halves(self.op, *key)
+        return self.splits[key]
+
     def remember(self, way: Way) -> None:
-        """Let the halves be made for a gradient too that they could not give."""
-        self.asked = tuple(sorted({*self.asked, *way.needed}))
-        self.halves = _halves(self.op, self.asked, way.given)
+        """Let the next halves give a gradient too that these could not."""
+        before = self.asked[0] if self.asked else ()
+        self.asked = tuple(sorted({*before, *way.needed})), way.given
 
 
 def recipe(op: Op, xs: Sequence[Any], at: Positions, linear: int) -> Recipe:
@@ -107,7 +116,6 @@ def _make(op: Op, xs: Sequence[Any], at: Positions, linear: int) -> Recipe:
         specs=specs,
         results=[(spec.shape, dtype_of(spec.dtype)) for spec in specs],
         smooth=smooth,
-        halves=None if linear else _halves(op, free, smooth),
     )
     return found
 
