@@ -206,6 +206,14 @@ def test_functions_that_look_at_values_have_derivatives():
     np.testing.assert_allclose(inner(inner(looks))(-X), -6 * X, rtol=1e-6)
 
 
+def test_a_derivative_that_is_zero_everywhere():
+    bridged = torch2mlx(lambda x: x.abs().expand(2, 3))  # whose second derivative has no memory
+    slope = mx.grad(lambda x: (bridged(x) * X).sum())
+    assert slope(X).tolist() == (2 * mx.abs(X)).tolist()
+    curved = mx.vjp(lambda x: [slope(x)], [X], [mx.ones(3)])[1][0]
+    assert curved.tolist() == [0, 0, 0]
+
+
 def test_gradients_agree_with_finite_differences():
     with mx.stream(mx.cpu):
         x, y = X.astype(mx.float64), (X * X).astype(mx.float64)

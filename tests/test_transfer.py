@@ -104,6 +104,19 @@ def test_jax_to_torch_and_back(jax, torch, name):
     np.testing.assert_array_equal(np.asarray(back), np.asarray(x))
 
 
+@pytest.mark.parametrize("name", ["jax", "mlx"])
+def test_zeros_that_torch_has_put_off(torch, name):
+    pytest.importorskip({"jax": "jax", "mlx": "mlx.core"}[name])
+    w = torch.tensor([1.0, -2.0, 3.0], requires_grad=True)
+    (slope,) = torch.autograd.grad(w.abs().sum(), w, create_graph=True)
+    (x,) = torch.autograd.grad(slope.sum(), w)
+    assert not x.data_ptr()  # DLPack would lend this address
+    convert = getattr(bridge, f"to_{name}")
+    np.testing.assert_array_equal(np.array(convert(x)), [0, 0, 0])
+    with pytest.raises(bridge.CopyError, match="zeros"):
+        convert(x, copy=False)
+
+
 @pytest.mark.parametrize("name", WIDE)
 @pytest.mark.parametrize("copy", [None, True, False])
 def test_64_bits_are_not_narrowed(jax, torch, name, copy):

@@ -102,7 +102,7 @@ class TorchArrays:
             fill(op, operands, results)
 
     def export(self, x: torch.Tensor, *, dense: bool, copy: bool | None) -> torch.Tensor:
-        """`x` without conj and neg bits; one that requires grad is refused, as by `.numpy()`."""
+        """`x` as its memory should say; one that requires grad is refused, as by `.numpy()`."""
         if x.requires_grad:
             raise ArgumentError(
                 "a tensor that requires grad would lose its gradient, since values cross "
@@ -116,13 +116,13 @@ class TorchArrays:
                 f"a {x.device.type} tensor without memory has no values to convert. Under "
                 "torch.func.vmap and other transformations, wrap the function that takes it."
             )
-        y = x.resolve_conj().resolve_neg()
+        y = _written(x)
         if dense and not _is_dense(y):
             y = y.contiguous()
         if copy is False and y is not x:
             raise CopyError(
-                "copy=False, but its strides, or a conjugation or negation that torch has put "
-                "off, cannot be shared."
+                "copy=False, but its strides, or a conjugation, negation or zeros that torch has "
+                "put off, cannot be shared."
             )
         return y
 
@@ -230,7 +230,13 @@ def _all_dense(xs: Sequence[Any], *, device: str) -> Sequence[Any]:
 
 
 def _dense(x: torch.Tensor, device: str) -> torch.Tensor:
-    return x.detach().resolve_conj().resolve_neg().contiguous().to(device)
+    return _written(x.detach()).contiguous().to(device)
+
+
+def _written(x: torch.Tensor) -> torch.Tensor:
+    """`x` with what torch has put off: a conjugation, a negation, zeros that have no memory."""
+    y = x.resolve_conj().resolve_neg()
+    return y if y.data_ptr() or not y.numel() else y.clone()
 
 
 # What the public function does after some questions about its argument, in half the time.
