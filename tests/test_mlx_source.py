@@ -443,6 +443,27 @@ def test_gradients_of_complex_powers_are_refused(function):
         mlx2torch(function)(leaf(Z)).abs().sum().backward()
 
 
+def test_derivatives_of_complex_signs_are_refused():
+    text = r"wrong gradients of Sign for complex.*Write mx\.sqrt"
+    length = mlx2torch(mx.abs)
+    z = leaf(Z)
+    (slope,) = torch.autograd.grad(length(z).sum(), z, create_graph=True)
+    torch.testing.assert_close(slope, Z / Z.abs())
+    with pytest.raises(bridge.NoRuleError, match=text):
+        slope.real.sum().backward()
+    with pytest.raises(bridge.NoRuleError, match=text):
+        torch.func.jvp(mlx2torch(mx.sign), (Z,), (Z,))
+    again = mlx2torch(lambda z: mx.sqrt(mx.real(z * mx.conj(z))))
+    curved = lambda f: torch.func.hessian(lambda x: f(x * Z).sum())(X[:2])
+    torch.testing.assert_close(curved(again), curved(torch.abs))
+
+
+def test_quirk_derivatives_of_complex_signs_are_zero():
+    z = mx.array([1 + 2j])
+    assert mx.vjp(lambda z: [mx.sign(z)], [z], [z])[1][0].item() == 0
+    assert mx.jvp(lambda z: [mx.sign(z)], [z], [1j * z])[1][0].item() == 0
+
+
 def test_values_and_tangents_of_complex_powers_are_right():
     found = torch.func.jvp(mlx2torch(lambda z: z**2), (Z,), (Z * 1j,))
     torch.testing.assert_close(found, (Z * Z, 2j * Z * Z))

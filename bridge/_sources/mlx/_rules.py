@@ -119,8 +119,9 @@ class Function:
         count = len(self.primals)
         smooth = tuple(i for i, spec in enumerate(self.outputs) if spec.differentiable)
         push = _forward
-        if self._forward_is_doubtful():
-            self._check_gradient()
+        doubtful = self._forward_is_doubtful()
+        self._check_gradient(forward=not doubtful)
+        if doubtful:
             push = _twice_back
 
         def tangents(*args: mx.array) -> list[mx.array]:
@@ -180,9 +181,9 @@ class Function:
         # What a second forward pass takes, and what it takes to keep a graph, in us.
         return settings.residuals == "save" or known.steps * (1 + largest / 1000) > _KEEPING
 
-    def _check_gradient(self) -> None:
+    def _check_gradient(self, *, forward: bool = False) -> None:
         if self.outline:
-            check_gradient(self.fun, self.primals, self.outline, self.name)
+            check_gradient(self.fun, self.primals, self.outline, self.name, forward=forward)
         else:
             check_unseen(self.primals, self.outputs, self.name)
 

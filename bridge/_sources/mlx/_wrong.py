@@ -2,7 +2,8 @@
 
 NOTE [complex powers]
 The gradients of a power and of a cumulative product lack a conjugation where numbers are complex
-(mlx#2178 left them out). A graph that is exported tells dtypes, but not every graph can be: then
+(mlx#2178 left them out), and every derivative of a sign is zero there, so that the second ones of
+an absolute value are wrong. A graph that is exported tells dtypes, but not every graph can be: then
 complex numbers anywhere in sight count. Where a function looks at values, no graph tells what it
 does for others.
 """
@@ -17,7 +18,16 @@ from bridge._op import Specs
 from bridge._sources.mlx._outline import Outline, is_wide, placeholders
 from bridge._sources.mlx._random import Fun, untouched
 
-_WRONG = {"Power": ("Power",), "CumProd": ("Scan",)}  # as a drawing and an export call them
+# As a drawing and an export call them; and what can be written instead.
+_WRONG = {
+    "Power": ("Power", "z * z for z**2, and mx.exp(p * mx.log(z)) for other powers"),
+    "CumProd": ("Scan", "products for mx.cumprod"),
+    "Sign": (
+        "Sign",
+        "mx.sqrt(mx.real(z * mx.conj(z))) for mx.abs(z), and z over that for its sign",
+    ),
+}
+_WRONG_FORWARD = {"Sign"}
 _COMPLEX = {"Conjugate", "Imag", "Real", "FFT"}
 
 
@@ -31,17 +41,16 @@ def check_unseen(primals: Specs, outputs: Specs, name: str) -> None:
         )
 
 
-def check_gradient(fun: Fun, primals: Specs, known: Outline, name: str) -> None:
-    """Raise where the gradient of `fun` would be wrong: NOTE [complex powers]."""
-    found = [wrong for wrong in _WRONG if any(wrong in each for each in known.operations)]
-    if not found:
-        return
-    exported = {alias for wrong in found for alias in _WRONG[wrong]}
-    if _is_complex(fun, primals, known, exported):
+def check_gradient(
+    fun: Fun, primals: Specs, known: Outline, name: str, *, forward: bool = False
+) -> None:
+    """Raise where the gradient of `fun` would be wrong, or its tangent: NOTE [complex powers]."""
+    names = [name for name in _WRONG if any(name in each for each in known.operations)]
+    found = [name for name in names if name in _WRONG_FORWARD or not forward]
+    if found and _is_complex(fun, primals, known, {_WRONG[name][0] for name in found}):
         raise NoRuleError(
             f"MLX computes wrong gradients of {' and '.join(found)} for complex numbers, which "
-            f"{name} has (mlx#2178). Write z * z for z**2, and mx.exp(p * mx.log(z)) for "
-            "other powers."
+            f"{name} has (mlx#2178). Write {'; '.join(_WRONG[name][1] for name in found)}."
         )
 
 
