@@ -12,6 +12,7 @@ from collections.abc import Iterable, Sequence
 
 import torch
 
+from bridge._errors import NoRuleError
 from bridge._op import Op, Positions, Split
 
 Flags = tuple[bool, ...]
@@ -94,11 +95,19 @@ def _make(op: Op, flags: Flags, given: Positions | None) -> Recipe:
     outputs = tuple(range(len(op.specs())))
     fixed = _fixed(op, smooth, outputs, wanted)
     given = tuple(i for i in outputs if i not in fixed) if given is None else given
-    split = op.derive("split", wanted, given) if op.split and wanted and given else None
+    split = _split(op, wanted, given) if wanted and given else None
     forward = split.forward if split else op
     made = Recipe(flags, wanted, given, split, forward, smooth, fixed, outputs)
     op.notes[flags] = made
     return made
+
+
+def _split(op: Op, wanted: Positions, given: Positions) -> Split | None:
+    """The derivative in two halves; one that cannot be had may not be asked for either."""
+    try:
+        return op.derive("split", wanted, given) if op.split else None
+    except NoRuleError:
+        return None
 
 
 def unprepared(op: Op, outputs: Sequence[torch.Tensor], flags: Flags) -> Recipe:
