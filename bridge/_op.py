@@ -11,7 +11,7 @@ what it is given: `HomeFace.fill` looks at the values, and raises before anythin
 
 import dataclasses
 import functools
-from collections.abc import Callable, Sequence, Set
+from collections.abc import Callable, Iterable, Sequence, Set
 from typing import Any
 
 from bridge._errors import NoRuleError
@@ -99,6 +99,21 @@ class Op:
             self._derived.pop(oldest, None)
         found = _marked(rule(*args), (*self.steps, (kind, *args)))
         return self._derived.setdefault((kind, args), found)
+
+    def reached(self, outputs: Iterable[int], primals: Positions) -> Positions:
+        """Those of `primals` that one of `outputs` depends on."""
+        if self.reach is None:
+            return primals
+        reach = self.reach()
+        together = frozenset[int]().union(*(reach[y] for y in outputs))
+        return tuple(i for i in primals if i in together)
+
+    def halved(self, wanted: Positions, given: Positions) -> "Split | None":
+        """The derivative in two halves; one that cannot be had may not be asked for either."""
+        try:
+            return self.derive("split", wanted, given) if self.split else None
+        except NoRuleError:
+            return None
 
     def narrowed(self, output: int) -> "Op":
         """The Op from one of the outputs, integers of 64 bits, to the same in 32: NOTE [narrowing].

@@ -219,10 +219,3 @@ class Linear:
 def smooth(specs: Specs) -> Positions:
     """The outputs of a differentiable dtype."""
     return tuple(i for i, spec in enumerate(specs) if spec.differentiable)
-
-
-def reached(op: Op, output: int, primals: Positions) -> Positions:
-    """Those of `primals` that an output depends on."""
-    if op.reach is None:
-        return primals
-    return tuple(i for i in primals if i in op.reach()[output])

@@ -26,7 +26,7 @@ from bridge._errors import ArgumentError, NoRuleError
 from bridge._op import Positions, Specs
 from bridge._spec import ArraySpec
 from bridge._targets.jax import _interpreter
-from bridge._targets.jax._calls import Call, Linear, reached, smooth
+from bridge._targets.jax._calls import Call, Linear, smooth
 from bridge._targets.jax._internals import (
     hold_weakly,
     jit_is_disabled,
@@ -67,7 +67,7 @@ def _results(specs: Specs, operands: Sequence[Any]) -> list[Any]:
 def _call_jvp(primals: Sequence[Any], tangents: Sequence[Any], *, function: Call) -> Any:
     op, arity = function.op, function.arity
     moving = tuple(i for i in range(arity) if _moves(tangents[i]))
-    flows = tuple(i for i in smooth(op.specs()) if reached(op, i, moving))
+    flows = tuple(i for i in smooth(op.specs()) if op.reached([i], moving))
     made = function.keeping(moving, flows) if flows and not function.extras else function
     results = call(made, primals[: made.width])
     outputs = results[: len(op.specs())] if made is not function else results
@@ -107,7 +107,7 @@ def _linear_transpose(cotangents: Sequence[Any], *operands: Any, function: Linea
     gradients = [ad.Zero(x.aval) if ask else None for x, ask in _pairs(operands[first:], asked)]
     given = tuple(i for i, c in _pairs(function.smooth, cotangents) if type(c) is not ad.Zero)
     within = [i for i, ask in _pairs(function.wanted, asked) if ask]
-    needed = tuple(i for i in within if any(reached(function.op, y, (i,)) for y in given))
+    needed = tuple(i for i in within if any(function.op.reached([y], (i,)) for y in given))
     if needed:
         known = [c for c in cotangents if type(c) is not ad.Zero]
         made = function.transposed(needed, given)

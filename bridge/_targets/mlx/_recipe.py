@@ -1,13 +1,12 @@
 """What calls of one Op have in common, found out once."""
 
 import dataclasses
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import mlx.core as mx
 
 from bridge._arrays.mlx import FACE as ARRAYS, dtype_of
-from bridge._errors import NoRuleError
 from bridge._op import Op, Positions, Specs
 from bridge._targets.mlx._halves import Halves
 from bridge._tree import spread
@@ -79,7 +78,7 @@ class Recipe:
         return found
 
     def _way(self, wanted: Positions, given: Positions) -> Way:
-        needed = _reached(self.op, given, wanted)
+        needed = self.op.reached(given, wanted)
         found = self.op.derive("vjp", needed, given) if given and needed else None
         return Way(needed, given, found)
 
@@ -87,7 +86,9 @@ class Recipe:
         """The derivative in two halves, for what was asked for so far: at first, everything."""
         key = self.asked or (self.free, self.smooth)
         if key not in self.splits:
-            self.splits[key] = None if self.linear else _halves(self.op, *key)
+            asked = all(key) and not self.linear
+            split = self.op.halved(*key) if asked else None
+            self.splits[key] = Halves(split, *key) if split else None
         return self.splits[key]
 
     def remember(self, way: Way) -> None:
@@ -118,23 +119,3 @@ def _make(op: Op, xs: Sequence[Any], at: Positions, linear: int) -> Recipe:
         smooth=smooth,
     )
     return found
-
-
-def _halves(op: Op, wanted: Positions, given: Positions) -> Halves | None:
-    """The derivative in two halves."""
-    if op.split is None or not wanted or not given:
-        return None
-    try:
-        split = op.derive("split", wanted, given)
-    except NoRuleError:  # of no matter where no gradient is asked for
-        return None
-    return Halves(split, wanted, given) if split else None
-
-
-def _reached(op: Op, outputs: Iterable[int], primals: Positions) -> Positions:
-    """Those of `primals` that one of `outputs` depends on."""
-    if op.reach is None:
-        return primals
-    reach = op.reach()
-    together = frozenset[int]().union(*(reach[y] for y in outputs))
-    return tuple(i for i in primals if i in together)

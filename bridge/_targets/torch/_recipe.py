@@ -12,7 +12,6 @@ from collections.abc import Iterable, Sequence
 
 import torch
 
-from bridge._errors import NoRuleError
 from bridge._op import Op, Positions, Split
 
 Flags = tuple[bool, ...]
@@ -81,7 +80,7 @@ def route(op: Op, made: Recipe, flags: Flags, given: Positions) -> Route:
 
 
 def _route(op: Op, made: Recipe, flags: Flags, given: Positions) -> Route:
-    needed = reached(op, given, positions(flags[2:]))
+    needed = op.reached(given, positions(flags[2:]))
     if not needed or not given:
         return Route(needed, None, split=False)
     if made.split and given == made.given:
@@ -95,19 +94,11 @@ def _make(op: Op, flags: Flags, given: Positions | None) -> Recipe:
     outputs = tuple(range(len(op.specs())))
     fixed = _fixed(op, smooth, outputs, wanted)
     given = tuple(i for i in outputs if i not in fixed) if given is None else given
-    split = _split(op, wanted, given) if wanted and given else None
+    split = op.halved(wanted, given) if wanted and given else None
     forward = split.forward if split else op
     made = Recipe(flags, wanted, given, split, forward, smooth, fixed, outputs)
     op.notes[flags] = made
     return made
-
-
-def _split(op: Op, wanted: Positions, given: Positions) -> Split | None:
-    """The derivative in two halves; one that cannot be had may not be asked for either."""
-    try:
-        return op.derive("split", wanted, given) if op.split else None
-    except NoRuleError:
-        return None
 
 
 def unprepared(op: Op, outputs: Sequence[torch.Tensor], flags: Flags) -> Recipe:
@@ -120,18 +111,9 @@ def unprepared(op: Op, outputs: Sequence[torch.Tensor], flags: Flags) -> Recipe:
 
 def _fixed(op: Op, smooth: Positions, outputs: Positions, primals: Positions) -> Positions:
     """Those of `outputs` that are not smooth, or depend on none of `primals`."""
-    return tuple(i for i in outputs if i not in smooth or not reached(op, [i], primals))
+    return tuple(i for i in outputs if i not in smooth or not op.reached([i], primals))
 
 
 def positions(flags: Iterable[bool]) -> Positions:
     """Where the flags are set."""
     return tuple([i for i, flag in enumerate(flags) if flag])
-
-
-def reached(op: Op, outputs: Iterable[int], primals: Positions) -> Positions:
-    """Those of `primals` that one of `outputs` depends on."""
-    if op.reach is None:
-        return primals
-    reach = op.reach()
-    together = frozenset[int]().union(*(reach[y] for y in outputs))
-    return tuple(i for i in primals if i in together)
