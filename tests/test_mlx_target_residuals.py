@@ -130,6 +130,8 @@ def test_second_order_asks_for_no_more():
     curve = mx.grad(lambda x: mx.grad(lambda x: f(x, 3 * X)[0].sum())(x).sum())
     np.testing.assert_allclose(curve(X), 6 * X, rtol=1e-6)
     assert {wanted for wanted, _ in made.asked} == {(0,)}
+    first = f.args[0].derive("vjp", (0,), (0,))
+    assert [*first._derived] == [("vjp", ((0, 2), (0,)))]  # by x and the cotangent, not by y
 
 
 @pytest.mark.parametrize("evaluated", [True, False])
