@@ -9,7 +9,7 @@ import threading
 
 import pytest
 
-from bridge import NoValuesError, mlx2jax, mlx2torch
+from bridge import NoValuesError, mlx2jax, mlx2torch, to_mlx, to_torch, torch2mlx
 
 mx = pytest.importorskip("mlx.core")
 torch = pytest.importorskip("torch")
@@ -77,15 +77,21 @@ def test_an_array_that_another_thread_has_put_off_is_refused():
 
 
 @pytest.mark.skipif(not os.path.isdir("/proc/self/task"), reason="counts the threads of Linux")
-@pytest.mark.parametrize("target", ["torch", "jax"])
-def test_no_thread_of_the_system_stays_for_one_of_python(target):
-    if target == "torch":
-        f = mlx2torch(layer)
-        work = lambda _: f(torch.ones(3, requires_grad=True)).sum().backward()
-    else:
+@pytest.mark.parametrize("what", ["mlx2torch", "mlx2jax", "torch2mlx", "to_torch", "to_mlx"])
+def test_no_thread_of_the_system_stays_for_one_of_python(what):
+    row, f, sine = mx.ones(3), mlx2torch(layer), torch2mlx(torch.sin)
+    mx.eval(row)
+    calls = {
+        "mlx2torch": lambda: f(torch.ones(3, requires_grad=True)).sum().backward(),
+        "torch2mlx": lambda: sine(row),
+        "to_torch": lambda: to_torch(row),
+        "to_mlx": lambda: to_mlx(torch.ones(3)),
+    }
+    if what == "mlx2jax":
         jax = pytest.importorskip("jax")
-        g = jax.jit(jax.grad(lambda x: mlx2jax(layer)(x).sum()))
-        work = lambda _: g(jax.numpy.ones(3)).block_until_ready()
+        slope = jax.jit(jax.grad(lambda x: mlx2jax(layer)(x).sum()))
+        calls[what] = lambda: slope(jax.numpy.ones(3)).block_until_ready()
+    work = lambda _: calls[what]()
     in_threads(work, 2)
     before = len(os.listdir("/proc/self/task"))
     for _ in range(10):
@@ -120,6 +126,24 @@ def test_quirk_each_thread_of_python_leaves_one_of_the_system():
     """
     # Threads of Python that were joined may be listed for a moment yet.
     assert int(run(code)[0]) >= 5
+
+
+def test_the_first_call_of_a_function_that_converts_its_argument():
+    """That is a look at its values, for which there is no derivative."""
+    code = """
+        import torch, mlx.core as mx
+        from bridge import ArgumentError, mlx2torch, to_mlx, to_torch
+
+        f = mlx2torch(lambda x: x * to_mlx(torch.sin(to_torch(2 * x))))
+        x = torch.tensor([0.3, -1.25], requires_grad=True)
+        y = f(x)
+        torch.testing.assert_close(y.detach(), x.detach() * torch.sin(2 * x.detach()))
+        try:
+            y.sum().backward()
+        except ArgumentError as error:
+            print("lose its gradient" in str(error), flush=True)
+    """
+    assert run(code) == ["True"]
 
 
 FORKED = """

@@ -4,10 +4,10 @@ Each test first shows the trap in MLX alone: it fails when the trap is gone, and
 of a line of ours.
 """
 
+import concurrent.futures
 import gc
 import subprocess
 import sys
-import threading
 import weakref
 
 import numpy as np
@@ -45,14 +45,34 @@ def test_values_of_an_inner_gradient_cut_the_outer_one():
     np.testing.assert_allclose(found, 36 * np.array(X) ** 3, rtol=1e-5)
 
 
-def test_values_that_are_converted_do_not_cut_a_gradient():
+def in_a_thread(work):
+    with concurrent.futures.ThreadPoolExecutor(1) as pool:
+        return pool.submit(work).result()
+
+
+def without_compiling(work):
+    mx.disable_compile()
+    try:
+        return work()
+    finally:
+        mx.enable_compile()
+
+
+WHERE = {"here": lambda work: work(), "thread": in_a_thread, "no compiling": without_compiling}
+
+
+@pytest.mark.parametrize("where", WHERE)
+def test_values_that_are_converted_do_not_cut_a_gradient(where):
+    mx.eval(X)
+
     def looked_at(x):
         slope = inner(lambda x: x**3)(x)
         with pytest.raises(ArgumentError):
             to_torch(slope)
         return (slope**2).sum()
 
-    np.testing.assert_allclose(mx.grad(looked_at)(X), 36 * np.array(X) ** 3, rtol=1e-5)
+    found = WHERE[where](lambda: np.array(mx.grad(looked_at)(X)))
+    np.testing.assert_allclose(found, 36 * np.array(X) ** 3, rtol=1e-5)
 
 
 WITHIN = {
@@ -76,7 +96,10 @@ MADE = {
 
 @pytest.mark.parametrize("made", MADE)
 @pytest.mark.parametrize("within", WITHIN)
-def test_values_that_would_lose_their_gradient_are_refused(within, made):
+@pytest.mark.parametrize("where", WHERE)
+def test_values_that_would_lose_their_gradient_are_refused(where, within, made):
+    mx.eval(X)
+
     def converts(x):
         assert to_torch({"x": X})["x"].tolist() == X.tolist()  # a constant
         assert to_torch(np.array(MADE[made](x))).dim() == 1
@@ -84,8 +107,35 @@ def test_values_that_would_lose_their_gradient_are_refused(within, made):
         return x
 
     with pytest.raises(ArgumentError, match=r"leaf x cannot.*lose its gradient.*torch2mlx"):
-        WITHIN[within](converts)
-    assert to_torch(MADE[made](X)).dim() == 1
+        WHERE[where](lambda: WITHIN[within](converts))
+    assert WHERE[where](lambda: to_torch(MADE[made](X))).dim() == 1
+
+
+def test_a_gradient_that_was_taken_before_is_a_constant():
+    """It bears the mark that MLX gave it then."""
+    before = inner(lambda x: x**2)(X)
+    mx.eval(before)
+    seen = []
+
+    def converts(x):
+        seen.append(to_torch(before).tolist())
+        return x * before
+
+    np.testing.assert_allclose(inner(converts)(X), before)
+    assert seen == [before.tolist()]
+
+
+def test_a_function_that_has_been_called_refuses_what_it_captures_later():
+    weight = [X]
+    scaled = torch2mlx(lambda x: x * to_torch(weight[0]), capture="never")
+    scaled(X)
+
+    def captures(w):
+        weight[0] = w
+        return scaled(X)
+
+    with pytest.raises(ArgumentError, match=r"lose its gradient.*torch2mlx"):
+        inner(captures)(X)
 
 
 def test_arguments_that_would_lose_their_gradient_are_refused():
@@ -99,7 +149,8 @@ def test_arguments_that_would_lose_their_gradient_are_refused():
         mx.grad(outside)(X)
 
 
-def test_transformations_are_known_by_a_compiled_function():
+@pytest.mark.parametrize("where", WHERE)
+def test_transformations_are_known(where):
     from bridge._arrays.mlx import transforming
 
     seen = []
@@ -108,31 +159,25 @@ def test_transformations_are_known_by_a_compiled_function():
         seen.append(transforming())
         return x * 2
 
-    transformations = {
-        "grad": lambda: mx.grad(lambda x: note(x).sum())(X),
-        "vjp": lambda: mx.vjp(lambda x: [note(x)], [X], [X]),
-        "jvp": lambda: mx.jvp(lambda x: [note(x)], [X], [X]),
-        "vmap": lambda: mx.vmap(note)(X),
-        "compile": lambda: mx.compile(note)(X),
-        "grad grad": lambda: inner(inner(note))(X),
-    }
-    assert not transforming()
-    for transform in transformations.values():
-        transform()
+    transformations = [
+        lambda: mx.grad(lambda x: note(x).sum())(X),
+        lambda: mx.vjp(lambda x: [note(x)], [X], [X]),
+        lambda: mx.jvp(lambda x: [note(x)], [X], [X]),
+        lambda: mx.vmap(note)(X),
+        lambda: inner(inner(note))(X),
+    ]
+    if where == "here":  # threads that compile may end the process
+        transformations.append(lambda: mx.compile(note)(X))
+
+    def run():
+        before = transforming()
+        for transform in transformations:
+            transform()
+        return before, transforming()
+
+    mx.eval(X)
+    assert WHERE[where](run) == (False, False)
     assert seen == [True] * len(transformations)
-    assert not transforming()
-    first = []
-    thread = threading.Thread(target=lambda: first.extend([transforming(), transforming()]))
-    thread.start()
-    thread.join()
-    assert first == [False, False]
-    mx.disable_compile()
-    try:
-        assert not transforming()
-        transformations["grad"]()
-        assert seen[-1]
-    finally:
-        mx.enable_compile()
 
 
 def test_unused_outputs_have_cotangents_of_zero():

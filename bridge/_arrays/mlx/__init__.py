@@ -2,6 +2,7 @@
 
 from bridge._arrays.mlx._face import FACE as FACE
 from bridge._arrays.mlx._graph import (
+    TracerError as TracerError,
     in_rule as in_rule,
     placeholder as placeholder,
     remembering as remembering,
@@ -14,4 +15,4 @@ from bridge._arrays.mlx._memory import (
     owned as owned,
     zeros as zeros,
 )
-from bridge._arrays.mlx._streams import TracerError as TracerError, computing as computing
+from bridge._arrays.mlx._streams import computing as computing

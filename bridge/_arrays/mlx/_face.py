@@ -10,7 +10,7 @@ from typing import Any
 import mlx.core as mx
 import numpy as np
 
-from bridge._arrays.mlx._graph import is_traced
+from bridge._arrays.mlx._graph import evaluate, is_traced
 from bridge._arrays.mlx._handles import Handle
 from bridge._arrays.mlx._memory import (
     DTYPES,
@@ -22,7 +22,7 @@ from bridge._arrays.mlx._memory import (
     taken,
     view,
 )
-from bridge._arrays.mlx._streams import computing, evaluate, unforked
+from bridge._arrays.mlx._streams import computing, unforked
 from bridge._arrays.numpy import fitted
 from bridge._errors import ArgumentError, CopyError, DeviceError, NoValuesError
 from bridge._op import Arrays, Op, Specs

@@ -9,10 +9,11 @@ in such a rule: in ours, or in one made for that, which takes 12 us.
 
 NOTE [whether there is a transformation]
 Nothing public tells. But a compiled function is run as it is written for arrays that have been
-marked, as long as there is some transformation under way; and marks stay where a transformation
-ended in an error. Each thread compiles for itself, and MLX 0.32 may abort at exit if several have.
-So only the thread that imports this module asks that way, and others look at what MLX keeps. For
-an array of the user they cannot, since for that it would be evaluated.
+marked, as long as there is some transformation under way; and marks stay on results, and where a
+transformation ended in an error. Each thread compiles for itself, and MLX 0.32 may abort at exit
+if several have. So only the thread that imports this module asks that way. Others ask, as it does
+where compiling is disabled, `mx.async_eval`, which takes 8 us: it has one error for such arrays and
+another for those without values, so that nothing is evaluated.
 """
 
 import contextlib
@@ -23,6 +24,9 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import mlx.core as mx
+
+from bridge._arrays.mlx._streams import computing, unforked
+from bridge._errors import NoValuesError
 
 
 class _Local(threading.local):
@@ -60,6 +64,17 @@ def _marked(x: mx.array) -> mx.array:
     return found[0]
 
 
+def _valueless() -> mx.array:
+    found: list[mx.array] = []
+
+    def note(y: mx.array) -> mx.array:
+        found.append(y)
+        return y
+
+    mx.vmap(note)(mx.zeros((1,)))
+    return found[0]
+
+
 def placeholder(shape: Sequence[int], dtype: mx.Dtype) -> mx.array:
     """An array that has no values and never will: to evaluate it raises."""
     found: list[mx.array] = []
@@ -79,41 +94,51 @@ def _compiled(x: mx.array) -> mx.array:
     return x
 
 
+def transforming() -> bool:
+    """Whether MLX transforms a function here and now: NOTE [whether there is a transformation]."""
+    if _local.keeps:
+        return True
+    told = _told(_MARKED) if threading.get_ident() == _THREAD else None
+    return _refused(_MARKED) if told is None else told
+
+
+def is_traced(x: mx.array) -> bool:
+    """Whether a derivative is being taken by what `x` depends on.
+
+    What is computed where every graph is kept is taken to be so.
+    """
+    if not _local.keeps:
+        told = _told(mx.depends([_ZERO], [x])[0]) if threading.get_ident() == _THREAD else None
+        if not (_refused(x) if told is None else told):
+            return False
+    text = io.StringIO()
+    mx.export_to_dot(text, x)
+    return "->" in text.getvalue()  # results of an earlier transformation are marked as well
+
+
+def _told(x: mx.array) -> bool | None:
+    """Whether `x` is marked and there is a transformation; `None` where compiling is disabled."""
+    if not (_ran(x) and _ran(x)):  # the first time on a stream, it is run to be compiled
+        return False
+    return None if _ran(_ZERO) else True
+
+
 def _ran(x: mx.array) -> bool:
     _local.ran = False
     _compiled(x)
     return _local.ran
 
 
-def transforming() -> bool:
-    """Whether MLX transforms a function here and now: NOTE [whether there is a transformation]."""
-    if _local.keeps:
+def _refused(x: mx.array) -> bool:
+    """The same in any thread."""
+    try:
+        with computing():
+            mx.async_eval(mx.depends([_VALUELESS], [x]))
+    except ValueError:
         return True
-    if threading.get_ident() == _THREAD:
-        if not _ran(_MARKED):
-            return False
-        if not _ran(_ZERO):  # it is run anyway where compiling is disabled
-            return True
-    return _keeps_graphs()
-
-
-def is_traced(x: mx.array) -> bool:
-    """Whether a derivative is being taken by what `x` depends on, as far as that can be told.
-
-    It cannot in other threads, in rules, and where compiling is disabled:
-    NOTE [whether there is a transformation].
-    """
-    if _local.keeps or threading.get_ident() != _THREAD:
+    except RuntimeError:
         return False
-    return _ran(mx.depends([_ZERO], [x])[0]) and not _ran(_ZERO)
-
-
-def _keeps_graphs() -> bool:
-    """The same in 18 us, by whether a marked array still has its graph when it is evaluated."""
-    text, x = io.StringIO(), mx.negative(_MARKED)
-    mx.eval(x)
-    mx.export_to_dot(text, x)
-    return "Negative" in text.getvalue()
+    raise AssertionError("an array without values was evaluated")
 
 
 def in_rule(rule: Callable[..., Any]) -> Callable[..., Any]:
@@ -157,17 +182,56 @@ def remembering(run: Callable[[], Any]) -> Any:
 
 
 def evaluate(xs: Sequence[mx.array]) -> None:
-    """Wait for the values of `xs`: NOTE [values within transformations]."""
+    """Wait for the values of `xs`, all in one go: NOTE [values within transformations].
+
+    Those made in `computing` are evaluated in it too, so that threads take turns.
+    """
     if not xs:
         return
-    if transforming():
-        remembering(lambda: mx.eval(xs))
-    else:
-        mx.eval(xs)
+    unforked()
+    try:
+        if transforming():
+            remembering(lambda: mx.eval(xs))
+        else:
+            mx.eval(xs)
+    except ValueError as error:
+        if "function transformations" not in str(error):
+            raise
+        raise TracerError(_TRACER) from error
+    except RuntimeError as error:
+        if "in current thread" not in str(error):
+            raise
+        raise NoValuesError(_OTHER_THREAD) from error
+
+
+class TracerError(NoValuesError):
+    """An array inside of `mx.vmap` or `mx.compile`."""
+
+
+def _check(x: mx.array) -> mx.array:
+    if not (transforming() and is_traced(x) and _refused(x)):
+        raise ImportError(
+            "bridge cannot tell whether MLX takes a derivative, without which gradients would be "
+            "lost: this is another MLX than those it was made for, from 0.32 on."
+        )
+    return x
+
+
+_TRACER = (
+    "an MLX array inside of mx.vmap or mx.compile has no values. Call the function outside of the "
+    "transformation, or wrap the function that takes the array."
+)
+_OTHER_THREAD = (
+    "an MLX array was put off in one thread and is wanted in another, which MLX refuses. Evaluate "
+    "arrays that a function captures, with mx.eval, in the thread that makes them; or pass them as "
+    "arguments."
+)
 
 
 _THREAD = threading.get_ident()
 _ZERO = mx.array(0.0)
 _MARKED = _marked(_ZERO)
+_VALUELESS = _valueless()
 mx.eval(_MARKED)  # which another thread could not
 _ran(_ZERO)  # compiles it
+mx.grad(_check)(_ZERO)

@@ -14,13 +14,9 @@ streams when it first computes.
 import dataclasses
 import os
 import threading
-from collections.abc import Sequence
 from typing import Any
 
 import mlx.core as mx
-
-from bridge._arrays.mlx import _graph
-from bridge._errors import NoValuesError
 
 
 @dataclasses.dataclass
@@ -82,36 +78,3 @@ class computing:  # noqa: N801 - used as a function; a generator would cost as m
     def __exit__(self, *_: object) -> None:
         self._stream.__exit__(None, None, None)
         self._turn.release()
-
-
-def evaluate(xs: Sequence[mx.array]) -> None:
-    """Wait for the values of `xs`, all in one go, which costs a hand-over between threads.
-
-    Those made in `computing` are evaluated in it too, so that threads take turns.
-    """
-    unforked()
-    try:
-        _graph.evaluate(xs)
-    except ValueError as error:
-        if "function transformations" not in str(error):
-            raise
-        raise TracerError(_TRACER) from error
-    except RuntimeError as error:
-        if "in current thread" not in str(error):
-            raise
-        raise NoValuesError(_OTHER_THREAD) from error
-
-
-class TracerError(NoValuesError):
-    """An array inside of `mx.vmap` or `mx.compile`."""
-
-
-_TRACER = (
-    "an MLX array inside of mx.vmap or mx.compile has no values. Call the function outside of the "
-    "transformation, or wrap the function that takes the array."
-)
-_OTHER_THREAD = (
-    "an MLX array was put off in one thread and is wanted in another, which MLX refuses. Evaluate "
-    "arrays that a function captures, with mx.eval, in the thread that makes them; or pass them as "
-    "arguments."
-)

@@ -10,7 +10,7 @@ that were found.
 
 import mlx.core as mx
 
-from bridge._arrays.mlx import FACE as ARRAYS, computing, dtype_of, remembering
+from bridge._arrays.mlx import FACE as ARRAYS, computing, dtype_of, remembering, transforming
 from bridge._op import Specs
 from bridge._sources.mlx._lacking import explained
 from bridge._sources.mlx._outline import is_wide
@@ -23,9 +23,18 @@ def anew(fun: Fun, outputs: Specs, *, name: str) -> Fun:
 
     def run(*xs: mx.array) -> list[mx.array]:
         with explained(name):
-            found = remembering(lambda: fun(*xs))
+            found = fun(*xs)
         check_same([*map(ARRAYS.spec, found)], outputs, name)
         return found
+
+    return run
+
+
+def remembered(fun: Fun) -> Fun:
+    """`fun`, whatever of it is evaluated: NOTE [values within transformations]."""
+
+    def run(*xs: mx.array) -> list[mx.array]:
+        return remembering(lambda: fun(*xs)) if transforming() else fun(*xs)
 
     return run
 

@@ -10,7 +10,7 @@ import mlx.core as mx
 from bridge._arrays.mlx import FACE as ARRAYS, computing, owned
 from bridge._errors import NoRuleError
 from bridge._op import Arrays, Op, Positions, Specs, Split
-from bridge._sources.mlx._eager import anew, outputs_of
+from bridge._sources.mlx._eager import anew, outputs_of, remembered
 from bridge._sources.mlx._lacking import lacked
 from bridge._sources.mlx._outline import Outline, is_wide, outline
 from bridge._sources.mlx._random import Fun, seeded
@@ -235,8 +235,9 @@ def _twice_back(fun: Fun, xs: list[mx.array], tangents: list[mx.array]) -> list[
 def function(fun: Fun, name: str, primals: Specs, settings: Settings) -> Function:
     """`fun` with its rules, looked at now."""
     found = outline(fun, primals, name)
-    outputs = found.outputs if found else outputs_of(fun, primals)
-    return Function(name, primals, settings, fun, outputs, found)
+    if found:
+        return Function(name, primals, settings, fun, found.outputs, found)
+    return Function(name, primals, settings, remembered(fun), outputs_of(fun, primals), None)
 
 
 def native(fn: Callable[..., Any], seed: int | None) -> Fun:

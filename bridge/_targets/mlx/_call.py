@@ -84,20 +84,13 @@ class Call:
 
     def outputs(self, *arrays: mx.array) -> Arrays:
         """The values: NOTE [a call has no values at first]."""
-        if self.transformed:
-            found = remembering(lambda: self._values(arrays))
-        else:
-            found = self._values(arrays)
-        return self._placeholders() if found is None else found
-
-    def _values(self, arrays: Sequence[mx.array]) -> Arrays | None:
         op, row = self.made.op, self.made.row(arrays, self.rest)
         if self.second:
             op, row = self.second.op, self.second.row(row)
         try:
-            row = _LEND(row)
+            row = remembering(lambda: _LEND(row)) if self.transformed else _LEND(row)
         except TracerError:
-            return None
+            return self._placeholders()
         halves = self.made.halves() if self.transformed else None
         if halves is None:
             return self._checked(self.runner.evaluate(op, row))
