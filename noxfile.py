@@ -60,8 +60,8 @@ def tests(session: nox.Session) -> None:
 
 @nox.session
 def fuzz(session: nox.Session) -> None:
-    """Run thousands of random programs against torch, and the long versions of tests."""
-    _install(session, "-e", ".[torch,jax]", groups=("tests",))
+    """Run thousands of random programs in every direction, and the long versions of tests."""
+    _install(session, "-e", ".[all]", groups=("tests",))
     session.run("python", "-m", "pytest", "-m", "fuzz or slow", *session.posargs)
 
 
