@@ -62,3 +62,11 @@ def check_same(found: Sequence[ArraySpec], outputs: Sequence[ArraySpec], name: s
             "from another framework needs results whose shapes follow from those of its "
             "arguments: pad them, or return a mask."
         )
+
+
+def check_count(found: Sequence[object], outputs: Sequence[object], name: str) -> None:
+    """Raise unless the function `name` has returned as many results as there are `outputs`."""
+    if len(found) != len(outputs):
+        raise ArgumentError(
+            f"{name} returned {len(found)} results where {len(outputs)} were expected."
+        )

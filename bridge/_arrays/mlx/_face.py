@@ -27,7 +27,7 @@ from bridge._arrays.numpy import fitted
 from bridge._errors import ArgumentError, CopyError, DeviceError, NoValuesError
 from bridge._op import Arrays, Op, Specs
 from bridge._protocols import Container, Stream
-from bridge._spec import ArraySpec
+from bridge._spec import ArraySpec, check_count
 
 
 class MlxArrays:
@@ -72,10 +72,7 @@ class MlxArrays:
         with computing():
             outputs = op.into(results, xs) if op.into else op.call(*xs)
             evaluate(outputs)
-        if len(outputs) != len(results):
-            raise ArgumentError(
-                f"{op.name} returned {len(outputs)} results where {len(results)} were expected."
-            )
+        check_count(outputs, results, op.name)
         for i, (y, place) in enumerate(zip(outputs, results, strict=True)):
             found = fitted(view(y), place.dtype, op.name)
             if found.shape != place.shape or found.dtype != place.dtype:

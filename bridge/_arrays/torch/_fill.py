@@ -11,7 +11,7 @@ from bridge._arrays.numpy import plain
 from bridge._arrays.torch._dtypes import PLAIN_NUMPY, dtype_name
 from bridge._errors import ArgumentError
 from bridge._op import Op
-from bridge._spec import NARROW_INTEGERS, check_range
+from bridge._spec import NARROW_INTEGERS, check_count, check_range
 
 
 def over(x: Any) -> torch.Tensor:
@@ -35,10 +35,7 @@ def fill(op: Op, operands: Sequence[Any], results: Sequence[Any]) -> None:
     if large is None:
         large = op.notes["large"] = any(y.nbytes >= _LARGE for y in places)
     outputs = op.into(places, xs) if large and op.into and _apart(places, xs) else op.call(*xs)
-    if len(outputs) != len(results):
-        raise ArgumentError(
-            f"{op.name} returned {len(outputs)} results where {len(results)} were expected."
-        )
+    check_count(outputs, results, op.name)
     for i, (y, place) in enumerate(zip(outputs, places, strict=True)):
         if y is place:
             continue

@@ -1,6 +1,7 @@
 """The vjp, jvp and batched form of a function of torch, each again such a function."""
 
 import dataclasses
+import functools
 import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -246,43 +247,40 @@ def function(
     fun: Fun, name: str, primals: Specs, settings: Settings, *, training: bool = False
 ) -> Function:
     """`fun` with its rules, captured unless that is impossible or not wanted."""
+    made = functools.partial(Function, name=name, primals=primals, fun=fun)
     if settings.capture != "never":
-        try:
-            program = trace(fun, primals, name=name, settings=settings, training=training)
-        except NoValuesError as error:
-            if settings.listed:
-                raise NoValuesError(
-                    f'{error} Without a graph there is nothing that lower="xla" could compile: '
-                    'rewrite it, by torch.where say, or let torch compute with lower="ffi".'
-                ) from error
-            if settings.capture == "require":
-                raise
-            warnings.warn(
-                f"{error} It runs anew on each call and for each derivative, on copies of its "
-                'arguments; capture="never" asks for that, capture="require" refuses it.',
-                stacklevel=2,
-            )
-            settings = dataclasses.replace(settings, capture="never")
-        else:
-            return Function(
-                name=name,
-                primals=primals,
+        program = _captured(fun, primals, name=name, settings=settings, training=training)
+        if program:
+            return made(
                 outputs=program.outputs,
                 settings=settings,
-                fun=fun,
                 program=program,
                 blocks=program.blocks,
                 draws=program.draws,
                 recorded=program.blocks.hooked or program.foreign,
             )
+        settings = dataclasses.replace(settings, capture="never")
     outputs, draws, blocks = outline(fun, primals, settings=settings)
-    return Function(
-        name=name,
-        primals=primals,
-        outputs=outputs,
-        settings=settings,
-        fun=fun,
-        program=None,
-        blocks=blocks,
-        draws=draws,
-    )
+    return made(outputs=outputs, settings=settings, program=None, blocks=blocks, draws=draws)
+
+
+def _captured(
+    fun: Fun, primals: Specs, *, name: str, settings: Settings, training: bool
+) -> Program | None:
+    """`fun` as a graph; `None`, with a warning, where it looks at values and may run anew."""
+    try:
+        return trace(fun, primals, name=name, settings=settings, training=training)
+    except NoValuesError as error:
+        if settings.listed:
+            raise NoValuesError(
+                f'{error} Without a graph there is nothing that lower="xla" could compile: '
+                'rewrite it, by torch.where say, or let torch compute with lower="ffi".'
+            ) from error
+        if settings.capture == "require":
+            raise
+        warnings.warn(
+            f"{error} It runs anew on each call and for each derivative, on copies of its "
+            'arguments; capture="never" asks for that, capture="require" refuses it.',
+            stacklevel=3,
+        )
+        return None
