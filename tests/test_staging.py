@@ -494,6 +494,7 @@ def test_sizes_one_and_zero(into_torch):
 
 
 @pytest.mark.slow
+@pytest.mark.needs("other sizes")
 def test_a_dynamic_size_under_inductor(into_torch):
     source, wrap = into_torch
     f = wrap(lambda x: source.xp.concatenate([x, source.xp.sin(x)]))

@@ -73,7 +73,7 @@ def outline(fun: Fun, primals: Specs, name: str) -> Outline | None:
 
 
 _EDGE = re.compile(r'^"?(\w+)"? -> "?(\w+)"?$')
-_OPERATION = re.compile(r'^\{ (\d+) \[label ="(\w+)"')
+_OPERATION = re.compile(r'^\{ (\d+) \[label ="([^"]+)"')
 # Some that do, and that gradients often end in.
 ALLOCATING = {"Add", "AddMM", "Divide", "Matmul", "Multiply", "Negative", "Select", "Subtract"}
 

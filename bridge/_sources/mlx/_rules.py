@@ -15,7 +15,7 @@ from bridge._sources.mlx._lacking import lacked
 from bridge._sources.mlx._outline import Outline, is_wide, outline
 from bridge._sources.mlx._random import Fun, seeded
 from bridge._sources.mlx._saving import Saving
-from bridge._sources.mlx._wrong import check_gradient, check_unseen
+from bridge._sources.mlx._wrong import check_gradient, check_sizes, check_unseen
 from bridge._tree import spread
 
 
@@ -105,14 +105,21 @@ class Function:
         """The gradients of the primals at `wanted`; only the outputs at `given` take part."""
         self._check_gradient()
         count = len(self.primals)
+        full, heard = _with_elements(self.primals, wanted), _with_elements(self.outputs, given)
+        at = [count + given.index(i) for i in heard]
 
         def gradients(*args: mx.array) -> list[mx.array]:
-            of_wanted = self._partial(args[:count], wanted, given)
-            return mx.vjp(of_wanted, [args[i] for i in wanted], list(args[count:]))[1]
+            of_full = self._partial(args[:count], full, heard)
+            return mx.vjp(of_full, [args[i] for i in full], [args[i] for i in at])[1]
 
+        def some_empty(*args: mx.array) -> list[mx.array]:
+            found = dict(zip(full, gradients(*args), strict=True)) if full and heard else {}
+            return [found[i] if i in found else mx.zeros_like(args[i]) for i in wanted]
+
+        fun = gradients if (full, heard) == (wanted, given) else some_empty
         cotangents = (self.outputs[i] for i in given)
         specs = tuple(self.primals[i] for i in wanted)
-        return self._derived("vjp", gradients, (*self.primals, *cotangents), specs)
+        return self._derived("vjp", fun, (*self.primals, *cotangents), specs)
 
     def jvp(self, given: Positions) -> Op:
         """The tangents of the differentiable outputs; only the primals at `given` move."""
@@ -148,8 +155,11 @@ class Function:
         specs = tuple(spec.grown(0, size) for spec in self.outputs)
         return self._derived("vmap", batched, tuple(primals), specs)
 
-    def split(self, wanted: Positions, given: Positions) -> Split:
-        """The first derivative in two halves."""
+    def split(self, wanted: Positions, given: Positions) -> Split | None:
+        """The first derivative in two halves; `None` where there are gradients without elements."""
+        sizes = _with_elements(self.primals, wanted), _with_elements(self.outputs, given)
+        if sizes != (wanted, given):
+            return None
         self._check_gradient()
         saving = Saving(
             fun=self.fun,
@@ -192,7 +202,7 @@ class Function:
         return self.outline is None or bool(self.outline.operations & _DOUBTFUL)
 
     def _derived(self, rule: str, fun: Fun, primals: Specs, outputs: Specs) -> Op:
-        known = self.outline and outline(fun, primals, f"{self.name}.{rule}")
+        known = self.outline and _outline(fun, f"{self.name}.{rule}", primals)
         ruled = self.ruled or self._is_by_rules()
         gradient = rule == "vjp" and not ruled
         made = Function(
@@ -232,12 +242,24 @@ def _twice_back(fun: Fun, xs: list[mx.array], tangents: list[mx.array]) -> list[
     return mx.vjp(gradients, zeros, tangents)[1]
 
 
+def _with_elements(specs: Specs, positions: Positions) -> Positions:
+    """Those of `positions` where there is something to compute: NOTE [empty arrays]."""
+    return tuple([i for i in positions if 0 not in specs[i].shape])
+
+
 def function(fun: Fun, name: str, primals: Specs, settings: Settings) -> Function:
     """`fun` with its rules, looked at now."""
-    found = outline(fun, primals, name)
+    found = _outline(fun, name, primals)
     if found:
         return Function(name, primals, settings, fun, found.outputs, found)
     return Function(name, primals, settings, remembered(fun), outputs_of(fun, primals), None)
+
+
+def _outline(fun: Fun, name: str, primals: Specs) -> Outline | None:
+    found = outline(fun, primals, name)
+    if found:
+        check_sizes(fun, primals, found, name)
+    return found
 
 
 def native(fn: Callable[..., Any], seed: int | None) -> Fun:

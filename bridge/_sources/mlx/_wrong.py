@@ -1,4 +1,4 @@
-"""Gradients that MLX gets wrong, which are refused.
+"""What MLX gets wrong, which is refused.
 
 NOTE [complex powers]
 The gradients of a power and of a cumulative product lack a conjugation where numbers are complex
@@ -6,6 +6,10 @@ The gradients of a power and of a cumulative product lack a conjugation where nu
 an absolute value are wrong. A graph that is exported tells dtypes, but not every graph can be: then
 complex numbers anywhere in sight count. Where a function looks at values, no graph tells what it
 does for others.
+
+NOTE [empty arrays]
+MLX 0.32 divides by zero where an array without elements is indexed in a gradient or written to,
+which ends the process.
 """
 
 from typing import Any
@@ -55,12 +59,32 @@ def check_gradient(
 
 
 def _is_complex(fun: Fun, primals: Specs, known: Outline, names: set[str]) -> bool:
+    steps = _steps(fun, primals)
+    if steps is None:
+        seen = any(spec.dtype == "complex64" for spec in (*primals, *known.outputs))
+        return seen or bool(known.operations & _COMPLEX)
+    named = [step for step in steps if step["name"] in names]
+    return any(mx.complex64 in [x[2] for x in step["inputs"]] for step in named)
+
+
+def check_sizes(fun: Fun, primals: Specs, known: Outline, name: str) -> None:
+    """Raise where MLX would end the process: NOTE [empty arrays]."""
+    if not any("Scatter" in name for name in known.operations):
+        return
+    writes = [step for step in _steps(fun, primals) or () if step["name"] == "Scatter"]
+    if any(0 in step["inputs"][0][1] for step in writes):
+        raise NoRuleError(
+            f"{name} cannot be had: MLX ends the process over indices into an array without "
+            "elements. Leave the indexing out where an axis has size 0."
+        )
+
+
+def _steps(fun: Fun, primals: Specs) -> list[dict[str, Any]] | None:
+    """The operations of `fun`; `None` where MLX cannot export them, as of a custom function."""
     notes: list[dict[str, Any]] = []
     try:
         with computing(wide=is_wide(primals)), untouched():
             mx.export_function(notes.append, fun, *placeholders(primals))
-    except (ValueError, RuntimeError):  # a custom function, say
-        seen = any(spec.dtype == "complex64" for spec in (*primals, *known.outputs))
-        return seen or bool(known.operations & _COMPLEX)
-    steps = [note for note in notes if note["type"] == "primitive" and note["name"] in names]
-    return any(mx.complex64 in [x[2] for x in step["inputs"]] for step in steps)
+    except (ValueError, RuntimeError):
+        return None
+    return [note for note in notes if note["type"] == "primitive"]
