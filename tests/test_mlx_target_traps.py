@@ -111,6 +111,71 @@ def test_values_that_would_lose_their_gradient_are_refused(where, within, made):
     assert WHERE[where](lambda: to_torch(MADE[made](X))).dim() == 1
 
 
+CLOSING = {
+    "grad": lambda y: mx.grad(lambda z: (z * y).sum())(X),
+    "jvp": lambda y: mx.jvp(lambda z: [z * y], [X], [X]),
+    "vjp": lambda y: mx.vjp(lambda z: [z * y], [X], [X]),
+    "grad of a bridged function": lambda y: mx.grad(lambda z: (torch2mlx(torch.sin)(z) * y).sum())(
+        X
+    ),
+}
+
+
+@pytest.mark.parametrize("made", ["itself", "computed", "a gradient"])
+@pytest.mark.parametrize("closing", CLOSING)
+def test_values_that_an_inner_transformation_has_met_are_refused(closing, made):
+    """It takes off the marks of what it closes over."""
+
+    def converts(x):
+        y = MADE[made](x)
+        CLOSING[closing](y)
+        to_torch(y)
+        return x
+
+    with pytest.raises(ArgumentError, match="lose its gradient"):
+        inner(converts)(X)
+
+
+THROUGH = {
+    "a call": lambda f: mx.array(f(torch.ones(3)).numpy()),
+    "a graph": lambda f: torch2mlx(lambda x: f(x) * 2)(X),
+    "no graph": lambda f: torch2mlx(lambda x: f(x) * 2, capture="never")(X),
+}
+
+
+@pytest.mark.parametrize("through", THROUGH)
+@pytest.mark.parametrize("called", [False, True])
+def test_a_captured_array_that_would_lose_its_gradient_is_refused(through, called):
+    weight = [X]
+    multiply = mlx2torch(lambda x: x * weight[0])
+    if called and through != "a graph":
+        THROUGH[through](multiply)
+
+    def captures(w):
+        weight[0] = w * 2
+        return THROUGH[through](multiply)
+
+    with pytest.raises(ArgumentError, match=r"captures an array.*lose its gradient"):
+        inner(captures)(X)
+
+
+@pytest.mark.parametrize("through", THROUGH)
+def test_functions_that_take_derivatives_themselves_capture_nothing_by_that(through):
+    slope = mlx2torch(lambda x: inner(lambda x: x**3 * X)(x))
+    expected = 3 * X if through == "a call" else 6 * X**3
+    found = mx.value_and_grad(lambda w: (THROUGH[through](slope) * w).sum())(X)[1]
+    np.testing.assert_allclose(found, expected, rtol=1e-5)
+
+
+def test_constants_that_are_put_off_are_converted():
+    late = mx.sin(X)
+    scaled = torch2mlx(lambda x: x * to_torch(mx.exp(late)), capture="never")
+    np.testing.assert_allclose(inner(scaled)(X), np.exp(np.sin(X)), rtol=1e-6)
+    seen = []
+    inner(lambda x: (seen.append(to_torch(mx.cos(X))), x)[1])(X)
+    np.testing.assert_allclose(seen[0], np.cos(X), rtol=1e-6)
+
+
 def test_a_gradient_that_was_taken_before_is_a_constant():
     """It bears the mark that MLX gave it then."""
     before = inner(lambda x: x**2)(X)

@@ -3,10 +3,12 @@
 from bridge._arrays.mlx._face import FACE as FACE
 from bridge._arrays.mlx._graph import (
     TracerError as TracerError,
+    captures_traced as captures_traced,
     in_rule as in_rule,
     placeholder as placeholder,
     remembering as remembering,
     transforming as transforming,
+    unmarked as unmarked,
 )
 from bridge._arrays.mlx._handles import Handle as Handle, taken_back as taken_back
 from bridge._arrays.mlx._memory import (
@@ -15,4 +17,4 @@ from bridge._arrays.mlx._memory import (
     owned as owned,
     zeros as zeros,
 )
-from bridge._arrays.mlx._streams import computing as computing
+from bridge._arrays.mlx._streams import building as building, computing as computing

@@ -14,6 +14,12 @@ transformation ended in an error. Each thread compiles for itself, and MLX 0.32 
 if several have. So only the thread that imports this module asks that way. Others ask, as it does
 where compiling is disabled, `mx.async_eval`, which takes 8 us: it has one error for such arrays and
 another for those without values, so that nothing is evaluated.
+
+NOTE [traced arrays]
+MLX marks what a derivative is taken by and all that is computed from it. But an inner
+transformation takes marks off, where every graph is kept everything has one, and results of earlier
+derivatives keep theirs. What is always there is the copy that MLX makes of what it takes a
+derivative by: it is in the graph of whatever depends on it.
 """
 
 import contextlib
@@ -25,7 +31,7 @@ from typing import Any
 
 import mlx.core as mx
 
-from bridge._arrays.mlx._streams import computing, unforked
+from bridge._arrays.mlx._streams import building, unforked
 from bridge._errors import NoValuesError
 
 
@@ -64,17 +70,6 @@ def _marked(x: mx.array) -> mx.array:
     return found[0]
 
 
-def _valueless() -> mx.array:
-    found: list[mx.array] = []
-
-    def note(y: mx.array) -> mx.array:
-        found.append(y)
-        return y
-
-    mx.vmap(note)(mx.zeros((1,)))
-    return found[0]
-
-
 def placeholder(shape: Sequence[int], dtype: mx.Dtype) -> mx.array:
     """An array that has no values and never will: to evaluate it raises."""
     found: list[mx.array] = []
@@ -85,6 +80,18 @@ def placeholder(shape: Sequence[int], dtype: mx.Dtype) -> mx.array:
 
     with contextlib.suppress(_EndedError):
         mx.vmap(keep)(mx.zeros((1, *shape), dtype=dtype))
+    return found[0]
+
+
+def unmarked(shape: Sequence[int], dtype: mx.Dtype) -> mx.array:
+    """The same, which does not look as if a derivative were taken by it."""
+    found: list[mx.array] = []
+
+    def keep(y: mx.array) -> mx.array:
+        found.append(y)
+        return y
+
+    mx.vmap(keep)(mx.zeros((1, *shape), dtype=dtype))
     return found[0]
 
 
@@ -103,17 +110,40 @@ def transforming() -> bool:
 
 
 def is_traced(x: mx.array) -> bool:
-    """Whether a derivative is being taken by what `x` depends on.
-
-    What is computed where every graph is kept is taken to be so.
-    """
-    if not _local.keeps:
-        told = _told(mx.depends([_ZERO], [x])[0]) if threading.get_ident() == _THREAD else None
-        if not (_refused(x) if told is None else told):
-            return False
+    """Whether a derivative is being taken by what `x` depends on: NOTE [traced arrays]."""
+    if not transforming():
+        return False
     text = io.StringIO()
     mx.export_to_dot(text, x)
-    return "->" in text.getvalue()  # results of an earlier transformation are marked as well
+    return '"Copy"' in text.getvalue() or ("->" in text.getvalue() and _is_marked(x))
+
+
+def _is_marked(x: mx.array) -> bool:
+    if _local.keeps:
+        return False
+    told = _told(mx.depends([_ZERO], [x])[0]) if threading.get_ident() == _THREAD else None
+    return _refused(x) if told is None else told
+
+
+def captures_traced(build: Callable[[], Sequence[mx.array]]) -> bool:
+    """Whether what `build` makes of unmarked arrays depends on some that are traced.
+
+    Then it has marks, as it also has if it is a derivative itself; but in a thread without a
+    transformation only if it is. Where both are so, nothing tells.
+    """
+    if _local.keeps or not transforming() or not any(map(_is_marked, build())):
+        return False
+    derived: list[bool] = []
+
+    def elsewhere() -> None:
+        with building():
+            built = build()
+            mx.grad(lambda x: (derived.append(any(map(_refused, built))), x)[1])(_ZERO)
+
+    thread = threading.Thread(target=elsewhere)
+    thread.start()
+    thread.join()
+    return derived == [False]
 
 
 def _told(x: mx.array) -> bool | None:
@@ -132,7 +162,7 @@ def _ran(x: mx.array) -> bool:
 def _refused(x: mx.array) -> bool:
     """The same in any thread."""
     try:
-        with computing():
+        with building():
             mx.async_eval(mx.depends([_VALUELESS], [x]))
     except ValueError:
         return True
@@ -231,7 +261,7 @@ _OTHER_THREAD = (
 _THREAD = threading.get_ident()
 _ZERO = mx.array(0.0)
 _MARKED = _marked(_ZERO)
-_VALUELESS = _valueless()
+_VALUELESS = unmarked((), mx.float32)
 mx.eval(_MARKED)  # which another thread could not
 _ran(_ZERO)  # compiles it
 mx.grad(_check)(_ZERO)

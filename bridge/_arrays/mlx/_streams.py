@@ -55,6 +55,13 @@ def unforked() -> None:
         mx.set_default_stream(mx.new_stream(mx.default_device()))
 
 
+def building(*, wide: bool = False) -> Any:
+    """Operations in here go to that stream too, but no one else waits: nothing is evaluated."""
+    unforked()
+    kind = mx.DeviceType.cpu if wide else mx.default_device().type
+    return mx.stream(_streams.found(kind))
+
+
 class computing:  # noqa: N801 - used as a function; a generator would cost as much again
     """Operations in here go to a stream that any thread may evaluate; others wait.
 
@@ -68,9 +75,7 @@ class computing:  # noqa: N801 - used as a function; a generator would cost as m
         self._wide = wide
 
     def __enter__(self) -> None:
-        unforked()
-        kind = mx.DeviceType.cpu if self._wide else mx.default_device().type
-        self._stream = mx.stream(_streams.found(kind))
+        self._stream = building(wide=self._wide)
         self._turn = _streams.turn
         self._turn.acquire()
         self._stream.__enter__()

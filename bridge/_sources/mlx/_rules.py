@@ -10,6 +10,7 @@ import mlx.core as mx
 from bridge._arrays.mlx import FACE as ARRAYS, computing, owned
 from bridge._errors import NoRuleError
 from bridge._op import Arrays, Op, Positions, Specs, Split
+from bridge._sources.mlx._captured import Captured
 from bridge._sources.mlx._eager import anew, outputs_of, remembered
 from bridge._sources.mlx._lacking import lacked
 from bridge._sources.mlx._outline import Outline, is_wide, outline
@@ -27,11 +28,13 @@ class Settings:
         compile: Whether `mx.compile` fuses their operations.
         residuals: `save`, `recompute` or `auto`, how a first derivative is taken.
         seeded: Whether random numbers follow from an argument.
+        captured: What the function captures.
     """
 
     compile: bool
     residuals: str
     seeded: bool
+    captured: Captured
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -77,13 +80,14 @@ class Function:
 
     def _call(self, own: Callable[[Sequence[mx.array]], Arrays]) -> Callable[..., Arrays]:
         """The function, whose results are passed through `own`."""
-        run, wide = self.fun, is_wide(self.primals)
+        run, wide, check = self.fun, is_wide(self.primals), self.settings.captured.check
         if self.outline is None:
             run = anew(run, self.outputs, name=self.name)
         elif self.settings.compile:
             run = mx.compile(run)
 
         def call(*xs: mx.array) -> Arrays:
+            check()
             if not wide:
                 return own(run(*xs))
             with computing(wide=True):
@@ -169,6 +173,7 @@ class Function:
             wanted=wanted,
             given=given,
             vjp=self.vjp,
+            check=self.settings.captured.check,
         )
         return saving.split()
 
@@ -249,6 +254,7 @@ def _with_elements(specs: Specs, positions: Positions) -> Positions:
 
 def function(fun: Fun, name: str, primals: Specs, settings: Settings) -> Function:
     """`fun` with its rules, looked at now."""
+    settings.captured.check()
     found = _outline(fun, name, primals)
     if found:
         return Function(name, primals, settings, fun, found.outputs, found)

@@ -43,6 +43,7 @@ class Saving:
         wanted: Positions of the primals that get gradients.
         given: Positions of the outputs that have cotangents.
         vjp: `(wanted, given) -> Op`, the derivative that recomputes.
+        check: Raises where what the function captures would lose its gradient.
     """
 
     fun: Fun
@@ -52,6 +53,7 @@ class Saving:
     wanted: Positions
     given: Positions
     vjp: Callable[[Positions, Positions], Op]
+    check: Callable[[], None]
 
     def split(self) -> Split:
         """Both halves."""
@@ -67,6 +69,7 @@ class Saving:
         )
 
     def _first(self, *xs: mx.array) -> tuple[mx.array | Handle, ...]:
+        self.check()
         outputs: list[mx.array] = []
 
         def of_wanted(*free: mx.array) -> list[mx.array]:
