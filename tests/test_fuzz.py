@@ -204,10 +204,14 @@ DIRECTIONS = {
 def refused(direction, program):
     """What may be raised for gradients, which come last.
 
-    MLX has some of complex numbers wrong, and ends the process over items of empty arrays.
+    MLX has some of complex numbers wrong, ends the process over items of empty arrays, and looks
+    for the place of the largest element in those that have none.
     """
-    wrong = {"square", "abs", "item"} & {name for name, *_ in program.steps}
-    return [NoRuleError] if direction.startswith("mlx") and wrong else []
+    if not direction.startswith("mlx"):
+        return []
+    names = {name for name, *_ in program.steps}
+    wrong = [NoRuleError] if {"square", "abs", "item"} & names else []
+    return [*wrong, ValueError] if "largest" in names else wrong
 
 
 def run(direction, count=None, **how):

@@ -699,3 +699,190 @@ def test_what_would_end_the_process_is_refused():
     torch.testing.assert_close(y.detach(), torch.zeros(2))
     with pytest.raises(bridge.NoRuleError, match="array without elements"):
         y.sum().backward()
+
+
+# Batches that mx.vmap has wrong, and rules of custom functions.
+
+
+def written(x):
+    z = x * 1.0
+    z[1] = 0.0
+    z[2:] = z[2:] * x[2:]
+    return z.at[:1].multiply(2.0)
+
+
+def test_quirk_a_batch_is_written_to_in_its_first_example():
+    found = mx.vmap(written)(mx.ones((2, 3)))
+    assert found[0].tolist() == [2, 0, 1]
+    assert found[1].tolist() != [2, 0, 1]
+
+
+GROUPED = mlx2torch(lambda x, w: mx.conv1d(x, w, groups=2))
+INVERSE = mlx2torch(lambda x: mx.linalg.tri_inv(x, stream=mx.cpu))
+MISBATCHED = {
+    "writing": (mlx2torch(written), (0,), [(4, 3)]),
+    "weights of groups": (GROUPED, (None, 0), [(2, 6, 4), (3, 4, 3, 2)]),
+    "half of a matrix": (INVERSE, (0,), [(4, 3, 3)]),
+    "two results": (mlx2torch(lambda x: mx.divmod(x, x + 2)[1]), (0,), [(4, 3)]),
+    "no examples": (mlx2torch(written), (0,), [(0, 3)]),
+    "another axis": (mlx2torch(written), (1,), [(3, 4)]),
+}
+
+
+@pytest.mark.parametrize(("f", "axes", "shapes"), MISBATCHED.values(), ids=MISBATCHED)
+def test_batches_are_those_of_single_examples(f, axes, shapes):
+    xs = [torch.randn(shape) + 0.3 for shape in shapes]
+    rows = next(len(x.movedim(a, 0)) for x, a in zip(xs, axes, strict=True) if a is not None)
+    at = lambda i: [x if a is None else x.select(a, i) for x, a in zip(xs, axes, strict=True)]
+    found = torch.func.vmap(f, in_dims=axes)(*xs)
+    assert len(found) == rows
+    if rows:
+        torch.testing.assert_close(found, torch.stack([f(*at(i)) for i in range(rows)]))
+    if rows and f is not INVERSE:  # which MLX cannot differentiate
+        last = len(xs) - 1
+        reverse, ahead = (jac(f, argnums=last)(*at(0)) for jac in JACOBIANS)
+        torch.testing.assert_close(reverse, ahead)
+
+
+JACOBIANS = torch.func.jacrev, torch.func.jacfwd
+
+
+def closing_over_first(x):
+    """A derivative that closes over `x`, then one by it."""
+    fixed = mx.grad(lambda z: (z * z * x).sum())(mx.array([1.0, 2.0, 3.0]))
+    return fixed + mx.grad(lambda z: (z**3).sum())(x)
+
+
+def test_quirk_a_derivative_that_was_closed_over_before_has_none():
+    x = mx.array([0.3, -1.25, 0.7])
+    found = mx.grad(lambda x: closing_over_first(x).sum())(x)
+    assert found.tolist() == [2, 4, 6]  # without 6 x
+
+
+@pytest.mark.parametrize(
+    "how", [{"residuals": "save"}, {"residuals": "recompute"}, {"compile": True}], ids=str
+)
+def test_derivatives_within_the_function_keep_theirs(how):
+    f, x = mlx2torch(closing_over_first, **how), torch.tensor([0.3, -1.25, 0.7])
+    expected = torch.tensor([2.0, 4.0, 6.0]) + 6 * x
+    leaf = x.clone().requires_grad_()
+    torch.testing.assert_close(torch.autograd.grad(f(leaf).sum(), leaf)[0], expected)
+    torch.testing.assert_close(torch.func.jvp(f, (x,), (torch.ones(3),))[1], expected)
+    twice = torch.func.grad(lambda x: torch.func.grad(lambda x: f(x).sum())(x).sum())(x)
+    torch.testing.assert_close(twice, torch.full((3,), 6.0))
+
+
+def test_derivatives_of_what_is_written():
+    native = lambda x: torch.stack([2 * x[0], 0 * x[1], x[2] * x[2]]).square().sum()
+    f, x = mlx2torch(lambda x: mx.square(written(x)).sum()), torch.tensor([0.3, -1.25, 0.7])
+    for outer in JACOBIANS:
+        for inside in JACOBIANS:
+            found, expected = (outer(inside(fn))(x) for fn in (f, native))
+            torch.testing.assert_close(found, expected)
+
+
+def ruled(rule):
+    fn = mx.custom_function(lambda x: x * x)
+    fn.vjp(lambda _, cotangent, __: rule(cotangent))
+    return lambda x: fn(x)
+
+
+@pytest.mark.parametrize("how", [{"residuals": "save"}, {"residuals": "recompute"}], ids=str)
+def test_a_batch_of_a_custom_function_keeps_its_gradient(how):
+    f = mlx2torch(ruled(lambda cotangent: cotangent * 100), **how)
+    x = torch.randn(3, 2, requires_grad=True)
+    torch.func.vmap(f)(x).sum().backward()
+    expected = torch.full((3, 2), 100.0)
+    torch.testing.assert_close(x.grad, expected)
+    x = x.detach()
+    torch.testing.assert_close(torch.func.vmap(torch.func.grad(lambda x: f(x).sum()))(x), expected)
+    ones = torch.ones(3, 2)
+    torch.testing.assert_close(torch.func.jvp(torch.func.vmap(f), (x,), (ones,))[1], expected)
+
+
+def clipped(cotangent):
+    norm = mx.sqrt((cotangent * cotangent).sum()).item()
+    return cotangent / norm if norm > 1 else cotangent
+
+
+def evaluated(cotangent):
+    half = cotangent / 6
+    mx.eval(half)
+    return half
+
+
+@pytest.mark.parametrize("rule", [clipped, evaluated])
+@pytest.mark.parametrize("how", [{}, {"residuals": "save"}, {"residuals": "recompute"}], ids=str)
+def test_a_gradient_rule_may_look_at_its_cotangent(rule, how):
+    x = torch.ones(4, requires_grad=True)
+    mlx2torch(ruled(rule), **how)(x).backward(torch.full((4,), 3.0))
+    torch.testing.assert_close(x.grad, torch.full((4,), 0.5))
+
+
+# Arguments that are written to.
+
+
+def test_a_function_may_write_to_its_arguments():
+    def f(x, y):
+        x *= y
+        y += 1
+        return mx.real(mx.fft.fft(x)) * y
+
+    native = lambda x, y: torch.fft.fft(x * y).real * (y + 1)
+    x, y = torch.tensor([0.3, -1.25, 0.7]), torch.tensor([1.1, 0.4, -0.6])
+    found, expected = (torch.func.jvp(fn, (x, y), (y, x)) for fn in (mlx2torch(f), native))
+    torch.testing.assert_close(found, expected)
+    square = lambda fn: lambda x: fn(x, y).square().sum()
+    found, expected = (torch.func.hessian(square(fn))(x) for fn in (mlx2torch(f), native))
+    torch.testing.assert_close(found, expected)
+
+
+def test_an_argument_of_mlx_is_what_it_was_when_the_function_was_called():
+    def f(x, w):
+        w *= 2
+        return x * w * x
+
+    for change in (False, True):
+        w, x = mx.array([1.0, 2.0]), torch.ones(2, requires_grad=True)
+        y = mlx2torch(f, residuals="recompute")(x, w)
+        if change:
+            w[0] = 50.0
+        y.sum().backward()
+        torch.testing.assert_close(x.grad, torch.tensor([4.0, 8.0]))
+
+
+# Forward mode.
+
+
+def test_forward_mode_of_sums_with_factors():
+    c, a, b = torch.randn(2, 2), torch.randn(2, 3), torch.randn(3, 2)
+    f = mlx2torch(lambda c, a, b: mx.addmm(c, a, b, alpha=2.0, beta=3.0))
+    native = lambda c, a, b: torch.addmm(c, a, b, alpha=2.0, beta=3.0)
+    found, expected = (torch.func.jacfwd(fn, argnums=(0, 1, 2))(c, a, b) for fn in (f, native))
+    torch.testing.assert_close(found, expected)
+
+
+COMPLEX_INSIDE = {
+    "products": lambda x: mx.real(mx.cumprod(x * (1 + 2j) + 1j)),
+    "a power beside what has no tangents": lambda x: (
+        mx.imag((x[None, :, None] * (1 + 2j)) ** 2.5)
+        + mx.conv1d(x[None, :, None], mx.ones((1, 1, 1)))
+    ),
+    "sums of exponentials": lambda x: mx.abs(mx.logcumsumexp(x * (1 + 2j))),
+}
+
+
+@pytest.mark.parametrize("f", COMPLEX_INSIDE.values(), ids=COMPLEX_INSIDE)
+def test_derivatives_that_mlx_has_wrong_inside_are_refused(f):
+    f, x = mlx2torch(f), torch.tensor([0.3, -1.25, 0.7])
+    with pytest.raises(bridge.NoRuleError, match="wrong gradients"):
+        torch.func.jvp(f, (x,), (x,))
+    with pytest.raises(bridge.NoRuleError, match="wrong gradients"):
+        torch.func.grad(lambda x: f(x).sum())(x)
+
+
+def test_sums_of_exponentials_of_real_numbers():
+    f, x = mlx2torch(mx.logcumsumexp), torch.tensor([0.3, -1.25, 0.7])
+    native = lambda x: torch.logcumsumexp(x, 0)
+    for jacobian in JACOBIANS:
+        torch.testing.assert_close(jacobian(f)(x), jacobian(native)(x))

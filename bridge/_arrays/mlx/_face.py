@@ -121,14 +121,14 @@ class MlxArrays:
         return dense_view(x)
 
     def untraced(self, x: mx.array) -> mx.array:
-        """`x` itself, which is refused where it would lose its gradient."""
+        """`x` as it is now; it is refused where it would lose its gradient."""
         if is_traced(x):
             raise ArgumentError(
                 "an array inside of mx.grad or another transformation would lose its gradient, "
                 "since values cross without it. Wrap the function that takes it, with torch2mlx "
                 "or jax2mlx, or pass np.array(x), which is a constant."
             )
-        return x
+        return x[...]  # which does not change when `x` is written to
 
     def convert(self, x: Any, *, copy: bool | None) -> mx.array:
         """A copy of `x`, which MLX cannot do without."""

@@ -10,9 +10,10 @@ import mlx.core as mx
 from bridge._arrays.mlx import FACE as ARRAYS, computing, owned
 from bridge._errors import NoRuleError
 from bridge._op import Arrays, Op, Positions, Specs, Split
+from bridge._sources.mlx._batching import Axes, is_wrong, one_by_one
 from bridge._sources.mlx._captured import Captured
 from bridge._sources.mlx._eager import anew, outputs_of, remembered
-from bridge._sources.mlx._lacking import lacked
+from bridge._sources.mlx._forward import forward, is_doubtful, twice_back
 from bridge._sources.mlx._outline import Outline, is_wide, outline
 from bridge._sources.mlx._random import Fun, seeded
 from bridge._sources.mlx._saving import Saving
@@ -50,6 +51,7 @@ class Function:
         outline: What else is known of it, `None` where it looks at values.
         gradient: Whether its results are gradients that MLX alone computes.
         ruled: Whether they, or what they were derived from, may be by rules of the user.
+        run: What computes them, if `fun` does so only where it is differentiated.
     """
 
     name: str
@@ -60,6 +62,7 @@ class Function:
     outline: Outline | None
     gradient: bool = False
     ruled: bool = False
+    run: Fun | None = None
 
     def op(self) -> Op:
         """The function as an Op."""
@@ -70,7 +73,7 @@ class Function:
             call=lazy if self._is_unshared() else self._call(owned),
             into=lambda _, xs: lazy(*xs),
             specs=lambda *_: self.outputs,
-            vjp=self.vjp,
+            vjp=lambda wanted, given: self.vjp(wanted, given).op(),
             jvp=self.jvp,
             vmap=self.vmap,
             split=self.split if self._keeps() else None,
@@ -80,7 +83,7 @@ class Function:
 
     def _call(self, own: Callable[[Sequence[mx.array]], Arrays]) -> Callable[..., Arrays]:
         """The function, whose results are passed through `own`."""
-        run, wide, check = self.fun, is_wide(self.primals), self.settings.captured.check
+        run, wide, check = self.run or self.fun, is_wide(self.primals), self.settings.captured.check
         if self.outline is None:
             run = anew(run, self.outputs, name=self.name)
         elif self.settings.compile:
@@ -105,7 +108,7 @@ class Function:
         """Whether a custom function takes part, whose rules may hold the gradients it returns."""
         return self.outline is None or "CustomTransforms" in self.outline.operations
 
-    def vjp(self, wanted: Positions, given: Positions) -> Op:
+    def vjp(self, wanted: Positions, given: Positions) -> "Function":
         """The gradients of the primals at `wanted`; only the outputs at `given` take part."""
         self._check_gradient()
         count = len(self.primals)
@@ -129,11 +132,9 @@ class Function:
         """The tangents of the differentiable outputs; only the primals at `given` move."""
         count = len(self.primals)
         smooth = tuple(i for i, spec in enumerate(self.outputs) if spec.differentiable)
-        push = _forward
-        doubtful = self._forward_is_doubtful()
+        doubtful = self.outline is None or is_doubtful(self.fun, self.primals, self.outline)
         self._check_gradient(forward=not doubtful)
-        if doubtful:
-            push = _twice_back
+        push = twice_back if doubtful else forward(self._check_gradient)
 
         def tangents(*args: mx.array) -> list[mx.array]:
             of_given = self._partial(args[:count], given, smooth)
@@ -141,9 +142,9 @@ class Function:
 
         moving = tuple(self.primals[i] for i in given)
         specs = tuple(self.outputs[i] for i in smooth)
-        return self._derived("jvp", tangents, (*self.primals, *moving), specs)
+        return self._derived("jvp", tangents, (*self.primals, *moving), specs).op()
 
-    def vmap(self, axes: tuple[int | None, ...], size: int) -> Op:
+    def vmap(self, axes: Axes, size: int) -> Op:
         """The function mapped over `axes` of its arguments."""
         if self.outline is None:
             raise NoRuleError(
@@ -152,12 +153,17 @@ class Function:
             )
 
         def separate(*xs: mx.array) -> list[mx.array]:
-            return [mx.contiguous(y) for y in self.fun(*xs)]  # NOTE [a node for each output]
+            return [mx.contiguous(y) for y in run(*xs)]  # NOTE [a node for each output]
 
-        batched = mx.vmap(separate, in_axes=axes)
-        primals = (s.grown(axis, size) for s, axis in zip(self.primals, axes, strict=True))
+        run = self.run or self.fun
+        primals = [s.grown(axis, size) for s, axis in zip(self.primals, axes, strict=True)]
         specs = tuple(spec.grown(0, size) for spec in self.outputs)
-        return self._derived("vmap", batched, tuple(primals), specs)
+        fun = batched = mx.vmap(separate, in_axes=axes)
+        wrong = is_wrong(run, self.primals, self.outline, axes)
+        if wrong or self._is_by_rules():
+            fun = one_by_one(self.fun, axes, size, self.outputs)
+        batched = fun if wrong else batched
+        return self._derived("vmap", fun, tuple(primals), specs, run=batched).op()
 
     def split(self, wanted: Positions, given: Positions) -> Split | None:
         """The first derivative in two halves; `None` where there are gradients without elements."""
@@ -165,27 +171,36 @@ class Function:
         if sizes != (wanted, given):
             return None
         self._check_gradient()
+        if self._is_by_rules() and self.vjp(wanted, given).outline is None:
+            return None  # the rules of the user would look at cotangents that are not known yet
         saving = Saving(
-            fun=self.fun,
+            fun=self._unpeeled(),
             name=self.name,
             primals=self.primals,
             outputs=self.outputs,
             wanted=wanted,
             given=given,
-            vjp=self.vjp,
+            vjp=lambda wanted, given: self.vjp(wanted, given).op(),
             check=self.settings.captured.check,
         )
         return saving.split()
 
     def _partial(self, xs: Sequence[mx.array], free: Positions, wanted: Positions) -> Fun:
         """The outputs at `wanted` as a function of the primals at `free`."""
+        whole = self._unpeeled()
 
         def fun(*moving: mx.array) -> list[mx.array]:
-            outputs = self.fun(*spread(moving, free, xs))
+            outputs = whole(*spread(moving, free, xs))
             # NOTE [a node for each output]
             return [mx.contiguous(outputs[i]) for i in wanted]
 
         return fun
+
+    def _unpeeled(self) -> Fun:
+        """What MLX can transform whatever transformations are in it: NOTE [copies peeled off]."""
+        if self.outline and "Copy" not in self.outline.operations:
+            return self.fun
+        return lambda *xs: self.fun(*[mx.contiguous(x) for x in xs])
 
     def _keeps(self) -> bool:
         """Whether a first derivative keeps a graph for its second half."""
@@ -202,18 +217,22 @@ class Function:
         else:
             check_unseen(self.primals, self.outputs, self.name)
 
-    def _forward_is_doubtful(self) -> bool:
-        """NOTE [forward mode by reverse mode]."""
-        return self.outline is None or bool(self.outline.operations & _DOUBTFUL)
-
-    def _derived(self, rule: str, fun: Fun, primals: Specs, outputs: Specs) -> Op:
+    def _derived(
+        self, rule: str, fun: Fun, primals: Specs, outputs: Specs, run: Fun | None = None
+    ) -> "Function":
         known = self.outline and _outline(fun, f"{self.name}.{rule}", primals)
         ruled = self.ruled or self._is_by_rules()
-        gradient = rule == "vjp" and not ruled
-        made = Function(
-            f"{self.name}.{rule}", primals, self.settings, fun, outputs, known, gradient, ruled
+        return Function(
+            name=f"{self.name}.{rule}",
+            primals=primals,
+            settings=self.settings,
+            fun=fun,
+            outputs=outputs,
+            outline=known,
+            gradient=rule == "vjp" and not ruled,
+            ruled=ruled,
+            run=run,
         )
-        return made.op()
 
 
 _KEEPING = 40
@@ -223,28 +242,11 @@ _KEEPING = 40
 # gets it instead; of an array that is two outputs the second cotangent is lost, and mx.vmap moves
 # its axis twice.
 
-# NOTE [forward mode by reverse mode]
-# A gradient is linear in its cotangents, and the gradient of that, by the cotangents, is the map of
-# tangents. It takes twice as long, and is there where MLX has no jvp, as of convolutions. mx.jvp of
-# a custom function knows nothing of its gradient rule, and that of `irfft` is wrong for odd sizes.
-_DOUBTFUL = {"CustomTransforms", "FFT"}
-
-
-def _forward(fun: Fun, xs: list[mx.array], tangents: list[mx.array]) -> list[mx.array]:
-    try:
-        return mx.jvp(fun, xs, tangents)[1]
-    except (ValueError, RuntimeError) as error:
-        if lacked(error) is None:
-            raise
-    return _twice_back(fun, xs, tangents)
-
-
-def _twice_back(fun: Fun, xs: list[mx.array], tangents: list[mx.array]) -> list[mx.array]:
-    def gradients(*cotangents: mx.array) -> list[mx.array]:
-        return [mx.contiguous(g) for g in mx.vjp(fun, xs, list(cotangents))[1]]
-
-    zeros = [mx.zeros_like(y) for y in fun(*xs)]
-    return mx.vjp(gradients, zeros, tangents)[1]
+# NOTE [copies peeled off]
+# A transformation takes its arguments for results of an earlier one if they are copies without a
+# mark, and puts what was copied in their place, which the outer transformation knows nothing of. It
+# does so with arguments of ours too that another transformation has closed over before, which takes
+# off their mark: that gradient is missing. Operations of another kind are left alone.
 
 
 def _with_elements(specs: Specs, positions: Positions) -> Positions:
@@ -272,6 +274,7 @@ def native(fn: Callable[..., Any], seed: int | None) -> Fun:
     """`fn` with arrays as results, drawing random numbers from the argument `seed`."""
 
     def fun(*xs: mx.array) -> list[mx.array]:
-        return [y if isinstance(y, mx.array) else ARRAYS.made(y) for y in fn(*xs)]
+        found = fn(*[x[...] for x in xs])  # objects of its own, which it may write to in place
+        return [y if isinstance(y, mx.array) else ARRAYS.made(y) for y in found]
 
     return fun if seed is None else seeded(fun, seed)

@@ -1,11 +1,11 @@
 """What MLX gets wrong, which is refused.
 
 NOTE [complex powers]
-The gradients of a power and of a cumulative product lack a conjugation where numbers are complex
-(mlx#2178 left them out), and every derivative of a sign is zero there, so that the second ones of
-an absolute value are wrong. A graph that is exported tells dtypes, but not every graph can be: then
-complex numbers anywhere in sight count. Where a function looks at values, no graph tells what it
-does for others.
+The gradients of a power and of cumulative products and sums of exponentials lack a conjugation
+where numbers are complex (mlx#2178 left them out), and every derivative of a sign is zero there, so
+that the second ones of an absolute value are wrong. A graph that is exported tells dtypes, but not
+every graph can be: then complex numbers anywhere in sight count. Where a function looks at values,
+no graph tells what it does for others.
 
 NOTE [empty arrays]
 MLX 0.32 divides by zero where an array without elements is indexed in a gradient or written to,
@@ -26,12 +26,13 @@ from bridge._sources.mlx._random import Fun, untouched
 _WRONG = {
     "Power": ("Power", "z * z for z**2, and mx.exp(p * mx.log(z)) for other powers"),
     "CumProd": ("Scan", "products for mx.cumprod"),
+    "CumLogAddExp": ("", "mx.log(mx.cumsum(mx.exp(z))) for mx.logcumsumexp"),
     "Sign": (
         "Sign",
         "mx.sqrt(mx.real(z * mx.conj(z))) for mx.abs(z), and z over that for its sign",
     ),
 }
-_WRONG_FORWARD = {"Sign"}
+_WRONG_FORWARD = {"CumLogAddExp", "Sign"}
 _COMPLEX = {"Conjugate", "Imag", "Real", "FFT"}
 
 
@@ -59,11 +60,12 @@ def check_gradient(
 
 
 def _is_complex(fun: Fun, primals: Specs, known: Outline, names: set[str]) -> bool:
-    steps = _steps(fun, primals)
-    if steps is None:
+    found = steps(fun, primals)
+    if found is None:
         seen = any(spec.dtype == "complex64" for spec in (*primals, *known.outputs))
+        seen = seen or known.operations >= {"Abs", "AsType"}
         return seen or bool(known.operations & _COMPLEX)
-    named = [step for step in steps if step["name"] in names]
+    named = [step for step in found if step["name"] in names]
     return any(mx.complex64 in [x[2] for x in step["inputs"]] for step in named)
 
 
@@ -71,7 +73,7 @@ def check_sizes(fun: Fun, primals: Specs, known: Outline, name: str) -> None:
     """Raise where MLX would end the process: NOTE [empty arrays]."""
     if not any("Scatter" in name for name in known.operations):
         return
-    writes = [step for step in _steps(fun, primals) or () if step["name"] == "Scatter"]
+    writes = [step for step in steps(fun, primals) or () if step["name"] == "Scatter"]
     if any(0 in step["inputs"][0][1] for step in writes):
         raise NoRuleError(
             f"{name} cannot be had: MLX ends the process over indices into an array without "
@@ -79,12 +81,18 @@ def check_sizes(fun: Fun, primals: Specs, known: Outline, name: str) -> None:
         )
 
 
-def _steps(fun: Fun, primals: Specs) -> list[dict[str, Any]] | None:
-    """The operations of `fun`; `None` where MLX cannot export them, as of a custom function."""
+def steps(fun: Fun, primals: Specs) -> list[dict[str, Any]] | None:
+    """The operations of `fun`; `None` where MLX cannot export them."""
+    notes = exported(fun, primals)
+    return notes and [note for note in notes if note["type"] == "primitive"]
+
+
+def exported(fun: Fun, primals: Specs) -> list[dict[str, Any]] | None:
+    """What MLX writes of `fun`; `None` where it cannot, as of a custom function."""
     notes: list[dict[str, Any]] = []
     try:
         with computing(wide=is_wide(primals)), untouched():
             mx.export_function(notes.append, fun, *placeholders(primals))
     except (ValueError, RuntimeError):
         return None
-    return [note for note in notes if note["type"] == "primitive"]
+    return notes
