@@ -11,10 +11,11 @@ that were found.
 import mlx.core as mx
 
 from bridge._arrays.mlx import FACE as ARRAYS, computing, dtype_of, remembering, transforming
+from bridge._errors import ArgumentError
 from bridge._op import Specs
 from bridge._sources.mlx._lacking import explained
 from bridge._sources.mlx._outline import is_wide
-from bridge._sources.mlx._random import Fun, untouched
+from bridge._sources.mlx._random import Fun, has_drawn, state, untouched
 from bridge._spec import ArraySpec, check_same
 
 
@@ -39,10 +40,37 @@ def remembered(fun: Fun) -> Fun:
     return run
 
 
-def outputs_of(fun: Fun, primals: Specs) -> Specs:
-    """Specs of the results: NOTE [made-up values]."""
+def held(fun: Fun, outputs: Specs, name: str, *, draws: bool) -> Fun:
+    """`fun`, which may have changed, held to `outputs` and to what is known of its draws."""
+    expected = [(spec.shape, dtype_of(spec.dtype)) for spec in outputs]
+
+    def run(*xs: mx.array) -> list[mx.array]:
+        before = state()
+        found = fun(*xs)
+        if [(y.shape, y.dtype) for y in found] != expected:
+            check_same([*map(ARRAYS.spec, found)], outputs, name)
+        if not draws and state() is not before:
+            raise ArgumentError(
+                f"{name} draws random numbers now, and did not when it was looked at. Pass a key, "
+                "`rng=`, or wrap it anew where a module has changed its mode."
+            )
+        return found
+
+    return run
+
+
+def outputs_of(fun: Fun, primals: Specs, name: str) -> tuple[Specs, bool]:
+    """Specs of the results, and whether random numbers are drawn: NOTE [made-up values]."""
     with computing(wide=is_wide(primals)), untouched():
-        return tuple(map(ARRAYS.spec, fun(*_made_up(primals))))
+        try:
+            found, drew = has_drawn(lambda: fun(*_made_up(primals)))
+        except Exception as error:
+            error.add_note(
+                f"{name} looks at values, so that it was first run on others, made up to learn "
+                "what it returns: between 0 and 1, and integers 0."
+            )
+            raise
+        return tuple(map(ARRAYS.spec, found)), drew
 
 
 def _made_up(primals: Specs) -> list[mx.array]:

@@ -28,7 +28,7 @@ def seeded(fun: Fun, seed: int) -> Fun:
 @contextlib.contextmanager
 def untouched() -> Generator[None]:
     """What is drawn in here changes nothing outside."""
-    before = mx.array(_state())
+    before = mx.array(state())
     try:
         yield
     finally:
@@ -37,18 +37,19 @@ def untouched() -> Generator[None]:
 
 def has_drawn(run: Callable[[], Any]) -> tuple[Any, bool]:
     """The result of `run`, and whether it drew from the key of the thread."""
-    before = _state()
+    before = state()
     result = run()
-    return result, _state() is not before
+    return result, state() is not before
 
 
-def _state() -> mx.array:
+def state() -> mx.array:
+    """The key of the thread: another array after each draw."""
     states: Any = mx.random.state
     return states[0]
 
 
 def _set(key: mx.array) -> None:
-    _state()[...] = key  # the state takes no other array, but another value
+    state()[...] = key  # the state takes no other array, but another value
 
 
 def _key(seed: mx.array) -> mx.array:

@@ -12,7 +12,7 @@ from bridge._errors import NoRuleError
 from bridge._op import Arrays, Op, Positions, Specs, Split
 from bridge._sources.mlx._batching import Axes, is_wrong, one_by_one
 from bridge._sources.mlx._captured import Captured
-from bridge._sources.mlx._eager import anew, outputs_of, remembered
+from bridge._sources.mlx._eager import anew, held, outputs_of, remembered
 from bridge._sources.mlx._forward import forward, is_doubtful, twice_back
 from bridge._sources.mlx._outline import Outline, is_wide, outline
 from bridge._sources.mlx._random import Fun, seeded
@@ -29,13 +29,11 @@ class Settings:
         compile: Whether `mx.compile` fuses their operations.
         residuals: `save`, `recompute` or `auto`, how a first derivative is taken.
         seeded: Whether random numbers follow from an argument.
-        captured: What the function captures.
     """
 
     compile: bool
     residuals: str
     seeded: bool
-    captured: Captured
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -52,6 +50,8 @@ class Function:
         gradient: Whether its results are gradients that MLX alone computes.
         ruled: Whether they, or what they were derived from, may be by rules of the user.
         run: What computes them, if `fun` does so only where it is differentiated.
+        draws: Whether random numbers are drawn that follow from no primal.
+        captured: What it captures, if it is the function of the user itself.
     """
 
     name: str
@@ -63,6 +63,8 @@ class Function:
     gradient: bool = False
     ruled: bool = False
     run: Fun | None = None
+    draws: bool = False
+    captured: Captured | None = None
 
     def op(self) -> Op:
         """The function as an Op."""
@@ -78,19 +80,20 @@ class Function:
             vmap=self.vmap,
             split=self.split if self._keeps() else None,
             reach=(lambda: known.reach) if known else None,
-            draws=known.draws and not self.settings.seeded if known else False,
+            draws=self.draws,
         )
 
     def _call(self, own: Callable[[Sequence[mx.array]], Arrays]) -> Callable[..., Arrays]:
         """The function, whose results are passed through `own`."""
-        run, wide, check = self.run or self.fun, is_wide(self.primals), self.settings.captured.check
+        run, wide, captured = self.run or self.fun, is_wide(self.primals), self.captured
         if self.outline is None:
             run = anew(run, self.outputs, name=self.name)
         elif self.settings.compile:
             run = mx.compile(run)
 
         def call(*xs: mx.array) -> Arrays:
-            check()
+            if captured:
+                captured.check()
             if not wide:
                 return own(run(*xs))
             with computing(wide=True):
@@ -181,7 +184,7 @@ class Function:
             wanted=wanted,
             given=given,
             vjp=lambda wanted, given: self.vjp(wanted, given).op(),
-            check=self.settings.captured.check,
+            captured=self.captured,
         )
         return saving.split()
 
@@ -221,6 +224,11 @@ class Function:
         self, rule: str, fun: Fun, primals: Specs, outputs: Specs, run: Fun | None = None
     ) -> "Function":
         known = self.outline and _outline(fun, f"{self.name}.{rule}", primals)
+        if known and known.draws and not self.settings.seeded:
+            raise NoRuleError(
+                f"a rule of a custom function in {self.name} draws random numbers, which would "
+                "follow from nothing. Draw them in the function."
+            )
         ruled = self.ruled or self._is_by_rules()
         return Function(
             name=f"{self.name}.{rule}",
@@ -256,11 +264,17 @@ def _with_elements(specs: Specs, positions: Positions) -> Positions:
 
 def function(fun: Fun, name: str, primals: Specs, settings: Settings) -> Function:
     """`fun` with its rules, looked at now."""
-    settings.captured.check()
-    found = _outline(fun, name, primals)
-    if found:
-        return Function(name, primals, settings, fun, found.outputs, found)
-    return Function(name, primals, settings, remembered(fun), outputs_of(fun, primals), None)
+    captured = Captured(fun, primals, name)
+    captured.check()
+    known = _outline(fun, name, primals)
+    if known:
+        outputs, draws = known.outputs, known.draws
+    else:
+        fun = remembered(fun)
+        outputs, draws = outputs_of(fun, primals, name)
+    draws = draws and not settings.seeded
+    steady = fun if draws else held(fun, outputs, name, draws=settings.seeded)
+    return Function(name, primals, settings, steady, outputs, known, draws=draws, captured=captured)
 
 
 def _outline(fun: Fun, name: str, primals: Specs) -> Outline | None:

@@ -17,6 +17,7 @@ import mlx.core as mx
 
 from bridge._arrays.mlx import Handle, computing, overwrite, owned, taken_back, zeros
 from bridge._op import Op, Positions, Specs, Split
+from bridge._sources.mlx._captured import Captured
 from bridge._sources.mlx._lacking import explained
 from bridge._sources.mlx._outline import is_wide
 from bridge._sources.mlx._random import Fun
@@ -43,7 +44,7 @@ class Saving:
         wanted: Positions of the primals that get gradients.
         given: Positions of the outputs that have cotangents.
         vjp: `(wanted, given) -> Op`, the derivative that recomputes.
-        check: Raises where what the function captures would lose its gradient.
+        captured: What the function captures, if it is that of the user.
     """
 
     fun: Fun
@@ -53,7 +54,7 @@ class Saving:
     wanted: Positions
     given: Positions
     vjp: Callable[[Positions, Positions], Op]
-    check: Callable[[], None]
+    captured: Captured | None
 
     def split(self) -> Split:
         """Both halves."""
@@ -69,7 +70,8 @@ class Saving:
         )
 
     def _first(self, *xs: mx.array) -> tuple[mx.array | Handle, ...]:
-        self.check()
+        if self.captured:
+            self.captured.check()
         outputs: list[mx.array] = []
 
         def of_wanted(*free: mx.array) -> list[mx.array]:

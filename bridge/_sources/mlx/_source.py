@@ -8,7 +8,6 @@ import mlx.core as mx
 
 from bridge._errors import ArgumentError, DeviceError, OptionError
 from bridge._op import Op, Specs
-from bridge._sources.mlx._captured import Captured
 from bridge._sources.mlx._module import taken_apart
 from bridge._sources.mlx._rules import Settings, function, native
 
@@ -71,9 +70,8 @@ class MlxSource:
                     f"{label} is a Python number, which reaches a function of MLX as it is. Name "
                     "it static, or pass an array."
                 )
-        fun = native(fn, seed)
-        settings = Settings(compile, residuals, seed is not None, Captured(fun, primals, name))
-        return function(fun, name, primals, settings).op()
+        settings = Settings(compile, residuals, seed is not None)
+        return function(native(fn, seed), name, primals, settings).op()
 
     def shapes(
         self,
