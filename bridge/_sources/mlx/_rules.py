@@ -49,7 +49,7 @@ class Function:
         outline: What else is known of it, `None` where it looks at values.
         gradient: Whether its results are gradients that MLX alone computes.
         ruled: Whether they, or what they were derived from, may be by rules of the user.
-        run: What computes them, if `fun` does so only where it is differentiated.
+        run: What computes them, if `fun` only stands for that in derivatives.
         draws: Whether random numbers are drawn that follow from no primal.
         captured: What it captures, if it is the function of the user itself.
     """
@@ -177,7 +177,7 @@ class Function:
         if self._is_by_rules() and self.vjp(wanted, given).outline is None:
             return None  # the rules of the user would look at cotangents that are not known yet
         saving = Saving(
-            fun=self._unpeeled(),
+            fun=self._unpeeled(self.run if self.captured and self.run else self.fun),
             name=self.name,
             primals=self.primals,
             outputs=self.outputs,
@@ -190,7 +190,7 @@ class Function:
 
     def _partial(self, xs: Sequence[mx.array], free: Positions, wanted: Positions) -> Fun:
         """The outputs at `wanted` as a function of the primals at `free`."""
-        whole = self._unpeeled()
+        whole = self._unpeeled(self.fun)
 
         def fun(*moving: mx.array) -> list[mx.array]:
             outputs = whole(*spread(moving, free, xs))
@@ -199,11 +199,11 @@ class Function:
 
         return fun
 
-    def _unpeeled(self) -> Fun:
-        """What MLX can transform whatever transformations are in it: NOTE [copies peeled off]."""
+    def _unpeeled(self, fun: Fun) -> Fun:
+        """`fun`, whatever transformations are in it: NOTE [copies peeled off]."""
         if self.outline and "Copy" not in self.outline.operations:
-            return self.fun
-        return lambda *xs: self.fun(*[mx.contiguous(x) for x in xs])
+            return fun
+        return lambda *xs: fun(*[mx.contiguous(x) for x in xs])
 
     def _keeps(self) -> bool:
         """Whether a first derivative keeps a graph for its second half."""
