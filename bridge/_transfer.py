@@ -20,7 +20,8 @@ def to_torch(tree: Any, *, copy: bool | None = None) -> Any:
             torch has. Everything else in it is returned as it is.
         copy: `None` shares memory where it can and copies otherwise, `True` always copies,
             `False` raises where memory cannot be shared. A shared tensor is writable: changing
-            it in place changes the array it came from, immutable or not.
+            it in place changes the array it came from, immutable or not, and what has the same
+            memory, as equal gradients in MLX may have.
 
     Returns:
         The same tree; dtypes, shapes and devices are kept.

@@ -195,6 +195,26 @@ def test_mlx_layouts_to_others(torch, jax, layout, name):
     assert to_torch(x, copy=True).tolist() == x.tolist()
 
 
+REPEATED = {
+    "repeat": lambda: mx.repeat(mx.array([1.0]), 3),
+    "broadcast": lambda: mx.broadcast_to(mx.array([[1.0], [2.0]]), (2, 3)),
+    "gradient of a sum": lambda: mx.grad(mx.sum)(mx.zeros((2, 3))),
+    "windows": lambda: mx.as_strided(mx.arange(5.0), (3, 3), (1, 1)),
+}
+
+
+@pytest.mark.parametrize("made", REPEATED)
+def test_elements_that_share_memory_are_copied(torch, made):
+    x = REPEATED[made]()
+    expected = np.array(x)
+    tensor = to_torch(x)
+    tensor.view(-1)[1] = expected.reshape(-1)[1] = 9
+    np.testing.assert_array_equal(tensor, expected)
+    assert 9 not in np.array(x)
+    with pytest.raises(bridge.CopyError, match="strides that cannot be shared"):
+        to_torch(x, copy=False)
+
+
 def test_broadcasts_of_mlx(torch, jax):
     x = mx.broadcast_to(mx.array([1.0, 2.0]), (3, 2))
     assert to_torch(x).tolist() == to_jax(x).tolist() == [[1.0, 2.0]] * 3

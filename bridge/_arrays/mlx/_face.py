@@ -18,7 +18,9 @@ from bridge._arrays.mlx._memory import (
     capsule,
     dense_view,
     is_dense,
+    is_plain,
     of_capsule,
+    packed,
     taken,
     view,
 )
@@ -113,12 +115,11 @@ class MlxArrays:
         evaluate([x])
         self.untraced(x)
         found = view(x)
-        plain = all(stride >= 0 for stride in found.strides)
-        if plain and (found.flags.forc or not dense):
+        if is_plain(found) and (found.flags.forc or not dense):
             return found
         if copy is False:
             raise CopyError("copy=False, but it has strides that cannot be shared.")
-        return dense_view(x)
+        return packed(found)
 
     def untraced(self, x: mx.array) -> mx.array:
         """`x` as it is now; it is refused where it would lose its gradient."""

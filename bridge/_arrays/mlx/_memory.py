@@ -69,7 +69,7 @@ def of_capsule(x: Any) -> mx.array:
 def _of_numpy(x: np.ndarray) -> mx.array:
     dtype = _OF_NUMPY.get(x.dtype) or dtype_of(x.dtype.name)
     # MLX refuses reversed axes and copies gaps between elements along.
-    dense = x if x.flags.forc and x.dtype.isnative else _packed(x)
+    dense = x if x.flags.forc and x.dtype.isnative else packed(x)
     return mx.array(dense, dtype=dtype)  # without the dtype, MLX narrows float64
 
 
@@ -85,13 +85,26 @@ def view(x: mx.array) -> np.ndarray:
     return np.asarray(x.view(mx.uint16)).view(ml_dtypes.bfloat16)
 
 
+def is_plain(x: np.ndarray) -> bool:
+    """Whether others can share the memory of `x`, and write to one element at a time."""
+    about = zip(x.strides, x.shape, strict=True)
+    axes = sorted((stride, size) for stride, size in about if size > 1)
+    end = x.itemsize
+    for stride, size in axes:
+        if stride < end:  # reversed, repeated or overlapping
+            return False
+        end = stride * size
+    return True
+
+
 def dense_view(x: mx.array) -> np.ndarray:
     """The same without gaps and reversed axes: torch ends the process over a negative stride."""
     found = view(x)
-    return found if found.flags.c_contiguous else _packed(found)
+    return found if found.flags.c_contiguous else packed(found)
 
 
-def _packed(x: np.ndarray) -> np.ndarray:
+def packed(x: np.ndarray) -> np.ndarray:
+    """A dense copy of `x`."""
     return np.array(x, dtype=x.dtype.newbyteorder("="), order="C", copy=True)
 
 
