@@ -14,7 +14,7 @@ torch = pytest.importorskip("torch")
 import mlx.nn as nn  # noqa: E402
 import mlx.optimizers as optimizers  # noqa: E402
 
-from bridge import torch2mlx  # noqa: E402
+from bridge import jax2mlx, torch2mlx  # noqa: E402
 
 X = mx.array([0.3, -1.25, 0.7])
 
@@ -204,6 +204,26 @@ def test_functions_that_look_at_values_have_derivatives():
     looks = torch2mlx(lambda x: x**3 if x.sum() > 0 else x, capture="never")
     assert inner(looks)(X).tolist() == [1, 1, 1]
     np.testing.assert_allclose(inner(inner(looks))(-X), -6 * X, rtol=1e-6)
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+def test_functions_of_jax_that_look_at_values_have_derivatives(sign):
+    jnp = pytest.importorskip("jax.numpy")
+    looks = jax2mlx(lambda x: x**3 if x[0] > 0 else jnp.sin(x), jit=False)
+    x = sign * X / mx.sign(X[0])
+    first, second = (3 * x**2, 6 * x) if sign > 0 else (mx.cos(x), -mx.sin(x))
+    np.testing.assert_allclose(inner(looks)(x), first, rtol=1e-6)
+    np.testing.assert_allclose(inner(inner(looks))(x), second, rtol=1e-6)
+    np.testing.assert_allclose(mx.jvp(lambda x: [looks(x)], [x], [x])[1][0], first * x, rtol=1e-6)
+
+
+def test_functions_of_jax_that_run_anew_are_batched():
+    pytest.importorskip("jax")
+    cube = jax2mlx(lambda x: (x**3, x.sum()), jit=False)
+    rows = mx.stack([X, 2 * X])
+    np.testing.assert_allclose(mx.vmap(lambda x: cube(x)[0])(rows), rows**3, rtol=1e-6)
+    slope = mx.vmap(mx.grad(lambda x: (cube(x)[0] * X).sum()))
+    np.testing.assert_allclose(slope(rows), 3 * rows**2 * X, rtol=1e-6)
 
 
 def test_a_derivative_that_is_zero_everywhere():

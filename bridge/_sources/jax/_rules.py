@@ -1,6 +1,7 @@
 """The vjp, jvp and batched form of a function of JAX, each again such a function."""
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -11,7 +12,7 @@ from bridge._op import Op, Positions, Specs, Split
 from bridge._sources.jax._border import copied, guarded, outside
 from bridge._sources.jax._choice import split
 from bridge._sources.jax._derivative import Derivative
-from bridge._sources.jax._trace import Program, compiled, trace
+from bridge._sources.jax._trace import Program, compiled, found_out, trace
 from bridge._spec import ArraySpec
 from bridge._tree import spread
 
@@ -43,6 +44,7 @@ class Function:
         settings: Those of the user's function.
         fun: What JAX transforms.
         program: The same, if it was traced.
+        known: Its outputs, if it is a derivative that was not traced.
     """
 
     name: str
@@ -50,6 +52,7 @@ class Function:
     settings: Settings
     fun: Callable[..., Any]
     program: Program | None
+    known: Callable[[], Specs] | None = None
 
     def op(self) -> Op:
         """The function as an Op, compiled when it is first called."""
@@ -68,9 +71,15 @@ class Function:
 
     def specs(self, *_: ArraySpec) -> Specs:
         """The outputs, as the caller sees them."""
+        return self._outputs
+
+    @functools.cached_property
+    def _outputs(self) -> Specs:
+        if self.known and not self.program:
+            return self.known()
         x64 = self.settings.x64
-        program = self.program or trace(self.fun, self.primals, x64=x64)
-        return outside(program.outputs, self.primals, x64=x64)
+        found = self.program.outputs if self.program else found_out(self.fun, self.primals, x64=x64)
+        return outside(found, self.primals, x64=x64)
 
     def vjp(self, wanted: Positions, given: Positions) -> Op:
         """The gradients of the primals at `wanted`; only the outputs at `given` take part."""
@@ -86,9 +95,10 @@ class Function:
             pull = jax.vjp(of_wanted, *(xs[i] for i in wanted))[1]
             return conjugate(pull(list(conjugate(cotangents))))
 
-        outputs = self.specs() if self.program else None
+        outputs = self._outputs if self.program or "_outputs" in vars(self) else None
         cotangents = (outputs[i] if outputs else _UNKNOWN for i in given)
-        return self._derived("vjp", gradients, (*self.primals, *cotangents))
+        known = lambda: tuple(self.primals[i] for i in wanted)
+        return self._derived("vjp", gradients, (*self.primals, *cotangents), known)
 
     def jvp(self, given: Positions) -> Op:
         """The tangents of the differentiable outputs; only the primals at `given` move."""
@@ -104,13 +114,15 @@ class Function:
             return jax.jvp(of_given, tuple(xs[i] for i in given), tuple(directions))[1]
 
         moving = tuple(self.primals[i] for i in given)
-        return self._derived("jvp", tangents, (*self.primals, *moving))
+        known = lambda: tuple(spec for spec in self.specs() if spec.differentiable)
+        return self._derived("jvp", tangents, (*self.primals, *moving), known)
 
     def vmap(self, axes: tuple[int | None, ...], size: int) -> Op:
         """The function mapped over `axes` of its arguments."""
         batched = jax.vmap(self.fun, in_axes=axes, axis_size=size)
         primals = [s.grown(axis, size) for s, axis in zip(self.primals, axes, strict=True)]
-        return self._derived("vmap", batched, tuple(primals))
+        known = lambda: tuple(spec.grown(0, size) for spec in self.specs())
+        return self._derived("vmap", batched, tuple(primals), known)
 
     def split(self, wanted: Positions, given: Positions) -> Split | None:
         """The first derivative in two halves, `None` where recomputing costs less."""
@@ -120,8 +132,11 @@ class Function:
         of = Derivative(self.program, self.name, self.primals, mode, wanted, given)
         return split(of, self.settings.residuals)
 
-    def _derived(self, rule: str, fun: Callable[..., Any], primals: Specs) -> Op:
-        return function(fun, f"{self.name}.{rule}", primals, self.settings).op()
+    def _derived(
+        self, rule: str, fun: Callable[..., Any], primals: Specs, known: Callable[[], Specs]
+    ) -> Op:
+        made = function(fun, f"{self.name}.{rule}", primals, self.settings)
+        return dataclasses.replace(made, known=known).op()
 
 
 def function(
@@ -137,5 +152,5 @@ def function(
     return Function(name, primals, settings, program, program)
 
 
-# A cotangent of an eager function, whose outputs nobody knows before it is called.
+# A cotangent of an eager function, whose outputs nobody has asked for before it is called.
 _UNKNOWN = ArraySpec((), "unknown")

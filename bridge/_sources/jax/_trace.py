@@ -3,6 +3,10 @@
 NOTE [one trace]
 The user's function is traced once, to a jaxpr. Its vjp, jvp, batched form and residuals are
 all made from the jaxpr, so that no derivative runs the user's Python again.
+
+NOTE [made-up values]
+What a function returns that looks at values is not known before it runs. Where that is asked for,
+it is run on values that are made up: between 0 and 1, and integers 0.
 """
 
 import dataclasses
@@ -75,6 +79,22 @@ def trace(
             _advise(error, primals, labels)
             raise
     return Program(jaxpr, tuple(map(ARRAYS.spec, shapes)))
+
+
+def found_out(fn: Callable[..., Any], primals: Specs, *, x64: bool) -> Specs:
+    """The outputs of `fn`, which is run if it needs values: NOTE [made-up values]."""
+    try:
+        return trace(fn, primals, x64=x64).outputs
+    except _NEEDS_VALUES:
+        with jax.enable_x64(x64):
+            avals = [abstract(spec, x64=x64) for spec in primals]
+            return tuple(ARRAYS.spec(jnp.asarray(y)) for y in fn(*map(_made_up, avals)))
+
+
+def _made_up(aval: Any) -> jax.Array:
+    if not jnp.issubdtype(aval.dtype, jnp.inexact):
+        return jnp.zeros(aval.shape, aval.dtype)
+    return jax.random.uniform(jax.random.key(0), aval.shape).astype(aval.dtype)
 
 
 _NEEDS_VALUES = (
