@@ -1,5 +1,7 @@
 """Modules of MLX as pure functions: parameters, buffers and modes."""
 
+import functools
+
 import numpy as np
 import pytest
 
@@ -125,3 +127,37 @@ def test_a_module_as_an_argument_is_a_tree():
 def test_static_arguments_of_a_module_are_refused():
     with pytest.raises(bridge.OptionError, match="a module has no static arguments"):
         mlx2torch(model(), static_argnums=1)
+
+
+NAMED = {
+    "by a closure": lambda net: lambda x: net(x),
+    "as an argument": lambda net: functools.partial(lambda net, x: net(x), net),
+    "as a method": lambda net: net.__call__,
+    "within a function": lambda net: lambda x: (lambda y: net(y) * 2)(x),
+}
+
+
+@pytest.mark.parametrize("named", NAMED)
+def test_a_captured_module_that_changes_is_refused_and_left_alone(named):
+    net = model()
+    with pytest.raises(bridge.ArgumentError, match=r"changes arrays in it, in BatchNorm.*apply"):
+        mlx2torch(NAMED[named](net))(X)
+    assert net.layers[1].running_mean.tolist() == [0] * 5
+    net.eval()
+    x = X.clone().requires_grad_()
+    mlx2torch(NAMED[named](net))(x).sum().backward()
+    assert x.grad.abs().sum() > 0
+    assert net.layers[1].running_var.tolist() == [1] * 5
+
+
+def test_what_a_module_notes_is_of_calls_alone():
+    class Notes(nn.Linear):
+        def __call__(self, x):
+            self.calls = [*getattr(self, "calls", []), x.shape]
+            return super().__call__(x)
+
+    net = Notes(3, 2)
+    bridged = mlx2torch(lambda x: net(x))
+    bridged(X)
+    bridged(X)
+    assert net.calls == [(4, 3)] * 2

@@ -8,8 +8,9 @@ from bridge._arrays.mlx import building, captures_traced, dtype_of, unmarked
 from bridge._errors import ArgumentError
 from bridge._op import Specs
 from bridge._sources.mlx._lacking import looks_at_values
+from bridge._sources.mlx._looking import looking
 from bridge._sources.mlx._outline import is_wide
-from bridge._sources.mlx._random import Fun, untouched
+from bridge._sources.mlx._random import Fun
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -37,7 +38,7 @@ class Captured:
 
     def _outputs(self) -> list[mx.array]:
         xs = [unmarked(spec.shape, dtype_of(spec.dtype)) for spec in self.primals]
-        with building(wide=is_wide(self.primals)), untouched():
+        with building(wide=is_wide(self.primals)), looking():
             try:
                 return self.fun(*xs)
             except (ValueError, RuntimeError) as error:

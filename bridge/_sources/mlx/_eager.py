@@ -14,8 +14,9 @@ from bridge._arrays.mlx import FACE as ARRAYS, computing, dtype_of, remembering,
 from bridge._errors import ArgumentError
 from bridge._op import Specs
 from bridge._sources.mlx._lacking import explained
+from bridge._sources.mlx._looking import looking
 from bridge._sources.mlx._outline import is_wide
-from bridge._sources.mlx._random import Fun, has_drawn, state, untouched
+from bridge._sources.mlx._random import Fun, has_drawn, state
 from bridge._spec import ArraySpec, check_same
 
 
@@ -61,7 +62,7 @@ def held(fun: Fun, outputs: Specs, name: str, *, draws: bool) -> Fun:
 
 def outputs_of(fun: Fun, primals: Specs, name: str) -> tuple[Specs, bool]:
     """Specs of the results, and whether random numbers are drawn: NOTE [made-up values]."""
-    with computing(wide=is_wide(primals)), untouched():
+    with computing(wide=is_wide(primals)), looking():
         try:
             found, drew = has_drawn(lambda: fun(*_made_up(primals)))
         except Exception as error:

@@ -21,7 +21,8 @@ import mlx.core as mx
 from bridge._arrays.mlx import FACE as ARRAYS, computing, dtype_of, placeholder
 from bridge._op import Specs
 from bridge._sources.mlx._lacking import explained, looks_at_values
-from bridge._sources.mlx._random import Fun, has_drawn, untouched
+from bridge._sources.mlx._looking import looking
+from bridge._sources.mlx._random import Fun, has_drawn
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,7 +60,7 @@ def placeholders(primals: Specs) -> list[mx.array]:
 def outline(fun: Fun, primals: Specs, name: str) -> Outline | None:
     """What is known of `fun`; `None` if it looks at values."""
     xs = placeholders(primals)
-    with computing(wide=is_wide(primals)), untouched(), explained(name):
+    with computing(wide=is_wide(primals)), looking(), explained(name):
         try:
             found, drew = has_drawn(lambda: fun(*xs))
         except (ValueError, RuntimeError) as error:

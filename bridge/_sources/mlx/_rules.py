@@ -14,6 +14,7 @@ from bridge._sources.mlx._batching import Axes, is_wrong, one_by_one
 from bridge._sources.mlx._captured import Captured
 from bridge._sources.mlx._eager import anew, held, outputs_of, remembered
 from bridge._sources.mlx._forward import forward, is_doubtful, twice_back
+from bridge._sources.mlx._looking import run_on
 from bridge._sources.mlx._outline import Outline, is_wide, outline
 from bridge._sources.mlx._random import Fun, seeded
 from bridge._sources.mlx._saving import Saving
@@ -288,7 +289,7 @@ def native(fn: Callable[..., Any], seed: int | None) -> Fun:
     """`fn` with arrays as results, drawing random numbers from the argument `seed`."""
 
     def fun(*xs: mx.array) -> list[mx.array]:
-        found = fn(*[x[...] for x in xs])  # objects of its own, which it may write to in place
+        found = run_on(fn, [x[...] for x in xs])  # objects that it may write to in place
         return [y if isinstance(y, mx.array) else ARRAYS.made(y) for y in found]
 
     return fun if seed is None else seeded(fun, seed)

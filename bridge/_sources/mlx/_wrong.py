@@ -19,8 +19,9 @@ import mlx.core as mx
 from bridge._arrays.mlx import computing
 from bridge._errors import NoRuleError
 from bridge._op import Specs
+from bridge._sources.mlx._looking import looking
 from bridge._sources.mlx._outline import Outline, is_wide, placeholders
-from bridge._sources.mlx._random import Fun, untouched
+from bridge._sources.mlx._random import Fun
 
 # As a drawing and an export call them; and what can be written instead.
 _WRONG = {
@@ -91,7 +92,7 @@ def exported(fun: Fun, primals: Specs) -> list[dict[str, Any]] | None:
     """What MLX writes of `fun`; `None` where it cannot, as of a custom function."""
     notes: list[dict[str, Any]] = []
     try:
-        with computing(wide=is_wide(primals)), untouched():
+        with computing(wide=is_wide(primals)), looking():
             mx.export_function(notes.append, fun, *placeholders(primals))
     except (ValueError, RuntimeError):
         return None

@@ -1,0 +1,110 @@
+"""Runs of a function that only find out what it does, and should leave no trace.
+
+NOTE [modules that change]
+A function that captures a module changes it, as the running statistics of a normalization, each
+time it runs: also when it is looked at with arrays that have no values, which would stay in the
+module, and when it runs again for a derivative. The modules that it can name get back what they
+held, and the change is refused: a module that is itself passed to bridge returns its buffers.
+"""
+
+import contextlib
+import functools
+import sys
+import threading
+import types
+from collections.abc import Callable, Generator, Iterator
+from typing import Any
+
+import mlx.core as mx
+
+from bridge._errors import ArgumentError
+from bridge._sources.mlx._random import untouched
+
+
+class _Local(threading.local):
+    """Whether functions run only to be looked at in this thread."""
+
+    looking: bool = False
+
+
+_local = _Local()
+
+
+@contextlib.contextmanager
+def looking() -> Generator[None]:
+    """Functions that run in here change neither random numbers nor modules."""
+    outer, _local.looking = _local.looking, True
+    try:
+        with untouched():
+            yield
+    finally:
+        _local.looking = outer
+
+
+def run_on(fn: Callable[..., Any], xs: list[mx.array]) -> Any:
+    """The results of `fn`: NOTE [modules that change]."""
+    if not _local.looking:
+        return fn(*xs)
+    modules = {id(part): part for module in _modules(fn, set()) for part in module.modules()}
+    before = [(part, dict(part), dict(vars(part))) for part in modules.values()]
+    changed: list[str] = []
+    try:
+        found = fn(*xs)
+    finally:
+        for part, items, attributes in before:
+            if any(
+                isinstance(x, mx.array) and part.get(name) is not x for name, x in items.items()
+            ):
+                changed.append(type(part).__name__)
+            dict.clear(part)
+            dict.update(part, items)
+            vars(part).clear()
+            vars(part).update(attributes)
+    if changed:
+        raise ArgumentError(
+            f"the function captures a module and changes arrays in it, in {changed[0]}, as it "
+            "would again for each derivative. Pass the module itself, whose apply() returns its "
+            "buffers, or call its eval() first."
+        )
+    return found
+
+
+def _modules(x: Any, seen: set[int]) -> Iterator[Any]:
+    """Modules that `x` is, or that a function `x` can name."""
+    nn = sys.modules.get("mlx.nn")
+    if nn is None or id(x) in seen:
+        return
+    seen.add(id(x))
+    if isinstance(x, nn.Module):
+        yield x
+        return
+    for part in _named(x):
+        yield from _modules(part, seen)
+
+
+def _named(x: Any) -> list[Any]:
+    if isinstance(x, types.FunctionType):
+        cells = [cell.cell_contents for cell in x.__closure__ or () if cell != _EMPTY]
+        named = [x.__globals__.get(name) for name in _names(x.__code__)]
+        return [*cells, *named, *(x.__defaults__ or ()), *(x.__kwdefaults__ or {}).values()]
+    if isinstance(x, types.MethodType):
+        return [x.__func__, x.__self__]
+    if isinstance(x, functools.partial):
+        return [x.func, *x.args, *x.keywords.values()]
+    if isinstance(x, (list, tuple)):
+        return [*x]
+    if isinstance(x, dict):
+        return [*x.values()]
+    return [*vars(x).values()] if _is_callable_object(x) else []
+
+
+_EMPTY = types.CellType()
+
+
+def _names(code: types.CodeType) -> set[str]:
+    inner = (const for const in code.co_consts if isinstance(const, types.CodeType))
+    return {*code.co_names}.union(*map(_names, inner))
+
+
+def _is_callable_object(x: Any) -> bool:
+    return callable(x) and hasattr(x, "__dict__") and not isinstance(x, (type, types.ModuleType))
