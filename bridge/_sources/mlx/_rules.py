@@ -166,8 +166,8 @@ class Function:
         wrong = is_wrong(run, self.primals, self.outline, axes)
         if wrong or self._is_by_rules():
             fun = one_by_one(self.fun, axes, size, self.outputs)
-        batched = fun if wrong else batched
-        return self._derived("vmap", fun, tuple(primals), specs, run=batched).op()
+        run_batch = fun if wrong else batched
+        return self._derived("vmap", fun, tuple(primals), specs, run=run_batch).op()
 
     def split(self, wanted: Positions, given: Positions) -> Split | None:
         """The first derivative in two halves; `None` where there are gradients without elements."""
@@ -274,8 +274,10 @@ def function(fun: Fun, name: str, primals: Specs, settings: Settings) -> Functio
         fun = remembered(fun)
         outputs, draws = outputs_of(fun, primals, name)
     draws = draws and not settings.seeded
-    steady = fun if draws else held(fun, outputs, name, draws=settings.seeded)
-    return Function(name, primals, settings, steady, outputs, known, draws=draws, captured=captured)
+    run = None if draws else held(fun, outputs, name, draws=settings.seeded)
+    return Function(
+        name, primals, settings, fun, outputs, known, run=run, draws=draws, captured=captured
+    )
 
 
 def _outline(fun: Fun, name: str, primals: Specs) -> Outline | None:
