@@ -105,8 +105,9 @@ def transforming() -> bool:
     """Whether MLX transforms a function here and now: NOTE [whether there is a transformation]."""
     if _local.keeps:
         return True
-    told = _told(_MARKED) if threading.get_ident() == _THREAD else None
-    return _refused(_MARKED) if told is None else told
+    if threading.get_ident() == _THREAD and not _ran(_MARKED):
+        return False
+    return _asked(_MARKED)  # again: the first time on a stream, it was run to be compiled
 
 
 def is_traced(x: mx.array) -> bool:
@@ -119,10 +120,21 @@ def is_traced(x: mx.array) -> bool:
 
 
 def _is_marked(x: mx.array) -> bool:
+    """Whether `x` is marked in a transformation, which can be told unless every graph is kept."""
     if _local.keeps:
         return False
-    told = _told(mx.depends([_ZERO], [x])[0]) if threading.get_ident() == _THREAD else None
-    return _refused(x) if told is None else told
+    with building():
+        behind = mx.depends([_ZERO], [x])[0]
+    return _asked(behind)
+
+
+def _asked(x: mx.array) -> bool:
+    if threading.get_ident() == _THREAD:
+        if not _ran(x):
+            return False
+        if not _ran(_ZERO):  # it is run anyway where compiling is disabled
+            return True
+    return _refused(x)
 
 
 def captures_traced(build: Callable[[], Sequence[mx.array]]) -> bool:
@@ -146,13 +158,6 @@ def captures_traced(build: Callable[[], Sequence[mx.array]]) -> bool:
     return derived == [False]
 
 
-def _told(x: mx.array) -> bool | None:
-    """Whether `x` is marked and there is a transformation; `None` where compiling is disabled."""
-    if not (_ran(x) and _ran(x)):  # the first time on a stream, it is run to be compiled
-        return False
-    return None if _ran(_ZERO) else True
-
-
 def _ran(x: mx.array) -> bool:
     _local.ran = False
     _compiled(x)
@@ -160,7 +165,7 @@ def _ran(x: mx.array) -> bool:
 
 
 def _refused(x: mx.array) -> bool:
-    """The same in any thread."""
+    """Whether `x` is marked in a transformation, in any thread."""
     try:
         with building():
             mx.async_eval(mx.depends([_VALUELESS], [x]))
