@@ -57,6 +57,8 @@ class Op:
         draws: Whether random numbers are drawn that follow from no primal.
         listing: `() -> Listing`, what `call` computes, written out: a target that can compile that
             does so, and calls nothing. Without it, `call` is called.
+        expected: The outputs of a function that looks at values, as it was seen to return them: for
+            a target that holds each call to that. Without it, `specs` tells.
         text: What it computes, but for the values of constants; alike in every process.
         steps: How it was derived from the Op that `derive` was first called on.
         notes: What its callers remember of earlier calls.
@@ -73,6 +75,7 @@ class Op:
     split: Callable[[Positions, Positions], "Split | None"] | None = None
     reach: Callable[[], Sequence[Set[int]]] | None = None
     draws: bool = False
+    expected: Callable[[], Specs] | None = None
     text: Callable[[], str] | None = None
     steps: tuple[Step, ...] = ()
     listing: Callable[[], Listing] | None = None

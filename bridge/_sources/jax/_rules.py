@@ -62,6 +62,7 @@ class Function:
             home="jax",
             call=guarded(call, self.primals, x64=self.settings.x64, labels=self.settings.labels),
             specs=self.specs,
+            expected=None if self.program else lambda: self._expected,
             vjp=self.vjp,
             jvp=self.jvp,
             vmap=self.vmap,
@@ -71,15 +72,16 @@ class Function:
 
     def specs(self, *_: ArraySpec) -> Specs:
         """The outputs, as the caller sees them."""
-        return self._outputs
+        x64 = self.settings.x64
+        program = self.program or trace(self.fun, self.primals, x64=x64)
+        return outside(program.outputs, self.primals, x64=x64)
 
     @functools.cached_property
-    def _outputs(self) -> Specs:
-        if self.known and not self.program:
+    def _expected(self) -> Specs:
+        if self.known:
             return self.known()
-        x64 = self.settings.x64
-        found = self.program.outputs if self.program else found_out(self.fun, self.primals, x64=x64)
-        return outside(found, self.primals, x64=x64)
+        found = found_out(self.fun, self.primals, x64=self.settings.x64)
+        return outside(found, self.primals, x64=self.settings.x64)
 
     def vjp(self, wanted: Positions, given: Positions) -> Op:
         """The gradients of the primals at `wanted`; only the outputs at `given` take part."""
@@ -95,7 +97,7 @@ class Function:
             pull = jax.vjp(of_wanted, *(xs[i] for i in wanted))[1]
             return conjugate(pull(list(conjugate(cotangents))))
 
-        outputs = self._outputs if self.program or "_outputs" in vars(self) else None
+        outputs = self.specs() if self.program else vars(self).get("_expected")
         cotangents = (outputs[i] if outputs else _UNKNOWN for i in given)
         known = lambda: tuple(self.primals[i] for i in wanted)
         return self._derived("vjp", gradients, (*self.primals, *cotangents), known)
@@ -114,14 +116,14 @@ class Function:
             return jax.jvp(of_given, tuple(xs[i] for i in given), tuple(directions))[1]
 
         moving = tuple(self.primals[i] for i in given)
-        known = lambda: tuple(spec for spec in self.specs() if spec.differentiable)
+        known = lambda: tuple(spec for spec in self._expected if spec.differentiable)
         return self._derived("jvp", tangents, (*self.primals, *moving), known)
 
     def vmap(self, axes: tuple[int | None, ...], size: int) -> Op:
         """The function mapped over `axes` of its arguments."""
         batched = jax.vmap(self.fun, in_axes=axes, axis_size=size)
         primals = [s.grown(axis, size) for s, axis in zip(self.primals, axes, strict=True)]
-        known = lambda: tuple(spec.grown(0, size) for spec in self.specs())
+        known = lambda: tuple(spec.grown(0, size) for spec in self._expected)
         return self._derived("vmap", batched, tuple(primals), known)
 
     def split(self, wanted: Positions, given: Positions) -> Split | None:
