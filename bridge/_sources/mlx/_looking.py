@@ -9,6 +9,7 @@ held, and the change is refused: a module that is itself passed to bridge return
 
 import contextlib
 import functools
+import itertools
 import sys
 import threading
 import types
@@ -52,14 +53,10 @@ def run_on(fn: Callable[..., Any], xs: list[mx.array]) -> Any:
         found = fn(*xs)
     finally:
         for part, items, attributes in before:
-            if any(
-                isinstance(x, mx.array) and part.get(name) is not x for name, x in items.items()
-            ):
+            names = _restored(part, items)
+            _restored(vars(part), attributes)
+            if any(isinstance(items.get(name), mx.array) for name in names):
                 changed.append(type(part).__name__)
-            dict.clear(part)
-            dict.update(part, items)
-            vars(part).clear()
-            vars(part).update(attributes)
     if changed:
         raise ArgumentError(
             f"the function captures a module and changes arrays in it, in {changed[0]}, as it "
@@ -67,6 +64,22 @@ def run_on(fn: Callable[..., Any], xs: list[mx.array]) -> Any:
             "buffers, or call its eval() first."
         )
     return found
+
+
+def _restored(now: dict[str, Any], before: dict[str, Any]) -> list[str]:
+    """The names that meant something else in `now`, and mean again what they did."""
+    names = [
+        name for name in {**now, **before} if now.get(name, _NONE) is not before.get(name, _NONE)
+    ]
+    for name in names:  # no others: another thread may be using the module
+        if name in before:
+            dict.__setitem__(now, name, before[name])
+        else:
+            dict.__delitem__(now, name)
+    return names
+
+
+_NONE = object()
 
 
 def _modules(x: Any, seen: set[int]) -> Iterator[Any]:
@@ -83,22 +96,27 @@ def _modules(x: Any, seen: set[int]) -> Iterator[Any]:
 
 
 def _named(x: Any) -> list[Any]:
+    """What `x` holds, and what a function names that is of its own file, or no function."""
     if isinstance(x, types.FunctionType):
         cells = [cell.cell_contents for cell in x.__closure__ or () if cell != _EMPTY]
         named = [x.__globals__.get(name) for name in _names(x.__code__)]
-        return [*cells, *named, *(x.__defaults__ or ()), *(x.__kwdefaults__ or {}).values()]
+        here = [y for y in named if not _is_elsewhere(y, x)]
+        return [*cells, *here, *(x.__defaults__ or ()), *(x.__kwdefaults__ or {}).values()]
     if isinstance(x, types.MethodType):
         return [x.__func__, x.__self__]
     if isinstance(x, functools.partial):
         return [x.func, *x.args, *x.keywords.values()]
-    if isinstance(x, (list, tuple)):
-        return [*x]
-    if isinstance(x, dict):
-        return [*x.values()]
+    if isinstance(x, (list, tuple, dict)):
+        return [*itertools.islice(x.values() if isinstance(x, dict) else x, _MOST)]
     return [*vars(x).values()] if _is_callable_object(x) else []
 
 
 _EMPTY = types.CellType()
+_MOST = 100  # layers are few; what is long are data
+
+
+def _is_elsewhere(x: Any, fn: types.FunctionType) -> bool:
+    return isinstance(x, types.FunctionType) and x.__globals__ is not fn.__globals__
 
 
 def _names(code: types.CodeType) -> set[str]:
