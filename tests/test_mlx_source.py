@@ -927,13 +927,39 @@ def test_rules_that_draw_are_refused():
         f(torch.ones(3, requires_grad=True)).sum().backward()
 
 
-def test_results_of_another_shape_than_before_are_refused():
-    short = [True]
-    f = mlx2torch(lambda x: x[:1] if short[0] else x)
-    f(torch.ones(3))
-    short[0] = False
-    with pytest.raises(bridge.ArgumentError, match=r"returned \(float32\[3\]\)"):
-        f(torch.ones(3))
+CHANGES = {
+    "shape": (lambda y: y[:2], r"returned \(float32\[.*2\]\) for these values, but"),
+    "dtype": (lambda y: y.astype(mx.float16), r"returned \(float16\[.*4\]\) for"),
+    "count": (lambda y: [y, y], r"returned \(float32\[.*4\], float32\[.*4\]\) for"),
+    "nothing": (lambda _: [], r"returned \(\) for these values, but \(float32\[.*4\]\) for"),
+    "draws": (lambda y: y * mx.random.uniform(shape=y.shape), "draws random numbers now"),
+}
+MOMENTS = {
+    "forward": lambda f, x: lambda: f(x.detach()),
+    "forward for a gradient": lambda f, x: lambda: f(x),
+    "backward": lambda f, x: f(x).sum().backward,
+    "jvp": lambda f, x: lambda: torch.func.jvp(f, (x.detach(),), (x.detach(),)),
+    "vmap": lambda f, x: lambda: torch.func.vmap(f)(x.detach().repeat(2, 1)),
+}
+
+
+@pytest.mark.parametrize("residuals", ["recompute", "save"])
+@pytest.mark.parametrize("moment", MOMENTS)
+@pytest.mark.parametrize("change", CHANGES)
+def test_results_that_are_not_like_those_before_are_refused(change, moment, residuals):
+    changed, text = CHANGES[change]
+    now = [lambda y: y]
+    f = mlx2torch(lambda x: now[0](mx.sin(x)), residuals=residuals)
+    x = torch.tensor([0.3, -1.2, 2.0, 0.7], requires_grad=True)
+    MOMENTS[moment](f, x)()
+    ready = MOMENTS[moment](f, x)
+    now[0] = changed
+    if (moment, residuals) == ("backward", "save"):  # as it was in the forward pass
+        ready()
+        torch.testing.assert_close(x.grad, 2 * x.detach().cos())
+        return
+    with pytest.raises(bridge.ArgumentError, match=text):
+        ready()
 
 
 def test_an_error_for_values_that_were_made_up_says_so():

@@ -3,6 +3,7 @@
 from bridge._arrays.mlx._face import FACE as FACE
 from bridge._arrays.mlx._graph import (
     TracerError as TracerError,
+    begin as begin,
     captures_traced as captures_traced,
     in_rule as in_rule,
     placeholder as placeholder,

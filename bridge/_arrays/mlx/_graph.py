@@ -216,6 +216,17 @@ def remembering(run: Callable[[], Any]) -> Any:
         _local.run, _local.result = outer, None
 
 
+def begin(xs: Sequence[mx.array]) -> None:
+    """Have `xs` computed while the caller goes on; what is wrong with them `evaluate` tells.
+
+    Who waits at once falls asleep, and waking up takes longer than 16 numbers: what is done
+    meanwhile, up to 20 us, makes the whole faster.
+    """
+    if not transforming():
+        with contextlib.suppress(ValueError, RuntimeError):
+            mx.async_eval(xs)
+
+
 def evaluate(xs: Sequence[mx.array]) -> None:
     """Wait for the values of `xs`, all in one go: NOTE [values within transformations].
 

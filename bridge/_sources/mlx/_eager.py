@@ -4,32 +4,17 @@ What they evaluate is part of a derivative nevertheless: NOTE [values within tra
 
 NOTE [made-up values]
 What such a function returns is not known before it runs. So it is run once, on values that are
-made up: between 0 and 1 by a fixed key, integers 0. Each call is then held to the shapes and dtypes
-that were found.
+made up: between 0 and 1 by a fixed key, integers 0.
 """
 
 import mlx.core as mx
 
 from bridge._arrays.mlx import FACE as ARRAYS, computing, dtype_of, remembering, transforming
-from bridge._errors import ArgumentError
 from bridge._op import Specs
-from bridge._sources.mlx._lacking import explained
 from bridge._sources.mlx._looking import looking
 from bridge._sources.mlx._outline import is_wide
-from bridge._sources.mlx._random import Fun, has_drawn, state
-from bridge._spec import ArraySpec, check_same
-
-
-def anew(fun: Fun, outputs: Specs, *, name: str) -> Fun:
-    """`fun` with results that are held to `outputs`."""
-
-    def run(*xs: mx.array) -> list[mx.array]:
-        with explained(name):
-            found = fun(*xs)
-        check_same([*map(ARRAYS.spec, found)], outputs, name)
-        return found
-
-    return run
+from bridge._sources.mlx._random import Fun, has_drawn
+from bridge._spec import ArraySpec
 
 
 def remembered(fun: Fun) -> Fun:
@@ -37,25 +22,6 @@ def remembered(fun: Fun) -> Fun:
 
     def run(*xs: mx.array) -> list[mx.array]:
         return remembering(lambda: fun(*xs)) if transforming() else fun(*xs)
-
-    return run
-
-
-def held(fun: Fun, outputs: Specs, name: str, *, draws: bool) -> Fun:
-    """`fun`, which may have changed, held to `outputs` and to what is known of its draws."""
-    expected = [(spec.shape, dtype_of(spec.dtype)) for spec in outputs]
-
-    def run(*xs: mx.array) -> list[mx.array]:
-        before = state()
-        found = fun(*xs)
-        if [(y.shape, y.dtype) for y in found] != expected:
-            check_same([*map(ARRAYS.spec, found)], outputs, name)
-        if not draws and state() is not before:
-            raise ArgumentError(
-                f"{name} draws random numbers now, and did not when it was looked at. Pass a key, "
-                "`rng=`, or wrap it anew where a module has changed its mode."
-            )
-        return found
 
     return run
 

@@ -1,22 +1,24 @@
 """The vjp, jvp and batched form of a function of MLX, each again such a function."""
 
 import dataclasses
+import functools
 import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import mlx.core as mx
 
-from bridge._arrays.mlx import FACE as ARRAYS, computing, owned
+from bridge._arrays.mlx import FACE as ARRAYS, begin, computing, owned
 from bridge._errors import NoRuleError
 from bridge._op import Arrays, Op, Positions, Specs, Split
 from bridge._sources.mlx._batching import Axes, is_wrong, one_by_one
-from bridge._sources.mlx._captured import Captured
-from bridge._sources.mlx._eager import anew, held, outputs_of, remembered
+from bridge._sources.mlx._changes import Looked, check_captured
+from bridge._sources.mlx._eager import outputs_of, remembered
 from bridge._sources.mlx._forward import forward, is_doubtful, twice_back
+from bridge._sources.mlx._lacking import explained
 from bridge._sources.mlx._looking import run_on
 from bridge._sources.mlx._outline import Outline, is_wide, outline
-from bridge._sources.mlx._random import Fun, seeded
+from bridge._sources.mlx._random import Fun, seeded, state
 from bridge._sources.mlx._saving import Saving
 from bridge._sources.mlx._wrong import check_gradient, check_sizes, check_unseen
 from bridge._tree import spread
@@ -52,7 +54,8 @@ class Function:
         ruled: Whether they, or what they were derived from, may be by rules of the user.
         run: What computes them, if `fun` only stands for that in derivatives.
         draws: Whether random numbers are drawn that follow from no primal.
-        captured: What it captures, if it is the function of the user itself.
+        captures: Raises where what it captures would lose its gradient, if it is the function of
+            the user itself.
     """
 
     name: str
@@ -65,7 +68,7 @@ class Function:
     ruled: bool = False
     run: Fun | None = None
     draws: bool = False
-    captured: Captured | None = None
+    captures: functools.partial[None] | None = None
 
     def op(self) -> Op:
         """The function as an Op."""
@@ -86,21 +89,29 @@ class Function:
 
     def _call(self, own: Callable[[Sequence[mx.array]], Arrays]) -> Callable[..., Arrays]:
         """The function, whose results are passed through `own`."""
-        run, wide, captured = self.run or self.fun, is_wide(self.primals), self.captured
+        run, check = self.run or self.fun, self._looked.check
         if self.outline is None:
-            run = anew(run, self.outputs, name=self.name)
+            run = explained(self.name)(run)
         elif self.settings.compile:
             run = mx.compile(run)
 
         def call(*xs: mx.array) -> Arrays:
-            if captured:
-                captured.check()
-            if not wide:
-                return own(run(*xs))
-            with computing(wide=True):
-                return own(run(*xs))
+            before = state()
+            outputs = own(run(*xs))
+            begin(outputs)
+            check(outputs, drew=state() is not before)
+            return outputs
 
-        return call
+        def call_wide(*xs: mx.array) -> Arrays:
+            with computing(wide=True):
+                return call(*xs)
+
+        return call_wide if is_wide(self.primals) else call
+
+    @functools.cached_property
+    def _looked(self) -> Looked:
+        may_draw = self.draws or self.settings.seeded
+        return Looked(self.outputs, self.name, may_draw, self.captures)
 
     def _is_unshared(self) -> bool:
         """Whether nobody else holds the memory of results: NOTE [gradients of our own]."""
@@ -178,23 +189,21 @@ class Function:
         if self._is_by_rules() and self.vjp(wanted, given).outline is None:
             return None  # the rules of the user would look at cotangents that are not known yet
         saving = Saving(
-            fun=self._unpeeled(self.run if self.captured and self.run else self.fun),
-            name=self.name,
+            fun=self._unpeeled(self.fun),
+            looked=self._looked,
             primals=self.primals,
-            outputs=self.outputs,
             wanted=wanted,
             given=given,
             vjp=lambda wanted, given: self.vjp(wanted, given).op(),
-            captured=self.captured,
         )
         return saving.split()
 
     def _partial(self, xs: Sequence[mx.array], free: Positions, wanted: Positions) -> Fun:
         """The outputs at `wanted` as a function of the primals at `free`."""
-        whole = self._unpeeled(self.fun)
+        whole, held = self._unpeeled(self.fun), self._looked.held
 
         def fun(*moving: mx.array) -> list[mx.array]:
-            outputs = whole(*spread(moving, free, xs))
+            outputs = held(whole(*spread(moving, free, xs)))
             # NOTE [a node for each output]
             return [mx.contiguous(outputs[i]) for i in wanted]
 
@@ -265,8 +274,8 @@ def _with_elements(specs: Specs, positions: Positions) -> Positions:
 
 def function(fun: Fun, name: str, primals: Specs, settings: Settings) -> Function:
     """`fun` with its rules, looked at now."""
-    captured = Captured(fun, primals, name)
-    captured.check()
+    captures = functools.partial(check_captured, fun, primals, name)
+    captures()
     known = _outline(fun, name, primals)
     if known:
         outputs, draws = known.outputs, known.draws
@@ -274,10 +283,7 @@ def function(fun: Fun, name: str, primals: Specs, settings: Settings) -> Functio
         fun = remembered(fun)
         outputs, draws = outputs_of(fun, primals, name)
     draws = draws and not settings.seeded
-    run = None if draws else held(fun, outputs, name, draws=settings.seeded)
-    return Function(
-        name, primals, settings, fun, outputs, known, run=run, draws=draws, captured=captured
-    )
+    return Function(name, primals, settings, fun, outputs, known, draws=draws, captures=captures)
 
 
 def _outline(fun: Fun, name: str, primals: Specs) -> Outline | None:

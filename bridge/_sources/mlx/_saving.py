@@ -15,12 +15,12 @@ from collections.abc import Callable, Sequence
 
 import mlx.core as mx
 
-from bridge._arrays.mlx import Handle, computing, overwrite, owned, taken_back, zeros
+from bridge._arrays.mlx import Handle, begin, computing, overwrite, owned, taken_back, zeros
 from bridge._op import Op, Positions, Specs, Split
-from bridge._sources.mlx._captured import Captured
+from bridge._sources.mlx._changes import Looked
 from bridge._sources.mlx._lacking import explained
 from bridge._sources.mlx._outline import is_wide
-from bridge._sources.mlx._random import Fun
+from bridge._sources.mlx._random import Fun, state
 from bridge._tree import spread
 
 
@@ -38,50 +38,48 @@ class Saving:
 
     Attributes:
         fun: What is differentiated.
-        name: Of it.
+        looked: What each call is held to.
         primals: Specs of its arguments.
-        outputs: Specs of its results.
         wanted: Positions of the primals that get gradients.
         given: Positions of the outputs that have cotangents.
         vjp: `(wanted, given) -> Op`, the derivative that recomputes.
-        captured: What the function captures, if it is that of the user.
     """
 
     fun: Fun
-    name: str
+    looked: Looked
     primals: Specs
-    outputs: Specs
     wanted: Positions
     given: Positions
     vjp: Callable[[Positions, Positions], Op]
-    captured: Captured | None
 
     def split(self) -> Split:
         """Both halves."""
-        specs = (*self.outputs, Handle.spec)
-        forward = Op(name=self.name, home="mlx", call=self._first, specs=lambda *_: specs)
+        specs = (*self.looked.outputs, Handle.spec)
+        forward = Op(name=self.looked.name, home="mlx", call=self._first, specs=lambda *_: specs)
         return Split(
             way="save",
             forward=forward,
             backward=functools.cache(self._second),
-            outputs=len(self.outputs),
+            outputs=len(self.looked.outputs),
             kept_primals=tuple(range(len(self.primals))),
             kept_outputs=(),
         )
 
     def _first(self, *xs: mx.array) -> tuple[mx.array | Handle, ...]:
-        if self.captured:
-            self.captured.check()
+        before = state()
         outputs: list[mx.array] = []
 
         def of_wanted(*free: mx.array) -> list[mx.array]:
-            outputs[:] = self.fun(*spread(free, self.wanted, xs))
+            outputs[:] = self.looked.held(self.fun(*spread(free, self.wanted, xs)))
             return [mx.contiguous(outputs[i]) for i in self.given]  # NOTE [a node for each output]
 
-        with computing(wide=is_wide(self.primals)), explained(f"{self.name}.vjp"):
-            cotangents = [zeros(self.outputs[i]) for i in self.given]
+        with computing(wide=is_wide(self.primals)), explained(f"{self.looked.name}.vjp"):
+            cotangents = [zeros(self.looked.outputs[i]) for i in self.given]
             gradients = mx.vjp(of_wanted, [xs[i] for i in self.wanted], cotangents)[1]
-            return *owned(outputs), Handle(Waiting(cotangents, gradients))
+            results = owned(outputs)
+            begin(results)
+            self.looked.check(results, drew=state() is not before)
+            return *results, Handle(Waiting(cotangents, gradients))
 
     def _second(self, needed: Positions) -> Op:
         count = len(self.primals)
@@ -97,5 +95,5 @@ class Saving:
                 return owned([waiting.gradients[self.wanted.index(i)] for i in needed])
 
         specs = tuple(self.primals[i] for i in needed)
-        name = f"{self.name}.backward"
+        name = f"{self.looked.name}.backward"
         return Op(name=name, home="mlx", call=gradients, specs=lambda *_: specs)
