@@ -323,9 +323,18 @@ def test_a_function_that_looks_at_values(sign):
     torch.testing.assert_close(found, expected)
 
 
-def test_a_function_that_looks_at_values_cannot_be_batched():
-    with pytest.raises(bridge.NoRuleError, match=r"looking looks at values.*mx\.where"):
-        torch.func.vmap(looking)(ROWS)
+def test_a_function_that_looks_at_values_is_batched_example_by_example():
+    native = lambda x: x * x if x.sum() > 0 else x.sin()
+    rows = torch.stack([X, -X, X.cos()])
+    batch = torch.stack([native(x) for x in rows])
+    torch.testing.assert_close(torch.func.vmap(looking)(rows), batch)
+    found = torch.func.vmap(looking, in_dims=1, out_dims=1)(rows.mT)
+    torch.testing.assert_close(found, batch.mT)
+    for derivative in (torch.func.jacrev, torch.func.jacfwd, torch.func.hessian):
+        torch.testing.assert_close(derivative(looking)(X), derivative(native)(X))
+    gradient = torch.func.grad(lambda x: looking(x).sum())
+    expected = [torch.func.grad(lambda x: native(x).sum())(x) for x in rows]
+    torch.testing.assert_close(torch.func.vmap(gradient)(rows), torch.stack(expected))
 
 
 def test_shapes_that_follow_from_values_are_refused():

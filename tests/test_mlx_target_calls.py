@@ -193,17 +193,27 @@ def test_exceptions_of_a_derivative_keep_type_and_text():
 
 
 def test_what_torch_cannot_do_has_a_name():
-    def looks(x):
-        return x * 2 if x.sum() > 0 else x
+    class Old(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, x):
+            return x * 2
 
-    with pytest.raises(NoRuleError, match="torch cannot batch looks"):
-        mx.vmap(torch2mlx(looks, capture="never"))(mx.ones((2, 3)))
+        @staticmethod
+        def backward(ctx, cotangent):
+            return cotangent * 2
+
+    with pytest.raises(NoRuleError, match="torch has no jvp of apply"):
+        mx.jvp(torch2mlx(Old.apply, capture="never"), (X,), (X,))
 
 
 def test_functions_that_look_at_values_have_derivatives():
     looks = torch2mlx(lambda x: x**3 if x.sum() > 0 else x, capture="never")
     assert inner(looks)(X).tolist() == [1, 1, 1]
     np.testing.assert_allclose(inner(inner(looks))(-X), -6 * X, rtol=1e-6)
+    rows = mx.stack([-X, X])
+    np.testing.assert_allclose(mx.vmap(looks)(rows), mx.stack([-(X**3), X]), rtol=1e-6)
+    found = mx.vmap(inner(inner(looks)))(rows)
+    np.testing.assert_allclose(found, mx.stack([-6 * X, 0 * X]), rtol=1e-6)
 
 
 @pytest.mark.parametrize("sign", [1, -1])

@@ -15,7 +15,7 @@ from torch.nn import functional as F  # noqa: E402, N812
 import bridge  # noqa: E402
 from bridge import _registry  # noqa: E402
 from bridge._errors import ArgumentError, NoRuleError, NoValuesError, OptionError  # noqa: E402
-from tests.torch_ops import SOURCE, backward, close, like, op, recorded, spec  # noqa: E402
+from tests.torch_ops import SOURCE, backward, close, cube, like, op, recorded, spec  # noqa: E402
 
 DOUBLE = torch.float64
 HOME = _registry.home("torch")
@@ -191,10 +191,61 @@ def test_what_looks_at_values_can_be_refused(fn):
         op(fn, X, capture="never").call(X)
 
 
-def test_what_looks_at_values_cannot_be_batched():
-    f = op(LOOKING["numpy"], X, capture="never")
-    with pytest.raises(NoRuleError, match="torch cannot batch f"):
-        f.derive("vmap", (0,), 3)
+@pytest.mark.parametrize("fn", LOOKING.values(), ids=LOOKING)
+def test_what_looks_at_values_is_batched_example_by_example(fn):
+    f = op(fn, X, capture="never")
+    rows = torch.stack([X, -X.abs(), X.abs() + 1])
+    batch = f.derive("vmap", (1,), 3)
+    close(batch.call(rows.mT), [torch.stack([fn(x) for x in rows])])
+    cotangents = torch.stack([like(fn(x), 3) for x in rows])
+    pairs = zip(rows, cotangents, strict=True)
+    expected = [recorded(fn, [x], (0,), (0,), [c])[0] for x, c in pairs]
+    (found,) = batch.derive("vjp", (0,), (0,)).call(rows.mT, cotangents)
+    close([found.mT], [torch.stack(expected)])
+    of_gradient = f.derive("vjp", (0,), (0,)).derive("vmap", (0, 0), 3)
+    close(of_gradient.call(rows, cotangents), [torch.stack(expected)])
+
+
+def test_tangents_of_gradients_of_what_looks_at_values():
+    fn = lambda x: x**3 if x.sum() > 0 else x.sin()
+    gradient = op(fn, X, capture="never").derive("vjp", (0,), (0,))
+    tangents = gradient.derive("jvp", (0, 1))
+    for x, first, second in (
+        (X.abs(), 3 * X**2, 6 * X.abs()),
+        (-X.abs(), X.cos(), X.abs().sin()),
+    ):
+        c, dx, dc = X.cos(), X.exp(), X.sin()
+        close(tangents.call(x, c, dx, dc), [second * dx * c + first * dc])
+        batch = tangents.derive("vmap", (None, None, 0, 0), 2)
+        expected = second * dx * c + first * dc
+        found = batch.call(x, c, torch.stack([dx, dx * 2]), torch.stack([dc, dc * 2]))
+        close(found, [torch.stack([expected, 2 * expected])])
+
+
+def test_hooks_in_what_looks_at_values_act_in_batches():
+    def hooked(x):
+        y = x * 1 if x.sum() > 0 else x * 2
+        if y.requires_grad:
+            y.register_hook(lambda g: g * 10)
+        return y.sin()
+
+    rows = torch.stack([X.abs(), -X.abs()])
+    gradients = op(hooked, X, capture="never").derive("vmap", (0,), 2).derive("vjp", (0,), (0,))
+    expected = torch.stack([10 * X.abs().cos(), 20 * (2 * X.abs()).cos()])
+    close(gradients.call(rows, torch.ones_like(rows)), [expected])
+
+
+@pytest.mark.parametrize("seen", [True, False])
+def test_tangents_that_torch_ignores_are_refused_where_values_are_looked_at(seen):
+    """torch.func.jvp has zeros for an operator of torch.library."""
+    f = op(lambda x: cube(x) * x if seen or x.sum() > 100 else x * x, X, capture="never")
+    x = X.abs() + 100
+    close(f.derive("vjp", (0,), (0,)).call(x, X), [4 * x**3 * X])
+    close([torch.func.jvp(cube, (x,), (X,))[1]], [0 * X])
+    with pytest.raises(NoRuleError, match="no jvp of f: tangents and gradients disagree"):
+        f.derive("jvp", (0,)).call(x, X)
+    (second,) = f.derive("vjp", (0,), (0,)).derive("vjp", (0,), (0,)).call(x, X, X)
+    close([second], [12 * x**2 * X**2])
 
 
 def test_results_of_another_shape_than_inferred():

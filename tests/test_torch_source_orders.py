@@ -10,7 +10,7 @@ torch = pytest.importorskip("torch")
 from torch.func import grad, hessian, jacfwd, jvp, vjp, vmap  # noqa: E402
 
 from tests.torch_functions import Clipped, Reversal, StraightThrough  # noqa: E402
-from tests.torch_ops import backward, close, op, spec  # noqa: E402
+from tests.torch_ops import backward, close, cube, op, spec  # noqa: E402
 
 DOUBLE = torch.float64
 
@@ -267,18 +267,6 @@ def test_in_place_code_is_batched_without_a_loop():
         halves = split.forward.derive("vmap", (0,), 50)
     close(batch.call(many), [torch.stack([fn(x) for x in many])])
     close(halves.call(many)[:1], batch.call(many))
-
-
-@torch.library.custom_op("bridge_tests::cube", mutates_args=())
-def cube(x: torch.Tensor) -> torch.Tensor:
-    return x**3
-
-
-cube.register_fake(lambda x: torch.empty_like(x))
-cube.register_autograd(
-    lambda ctx, g: g * 3 * ctx.saved_tensors[0] ** 2,
-    setup_context=lambda ctx, inputs, output: ctx.save_for_backward(*inputs),
-)
 
 
 def test_custom_operators():

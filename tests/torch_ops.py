@@ -8,6 +8,18 @@ from bridge._spec import ArraySpec
 SOURCE = _registry.source("torch")
 
 
+@torch.library.custom_op("bridge_tests::cube", mutates_args=())
+def cube(x: torch.Tensor) -> torch.Tensor:
+    return x**3
+
+
+cube.register_fake(lambda x: torch.empty_like(x))
+cube.register_autograd(
+    lambda ctx, g: g * 3 * ctx.saved_tensors[0] ** 2,
+    setup_context=lambda ctx, inputs, output: ctx.save_for_backward(*inputs),
+)
+
+
 def spec(x):
     return ArraySpec(tuple(x.shape), str(x.dtype).removeprefix("torch."), str(x.device))
 

@@ -55,8 +55,8 @@ def torch2jax(
         static_argnums: Positions of arguments that are passed as they are, arrays in them refused.
         static_argnames: Their names.
         capture: `"auto"` makes a graph of the function, and where it looks at values, runs it anew
-            on each call and for each derivative, with a warning; `"require"` refuses such a
-            function, and `"never"` always runs it anew.
+            on each call, derivative and example of a batch, with a warning; `"require"` refuses
+            such a function, and `"never"` always runs it anew.
         lower: `"ffi"` lets torch compute, called by XLA; `"xla"` compiles the captured graph with
             what is around it, so that XLA fuses, partitions and exports it, and torch computes
             nothing. Tensors that the function closes over are then constants, random numbers are
@@ -141,8 +141,8 @@ def torch2mlx(
         static_argnums: Positions of arguments that are passed as they are, arrays in them refused.
         static_argnames: Their names.
         capture: `"auto"` makes a graph of the function, and where it looks at values, runs it anew
-            on each call and for each derivative, with a warning; `"require"` refuses such a
-            function, and `"never"` always runs it anew.
+            on each call, derivative and example of a batch, with a warning; `"require"` refuses
+            such a function, and `"never"` always runs it anew.
 
     Returns:
         A function of the same signature. Its results are new arrays, which share memory with

@@ -161,11 +161,6 @@ class Function:
 
     def vmap(self, axes: Axes, size: int) -> Op:
         """The function mapped over `axes` of its arguments."""
-        if self.outline is None:
-            raise NoRuleError(
-                f"{self.name} looks at values, and mx.vmap has none to show. Compute on arrays "
-                "alone, with mx.where for decisions, or call it for one member after the other."
-            )
 
         def separate(*xs: mx.array) -> list[mx.array]:
             return [mx.contiguous(y) for y in run(*xs)]  # NOTE [a node for each output]
@@ -174,7 +169,8 @@ class Function:
         primals = [s.grown(axis, size) for s, axis in zip(self.primals, axes, strict=True)]
         specs = tuple(spec.grown(0, size) for spec in self.outputs)
         fun = batched = mx.vmap(separate, in_axes=axes)
-        wrong = is_wrong(run, self.primals, self.outline, axes)
+        known = self.outline
+        wrong = known is None or is_wrong(run, self.primals, known, axes)
         if wrong or self._is_by_rules():
             fun = one_by_one(self.fun, axes, size, self.outputs)
         run_batch = fun if wrong else batched

@@ -11,7 +11,7 @@ from bridge._op import Op, Positions, Specs, Split
 from bridge._sources.torch._batched import Batched, Looped, batched
 from bridge._sources.torch._capture import Fun, trace
 from bridge._sources.torch._draws import OTHER_DRAWS, same, same_gradients, same_tangents
-from bridge._sources.torch._eager import anew, outline, transposed
+from bridge._sources.torch._eager import DISAGREE, anew, held_to, outline, transposed
 from bridge._sources.torch._internals import Blocks
 from bridge._sources.torch._listing import listed
 from bridge._sources.torch._looped import Axes, grown, seeds_differ
@@ -43,6 +43,8 @@ class Function:
         recorded: Whether torch.func refuses it: NOTE [two ways].
         batched: The same batched example by example, if it is a batched form.
         way: How it was derived, if it is a derivative.
+        twin: The same by torch.func alone, if it was not derived by that: NOTE [two ways].
+        check: What each call is held to beside its specs, if it runs anew.
     """
 
     name: str
@@ -56,6 +58,8 @@ class Function:
     recorded: bool = False
     batched: Batched | None = None
     way: Callable[..., Fun] | None = None
+    twin: Fun | None = None
+    check: Callable[[Any, Any], None] | None = None
 
     def op(self) -> Op:
         """The function as an Op."""
@@ -64,7 +68,7 @@ class Function:
             into = written(self.program, self.settings)
         else:
             into = None
-            call = anew(self.fun, self.outputs, name=self.name, settings=self.settings)
+            call = anew(self.fun, self.outputs, self.check, name=self.name, settings=self.settings)
         return Op(
             name=self.name,
             home="torch",
@@ -104,20 +108,25 @@ class Function:
             return same_gradients(*halves, wanted, given, primals=self.primals, seed=seed)
 
         of_batch = lambda whole: whole.vjp(wanted, given)
-        return self._derived("vjp", made, primals, of_batch, draws_alike)
+        found = self._derived("vjp", made, primals, of_batch, draws_alike)
+        if self.program or not isinstance(found, Function):
+            return found
+        twin = transformed_vjp(self.twin or self.fun, len(self.primals), wanted, given)
+        return dataclasses.replace(found, twin=twin)
 
     def jvp(self, given: Positions) -> "Function | Batched":
         """The tangents of the differentiable outputs; only the primals at `given` move."""
         ways = [transformed_jvp, transposed_jvp, recorded_jvp]
-        if self.recorded:
+        if not self.program:  # nothing would tell whether a gradient is linear
+            ways = [transformed_jvp]
+        elif self.recorded:
             ways = [recorded_jvp]
         elif self.blocks.unrecorded:
             ways = [transposed_jvp, recorded_jvp]
-        if not self.program:  # nothing would tell whether a gradient is linear
-            ways = [way for way in ways if way is transformed_jvp]
         smooth = tuple(i for i, spec in enumerate(self.outputs) if spec.differentiable)
         primals = (*self.primals, *(self.primals[i] for i in given))
-        made = [(way(self.fun, len(self.primals), given, smooth), way) for way in ways]
+        fun = self.twin or self.fun
+        made = [(way(fun, len(self.primals), given, smooth), way) for way in ways]
 
         def agrees(found: Function) -> bool:
             if not self._seeded:
@@ -126,7 +135,13 @@ class Function:
             return same_tangents(*both, given, smooth, primals=self.primals, seed=seed)
 
         of_batch = lambda whole: whole.jvp(given)
-        return self._derived("jvp", made, primals, of_batch, agrees)
+        found = self._derived("jvp", made, primals, of_batch, agrees)
+        if not isinstance(found, Function) or found.program:
+            return found
+        gradients = self.vjp(given, smooth).op().call
+        outputs = tuple(self.outputs[i] for i in smooth)
+        check = held_to(gradients, outputs, len(self.primals), self.name)
+        return dataclasses.replace(found, check=check)
 
     def vmap(self, axes: Axes, size: int) -> "Function | Batched":
         """The function mapped over `axes` of its arguments."""
@@ -136,14 +151,15 @@ class Function:
         whole = batched(dataclasses.replace(self, recorded=True), axes, size, Batched)
         if self.recorded and self.program:
             return whole.checked()
+        alone = batched(self, axes, size, Looped)
+        if not self.program and (self.recorded or self.blocks.hooked or self.blocks.asked):
+            return alone
         fun = mapped(self.fun, axes, size, whole.randomness)
         primals = grown(self.primals, axes, size)
         try:
             found = function(fun, f"{self.name}.vmap", primals, self.settings)
-        except (RuntimeError, NotImplementedError) as error:
-            if self.program:
-                return whole.checked()
-            raise NoRuleError(f"torch cannot batch {self.name}: {error}") from error
+        except (RuntimeError, NotImplementedError):
+            return whole.checked() if self.program else alone
         if self._seeded and not whole.draws_alike(found.op()):
             return whole.checked()
         example = whole if self.program else None
@@ -167,10 +183,7 @@ class Function:
     def _disagrees(self) -> str:
         if self._seeded:
             return OTHER_DRAWS
-        return (
-            "tangents and gradients disagree, where an autograd.Function or a custom operator has "
-            "a gradient that cannot be differentiated itself. Give that a jvp, or use reverse mode."
-        )
+        return DISAGREE
 
     @property
     def _seeded(self) -> bool:
@@ -210,12 +223,11 @@ class Function:
         """Whether these are the tangents that go with the gradients; raises if none can be."""
         if tangents.way is not transformed_jvp:
             self._check_linear(tangents, smooth)
-        gradients = self.vjp(given, smooth).program
-        if tangents.program is None or gradients is None:
-            return True
+        gradients = self.vjp(given, smooth)
         moving = tuple(self.primals[i] for i in given)
         cotangents = tuple(self.outputs[i] for i in smooth)
-        return transposed(tangents.program.run, gradients.run, self.primals, moving, cotangents)
+        both = tangents.op().call, gradients.op().call
+        return transposed(*both, self.primals, moving, cotangents)
 
     def _check_linear(self, tangents: "Function", smooth: Positions) -> None:
         """Raise unless there are tangents: NOTE [tangents from gradients]."""
