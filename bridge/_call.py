@@ -9,9 +9,10 @@ from typing import Any
 
 from bridge import _arguments, _names, _portable, _registry, _transfer, _tree
 from bridge._errors import ArgumentError, NoValuesError, OptionError
-from bridge._op import Arrays, Op, Specs
+from bridge._op import Op
 from bridge._plan import ARRAY, SEED, Flat, Leaf, Plan, keyless
 from bridge._protocols import Fill
+from bridge._recorded import Recorded
 from bridge._traces import Traces
 
 # NOTE [rows of arguments]
@@ -148,51 +149,23 @@ class BridgedFunction:
         args, kwargs = self._parameters.mark(args, kwargs)
         return _tree.flatten((args, dict(sorted(kwargs.items()))), _registry.container)
 
-    def outline(self, args: Any, kwargs: Any) -> tuple[Specs, Any]:
-        """What is known of the results before the call, and their structure."""
-        plan = self._asked(args, kwargs)[0]
-        return plan.op.specs(), plan.flat.results
-
-    def shapes(
-        self, args: Any, kwargs: Any, names: Sequence[Sequence[int | str]]
-    ) -> list[tuple[int | str, ...]] | None:
-        """Shapes of the results where those of the arrays have names in them, if that is known."""
-        plan, _, arrays = self._asked(args, kwargs)
-        known: list[Sequence[int | str]] = [spec.shape for spec in plan.primals]
-        mixed = _tree.spread(names, arrays, known)
-        asked = ("shapes", *map(tuple, mixed))
-        if asked not in plan.op.notes:  # a compiler asks many times, and each runs the function
-            found = self._source.shapes(plan.flat, plan.primals, mixed, **self._options)
-            plan.op.notes[asked] = found
-        return plan.op.notes[asked]
-
-    def reached(self, args: Any, kwargs: Any, wanted: Sequence[int]) -> list[int]:
-        """Positions of the results that depend on one of the caller's arrays at `wanted`."""
-        plan, _, arrays = self._asked(args, kwargs)
-        free = {arrays[i] for i in wanted}
-        reach = plan.op.reach() if plan.op.reach else [free for _ in plan.op.specs()]
-        return [i for i, primals in enumerate(reach) if free & primals]
-
-    def gradients(
-        self, args: Any, kwargs: Any, wanted: Sequence[int], given: Sequence[int], cotangents: Any
-    ) -> Arrays:
-        """Gradients of the caller's arrays at `wanted`, for the results at `given`."""
-        plan, primals, arrays = self._asked(args, kwargs)
-        vjp = plan.op.derive("vjp", tuple(arrays[i] for i in wanted), tuple(given))
-        return plan.runner.evaluate(vjp, [*primals, *cotangents])
-
-    def _asked(self, args: Any, kwargs: Any) -> tuple[Plan, list[Any], list[int]]:
-        """The plan, its primals, and which of these are arrays of the caller's framework."""
+    def recorded(self, args: Any, kwargs: Any) -> Recorded:
+        """A call with these arguments, for a graph."""
         leaves, structure = self.flatten(args, kwargs)
         plan = self._plan(leaves, structure)
         if plan.op.draws:  # a graph would draw again where it is run again
             raise keyless(self._name)
         owners = [_registry.owner(leaves[i]) for i, _ in plan.dynamic]
         arrays = [i for i, face in enumerate(owners) if face and face.name == self._away]
-        return plan, plan.prepared(leaves), arrays
+        shapes = functools.partial(self._source.shapes, **self._options)
+        return Recorded(plan, plan.prepared(leaves), arrays, shapes)
 
     def _plan(self, leaves: Sequence[Any], structure: Any) -> Plan:
         """A new plan for arguments like these, kept if it is a trace."""
+        with self._target.aside():
+            return self._planned(leaves, structure)
+
+    def _planned(self, leaves: Sequence[Any], structure: Any) -> Plan:
         paths = _tree.paths(structure)
         described = [self._describe(leaf, path) for leaf, path in zip(leaves, paths, strict=True)]
         form = _form(structure, len(leaves))

@@ -4,7 +4,7 @@ from collections.abc import Callable, Hashable, Sequence
 from contextlib import AbstractContextManager
 from typing import Any, Protocol
 
-from bridge._op import Arrays, Op, Specs
+from bridge._op import Arrays, Op, Specs, Step
 from bridge._spec import ArraySpec
 
 # Where work on a device is queued: the number of the device, the address of its stream.
@@ -201,24 +201,37 @@ class Staged(Protocol):
         """The leaves of the arguments, and their structure."""
         ...
 
-    def outline(self, args: Any, kwargs: Any) -> tuple[Specs, Any]:
-        """What is known of the results before the call, and their structure."""
+    def recorded(self, args: Any, kwargs: Any) -> "Recorded":
+        """A call with these arguments."""
         ...
 
-    def shapes(
-        self, args: Any, kwargs: Any, names: Sequence[Sequence[int | str]]
-    ) -> list[tuple[int | str, ...]] | None:
+
+class Recorded(Protocol):
+    """A call of a bridged function that a graph holds, and the rules that it is derived by."""
+
+    @property
+    def structure(self) -> Any:
+        """The structure of the results."""
+        ...
+
+    def specs(self) -> Specs:
+        """What is known of the results."""
+        ...
+
+    def shapes(self, names: Sequence[Sequence[int | str]]) -> Sequence[Sequence[int | str]] | None:
         """Shapes of the results where those of the arrays have names in them, if that is known."""
         ...
 
-    def reached(self, args: Any, kwargs: Any, wanted: Sequence[int]) -> list[int]:
-        """Positions of the results that depend on one of the caller's arrays at `wanted`."""
+    def reached(self, steps: Sequence[Step], wanted: Sequence[int]) -> list[int]:
+        """Positions of the results that depend on one of the arrays at `wanted`."""
         ...
 
-    def gradients(
-        self, args: Any, kwargs: Any, wanted: Sequence[int], given: Sequence[int], cotangents: Any
-    ) -> Arrays:
-        """Gradients of the caller's arrays at `wanted`, for the results at `given`."""
+    def smooth(self, steps: Sequence[Step]) -> list[int]:
+        """Positions of the results of a differentiable dtype, which have tangents."""
+        ...
+
+    def evaluate(self, steps: Sequence[Step], arrays: Sequence[Any]) -> Arrays:
+        """The results for these arrays: of the caller, then what each derivative takes."""
         ...
 
 
@@ -248,6 +261,10 @@ class TargetFace(Protocol):
 
     def fresh_seed(self) -> Any:
         """Integers drawn as the caller draws random numbers; `None` if calls must be pure."""
+        ...
+
+    def aside(self) -> AbstractContextManager[None]:
+        """What is done in here takes no part in what the caller is at, and keeps nobody waiting."""
         ...
 
     def compiling(self) -> bool:

@@ -4,6 +4,7 @@ import collections
 import dataclasses
 import functools
 import importlib
+import json
 import os
 import subprocess
 import sys
@@ -631,6 +632,19 @@ def test_transforms_in_compiled_code_are_right_or_refused(into_torch, transform)
         assert_close(found, transform(lambda x: x.sin() * x.sum(), x))
 
 
+@pytest.mark.parametrize("dynamic", [False, True])
+@pytest.mark.parametrize(("axis", "out"), [(0, 0), (1, 0), (0, 1)])
+def test_batches_in_compiled_code(into_torch, axis, out, dynamic):
+    source, wrap = into_torch
+    f = wrap(lambda x, y: source.xp.sin(x) * (x * y).sum())
+    native = lambda x, y: x.sin() * (x * y).sum()
+    over = lambda f: torch.func.vmap(f, (axis, None), out)
+    x, y = rows() if axis == 0 else rows().mT, torch.tensor([0.4, -1.1, 0.7])
+    program = compiled(lambda x, y: over(f)(x, y) * 2, dynamic=dynamic)
+    found = with_gradients(program, x, y)
+    torch.testing.assert_close(found, with_gradients(lambda x, y: over(native)(x, y) * 2, x, y))
+
+
 # Dtypes
 
 DTYPES = {
@@ -797,9 +811,17 @@ def test_opcheck_of_its_gradient(into_torch, name):
     _, wrap = into_torch
     function, make = OPERANDS[name]
     f, xs = wrap(function), [x.detach() for x in make()]
-    first = leaves(f(*xs))[0]
-    args = (*operands(f, *xs), [0], [0], xs, [torch.ones_like(first)])
-    torch.library.opcheck(torch.ops.bridge.call_vjp.default, args)
+    one = torch.ones_like(leaves(f(*xs))[0])
+    rows = [torch.stack([x, x]) for x in [*xs, one]]
+    axes = ["vmap", [0] * len(rows)]
+    for steps, args in {
+        '["vjp", [0], [0]]': [*xs, one],
+        '["jvp", [0]]': [*xs, xs[0]],
+        '["vjp", [0], [0]], ["vjp", [0], [0]]': [*xs, one, xs[0]],
+        f'["vjp", [0], [0]], {json.dumps(axes)}': rows,
+    }.items():
+        call = (*operands(f, *xs), f"[{steps}]", args)
+        torch.library.opcheck(torch.ops.bridge.derived.default, call)
 
 
 def test_fake_tensors_get_shapes_and_dtypes(into_torch):

@@ -9,6 +9,7 @@ import torch
 
 from bridge._arrays.numpy import plain
 from bridge._arrays.torch._dtypes import PLAIN_NUMPY, dtype_name
+from bridge._arrays.torch._levels import untransformed
 from bridge._errors import ArgumentError
 from bridge._op import Op
 from bridge._spec import NARROW_INTEGERS, check_count, check_range
@@ -30,6 +31,11 @@ _LARGE = 2**18
 
 def fill(op: Op, operands: Sequence[Any], results: Sequence[Any]) -> None:
     """Evaluate `op` on NumPy arrays, or what has `__dlpack__`: `HomeFace.fill`."""
+    with untransformed():
+        _fill(op, operands, results)
+
+
+def _fill(op: Op, operands: Sequence[Any], results: Sequence[Any]) -> None:
     xs, places = [*map(over, operands)], [*map(over, results)]
     large = op.notes.get("large")
     if large is None:

@@ -1,5 +1,6 @@
 """What JAX shows to bridge as a place where functions are called."""
 
+import contextlib
 import functools
 import weakref
 from collections.abc import Callable, Sequence
@@ -42,6 +43,10 @@ class JaxTarget:
     def fresh_seed(self) -> None:
         """Nothing: JAX may run a call once for several, or again."""
         return
+
+    def aside(self) -> contextlib.AbstractContextManager[None]:
+        """Nothing: JAX transforms nothing but what depends on its tracers."""
+        return contextlib.nullcontext()
 
     def compiling(self) -> bool:
         """Never: JAX runs the code that it traces."""

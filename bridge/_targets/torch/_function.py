@@ -16,9 +16,10 @@ from typing import Any
 
 import torch
 
+from bridge._arrays.torch import transforming, untransformed
 from bridge._op import Arrays, Op
 from bridge._protocols import Run, Runner
-from bridge._targets.torch import _dynamo
+from bridge._targets.torch import _dynamo, _operators as _operators
 from bridge._targets.torch._internals import (
     batch_level,
     batched,
@@ -27,7 +28,6 @@ from bridge._targets.torch._internals import (
     is_dual,
     is_staged,
     recording,
-    transforming,
     unbatched,
     undisturbed,
     unread,
@@ -52,6 +52,7 @@ class TorchTarget:
         """An integer of torch's generator, so that it can be restored, as by a checkpoint."""
         return torch.randint(-(2**63), 2**63 - 1, (1,), dtype=torch.int64, device="cpu")
 
+    aside = staticmethod(untransformed)
     compiling = staticmethod(compiling)
     is_staged = staticmethod(is_staged)
     sketch = staticmethod(sketch)

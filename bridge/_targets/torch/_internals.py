@@ -19,12 +19,21 @@ from torch._subclasses.fake_tensor import FakeTensor
 from torch._subclasses.functional_tensor import FunctionalTensor
 from torch.autograd import forward_ad
 
+from bridge._arrays.torch import transforming
 from bridge._errors import NoValuesError
 
-# Whether torch.func is at work; without the name always the class that it can transform.
-transforming: Callable[[], bool] = getattr(
-    torch._C, "_are_functorch_transforms_active", lambda: True
-)
+_functorch: Any = getattr(torch._C, "_functorch", None)
+_levels = getattr(_functorch, "get_interpreter_stack", None)
+_is_batch = getattr(_functorch, "is_batchedtensor", lambda _: False)
+_within = getattr(_functorch, "get_unwrapped", None)
+
+
+def differentiating() -> bool:
+    """Whether torch.func does something else than to batch; without the names, whatever it does."""
+    if _levels is None:
+        return transforming()
+    return any(level.key() != _functorch.TransformType.Vmap for level in _levels() or ())
+
 
 # Entering and leaving the older vmap is the only way to learn its level.
 _enter_batch = getattr(torch._C, "_vmapmode_increment_nesting", lambda: 1)
@@ -107,7 +116,9 @@ def unread(fn: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def is_staged(x: Any) -> bool:
-    """Whether `x` stands for a tensor in a graph that is being recorded."""
+    """Whether `x`, or an example in a batch of them, stands for a tensor in a graph."""
+    while _within and isinstance(x, torch.Tensor) and _is_batch(x):
+        x = _within(x)
     return isinstance(x, (FakeTensor, FunctionalTensor))
 
 

@@ -23,15 +23,14 @@ import torch.utils._pytree as pytree
 from bridge._arrays.torch import dtype_name
 from bridge._errors import ArgumentError, NoRuleError
 from bridge._names import find, place
-from bridge._protocols import Staged
+from bridge._protocols import Recorded, Staged
 from bridge._spec import ArraySpec
 from bridge._targets.torch._internals import (
+    differentiating,
     forward_mode,
     hint,
     meet,
     named_axes,
-    sizes,
-    transforming,
 )
 
 # Functions that cannot be imported, kept because nothing tells when the last graph is gone.
@@ -56,10 +55,10 @@ def stage(
     function: Staged, args: Sequence[Any], kwargs: dict[str, Any]
 ) -> tuple[list[torch.Tensor], Any]:
     """The outputs of a call that is recorded as an operator, and their structure."""
-    if transforming() or forward_mode():
+    if forward_mode() or differentiating():
         raise NoRuleError(
-            "a bridged function inside torch.func, or under forward mode, cannot be recorded in a "
-            "graph. Apply the transformation outside of torch.compile."
+            "a bridged function inside torch.func.grad and the like, or under forward mode, cannot "
+            "be recorded in a graph. Apply the transformation outside of torch.compile."
         )
     args, kwargs = pytree.tree_map(known, (args, kwargs))
     leaves, structure = function.flatten(args, kwargs)
@@ -67,14 +66,14 @@ def stage(
     tensors = [x for x in leaves if isinstance(x, torch.Tensor)]
     template = [Hole() if isinstance(x, torch.Tensor) else x for x in leaves]
     given = structure.unflatten(leaves)
-    specs, results = function.outline(given[0], given[1])
-    shapes, _ = _shapes(function, given[0], given[1], tensors)
-    dtypes = ",".join(spec.dtype for spec in specs)
+    recorded = function.recorded(*given)
+    known_shapes, _ = shapes(recorded, tensors)
+    dtypes = ",".join(spec.dtype for spec in recorded.specs())
     # A compiler keeps what it made of a graph by the graph's text, beyond this process. So the
     # text says what the rest of the graph is compiled for: NOTE [a function that has changed].
-    text = f"{_encode(function, template, structure)}|{dtypes}|{shapes}"
+    text = f"{_encode(function, template, structure)}|{dtypes}|{known_shapes}"
     outputs = torch.ops.bridge.call(_name(function), text, tensors)
-    return outputs, results
+    return outputs, recorded.structure
 
 
 # NOTE [a function that has changed]
@@ -151,8 +150,8 @@ def _decode(text: str) -> Any:
     return pickle.loads(base64.b64decode(text))
 
 
-def _arguments(name: str, arguments: str, tensors: Sequence[Any]) -> tuple[Any, Any, Any]:
-    """The function, and the arguments with tensors in the holes."""
+def bound(name: str, arguments: str, tensors: Sequence[Any]) -> tuple[Staged, Any, Any]:
+    """The function of this name, and the arguments with tensors in the holes."""
     function = _find(name)
     arguments = arguments.partition("|")[0]
     if arguments.startswith("#"):
@@ -172,95 +171,15 @@ def _arguments(name: str, arguments: str, tensors: Sequence[Any]) -> tuple[Any, 
     return function, args, kwargs
 
 
-def _shapes(
-    function: Staged, args: Any, kwargs: Any, xs: Sequence[torch.Tensor]
-) -> tuple[Sequence[Any], dict[str, Any]]:
+def shapes(recorded: Recorded, xs: Sequence[torch.Tensor]) -> tuple[Sequence[Any], dict[str, Any]]:
     """Shapes of the results, with names for sizes that are not known, and those sizes."""
     names, values = named_axes(xs)
-    found = function.shapes(args, kwargs, names) if names else None
+    found = recorded.shapes(names) if names else None
     if names and found is None and meet(values.values()):
         names, values = named_axes(xs)
-        found = function.shapes(args, kwargs, names)
+        found = recorded.shapes(names)
     if found is not None:
         return found, values
     for size in values.values():
         int(size)  # a guard: this graph is for this size
-    return [spec.shape for spec in function.outline(args, kwargs)[0]], {}
-
-
-@torch.library.custom_op("bridge::call", mutates_args=())
-def _call(name: str, arguments: str, xs: Sequence[torch.Tensor]) -> list[torch.Tensor]:
-    function, args, kwargs = _arguments(name, arguments, xs)
-    with torch.no_grad():
-        outputs = function.flatten((function(*args, **kwargs),), {})[0]
-    found, recorded = ",".join(dtype_name(y.dtype) for y in outputs), arguments.split("|")[1]
-    if found != recorded:
-        raise ArgumentError(
-            f"{name} returns {found}, but returned {recorded} when the graph that calls it was "
-            "recorded. Record or export it again."
-        )
-    return outputs
-
-
-@_call.register_fake
-def _(name: str, arguments: str, xs: Sequence[torch.Tensor]) -> list[torch.Tensor]:
-    function, args, kwargs = _arguments(name, arguments, xs)
-    specs, _ = function.outline(args, kwargs)
-    shapes, values = _shapes(function, args, kwargs, xs)
-    device = xs[0].device if xs else torch.device("cpu")
-    return [
-        torch.empty(sizes(shape, values), dtype=getattr(torch, spec.dtype), device=device)
-        for shape, spec in zip(shapes, specs, strict=True)
-    ]
-
-
-@torch.library.custom_op("bridge::call_vjp", mutates_args=())
-def _call_vjp(
-    name: str,
-    arguments: str,
-    wanted: Sequence[int],
-    given: Sequence[int],
-    xs: Sequence[torch.Tensor],
-    cotangents: Sequence[torch.Tensor],
-) -> list[torch.Tensor]:
-    function, args, kwargs = _arguments(name, arguments, xs)
-    return list(function.gradients(args, kwargs, wanted, given, cotangents))
-
-
-@_call_vjp.register_fake
-def _(
-    name: str,
-    arguments: str,
-    wanted: Sequence[int],
-    given: Sequence[int],
-    xs: Sequence[torch.Tensor],
-    cotangents: Sequence[torch.Tensor],
-) -> list[torch.Tensor]:
-    return [torch.empty(xs[i].shape, dtype=xs[i].dtype, device=xs[i].device) for i in wanted]
-
-
-def _setup_context(ctx: Any, inputs: Any, output: Any) -> None:
-    ctx.name, ctx.arguments, xs = inputs
-    ctx.save_for_backward(*xs)
-    ctx.set_materialize_grads(False)
-    function, args, kwargs = _arguments(*inputs)
-    wanted = [i for i, x in enumerate(xs) if x.requires_grad]
-    reached = function.reached(args, kwargs, wanted)
-    ctx.mark_non_differentiable(*(y for i, y in enumerate(output) if i not in reached))
-
-
-def _backward(ctx: Any, cotangents: Sequence[torch.Tensor | None]) -> Any:
-    xs = ctx.saved_tensors
-    wanted = [i for i, needed in enumerate(ctx.needs_input_grad[2]) if needed]
-    given = [i for i, c in enumerate(cotangents) if c is not None]
-    gradients: list[torch.Tensor | None] = [None] * len(xs)
-    if wanted and given:
-        found = torch.ops.bridge.call_vjp(
-            ctx.name, ctx.arguments, wanted, given, xs, [cotangents[i] for i in given]
-        )
-        for i, g in zip(wanted, found, strict=True):
-            gradients[i] = g
-    return None, None, gradients
-
-
-_call.register_autograd(_backward, setup_context=_setup_context)
+    return [spec.shape for spec in recorded.specs()], {}

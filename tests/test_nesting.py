@@ -1,0 +1,81 @@
+"""Bridged functions that call bridged functions: every derivative goes through both bridges."""
+
+import numpy as np
+import pytest
+
+from tests.conftest import DIRECTIONS, wrapper
+from tests.kits import kit
+
+PATHS = [
+    (*first, last) for first in DIRECTIONS for middle, last in DIRECTIONS if middle == first[1]
+]
+X = np.array([0.3, -1.2, 0.7], "float32")
+Y = np.array([0.9, 0.4, -0.8], "float32")
+T = np.array([1.0, -0.5, 0.25], "float32")
+ROWS = np.stack([X, -0.5 * Y, Y + 0.2])
+
+
+def total(f):
+    return lambda *xs: f(*xs).sum()
+
+
+def contracted(k, f, t):
+    return lambda x, y: (k.grad(total(f))(x, y) * t).sum()
+
+
+# Functions of x, y, rows and t in a framework, given its kit and a function of x and y.
+USES = {
+    "value": lambda k, f, x, y, rows, t: f(x, y),
+    "grad": lambda k, f, x, y, rows, t: k.grad(total(f), argnums=1)(x, y),
+    "vmap": lambda k, f, x, y, rows, t: k.vmap(f, (1, None))(rows.T, y),
+    "jvp": lambda k, f, x, y, rows, t: k.jvp(f, (x, y), (t, x)),
+    "vmap of grad": lambda k, f, x, y, rows, t: k.vmap(k.grad(total(f)), (0, None))(rows, y),
+    "grad of vmap": lambda k, f, x, y, rows, t: k.grad(total(k.vmap(f, (0, None))), argnums=1)(
+        rows, y
+    ),
+    "jvp of grad": lambda k, f, x, y, rows, t: k.jvp(k.grad(total(f)), (x, y), (t, x)),
+    "grad of grad": lambda k, f, x, y, rows, t: k.grad(contracted(k, f, t))(x, y),
+    "third": lambda k, f, x, y, rows, t: k.grad(
+        lambda x, y: (k.grad(contracted(k, f, t), argnums=1)(x, y) * t).sum()
+    )(x, y),
+    "vmap of jvp of grad": lambda k, f, x, y, rows, t: k.vmap(
+        lambda e: k.jvp(k.grad(total(f)), (x, y), (e, x))
+    )(rows),
+    "grad of vmap of jvp": lambda k, f, x, y, rows, t: k.grad(
+        lambda t: (k.vmap(lambda x: k.jvp(f, (x, y), (t, t)))(rows) * x).sum()
+    )(t),
+}
+
+
+def use(k, f, name):
+    return k.numpy(USES[name](k, f, *map(k.array, (X, Y, ROWS, T))))
+
+
+@pytest.fixture(params=PATHS, ids="2".join)
+def path(request):
+    """Kits: where a function is from, what calls it, and where that is called from."""
+    home, middle, away = request.param
+    if home == away == "jax":
+        reason = "JAX may wait forever for a computation that one of its own waits for"
+        request.applymarker(pytest.mark.xfail(reason=reason, strict=True))
+    return kit(home), kit(middle), kit(away)
+
+
+@pytest.mark.parametrize("name", USES)
+def test_functions_within_functions(path, name):
+    home, middle, away = path
+    inner = wrapper(home.name, middle.name)(lambda x, y: home.xp.sin(x) * (x * y).sum())
+    outer = wrapper(middle.name, away.name)(lambda x, y: middle.xp.exp(inner(x, y) * 0.5) * y)
+    native = lambda x, y: away.xp.exp(away.xp.sin(x) * (x * y).sum() * 0.5) * y
+    found, expected = use(away, outer, name), use(away, native, name)
+    assert found.shape == expected.shape
+    np.testing.assert_allclose(found, expected, rtol=2e-4, atol=2e-5)
+
+
+@pytest.mark.parametrize("path", [p for p in PATHS if p[0] == p[2] == "jax"], ids="2".join)
+def test_a_computation_of_jax_within_one_of_jax_is_refused(path):
+    home, middle, away = map(kit, path)
+    inner = wrapper(home.name, middle.name)(home.xp.sin)
+    outer = wrapper(middle.name, away.name)(lambda x: inner(x) * 2)
+    with pytest.raises(Exception, match="runs inside of a JAX computation, and called JAX"):
+        outer(away.array(X))
