@@ -899,6 +899,26 @@ def test_sums_of_exponentials_of_real_numbers():
         torch.testing.assert_close(jacobian(f)(x), jacobian(native)(x))
 
 
+@pytest.mark.parametrize("how", [{}, {"compile": True}, {"residuals": "save"}], ids=str)
+@pytest.mark.parametrize("after", [0, 200])
+def test_what_fails_while_it_is_computed_raises(after, how):
+    """Errors of MLX come where it is told to compute, or where it is waited for."""
+
+    def inverse(x):
+        y = mx.linalg.inv(x, stream=mx.cpu)
+        for _ in range(after):
+            y = y + 1
+        return mx.stop_gradient(y) * x
+
+    f = mlx2torch(inverse, **how)
+    x = 2 * torch.eye(2)
+    torch.testing.assert_close(f(x), x @ (torch.eye(2) / 2 + after) * torch.eye(2))
+    for wanted in (False, True):
+        with pytest.raises(RuntimeError, match="LU factorization failed"):
+            f(torch.zeros(2, 2, requires_grad=wanted))
+    torch.testing.assert_close(f(x), x @ (torch.eye(2) / 2 + after) * torch.eye(2))
+
+
 # Functions that are not what they were when they were looked at.
 
 

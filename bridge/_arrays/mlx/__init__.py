@@ -18,4 +18,9 @@ from bridge._arrays.mlx._memory import (
     owned as owned,
     zeros as zeros,
 )
-from bridge._arrays.mlx._streams import building as building, computing as computing
+from bridge._arrays.mlx._streams import (
+    building as building,
+    computing as computing,
+    rested as rested,
+    resting as resting,
+)

@@ -25,6 +25,7 @@ from bridge._arrays.mlx._memory import (
     view,
 )
 from bridge._arrays.mlx._streams import computing, unforked
+from bridge._arrays.mlx._threads import in_own_thread
 from bridge._arrays.numpy import fitted
 from bridge._errors import ArgumentError, CopyError, DeviceError, NoValuesError
 from bridge._op import Arrays, Op, Specs
@@ -70,6 +71,9 @@ class MlxArrays:
         """Evaluate `op`, and copy its outputs to where they belong."""
         if stream is not None:
             raise DeviceError(f"{op.name} is a function of MLX, which computes on the host.")
+        in_own_thread(lambda: self._fill(op, operands, results))
+
+    def _fill(self, op: Op, operands: Sequence[Any], results: Sequence[Any]) -> None:
         xs = [taken(x) for x in operands]
         with computing():
             outputs = op.into(results, xs) if op.into else op.call(*xs)

@@ -26,12 +26,12 @@ import contextlib
 import functools
 import io
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Sequence
 from typing import Any
 
 import mlx.core as mx
 
-from bridge._arrays.mlx._streams import building, unforked
+from bridge._arrays.mlx._streams import building, turn, unforked
 from bridge._errors import NoValuesError
 
 
@@ -217,29 +217,36 @@ def remembering(run: Callable[[], Any]) -> Any:
 
 
 def begin(xs: Sequence[mx.array]) -> None:
-    """Have `xs` computed while the caller goes on; what is wrong with them `evaluate` tells.
+    """Have `xs` computed while the caller goes on; errors may come here or from `evaluate`.
 
     Who waits at once falls asleep, and waking up takes longer than 16 numbers: what is done
     meanwhile, up to 20 us, makes the whole faster.
     """
     if not transforming():
-        with contextlib.suppress(ValueError, RuntimeError):
+        with _explained(), turn():
             mx.async_eval(xs)
 
 
 def evaluate(xs: Sequence[mx.array]) -> None:
     """Wait for the values of `xs`, all in one go: NOTE [values within transformations].
 
-    Those made in `computing` are evaluated in it too, so that threads take turns.
+    Threads take turns, since it may be in `computing` that they were made.
     """
     if not xs:
         return
     unforked()
-    try:
+    with _explained(), turn():
         if transforming():
             remembering(lambda: mx.eval(xs))
         else:
             mx.eval(xs)
+
+
+@contextlib.contextmanager
+def _explained() -> Generator[None]:
+    """Errors of arrays that have no values, or none in this thread, say so."""
+    try:
+        yield
     except ValueError as error:
         if "function transformations" not in str(error):
             raise

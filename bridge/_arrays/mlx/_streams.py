@@ -9,11 +9,18 @@ they take turns.
 NOTE [streams in a forked child]
 The thread behind a stream is not in a forked child, which would wait for it forever. It gets new
 streams when it first computes.
+
+NOTE [calls out of a turn]
+A function of MLX that calls another framework may wait for what waits for its turn in another
+thread, as XLA does that calls a function of MLX itself. So nobody keeps a turn over such a call.
 """
 
+import contextlib
 import dataclasses
+import functools
 import os
 import threading
+from collections.abc import Callable, Generator
 from typing import Any
 
 import mlx.core as mx
@@ -62,7 +69,60 @@ def building(*, wide: bool = False) -> Any:
     return mx.stream(_streams.found(kind))
 
 
-class computing:  # noqa: N801 - used as a function; a generator would cost as much again
+class _Turns(threading.local):
+    """Those that a thread has taken and not given back yet."""
+
+    def __init__(self) -> None:
+        self.taken: list[Any] = []
+
+
+_turns = _Turns()
+
+
+class turn:  # noqa: N801 - used as a function; a generator would cost as much again
+    """Others do not evaluate what is made in `computing` meanwhile."""
+
+    __slots__ = ()
+
+    def __enter__(self) -> None:
+        mine = _streams.turn
+        mine.acquire()
+        _turns.taken.append(mine)
+
+    def __exit__(self, *_: object) -> None:
+        _turns.taken.pop().release()
+
+
+def resting() -> contextlib.AbstractContextManager[None]:
+    """Others may take their turn: NOTE [calls out of a turn]."""
+    return _resting() if _turns.taken else contextlib.nullcontext()
+
+
+@contextlib.contextmanager
+def _resting() -> Generator[None]:
+    taken, _turns.taken = _turns.taken, []
+    for mine in taken:
+        mine.release()
+    try:
+        yield
+    finally:
+        for mine in taken:
+            mine.acquire()
+        _turns.taken = taken
+
+
+def rested(fn: Callable[..., Any]) -> Callable[..., Any]:
+    """`fn`, in which others may take their turn."""
+
+    @functools.wraps(fn)
+    def call(*args: Any) -> Any:
+        with resting():
+            return fn(*args)
+
+    return call
+
+
+class computing:  # noqa: N801 - as above
     """Operations in here go to a stream that any thread may evaluate; others wait.
 
     Args:
@@ -75,11 +135,10 @@ class computing:  # noqa: N801 - used as a function; a generator would cost as m
         self._wide = wide
 
     def __enter__(self) -> None:
-        self._stream = building(wide=self._wide)
-        self._turn = _streams.turn
-        self._turn.acquire()
+        self._stream, self._turn = building(wide=self._wide), turn()
+        self._turn.__enter__()
         self._stream.__enter__()
 
     def __exit__(self, *_: object) -> None:
         self._stream.__exit__(None, None, None)
-        self._turn.release()
+        self._turn.__exit__()

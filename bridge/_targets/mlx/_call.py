@@ -24,6 +24,7 @@ from bridge._arrays.mlx import (
     in_rule,
     placeholder,
     remembering,
+    rested,
     transforming,
 )
 from bridge._errors import ArgumentError, NoValuesError
@@ -82,6 +83,7 @@ class Call:
     uses: Uses | None
     kept: Kept | None = None
 
+    @rested
     def outputs(self, *arrays: mx.array) -> Arrays:
         """The values: NOTE [a call has no values at first]."""
         op, row = self.made.op, self.made.row(arrays, self.rest)
@@ -109,6 +111,7 @@ class Call:
         return tuple(placeholder(shape, dtype) for shape, dtype in self.made.results)
 
     @in_rule
+    @rested
     def vjp(self, primals: Any, cotangents: Sequence[mx.array], _: Any) -> Sequence[mx.array]:
         """The gradients of the primals."""
         made, xs = self.made, every(primals)
@@ -126,6 +129,7 @@ class Call:
         at = zip(made.at, xs, strict=True)
         return [gradients[i] if i in gradients else mx.zeros_like(x) for i, x in at]
 
+    @rested
     def jvp(self, primals: Any, tangents: Any) -> list[mx.array]:
         """The tangents of the outputs."""
         made, xs = self.made, every(primals)
@@ -143,6 +147,7 @@ class Call:
                 raise ArgumentError(f"{op.name} returned {ARRAYS.spec(y)}, not {made.specs[i]}.")
         return spread(moved, made.smooth, still)
 
+    @rested
     def vmap(self, arrays: Any, axes: Any) -> tuple[list[mx.array], list[int]]:
         """The outputs of the call mapped over `axes` of its arguments."""
         made, xs, mapped = self.made, every(arrays), every(axes)

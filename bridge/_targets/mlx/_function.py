@@ -6,6 +6,7 @@ from typing import Any
 
 import mlx.core as mx
 
+from bridge._arrays.mlx import resting
 from bridge._errors import ArgumentError
 from bridge._op import Arrays, Op
 from bridge._protocols import Runner
@@ -40,6 +41,7 @@ class MlxTarget:
         """Never: what stands for an array in a transformation is an array like others."""
         return False
 
+    aside = staticmethod(resting)
     check_gradients = staticmethod(check_gradients)
 
 
