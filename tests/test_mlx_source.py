@@ -758,6 +758,52 @@ def test_batches_are_those_of_single_examples(f, axes, shapes):
 JACOBIANS = torch.func.jacrev, torch.func.jacfwd
 
 
+# By name: in MLX, and the same in torch.
+IN_BATCHES = {
+    "an index into one": (lambda x: x[None][0] * x.mean(), lambda x: x * x.mean()),
+    "an index behind": (
+        lambda x: x.reshape(1, 3)[:, mx.array(0)] * x.sum(),
+        lambda x: x[:1] * x.sum(),
+    ),
+    "an index into a stack": (
+        lambda x: mx.stack([x, x * 2])[1] * x.sum(),
+        lambda x: x * 2 * x.sum(),
+    ),
+    "checkpoint": (
+        lambda x: mx.checkpoint(lambda z: mx.sin(z) * z)(x) * x.sum(),
+        lambda x: x.sin() * x * x.sum(),
+    ),
+    "addmm": (
+        lambda x: mx.addmm(x[0], x[None], mx.eye(3)) * x.sum(),
+        lambda x: (x[0] + x[None]) * x.sum(),
+    ),
+    "convolution": (
+        lambda x: mx.conv1d(x[None, :, None], x[None, :2, None]),
+        lambda x: torch.nn.functional.conv1d(x[None, None], x[None, None, :2]).mT,
+    ),
+}
+
+
+@pytest.mark.parametrize(("fn", "native"), IN_BATCHES.values(), ids=IN_BATCHES)
+def test_batches_of_derivatives_in_any_order(fn, native):
+    """MLX writes beyond memory for some, and has no batched form of others."""
+    rows, many = torch.randn(4, 3), torch.randn(2, 4, 3)
+    cotangents = torch.randn(2, 4, *native(rows[0]).shape)
+
+    def nested(f):
+        pulled = lambda x, c: torch.func.vjp(lambda x: torch.func.vmap(f)(x), x)[1](c)[0]
+        return torch.func.vmap(pulled)(many, cotangents)
+
+    total = lambda f: lambda x: f(x).sum()
+    for use in (
+        nested,
+        lambda f: torch.func.vmap(f, in_dims=1)(rows.T),
+        lambda f: torch.func.vmap(torch.func.grad(total(f)), in_dims=1)(rows.T),
+        lambda f: torch.func.vmap(torch.func.jacrev(torch.func.jacrev(total(f))))(rows),
+    ):
+        torch.testing.assert_close(use(mlx2torch(fn)), use(native), rtol=1e-4, atol=1e-5)
+
+
 def closing_over_first(x):
     """A derivative that closes over `x`, then one by it."""
     fixed = mx.grad(lambda z: (z * z * x).sum())(mx.array([1.0, 2.0, 3.0]))

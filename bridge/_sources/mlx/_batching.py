@@ -3,8 +3,10 @@
 NOTE [wrong batches]
 MLX 0.32 writes a value that is no batch into the first example alone, permutes the channels of
 grouped convolutions if only their weights are batches, forgets that a matrix is triangular, and
-takes an axis for `mx.divmod` from memory that nobody has written. And a batch of a custom function
-has lost its gradient rule. One example after the other has none of this.
+takes an axis for `mx.divmod` from memory that nobody has written. It writes beyond the memory of
+an array if what is added to its elements has its examples along another axis than the first, which
+shapes tell. And a batch of a custom function has lost its gradient rule. One example after the
+other has none of this, and works where `mx.vmap` refuses.
 """
 
 from collections.abc import Callable, Sequence
@@ -13,10 +15,11 @@ from typing import Any
 import mlx.core as mx
 
 from bridge._arrays.mlx import dtype_of
+from bridge._errors import NoRuleError
 from bridge._op import Specs
-from bridge._sources.mlx._outline import Outline
+from bridge._sources.mlx._outline import Outline, outline
 from bridge._sources.mlx._random import Fun
-from bridge._sources.mlx._wrong import exported
+from bridge._sources.mlx._wrong import exported, steps
 
 Axes = tuple[int | None, ...]
 # By what an export calls the operations: whether they are wrong for batches at these inputs.
@@ -29,7 +32,22 @@ _WRONG: dict[str, Callable[[Sequence[Any], Sequence[bool]], bool]] = {
 }
 
 
-def is_wrong(fun: Fun, primals: Specs, known: Outline, axes: Axes) -> bool:
+def takes(
+    fun: Fun, batched: Fun, known: Outline, axes: Axes, primals: Specs, many: Specs, size: int
+) -> bool:
+    """Whether `mx.vmap` of `fun` over `axes`, which is `batched`, works: NOTE [wrong batches]."""
+    if _is_wrong(fun, primals, known, axes):
+        return False
+    try:
+        found = outline(batched, many, "a batch")
+    except (NoRuleError, ValueError, RuntimeError):
+        return False
+    if found and any("Scatter" in name for name in found.operations):
+        return not _is_misplaced(fun, batched, primals, many, size)
+    return found is not None
+
+
+def _is_wrong(fun: Fun, primals: Specs, known: Outline, axes: Axes) -> bool:
     """Whether `mx.vmap` over `axes` would be wrong, or may be: NOTE [wrong batches]."""
     if not any(name in each for name in _WRONG for each in known.operations):
         return False
@@ -48,6 +66,26 @@ def is_wrong(fun: Fun, primals: Specs, known: Outline, axes: Axes) -> bool:
             return True
         batched |= {y[0] for y in note["outputs"]}
     return False
+
+
+def _is_misplaced(fun: Fun, batched: Fun, primals: Specs, many: Specs, size: int) -> bool:
+    """Whether the batch of a scatter has its examples elsewhere than in front, or may have."""
+    alone, together = steps(fun, primals), steps(batched, many)
+    if alone is None or together is None:
+        return True
+    one, all_ = ([_shapes(s) for s in row if s["name"] == "Scatter"] for row in (alone, together))
+    if len(one) != len(all_):
+        return True
+    expected = [((size, *x), (1, *part)) for x, part in one]
+    return any(
+        found not in (was, grown) for found, was, grown in zip(all_, one, expected, strict=True)
+    )
+
+
+def _shapes(scatter: dict[str, Any]) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Of what is written to, and of each part that is written."""
+    x, *indices, updates = (tuple(each[1]) for each in scatter["inputs"])
+    return x, updates[len(indices[0]) if indices else 0 :]
 
 
 def one_by_one(fun: Fun, axes: Axes, size: int, outputs: Specs) -> Fun:

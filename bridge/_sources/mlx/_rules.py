@@ -11,7 +11,7 @@ import mlx.core as mx
 from bridge._arrays.mlx import FACE as ARRAYS, begin, computing, owned
 from bridge._errors import NoRuleError
 from bridge._op import Arrays, Op, Positions, Specs, Split
-from bridge._sources.mlx._batching import Axes, is_wrong, one_by_one
+from bridge._sources.mlx._batching import Axes, one_by_one, takes
 from bridge._sources.mlx._changes import Looked, check_captured
 from bridge._sources.mlx._eager import outputs_of, remembered
 from bridge._sources.mlx._forward import forward, is_doubtful, twice_back
@@ -169,8 +169,9 @@ class Function:
         primals = [s.grown(axis, size) for s, axis in zip(self.primals, axes, strict=True)]
         specs = tuple(spec.grown(0, size) for spec in self.outputs)
         fun = batched = mx.vmap(separate, in_axes=axes)
-        known = self.outline
-        wrong = known is None or is_wrong(run, self.primals, known, axes)
+        wrong = self.outline is None or not (
+            takes(run, batched, self.outline, axes, self.primals, tuple(primals), size)
+        )
         if wrong or self._is_by_rules():
             fun = one_by_one(self.fun, axes, size, self.outputs)
         run_batch = fun if wrong else batched
