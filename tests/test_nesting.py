@@ -79,3 +79,34 @@ def test_a_computation_of_jax_within_one_of_jax_is_refused(path):
     outer = wrapper(middle.name, away.name)(lambda x: inner(x) * 2)
     with pytest.raises(Exception, match="runs inside of a JAX computation, and called JAX"):
         outer(away.array(X))
+
+
+def test_a_chain_of_three_bridges():
+    """What MLX calls calls MLX, which calls another framework."""
+    away, middle = kit("mlx"), kit("torch")
+    inner = wrapper("torch", "mlx")(middle.xp.sin)
+    twice = wrapper("mlx", "torch")(lambda x: inner(x) * x)
+    f = wrapper("torch", "mlx")(lambda x: twice(x) * x)
+    native = lambda x: away.xp.sin(x) * x * x
+    for name in ("value", "grad", "vmap", "jvp", "vmap of grad", "grad of vmap", "grad of grad"):
+        found, expected = (use(away, lambda x, y, f=f: f(y) * x, name) for f in (f, native))
+        np.testing.assert_allclose(found, expected, rtol=2e-4, atol=2e-5)
+
+
+def test_a_call_in_a_rule_of_the_user():
+    """MLX keeps every graph there: nothing looks like a constant."""
+    mx, torch = kit("mlx").xp, kit("torch").xp
+    f = wrapper("mlx", "torch")(lambda x: mx.sin(x) * x.sum())
+    seen = []
+    ruled = mx.custom_function(lambda x: x * 1)
+
+    @ruled.vjp
+    def _(primals, cotangent, output):
+        x = torch.tensor(X, requires_grad=True)
+        f(x).sum().backward()
+        seen.append(x.grad)
+        return cotangent * 2
+
+    assert mx.grad(lambda x: ruled(x).sum())(mx.array(X)).tolist() == [2, 2, 2]
+    x = torch.tensor(X)
+    torch.testing.assert_close(seen, [x.cos() * x.sum() + x.sin().sum()])

@@ -145,6 +145,8 @@ def captures_traced(build: Callable[[], Sequence[mx.array]]) -> bool:
     """
     if _local.keeps or not transforming() or not any(map(_is_marked, build())):
         return False
+    if _is_marked(_ZERO):  # every graph is kept, in a rule that is not ours
+        return False
     derived: list[bool] = []
 
     def elsewhere() -> None:

@@ -1,8 +1,8 @@
 """Tensors of PyTorch."""
 
-from bridge._arrays.torch._dtypes import dtype_name as dtype_name
-from bridge._arrays.torch._levels import (
+from bridge._arrays.torch._apart import (
+    aside as aside,
     transforming as transforming,
-    untransformed as untransformed,
 )
+from bridge._arrays.torch._dtypes import dtype_name as dtype_name
 from bridge._arrays.torch._tensors import FACE as FACE

@@ -8,8 +8,8 @@ import numpy as np
 import torch
 
 from bridge._arrays.numpy import plain
+from bridge._arrays.torch._apart import aside
 from bridge._arrays.torch._dtypes import PLAIN_NUMPY, dtype_name
-from bridge._arrays.torch._levels import untransformed
 from bridge._errors import ArgumentError
 from bridge._op import Op
 from bridge._spec import NARROW_INTEGERS, check_count, check_range
@@ -31,7 +31,7 @@ _LARGE = 2**18
 
 def fill(op: Op, operands: Sequence[Any], results: Sequence[Any]) -> None:
     """Evaluate `op` on NumPy arrays, or what has `__dlpack__`: `HomeFace.fill`."""
-    with untransformed():
+    with aside():
         _fill(op, operands, results)
 
 

@@ -12,9 +12,9 @@ from torch.autograd import forward_ad
 from torch.utils.dlpack import from_dlpack
 
 from bridge._arrays.numpy import OnHost, plain
+from bridge._arrays.torch._apart import aside
 from bridge._arrays.torch._dtypes import AS_INTEGERS, PLAIN, dtype_name
 from bridge._arrays.torch._fill import fill, over
-from bridge._arrays.torch._levels import untransformed
 from bridge._errors import ArgumentError, CopyError, NoValuesError
 from bridge._op import Arrays, Op, Specs
 from bridge._protocols import Container, Stream
@@ -26,7 +26,7 @@ class TorchArrays:
 
     name = "torch"
     dense = False
-    working = staticmethod(untransformed)
+    working = staticmethod(aside)
     untraced = None
 
     def owns(self, x: Any) -> bool:

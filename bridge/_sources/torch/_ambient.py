@@ -6,7 +6,7 @@ from collections.abc import Callable, Generator, Sequence
 
 import torch
 
-from bridge._arrays.torch import untransformed
+from bridge._arrays.torch import aside
 from bridge._sources.torch._internals import any_autocast, below_autograd, without_autocast
 
 Flat = Callable[..., Sequence[torch.Tensor]]
@@ -33,7 +33,7 @@ def fresh(dtype: torch.dtype) -> Generator[None]:
     before = torch.get_default_dtype()
     with contextlib.ExitStack() as stack:
         stack.callback(_set_default_dtype, before)
-        stack.enter_context(untransformed())
+        stack.enter_context(aside())
         stack.enter_context(torch.inference_mode(mode=False))
         stack.enter_context(torch.enable_grad())
         stack.enter_context(without_autocast())

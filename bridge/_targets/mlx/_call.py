@@ -22,10 +22,10 @@ from bridge._arrays.mlx import (
     FACE as ARRAYS,
     TracerError,
     in_rule,
-    placeholder,
     remembering,
     rested,
     transforming,
+    unmarked,
 )
 from bridge._errors import ArgumentError, NoValuesError
 from bridge._op import Arrays, Op, Positions
@@ -108,7 +108,7 @@ class Call:
                 "mx.compile or mx.export_function record. Compile the functions around the call, "
                 "and leave the call out."
             )
-        return tuple(placeholder(shape, dtype) for shape, dtype in self.made.results)
+        return tuple(unmarked(shape, dtype) for shape, dtype in self.made.results)
 
     @in_rule
     @rested

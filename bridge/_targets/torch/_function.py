@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 
-from bridge._arrays.torch import transforming, untransformed
+from bridge._arrays.torch import aside, transforming
 from bridge._op import Arrays, Op
 from bridge._protocols import Run, Runner
 from bridge._targets.torch import _dynamo, _operators as _operators
@@ -52,7 +52,7 @@ class TorchTarget:
         """An integer of torch's generator, so that it can be restored, as by a checkpoint."""
         return torch.randint(-(2**63), 2**63 - 1, (1,), dtype=torch.int64, device="cpu")
 
-    aside = staticmethod(untransformed)
+    aside = staticmethod(aside)
     compiling = staticmethod(compiling)
     is_staged = staticmethod(is_staged)
     sketch = staticmethod(sketch)
