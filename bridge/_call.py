@@ -120,6 +120,8 @@ class BridgedFunction:
         """The arguments with static ones marked, and with a key if there has to be one."""
         if self._parameters.static:
             args, kwargs = self._parameters.mark(args, kwargs)
+        if self._seeded and kwargs.get(SEED, self) is None:  # as if it had not been passed
+            kwargs = {name: value for name, value in kwargs.items() if name != SEED}
         if SEED in kwargs and self._seeded:
             kwargs = {**kwargs, SEED: self._target.seed(kwargs[SEED])}
         elif self._draws:
@@ -234,7 +236,7 @@ class BridgedFunction:
             for leaf, about in zip(leaves, described, strict=True)
         ]
         labels = [f"argument {leaf.label} of {self._name}" for leaf in arrays]
-        seeds = [i for i, leaf in enumerate(arrays) if leaf.label == SEED and self._seeded]
+        seeds = self._seeds(described, arrays)
         crossing = self._home, self._away
         flat = Flat(self._fn, self._name, crossing, structure, fixed, seeded=bool(seeds))
         device = self._place(arrays)
@@ -262,6 +264,18 @@ class BridgedFunction:
             dynamic=dynamic,
             as_they_are=len(dynamic) == len(leaves) and not any(prepare for _, prepare in dynamic),
         )
+
+    def _seeds(self, described: Sequence[Leaf], arrays: Sequence[Leaf]) -> list[int]:
+        """Positions of the keys for random numbers among `arrays`: of one, or of none."""
+        keys = [leaf for leaf in described if leaf.label == SEED and self._seeded]
+        for leaf in keys:
+            if leaf.spec is None or not leaf.spec.dtype.startswith(("int", "uint")):
+                found = "no array" if leaf.spec is None else f"of {leaf.spec.dtype}"
+                raise ArgumentError(
+                    f"argument `{SEED}` of {self._name} is {found}. Pass a key, or an array of "
+                    "integers, whose random numbers are always the same."
+                )
+        return [arrays.index(leaf) for leaf in keys]
 
     def _place(self, arrays: Sequence[Leaf]) -> str:
         """The device that all arrays of the caller's framework live on."""

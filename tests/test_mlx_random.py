@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from bridge import ArgumentError, mlx2jax, mlx2torch
+from bridge import ArgumentError, mlx2jax, mlx2torch, torch2mlx
 
 mx = pytest.importorskip("mlx.core")
 torch = pytest.importorskip("torch")
@@ -125,3 +125,33 @@ def test_jax_needs_a_key_and_a_gradient_has_its_mask():
     rows = jax.vmap(lambda key: f(x, rng=key))(keys)
     for row, alone in zip(rows, keys, strict=True):
         np.testing.assert_array_equal(row, f(x, rng=alone))
+
+
+@pytest.mark.parametrize(
+    ("key", "text"),
+    [
+        (3, "argument `rng` of noisy is no array"),
+        (torch.Generator(), "argument `rng` of noisy is no array"),
+        (torch.tensor([0.5]), "argument `rng` of noisy is of float32"),
+        (torch.tensor(True), "argument `rng` of noisy is of bool"),
+    ],
+    ids=str,
+)
+def test_what_is_no_key_is_refused(key, text):
+    def noisy(x):
+        return x * mx.random.uniform(shape=x.shape)
+
+    with pytest.raises(ArgumentError, match=f"{text}.*integers"):
+        mlx2torch(noisy)(torch.ones(3), rng=key)
+
+
+def test_no_key_is_as_if_none_were_passed():
+    f = mlx2torch(lambda x: x * mx.random.uniform(shape=x.shape))
+    torch.manual_seed(3)
+    first = f(torch.ones(3))
+    torch.manual_seed(3)
+    torch.testing.assert_close(f(torch.ones(3), rng=None), first)
+    plain = mlx2torch(mx.sin)
+    torch.testing.assert_close(plain(torch.ones(3), rng=None), torch.ones(3).sin())
+    with pytest.raises(ArgumentError, match=r"draws random numbers.*`rng=`"):
+        torch2mlx(lambda x: torch.nn.functional.dropout(x, 0.5))(mx.ones(3), rng=None)

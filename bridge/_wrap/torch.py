@@ -46,7 +46,8 @@ def torch2jax(
 
     It works under `jax.jit`, `jax.grad`, `jax.vmap` and every other transformation, to any order:
     torch computes, and derivatives are torch's own. The function is captured once for each
-    structure, shape, dtype and static value of its arguments.
+    structure, shape, dtype and static value of its arguments. Tensors that it captures are read on
+    each call: change none of them between a call and its derivative.
 
     Args:
         fn: A pure function written with torch. Its arguments and results are arbitrary pytrees of
@@ -133,6 +134,7 @@ def torch2mlx(
     It works under `mx.grad`, `mx.value_and_grad`, `mx.vjp`, `mx.jvp`, `mx.vmap` and
     `mx.checkpoint`, nested to any order: torch computes, and derivatives are torch's own. The
     function is captured once for each structure, shape, dtype and static value of its arguments.
+    Tensors that it captures are read on each call: change none between a call and its derivative.
 
     Args:
         fn: A pure function written with torch. Its arguments and results are arbitrary pytrees of
