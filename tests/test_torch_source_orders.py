@@ -9,6 +9,7 @@ torch = pytest.importorskip("torch")
 
 from torch.func import grad, hessian, jacfwd, jvp, vjp, vmap  # noqa: E402
 
+from bridge import NoRuleError  # noqa: E402
 from tests.torch_functions import Clipped, Reversal, StraightThrough  # noqa: E402
 from tests.torch_ops import backward, close, cube, op, spec  # noqa: E402
 
@@ -325,3 +326,19 @@ def test_a_harmless_question_costs_a_batch_nothing():
     split = batch.derive("split", (0,), (0,))
     found = backward(split, [many], split.forward.call(many), [many], (0,))
     close(found, [many.cos() * many])
+
+
+@pytest.mark.filterwarnings("ignore:f.* cannot be captured as a graph")
+def test_tangents_that_torch_ignores_are_refused_where_gradients_look_at_values():
+    """torch.func.jvp has zeros for products that are scattered."""
+    index = torch.tensor([0, 0, 1])
+    product = lambda x: torch.ones(2, dtype=x.dtype).scatter_reduce(0, index, x, "prod").sum()
+    x, one = torch.tensor([2.0, 3.0, 5.0], dtype=DOUBLE), torch.ones((), dtype=DOUBLE)
+    f = op(product, x, capture="auto")
+    assert torch.func.jvp(product, (x,), (x,))[1] == 0
+    with pytest.raises(NoRuleError, match="torch has no jvp of f: tangents and gradients disagree"):
+        f.derive("jvp", (0,))
+    gradient = f.derive("vjp", (0,), (0,))
+    close(gradient.call(x, one), [torch.tensor([3.0, 2.0, 1.0], dtype=DOUBLE)])
+    second = gradient.derive("vjp", (0,), (0,)).call(x, one, x)
+    close(second, [torch.tensor([3.0, 2.0, 0.0], dtype=DOUBLE)])

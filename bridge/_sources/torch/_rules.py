@@ -181,9 +181,7 @@ class Function:
         return found
 
     def _disagrees(self) -> str:
-        if self._seeded:
-            return OTHER_DRAWS
-        return DISAGREE
+        return OTHER_DRAWS if self._seeded else DISAGREE
 
     @property
     def _seeded(self) -> bool:
@@ -233,7 +231,10 @@ class Function:
         """Raise unless there are tangents: NOTE [tangents from gradients]."""
         primals = (*tangents.primals, *(self.outputs[i] for i in smooth))
         count = len(tangents.primals)
-        program = trace(tangents.fun, primals, name=tangents.name, settings=self.settings)
+        try:
+            program = trace(tangents.fun, primals, name=tangents.name, settings=self.settings)
+        except NoValuesError as error:
+            raise _no_rule("jvp", self.name, NoRuleError(DISAGREE)) from error
         if any(max(positions, default=0) >= count for positions in program.reach()):
             raise NoRuleError(
                 f"{self.name} has no tangents: torch has no forward formula for it, and an "
