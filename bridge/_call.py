@@ -165,25 +165,23 @@ class BridgedFunction:
     def _plan(self, leaves: Sequence[Any], structure: Any) -> Plan:
         """A new plan for arguments like these, kept if it is a trace."""
         with self._target.aside():
-            return self._planned(leaves, structure)
-
-    def _planned(self, leaves: Sequence[Any], structure: Any) -> Plan:
-        paths = _tree.paths(structure)
-        described = [self._describe(leaf, path) for leaf, path in zip(leaves, paths, strict=True)]
-        form = _form(structure, len(leaves))
-        key = (form, self._source.ambient(), *(leaf.signature for leaf in described))
-        if not self._options.get("jit", True):
-            return self._make(leaves, structure, described)
-        with self._lock:  # a trace can take minutes: threads that want the same one wait for it
-            plan = self._plans.get(key)
-            if plan is None:
-                plan = self._make(leaves, structure, described)
-                if plan.op.draws:
-                    return plan  # which is called with a key, or not at all
-                self._keep(key, plan)
-                if self._options.get("capture") != "never" and self._options.get("compile", True):
-                    self._traces.note(described)
-            return plan
+            paths = _tree.paths(structure)
+            described = [self._describe(x, path) for x, path in zip(leaves, paths, strict=True)]
+            form = _form(structure, len(leaves))
+            key = (form, self._source.ambient(), *(leaf.signature for leaf in described))
+            if not self._options.get("jit", True):
+                return self._make(leaves, structure, described)
+            with self._lock:  # a trace can take minutes: threads that want the same one wait
+                plan = self._plans.get(key)
+                if plan is None:
+                    plan = self._make(leaves, structure, described)
+                    if plan.op.draws:
+                        return plan  # which is called with a key, or not at all
+                    self._keep(key, plan)
+                    options = self._options
+                    if options.get("capture") != "never" and options.get("compile", True):
+                        self._traces.note(described)
+                return plan
 
     def _keep(self, key: Any, plan: Plan) -> None:
         while len(self._plans) >= _MOST_PLANS:

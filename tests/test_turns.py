@@ -2,6 +2,7 @@
 
 import importlib
 import math
+import queue
 import threading
 
 import pytest
@@ -50,20 +51,26 @@ def threads():
         inner = bridge.mlx2torch(lambda x: mx.sin(x) * n)
         found.append(bridge.torch2mlx(lambda y: inner(y) / n)(mx.ones(3))[0].item())
 
-    run = lambda work: [work(1 + i / 100) for i in range(25)]
-    both = [threading.Thread(target=run, args=(work,)) for work in (outwards, inwards)]
-    for thread in both:
-        thread.start()
-    for thread in both:
-        thread.join()
+    ended = queue.SimpleQueue()
+
+    def run(work):
+        for i in range(10):
+            work(1 + i / 100)
+        ended.put(None)
+        threading.Event().wait()  # MLX may abort a process in which threads that used it have ended
+
+    for work in (outwards, inwards):
+        threading.Thread(target=run, args=(work,), daemon=True).start()
+    for _ in range(2):
+        ended.get(timeout=250)
     return found
 
 
-@pytest.mark.parametrize(("work", "count"), [(pending, 6), (nested, 1), (threads, 50)])
+@pytest.mark.parametrize(("work", "count"), [(pending, 6), (nested, 1), (threads, 20)])
 def test_a_call_out_of_mlx_lets_others_have_their_turn(work, count):
     if work is not threads:
         pytest.importorskip("jax")
-    assert fresh_process(work, timeout=120) == pytest.approx([math.sin(1)] * count)
+    assert fresh_process(work, timeout=300) == pytest.approx([math.sin(1)] * count)
 
 
 EXITS = {

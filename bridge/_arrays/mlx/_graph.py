@@ -11,8 +11,8 @@ NOTE [whether there is a transformation]
 Nothing public tells. But a compiled function is run as it is written for arrays that have been
 marked, as long as there is some transformation under way; and marks stay on results, and where a
 transformation ended in an error. Each thread compiles for itself, and MLX 0.32 may abort at exit
-if several have. So only the thread that imports this module asks that way. Others ask, as it does
-where compiling is disabled, `mx.async_eval`, which takes 8 us: it has one error for such arrays and
+if one has that is gone. So only the main thread asks that way. Others ask, as it does where
+compiling is disabled, `mx.async_eval`, which takes 8 us: it has one error for such arrays and
 another for those without values, so that nothing is evaluated.
 
 NOTE [traced arrays]
@@ -32,6 +32,7 @@ from typing import Any
 import mlx.core as mx
 
 from bridge._arrays.mlx._streams import building, turn, unforked
+from bridge._arrays.mlx._threads import in_own_thread
 from bridge._errors import NoValuesError
 
 
@@ -283,10 +284,13 @@ _OTHER_THREAD = (
 )
 
 
-_THREAD = threading.get_ident()
-_ZERO = mx.array(0.0)
-_MARKED = _marked(_ZERO)
-_VALUELESS = unmarked((), mx.float32)
-mx.eval(_MARKED)  # which another thread could not
-_ran(_ZERO)  # compiles it
-mx.grad(_check)(_ZERO)
+def _prepared() -> tuple[mx.array, mx.array, mx.array]:
+    zero = mx.array(0.0)
+    marked, valueless = _marked(zero), unmarked((), mx.float32)
+    mx.eval(marked)  # which another thread could not
+    return zero, marked, valueless
+
+
+_THREAD = threading.main_thread().ident
+_ZERO, _MARKED, _VALUELESS = in_own_thread(_prepared)
+in_own_thread(lambda: mx.grad(_check)(_ZERO))
