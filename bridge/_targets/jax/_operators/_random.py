@@ -36,11 +36,16 @@ def _normal(out: Result) -> Any:
 
 
 @operator(
-    *("aten.normal_functional.default", "aten.normal.Tensor_float", "aten.normal.Tensor_Tensor"),
+    *("aten.normal.Tensor_float", "aten.normal.Tensor_Tensor"),
     *("aten.normal.float_Tensor", "aten.normal.float_float"),
 )
 def _normal_of(out: Result, mean: Any = 0.0, std: Any = 1.0, *_: Any, **__: Any) -> Any:
     return cast(mean, out.dtype) + cast(std, out.dtype) * _normal(out)
+
+
+@operator("aten.normal_functional.default")
+def _normal_into(out: Result, _: Any, mean: float = 0.0, std: float = 1.0, **__: Any) -> Any:
+    return mean + std * _normal(out)
 
 
 @operator(
