@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jax import lax
 from jax.scipy import special
 
-from bridge._targets.jax._operators._table import Result, cast, common, operator
+from bridge._targets.jax._operators._table import Result, cast, common, operator, wide
 
 Function = Callable[..., Any]
 
@@ -30,25 +30,32 @@ def _power(x: Any, y: Any) -> Any:
     return jnp.where(y >= 0, whole, jnp.where(abs(x) == 1, jnp.power(x, jnp.abs(y)), 0))
 
 
-_PAIRS: dict[str, Function] = {
+# Nothing is rounded in them.
+_EXACT: dict[str, Function] = {
     **{name: getattr(jnp, name) for name in ("maximum", "minimum", "fmax", "fmin", "copysign")},
-    **{name: getattr(jnp, name) for name in ("hypot", "nextafter", "logaddexp", "logaddexp2")},
-    **{name: getattr(jnp, name) for name in ("gcd", "lcm", "heaviside", "remainder", "fmod")},
+    **{name: getattr(jnp, name) for name in ("gcd", "lcm", "heaviside", "nextafter")},
     **{name: getattr(jnp, name) for name in ("bitwise_and", "bitwise_or", "bitwise_xor")},
-    "mul": jnp.multiply,
-    "div": _divided,
-    "true_divide": _divided,
-    "atan2": jnp.arctan2,
-    "floor_divide": jnp.floor_divide,
-    "pow": _power,
-    "xlogy": special.xlogy,
-    "special_xlog1py": special.xlog1py,
     "bitwise_left_shift": jnp.left_shift,
     "bitwise_right_shift": jnp.right_shift,
     "shift_left": jnp.left_shift,
     "shift_right_arithmetic": jnp.right_shift,
     "__lshift__": jnp.left_shift,
     "__rshift__": jnp.right_shift,
+}
+# Torch rounds numbers to the dtype of the result before these, and does not before the next.
+_OF_ROUNDED: dict[str, Function] = {
+    **{name: getattr(jnp, name) for name in ("hypot", "logaddexp", "logaddexp2", "remainder")},
+    "fmod": jnp.fmod,
+    "atan2": jnp.arctan2,
+    "pow": _power,
+    "xlogy": special.xlogy,
+    "special_xlog1py": special.xlog1py,
+}
+_OF_NUMBERS: dict[str, Function] = {
+    "mul": jnp.multiply,
+    "div": _divided,
+    "true_divide": _divided,
+    "floor_divide": jnp.floor_divide,
 }
 _FORMS = ("Tensor", "Scalar", "default", "Tensor_Tensor", "Tensor_Scalar", "Scalar_Tensor")
 _MORE_FORMS = ("Scalar_mode", "Tensor_mode", "other_scalar", "self_scalar", "Scalar_Self")
@@ -61,9 +68,19 @@ def _binary(compute: Function) -> Function:
     return of_result
 
 
-for _name, _compute in _PAIRS.items():
+def _binary_of_rounded(compute: Function) -> Function:
+    computed = wide(_binary(compute))
+    return lambda out, x, y: computed(out, cast(x, out.dtype), cast(y, out.dtype))
+
+
+_PAIRS = {
+    **{name: _binary(compute) for name, compute in _EXACT.items()},
+    **{name: _binary_of_rounded(compute) for name, compute in _OF_ROUNDED.items()},
+    **{name: wide(_binary(compute)) for name, compute in _OF_NUMBERS.items()},
+}
+for _name, _rule in _PAIRS.items():
     names = (f"aten.{_name}.{form}" for form in (*_FORMS, *_MORE_FORMS))
-    operator(*names, f"prims.{_name}.default")(_binary(_compute))
+    operator(*names, f"prims.{_name}.default")(_rule)
 
 
 @operator("aten.pow.Tensor_Scalar")
@@ -72,8 +89,8 @@ def _power_of_number(out: Result, x: Any, exponent: Any) -> Any:
     if exponent == _HALF and not jnp.issubdtype(out.dtype, jnp.integer):
         return jnp.sqrt(x)
     if exponent in range(_LARGE):
-        return lax.integer_pow(x, int(exponent.real))
-    return _power(x, cast(exponent, out.dtype))
+        return wide(lambda _, x: lax.integer_pow(x, int(exponent.real)))(out, x)
+    return _PAIRS["pow"](out, x, exponent)
 
 
 _HALF, _LARGE = 0.5, 32
@@ -85,33 +102,39 @@ def _scaled(out: Result, y: Any, alpha: Any) -> Any:
 
 
 @operator("aten.add.Tensor", "aten.add.Scalar", "prims.add.default")
+@wide
 def _add(out: Result, x: Any, y: Any, alpha: Any = 1) -> Any:
     return cast(x, out.dtype) + _scaled(out, y, alpha)
 
 
 @operator("aten.sub.Tensor", "aten.sub.Scalar", "prims.sub.default")
+@wide
 def _sub(out: Result, x: Any, y: Any, alpha: Any = 1) -> Any:
     return cast(x, out.dtype) - _scaled(out, y, alpha)
 
 
 @operator("aten.rsub.Tensor", "aten.rsub.Scalar")
+@wide
 def _rsub(out: Result, x: Any, y: Any, alpha: Any = 1) -> Any:
     return cast(y, out.dtype) - _scaled(out, x, alpha)
 
 
 @operator("aten.addcmul.default")
+@wide
 def _addcmul(out: Result, x: Any, y: Any, z: Any, *, value: Any = 1) -> Any:
     x, y, z = (cast(t, out.dtype) for t in (x, y, z))
     return x + _scaled(out, y * z, value)
 
 
 @operator("aten.addcdiv.default")
+@wide
 def _addcdiv(out: Result, x: Any, y: Any, z: Any, *, value: Any = 1) -> Any:
     x, y, z = (cast(t, out.dtype) for t in (x, y, z))
     return x + _scaled(out, y, value) / z
 
 
 @operator("aten.lerp.Scalar", "aten.lerp.Tensor")
+@wide
 def _lerp(out: Result, x: Any, y: Any, weight: Any) -> Any:
     x, y, weight = (cast(t, out.dtype) for t in (x, y, weight))
     return jnp.where(jnp.abs(weight) < _HALF, x + weight * (y - x), y - (y - x) * (1 - weight))
