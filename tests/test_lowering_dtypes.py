@@ -9,6 +9,7 @@ pytest.importorskip("jax")
 import jax
 import jax.numpy as jnp
 import torch
+from torch.nn import functional as F  # noqa: N812
 
 from bridge import torch2jax
 
@@ -89,3 +90,70 @@ NUMBERS = {
 @pytest.mark.parametrize("function", NUMBERS.values(), ids=NUMBERS)
 def test_numbers_are_not_rounded_to_16_bits(function, dtype):
     check(function, POINTS.to(dtype))
+
+
+SUMS = {
+    "spread": lambda x: (x.std(), x.var(1), *torch.var_mean(x), *torch.std_mean(x, 1)),
+    "norms": lambda x: [
+        torch.linalg.vector_norm(x, n, 1) for n in (0, 1, 2, 3, 2.5, torch.inf, -torch.inf)
+    ],
+    "sums": lambda x: (x.mean(), (x * 20).sum(1), x.nansum(), (x / 500).prod(1), x.logsumexp(1)),
+    "running": lambda x: (x.cumsum(1), (x / 500).cumprod(1), (x / 500).logcumsumexp(1)),
+    "similarity": lambda x: F.cosine_similarity(x, x.detach().flip(1), dim=1),
+    "distance": lambda x: F.pairwise_distance(x, x.detach().flip(1)),
+    "normalized": lambda x: (F.normalize(x), F.layer_norm(x, (3,)), F.rms_norm(x, (3,))),
+    "windows": lambda x: (
+        F.avg_pool1d(x.repeat(1, 30)[None], 80),
+        F.avg_pool2d(x.repeat(10, 30)[None], 20),
+    ),
+    "exponentials": lambda x: ((x / 100).softmax(1), (x / 100).log_softmax(1)),
+    "added": lambda x: (
+        torch.addmm(x, x[:, :2], x.detach(), beta=0.5, alpha=1e-3),
+        torch.addbmm(x, x[None, :, :2], x[None].detach(), alpha=1e-3),
+    ),
+    "scattered": lambda x: (x[:1] * 0).scatter_add(
+        1, torch.zeros(1, 999).long(), x[:1].tile(1, 333)
+    ),
+    "scattered means": lambda x: (x[:1] * 0).scatter_reduce(
+        1, torch.zeros(1, 99).long(), x[:1].tile(1, 33) / 99, "mean", include_self=False
+    ),
+}
+
+
+@pytest.mark.parametrize("dtype", HALVES, ids=str)
+@pytest.mark.parametrize("function", SUMS.values(), ids=SUMS)
+def test_sums_of_16_bits_are_in_single_precision(function, dtype):
+    check(function, LARGE.to(dtype))
+
+
+def test_functions_of_16_bits_equal_those_of_32():
+    """Torch rounds more often than these do, in what local_response_norm is made of, say."""
+    functions = F.gelu, torch.sigmoid, F.silu, torch.rsqrt, torch.lgamma
+    check(lambda x: [f(x.abs() / 99) for f in functions], LARGE.half(), rtol=4e-3)
+    check(lambda x: F.local_response_norm(x, 2), LARGE[None].half(), rtol=4e-3)
+
+
+@pytest.mark.parametrize("dtype", HALVES, ids=str)
+def test_many_ones_of_16_bits_are_counted(dtype):
+    """Torch loses them on the CPU alone, for all but scatter_add."""
+    place = torch.zeros(4096, dtype=torch.int64)
+    none, ones = torch.zeros(1, dtype=dtype), torch.ones(4096, dtype=dtype)
+    found = xla(
+        lambda none, ones: (
+            none.scatter_add(0, place, ones),
+            none.index_add(0, place, ones),
+            none.index_put((place,), ones, accumulate=True),
+            none.put(place, ones, accumulate=True),
+        )
+    )(in_jax(none), in_jax(ones))
+    assert [float(x[0]) for x in found] == [4096.0] * 4
+    slope = jax.grad(lambda w: xla(F.embedding)(in_jax(place), w).sum())(in_jax(none)[:, None])
+    assert slope[0, 0] == 4096
+
+
+@pytest.mark.parametrize("dtype", HALVES, ids=str)
+def test_random_numbers_of_16_bits_are_below_1(dtype):
+    found = xla(lambda: torch.rand(20000, dtype=dtype))(rng=jax.random.key(0))
+    assert found.min() == 0
+    assert 0.99 < found.max() < 1
+    assert abs(found.astype("float32").mean() - 0.5) < 0.02

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jax import lax
 from jax.scipy import special
 
-from bridge._targets.jax._operators._table import Result, cast, operator
+from bridge._targets.jax._operators._table import Result, cast, operator, wide
 
 Function = Callable[..., Any]
 
@@ -75,7 +75,7 @@ _QUESTIONS: dict[str, Function] = {
 
 
 def _in_dtype_of_result(compute: Function) -> Function:
-    return lambda out, x: compute(cast(x, out.dtype))
+    return wide(lambda out, x: compute(cast(x, out.dtype)))
 
 
 def _in_own_dtype(compute: Function) -> Function:
@@ -89,17 +89,20 @@ for _name, _compute in _QUESTIONS.items():
 
 
 @operator("aten.round.decimals")
+@wide
 def _round(out: Result, x: Any, *, decimals: int) -> Any:
     return jnp.round(x, decimals)
 
 
 @operator("aten.gelu.default")
+@wide
 def _gelu(out: Result, x: Any, *, approximate: str = "none") -> Any:
     return jax.nn.gelu(x, approximate=approximate == "tanh")
 
 
 @operator("aten.special_zeta.default", "aten.special_zeta.other_scalar")
 @operator("aten.special_zeta.self_scalar", "prims.zeta.default")
+@wide
 def _zeta(out: Result, x: Any, q: Any) -> Any:
     """Hurwitz's zeta function, by sums that end where XLA has it: far below 0 it is wrong."""
     x, q = jnp.broadcast_arrays(cast(x, out.dtype), cast(q, out.dtype))
@@ -114,6 +117,7 @@ def _zeta(out: Result, x: Any, q: Any) -> Any:
 
 
 @operator("aten.polygamma.default")
+@wide
 def _polygamma(out: Result, n: int, x: Any) -> Any:
     if n == 0:
         return lax.digamma(cast(x, out.dtype))
@@ -121,11 +125,13 @@ def _polygamma(out: Result, n: int, x: Any) -> Any:
 
 
 @operator("aten.tanh_backward.default")
+@wide
 def _tanh_backward(out: Result, gradient: Any, y: Any) -> Any:
     return gradient * jnp.conj(1 - y * y)
 
 
 @operator("aten.sigmoid_backward.default")
+@wide
 def _sigmoid_backward(out: Result, gradient: Any, y: Any) -> Any:
     return gradient * jnp.conj((1 - y) * y)
 

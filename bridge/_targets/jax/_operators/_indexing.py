@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from bridge._errors import NoRuleError
-from bridge._targets.jax._operators._table import Result, cast, operator
+from bridge._targets.jax._operators._table import Result, cast, operator, wide, widened
 
 _READ: Any = {"mode": "fill"}
 _WRITE: Any = {"mode": "drop"}
@@ -55,7 +55,7 @@ def _index_put(
     masks = [index for index in indices if index is not None and index.dtype == bool]
     if masks:
         return _masked_put(x, indices, values, accumulate=accumulate)
-    at = x.at[_where(x, indices)]
+    at = (widened(x) if accumulate else x).at[_where(x, indices)]
     values = cast(values, x.dtype)
     return at.add(values, **_WRITE) if accumulate else at.set(values, **_WRITE)
 
@@ -86,6 +86,7 @@ def _embedding(out: Result, weight: Any, index: Any, *_: Any, **__: Any) -> Any:
 
 
 @operator("aten.embedding_dense_backward.default")
+@wide
 def _embedding_backward(
     out: Result,
     gradient: Any,
@@ -110,7 +111,7 @@ def _take(out: Result, x: Any, index: Any) -> Any:
 
 @operator("aten.put.default")
 def _put(out: Result, x: Any, index: Any, source: Any, accumulate: bool = False) -> Any:
-    at = x.reshape(-1).at[_from_front(index, x.size)]
+    at = (widened(x) if accumulate else x).reshape(-1).at[_from_front(index, x.size)]
     source = cast(source, x.dtype).reshape(index.shape)
     found = at.add(source, **_WRITE) if accumulate else at.set(source, **_WRITE)
     return found.reshape(x.shape)
@@ -149,11 +150,13 @@ def _scatter(out: Result, x: Any, dim: int, index: Any, source: Any) -> Any:
 
 
 @operator("aten.scatter_add.default")
+@wide
 def _scatter_add(out: Result, x: Any, dim: int, index: Any, source: Any) -> Any:
     return _scattered(x, dim, index, source, lambda at, y: at.add(y, **_WRITE))
 
 
 @operator("aten.scatter.reduce", "aten.scatter.value_reduce")
+@wide
 def _scatter_by(out: Result, x: Any, dim: int, index: Any, source: Any, *, reduce: str) -> Any:
     return _scatter_reduce(out, x, dim, index, source, _BY[reduce])
 
@@ -162,6 +165,7 @@ _BY = {"add": "sum", "multiply": "prod"}
 
 
 @operator("aten.scatter_reduce.two")
+@wide
 def _scatter_reduce(
     out: Result,
     x: Any,
@@ -174,7 +178,7 @@ def _scatter_reduce(
 ) -> Any:
     kept = x
     if not include_self:
-        start = jnp.broadcast_to(cast(_least(reduce, x.dtype), x.dtype), x.shape)
+        start = cast(_least(reduce, x.dtype), x.dtype)
         kept = _scattered(x, dim, index, start, lambda at, y: at.set(y, **_WRITE))
     found = _scattered(kept, dim, index, source, lambda at, y: _written(at, y, reduce))
     if reduce != "mean":
@@ -208,6 +212,7 @@ def _along(x: Any, dim: int, index: Any) -> Any:
 
 
 @operator("aten.index_add.default")
+@wide
 def _index_add(out: Result, x: Any, dim: int, index: Any, source: Any, *, alpha: Any = 1) -> Any:
     source = source * cast(alpha, x.dtype)
     if not x.ndim:

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from bridge._targets.jax._operators._table import Result, cast, operator
+from bridge._targets.jax._operators._table import Result, cast, operator, wide
 
 
 @operator("aten._to_copy.default", "prims.convert_element_type.default", "aten.to.dtype")
@@ -86,6 +86,7 @@ def _steps(out: Result, start: Any, step: Any) -> Any:
 
 
 @operator("aten.linspace.default")
+@wide
 def _linspace(out: Result, start: Any, end: Any, steps: int, **_: Any) -> Any:
     return jnp.linspace(start, end, steps, dtype=out.dtype)
 

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from bridge._targets.jax._operators._table import Result, operator
+from bridge._targets.jax._operators._table import Result, operator, wide
 
 Sizes = Sequence[int]
 
@@ -131,13 +131,12 @@ def _avg_pool_backward(rank: int, out: Result, gradient: Any, x: Any, *how: Any)
 
 for _rank in (1, 2, 3):
     operator(f"aten.max_pool{_rank}d_with_indices.default")(functools.partial(_max_pool, _rank))
-    operator(f"aten.max_pool{_rank}d_with_indices_backward.default")(
-        functools.partial(_max_pool_backward, _rank)
-    )
-    operator(f"aten.avg_pool{_rank}d.default")(functools.partial(_avg_pool, _rank))
-    operator(f"aten.avg_pool{_rank}d_backward.default")(
-        functools.partial(_avg_pool_backward, _rank)
-    )
+    for _name, _compute in {
+        f"max_pool{_rank}d_with_indices_backward": _max_pool_backward,
+        f"avg_pool{_rank}d": _avg_pool,
+        f"avg_pool{_rank}d_backward": _avg_pool_backward,
+    }.items():
+        operator(f"aten.{_name}.default")(wide(functools.partial(_compute, _rank)))
 
 
 def _shares(size: int, found: int) -> np.ndarray:
@@ -157,6 +156,7 @@ def _resampled(x: Any, matrices: Sequence[np.ndarray]) -> Any:
 
 
 @operator("aten._adaptive_avg_pool2d.default", "aten._adaptive_avg_pool3d.default")
+@wide
 def _adaptive(out: Result, x: Any, sizes: Sizes) -> Any:
     pairs = zip(x.shape[-len(sizes) :], sizes, strict=True)
     return _resampled(x, [_shares(n, m) for n, m in pairs])
@@ -167,8 +167,10 @@ def _adaptive_backward(rank: int, out: Result, gradient: Any, x: Any) -> Any:
     return _resampled(gradient, [_shares(n, m).T for n, m in pairs])
 
 
-operator("aten._adaptive_avg_pool2d_backward.default")(functools.partial(_adaptive_backward, 2))
-operator("aten._adaptive_avg_pool3d_backward.default")(functools.partial(_adaptive_backward, 3))
+for _rank in (2, 3):
+    operator(f"aten._adaptive_avg_pool{_rank}d_backward.default")(
+        wide(functools.partial(_adaptive_backward, _rank))
+    )
 
 
 def _clipped(sizes: Sizes, padding: Sizes) -> list[np.ndarray]:
@@ -187,5 +189,5 @@ def _replicated_backward(rank: int, out: Result, gradient: Any, x: Any, padding:
 
 for _rank in (1, 2, 3):
     operator(f"aten.replication_pad{_rank}d_backward.default")(
-        functools.partial(_replicated_backward, _rank)
+        wide(functools.partial(_replicated_backward, _rank))
     )

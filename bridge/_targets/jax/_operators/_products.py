@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from bridge._targets.jax._operators._table import Result, cast, operator
+from bridge._targets.jax._operators._table import Result, cast, operator, single, wide, widened
 
 Sizes = Sequence[int]
 
@@ -25,15 +25,17 @@ def _vdot(out: Result, x: Any, y: Any) -> Any:
 
 @operator("aten.addmm.default", "aten.baddbmm.default", "aten.addmv.default")
 def _added(out: Result, x: Any, a: Any, b: Any, *, beta: Any = 1, alpha: Any = 1) -> Any:
-    return _plus(x, jnp.matmul(a, b), beta, alpha)
+    return _plus(x, jnp.matmul(a, b, preferred_element_type=single(out.dtype)), beta, alpha)
 
 
 @operator("aten.addbmm.default")
 def _added_batch(out: Result, x: Any, a: Any, b: Any, *, beta: Any = 1, alpha: Any = 1) -> Any:
-    return _plus(x, jnp.einsum("bij,bjk->ik", a, b), beta, alpha)
+    sums = {"preferred_element_type": single(out.dtype)}
+    return _plus(x, jnp.einsum("bij,bjk->ik", a, b, **sums), beta, alpha)
 
 
 @operator("aten.addr.default")
+@wide
 def _added_outer(out: Result, x: Any, a: Any, b: Any, *, beta: Any = 1, alpha: Any = 1) -> Any:
     return _plus(x, a[:, None] * b, beta, alpha)
 
@@ -43,6 +45,7 @@ def _plus(x: Any, product: Any, beta: Any, alpha: Any) -> Any:
         product = product * cast(alpha, product.dtype)
     if beta == 0:  # then torch does not look at x, which may be NaN
         return product
+    x = widened(x)
     return product + (x if beta == 1 else x * cast(beta, product.dtype))
 
 
@@ -211,6 +214,7 @@ def _attention_backward(
 
 
 @operator("aten._trilinear.default")
+@wide
 def _trilinear(
     out: Result, a: Any, b: Any, c: Any, da: Sizes, db: Sizes, dc: Sizes, summed: Sizes, *_: Any
 ) -> Any:
@@ -219,12 +223,14 @@ def _trilinear(
 
 
 @operator("aten._cdist_forward.default")
+@wide
 def _distances(out: Result, x: Any, y: Any, p: float, *_: Any) -> Any:
     away = jnp.abs(x[..., :, None, :] - y[..., None, :, :])
     return jnp.linalg.norm(away, ord=p, axis=-1)
 
 
 @operator("aten._cdist_backward.default")
+@wide
 def _distances_backward(out: Result, gradient: Any, x: Any, y: Any, p: float, found: Any) -> Any:
     away = x[..., :, None, :] - y[..., None, :, :]
     found, gradient = found[..., None], gradient[..., None]

@@ -5,13 +5,16 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from bridge._targets.jax._operators._table import Result, cast, operator
+from bridge._targets.jax._operators._table import Result, cast, operator, single, wide, widened
 
 
 def _uniform(out: Result) -> Any:
-    """Numbers from 0 to 1, in at least single precision."""
-    wide = jnp.promote_types(out.dtype, jnp.float32)
-    return jax.random.uniform(out.key, out.shape, wide)
+    """Numbers from 0 to 1, which is not one of them."""
+    found = jax.random.uniform(out.key, out.shape, single(out.dtype))
+    if found.dtype == out.dtype:
+        return found
+    steps = 2.0 ** (jnp.finfo(out.dtype).nmant + 1)  # the largest would be rounded to 1
+    return jnp.floor(found * steps) / steps
 
 
 @operator("aten.rand.default", "aten.rand_like.default", "aten.rand.generator")
@@ -32,7 +35,7 @@ def _randn(out: Result, *_: Any, **__: Any) -> Any:
 def _normal(out: Result) -> Any:
     if jnp.issubdtype(out.dtype, jnp.complexfloating):
         return jax.random.normal(out.key, out.shape, out.dtype)
-    return jax.random.normal(out.key, out.shape, jnp.promote_types(out.dtype, jnp.float32))
+    return jax.random.normal(out.key, out.shape, single(out.dtype))
 
 
 @operator(
@@ -40,7 +43,7 @@ def _normal(out: Result) -> Any:
     *("aten.normal.float_Tensor", "aten.normal.float_float"),
 )
 def _normal_of(out: Result, mean: Any = 0.0, std: Any = 1.0, *_: Any, **__: Any) -> Any:
-    return cast(mean, out.dtype) + cast(std, out.dtype) * _normal(out)
+    return widened(mean) + widened(std) * _normal(out)
 
 
 @operator("aten.normal_functional.default")
@@ -57,6 +60,7 @@ def _bernoulli(out: Result, x: Any, p: Any = None, **_: Any) -> Any:
 
 
 @operator("aten.native_dropout.default")
+@wide
 def _dropout(out: Result, x: Any, p: float, train: bool | None) -> tuple[Any, Any]:
     if train is False:
         return x, jnp.ones(x.shape, bool)
@@ -92,11 +96,11 @@ def _randperm(out: Result, n: int, **_: Any) -> Any:
 
 @operator("aten.exponential.default")
 def _exponential(out: Result, _: Any, rate: float = 1.0, **__: Any) -> Any:
-    wide = jnp.promote_types(out.dtype, jnp.float32)
-    return jax.random.exponential(out.key, out.shape, wide) / rate
+    return jax.random.exponential(out.key, out.shape, single(out.dtype)) / rate
 
 
 @operator("aten.multinomial.default")
+@wide
 def _multinomial(
     out: Result,
     weights: Any,
@@ -106,7 +110,7 @@ def _multinomial(
 ) -> Any:
     # The largest of Gumbel's numbers, shifted by logarithms of weights, is drawn by weight.
     shape = weights.shape if not replacement else (*weights.shape[:-1], count, weights.shape[-1])
-    noise = jax.random.gumbel(out.key, shape, jnp.promote_types(weights.dtype, jnp.float32))
+    noise = jax.random.gumbel(out.key, shape, weights.dtype)
     chances = jnp.log(weights)
     if replacement:
         return jnp.argmax(noise + chances[..., None, :], -1)

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from bridge._targets.jax._operators._table import Result, cast, operator
+from bridge._targets.jax._operators._table import Result, cast, operator, wide
 
 Dims = int | Sequence[int] | None
 
@@ -24,21 +24,25 @@ def _reduced(out: Result, x: Any, compute: Callable[..., Any], dim: Dims) -> Any
 
 
 @operator("aten.sum.default", "aten.sum.dim_IntList", "prims.sum.default")
+@wide
 def _sum(out: Result, x: Any, dim: Dims = None, *_: Any, **__: Any) -> Any:
     return _reduced(out, cast(x, out.dtype), jnp.sum, dim)
 
 
 @operator("aten.nansum.default")
+@wide
 def _nansum(out: Result, x: Any, dim: Dims = None, *_: Any, **__: Any) -> Any:
     return _reduced(out, cast(x, out.dtype), jnp.nansum, dim)
 
 
 @operator("aten.mean.default", "aten.mean.dim")
+@wide
 def _mean(out: Result, x: Any, dim: Dims = None, *_: Any, **__: Any) -> Any:
     return _reduced(out, cast(x, out.dtype), jnp.mean, dim)
 
 
 @operator("aten.prod.default", "aten.prod.dim_int", "prims.prod.default")
+@wide
 def _prod(out: Result, x: Any, dim: Dims = None, *_: Any, **__: Any) -> Any:
     return _reduced(out, cast(x, out.dtype), jnp.prod, dim)
 
@@ -74,6 +78,7 @@ def _count(out: Result, x: Any, dim: Dims = None) -> Any:
 
 
 @operator("aten.logsumexp.default")
+@wide
 def _logsumexp(out: Result, x: Any, dim: Dims, *_: Any) -> Any:
     return _reduced(out, cast(x, out.dtype), jax.nn.logsumexp, dim)
 
@@ -115,16 +120,19 @@ def _spread(x: Any, dim: Dims, correction: Any) -> tuple[Any, Any]:
 
 
 @operator("aten.var.correction", "prims.var.default")
+@wide
 def _var(out: Result, x: Any, dim: Dims = None, correction: Any = None, **_: Any) -> Any:
     return _spread(x, dim, correction)[0].reshape(out.shape)
 
 
 @operator("aten.std.correction")
+@wide
 def _std(out: Result, x: Any, dim: Dims = None, correction: Any = None, **_: Any) -> Any:
     return jnp.sqrt(_spread(x, dim, correction)[0]).reshape(out.shape)
 
 
 @operator("aten.var_mean.correction")
+@wide
 def _var_mean(
     out: Result, x: Any, dim: Dims = None, correction: Any = None, **_: Any
 ) -> tuple[Any, Any]:
@@ -133,6 +141,7 @@ def _var_mean(
 
 
 @operator("aten.std_mean.correction")
+@wide
 def _std_mean(
     out: Result, x: Any, dim: Dims = None, correction: Any = None, **_: Any
 ) -> tuple[Any, Any]:
@@ -141,6 +150,7 @@ def _std_mean(
 
 
 @operator("aten.linalg_vector_norm.default")
+@wide
 def _vector_norm(out: Result, x: Any, order: Any = 2, dim: Dims = None, *_: Any, **__: Any) -> Any:
     wide = cast(x, jnp.result_type(x, out.dtype))
     sizes = jnp.abs(wide).astype(out.dtype)
@@ -161,18 +171,21 @@ _EUCLIDEAN = 2
 
 
 @operator("aten._softmax.default", "aten.softmax.int")
+@wide
 def _softmax(out: Result, x: Any, dim: int, *_: Any) -> Any:
     x = cast(x, out.dtype)
     return jax.nn.softmax(x, dim) if x.ndim else jnp.ones_like(x)
 
 
 @operator("aten._log_softmax.default", "aten.log_softmax.int")
+@wide
 def _log_softmax(out: Result, x: Any, dim: int, *_: Any) -> Any:
     x = cast(x, out.dtype)
     return jax.nn.log_softmax(x, dim) if x.ndim else jnp.zeros_like(x)
 
 
 @operator("aten._softmax_backward_data.default")
+@wide
 def _softmax_backward(out: Result, gradient: Any, y: Any, dim: int, *_: Any) -> Any:
     moved = gradient * y
     total = jnp.sum(moved, dim, keepdims=True) if y.ndim else moved
@@ -180,6 +193,7 @@ def _softmax_backward(out: Result, gradient: Any, y: Any, dim: int, *_: Any) -> 
 
 
 @operator("aten._log_softmax_backward_data.default")
+@wide
 def _log_softmax_backward(out: Result, gradient: Any, y: Any, dim: int, *_: Any) -> Any:
     total = jnp.sum(gradient, dim, keepdims=True) if y.ndim else gradient
     return gradient - jnp.exp(y) * total
@@ -190,16 +204,19 @@ def _along(x: Any, dim: int, compute: Callable[..., Any]) -> Any:
 
 
 @operator("aten.cumsum.default")
+@wide
 def _cumsum(out: Result, x: Any, dim: int, **_: Any) -> Any:
     return _along(cast(x, out.dtype), dim, lax.cumsum)
 
 
 @operator("aten.cumprod.default")
+@wide
 def _cumprod(out: Result, x: Any, dim: int, **_: Any) -> Any:
     return _along(cast(x, out.dtype), dim, lax.cumprod)
 
 
 @operator("aten.logcumsumexp.default")
+@wide
 def _logcumsumexp(out: Result, x: Any, dim: int) -> Any:
     return _along(x, dim, lax.cumlogsumexp)
 

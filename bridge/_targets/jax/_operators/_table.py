@@ -77,16 +77,21 @@ def wide(rule: Rule) -> Rule:
     return computed
 
 
+def single(dtype: Any) -> Any:
+    """The dtype in which numbers of a dtype are added up: NOTE [16 bits]."""
+    return jnp.dtype("float32" if jnp.dtype(dtype).name in _SHORT else dtype)
+
+
 _SHORT = ("float16", "bfloat16")
 
 
 def widened(x: Any) -> Any:
     """`x` with 32 bits if it is an array with floats of 16."""
-    return cast(x, "float32") if isinstance(x, jax.Array) and x.dtype.name in _SHORT else x
+    return cast(x, single(x.dtype)) if isinstance(x, jax.Array) else x
 
 
 def _told(spec: ArraySpec) -> ArraySpec:
-    return dataclasses.replace(spec, dtype="float32") if spec.dtype in _SHORT else spec
+    return dataclasses.replace(spec, dtype=single(spec.dtype).name)
 
 
 def rule(name: str) -> Rule | None:
