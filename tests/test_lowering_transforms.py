@@ -103,6 +103,29 @@ def test_custom_gradients_hold(function, slope):
     np.testing.assert_allclose(batched(rows), jax.vmap(slope)(rows), rtol=1e-12)
 
 
+def unrecorded(x):
+    with torch.no_grad():
+        twice = x * 2
+    return twice * x
+
+
+@pytest.mark.parametrize(
+    ("function", "slope"),
+    [(lambda x: x.detach() * x, lambda x: x), (unrecorded, lambda x: 2 * x)],
+    ids=["detach", "no_grad"],
+)
+def test_gradients_that_are_constant_have_gradients(function, slope):
+    """No cotangent flows into what computes them, and torch's graph has no array for it."""
+    x, f = jnp.asarray(X), xla(function)
+    gradient = jax.grad(lambda x: f(x).sum())
+    np.testing.assert_allclose(gradient(x), slope(X), rtol=1e-12)
+    second = jax.grad(lambda x: (x**2 * gradient(x)).sum())
+    np.testing.assert_allclose(jax.jit(second)(x), 2 * X * slope(X), rtol=1e-12)
+    np.testing.assert_array_equal(jax.hessian(lambda x: f(x).sum())(x), np.zeros((3, 3)))
+    rows = jnp.stack([x, 2 * x])
+    np.testing.assert_allclose(jax.vmap(second)(rows)[1], 8 * X * slope(X), rtol=1e-12)
+
+
 def test_64_bits_inside_of_32_bit_mode():
     with jax.enable_x64(False):
         f = jax.jit(xla(lambda x: (x.double().sum().float(), (x.argmax() * 2**40 >> 40).int())))

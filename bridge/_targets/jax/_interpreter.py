@@ -28,7 +28,9 @@ def lower(ctx: Any, operands: Sequence[Any], op: Op, listing: Listing) -> Sequen
         with jax.named_scope(op.name):
             return evaluated(listing, xs, op.name)
 
-    avals = [ShapedArray(spec.shape, jnp.dtype(spec.dtype)) for spec in listing.inputs]
+    given = zip(listing.inputs, ctx.avals_in, strict=True)
+    # A cotangent that nothing depends on is no array in a graph of torch.
+    avals = [ShapedArray(x.shape, jnp.dtype(x.dtype)) if x else aval for x, aval in given]
     with jax.enable_x64(new_val=True):  # NOTE [64 bits inside]
         return mlir.lower_fun(run)(dataclasses.replace(ctx, avals_in=avals), *operands)
 

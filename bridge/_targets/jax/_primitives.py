@@ -171,17 +171,17 @@ def _lower(ctx: Any, operands: Sequence[Any], function: Call | Linear, taken: Po
     for found, said in _pairs(function.runs.specs(), function.specs()):
         if (found.shape, found.dtype) != (said.shape, said.dtype):
             raise ArgumentError(f"{function} gives {found}, where {said} was expected.")
+    avals = [ctx.avals_in[i] for i in taken]
+    inner = dataclasses.replace(ctx, avals_in=avals)
     if function.runs.listing:
-        return _interpreter.lower(ctx, given, function.runs, function.runs.listing())
+        return _interpreter.lower(inner, given, function.runs, function.runs.listing())
     if function.site.root.listing:
         raise NoRuleError(
             f"{function} runs one example after the other, as where each has a key of its own for "
             "random numbers, which cannot be compiled. Share one key, or let torch compute with "
             'lower="ffi".'
         )
-    avals = [ctx.avals_in[i] for i in taken]
     specs = tuple(ArraySpec(tuple(aval.shape), str(aval.dtype)) for aval in avals)
-    inner = dataclasses.replace(ctx, avals_in=avals)
     return lower(inner, given, function.runs, function.site, specs)
 
 
