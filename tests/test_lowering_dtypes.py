@@ -157,3 +157,21 @@ def test_random_numbers_of_16_bits_are_below_1(dtype):
     assert found.min() == 0
     assert 0.99 < found.max() < 1
     assert abs(found.astype("float32").mean() - 0.5) < 0.02
+
+
+WHOLE = [torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64]
+
+
+@pytest.mark.parametrize("dtype", WHOLE, ids=str)
+def test_divisors_of_the_least_integer_end(dtype):
+    if dtype.itemsize == 1:
+        x = torch.arange(256).to(dtype)
+    else:
+        info = torch.iinfo(dtype)
+        row = [info.min, info.min + 1, -12, 0, 1, 12, 96, info.max - 1, info.max, info.max // 3]
+        x = torch.tensor(row, dtype=dtype)
+    if dtype.itemsize > 2:  # which torch divides by -1, and is ended by the processor
+        assert xla(torch.gcd)(in_jax(x[-4]), in_jax(x[0])) == -32
+        assert xla(torch.gcd)(in_jax(x[-2]), in_jax(x[0])) == -1
+        x = x[1:]
+    check(lambda x, y: (torch.gcd(x, y), torch.lcm(x, y)), x[:, None], x)

@@ -30,10 +30,31 @@ def _power(x: Any, y: Any) -> Any:
     return jnp.where(y >= 0, whole, jnp.where(abs(x) == 1, jnp.power(x, jnp.abs(y)), 0))
 
 
+def _divisor(x: Any, y: Any) -> Any:
+    """The greatest common one, in steps that end for the least integer, which has no `abs`."""
+
+    def step(pair: Any) -> Any:
+        x, y = pair
+        return jnp.where(x == 0, x, lax.rem(y, jnp.where(x == 0, 1, x))), jnp.where(x == 0, y, x)
+
+    pair = jnp.broadcast_arrays(jnp.abs(x), jnp.abs(y))
+    return lax.while_loop(lambda pair: (pair[0] != 0).any(), step, tuple(pair))[1]
+
+
+def _multiple(x: Any, y: Any) -> Any:
+    """The least common one, as C has it: products of small integers are of 32 bits."""
+    shared = _divisor(x, y)
+    wide = jnp.promote_types(x.dtype, jnp.int32)
+    x, y, divisor = (z.astype(wide) for z in (x, y, jnp.where(shared == 0, 1, shared)))
+    return jnp.where(shared == 0, 0, jnp.abs(lax.div(x, divisor) * y))
+
+
 # Nothing is rounded in them.
 _EXACT: dict[str, Function] = {
     **{name: getattr(jnp, name) for name in ("maximum", "minimum", "fmax", "fmin", "copysign")},
-    **{name: getattr(jnp, name) for name in ("gcd", "lcm", "heaviside", "nextafter")},
+    **{name: getattr(jnp, name) for name in ("heaviside", "nextafter")},
+    "gcd": _divisor,
+    "lcm": _multiple,
     **{name: getattr(jnp, name) for name in ("bitwise_and", "bitwise_or", "bitwise_xor")},
     "bitwise_left_shift": jnp.left_shift,
     "bitwise_right_shift": jnp.right_shift,
