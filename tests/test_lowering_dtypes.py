@@ -175,3 +175,24 @@ def test_divisors_of_the_least_integer_end(dtype):
         assert xla(torch.gcd)(in_jax(x[-2]), in_jax(x[0])) == -1
         x = x[1:]
     check(lambda x, y: (torch.gcd(x, y), torch.lcm(x, y)), x[:, None], x)
+
+
+FAR = [-2.5, -1e-10, -40.75, -2000.3, -30000000.0, -1e10, -torch.inf, torch.nan, 0.0, -0.0, 2.5]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+def test_zeta_far_below_0_ends(dtype):
+    x = torch.tensor(FAR, dtype=dtype)
+    zeta = lambda x: [
+        torch.special.zeta(torch.tensor(n), x) for n in (2.0, 3.0, 6.0, 2.5, 1.0, 0.5)
+    ]
+    check(lambda x: (*zeta(x.detach()), torch.polygamma(2, x)), x, rtol=2e-5)
+    check(lambda x: (torch.digamma(x), torch.lgamma(x)), x, rtol=2e-5)
+
+
+def test_zeta_far_below_0_is_a_sum():
+    """Of Hurwitz's terms, which torch adds up one by one; it loses them in single precision."""
+    q = -3e5 - 0.25
+    terms = (q + np.arange(600_000)) ** -3.0
+    found = xla(lambda x: torch.polygamma(2, x))(jnp.float64(q))
+    np.testing.assert_allclose(found, -2 * terms.sum(), rtol=1e-9)

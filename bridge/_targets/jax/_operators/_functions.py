@@ -31,6 +31,10 @@ def _angle(x: Any) -> Any:
     return jnp.where(jnp.isnan(x), x, jnp.where(x < 0, jnp.pi, 0))
 
 
+def _digamma(x: Any) -> Any:
+    return jnp.where(x == 0, jnp.copysign(jnp.inf, -x), lax.digamma(x))
+
+
 _SAME_NAMES = (
     *("sin", "cos", "tan", "sinh", "cosh", "tanh", "exp", "exp2", "expm1", "log", "log2", "log10"),
     *("log1p", "sqrt", "floor", "ceil", "trunc", "round", "square", "positive", "sinc", "conj"),
@@ -55,7 +59,7 @@ _FUNCTIONS: dict[str, Function] = {
     "erfc": lax.erfc,
     "erfinv": lax.erf_inv,
     "erf_inv": lax.erf_inv,
-    "digamma": lax.digamma,
+    "digamma": _digamma,
     "lgamma": lax.lgamma,
     "i0": special.i0,
     "special_i0e": special.i0e,
@@ -104,24 +108,32 @@ def _gelu(out: Result, x: Any, *, approximate: str = "none") -> Any:
 @operator("aten.special_zeta.self_scalar", "prims.zeta.default")
 @wide
 def _zeta(out: Result, x: Any, q: Any) -> Any:
-    """Hurwitz's zeta function, by sums that end where XLA has it: far below 0 it is wrong."""
+    """Hurwitz's zeta function, the sum of (q + k)**-x, in three where q < 0: XLA is wrong there.
+
+    Powers of negative numbers are, but for their signs, those of the zeta function from the
+    distance of q to the integer above, without those that are further away than q itself.
+    """
     x, q = jnp.broadcast_arrays(cast(x, out.dtype), cast(q, out.dtype))
-    below = lambda found: (found[1] < 0).any()
-
-    def add(found: Any) -> Any:
-        total, q = found
-        return jnp.where(q < 0, total + q**-x, total), jnp.where(q < 0, q + 1, q)
-
-    total, q = lax.while_loop(below, add, (jnp.zeros_like(q), q))
-    return total + special.zeta(x, q)
+    below = q < 0
+    near, far, rest = -q - jnp.floor(-q), 1 - q, q - jnp.floor(q)
+    negative = special.zeta(x, near) - special.zeta(x, far)
+    odd = jnp.remainder(x, 2) == 1
+    total = special.zeta(x, jnp.where(below, rest, q))
+    total = jnp.where(below, total + jnp.where(odd, -negative, negative), total)
+    total = jnp.where(below & (x != jnp.floor(x)), jnp.nan, total)
+    total = jnp.where((q <= 0) & (q == jnp.floor(q)), jnp.inf, total)
+    return jnp.where(x > 1, total, jnp.where(x == 1, jnp.inf, jnp.nan))
 
 
 @operator("aten.polygamma.default")
 @wide
 def _polygamma(out: Result, n: int, x: Any) -> Any:
+    x = cast(x, out.dtype)
     if n == 0:
-        return lax.digamma(cast(x, out.dtype))
-    return (-1) ** (n + 1) * float(math.factorial(n)) * _zeta(out, n + 1, x)
+        return _digamma(x)
+    found = (-1) ** (n + 1) * float(math.factorial(n)) * _zeta(out, n + 1, x)
+    # Torch has limits for the first alone, whose last is none.
+    return jnp.where(jnp.isinf(x), jnp.where(x > 0, 0, jnp.nan), found) if n == 1 else found
 
 
 @operator("aten.tanh_backward.default")
