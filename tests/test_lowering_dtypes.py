@@ -65,6 +65,7 @@ def check(function, *xs, rtol=0.0):
     same(slope, expected, rtol)
 
 
+GENERATOR = torch.Generator().manual_seed(3)
 HALVES = [torch.float16, torch.bfloat16]
 # Squares of the first exceed what float16 holds, those of the last are less.
 POINTS = torch.tensor([1000.0, 0.5, -3.25, 7e-5])
@@ -196,3 +197,14 @@ def test_zeta_far_below_0_is_a_sum():
     terms = (q + np.arange(600_000)) ** -3.0
     found = xla(lambda x: torch.polygamma(2, x))(jnp.float64(q))
     np.testing.assert_allclose(found, -2 * terms.sum(), rtol=1e-9)
+
+
+LIMITS = [(-3, 3, 4), (-5, 2, 6), (0, -7, 5), (0.0, 9.9, 5), (-2.5, 2.5, 4), (3, 8, 1), (1, 2, 0)]
+
+
+@pytest.mark.parametrize("dtype", WHOLE, ids=str)
+def test_ranges_of_integers_are_cut_off(dtype):
+    some = LIMITS if dtype.is_signed else [row for row in LIMITS if min(row) >= 0]
+    check(lambda x: [torch.linspace(*row, dtype=dtype) for row in some], torch.ones(()))
+    check(lambda x: torch.logspace(0, 2, 5, dtype=dtype), torch.ones(()))
+    check(lambda x: torch.logspace(-2, 2, 6, dtype=dtype), torch.ones(()))

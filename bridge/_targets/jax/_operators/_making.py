@@ -88,7 +88,13 @@ def _steps(out: Result, start: Any, step: Any) -> Any:
 @operator("aten.linspace.default")
 @wide
 def _linspace(out: Result, start: Any, end: Any, steps: int, **_: Any) -> Any:
-    return jnp.linspace(start, end, steps, dtype=out.dtype)
+    if not jnp.issubdtype(out.dtype, jnp.integer):
+        return jnp.linspace(start, end, steps, dtype=out.dtype)
+    # Torch converts before it counts, from both ends, and cuts off what follows the point.
+    start, end = (cast(jnp.int64(int(x)), out.dtype).astype("float64") for x in (start, end))
+    step = (end - start) / max(steps - 1, 1)
+    n = jnp.arange(steps, dtype="float64")
+    return jnp.where(n < max(steps // 2, 1), start + step * n, end - step * (steps - 1 - n))
 
 
 @operator("aten.eye.default", "aten.eye.m")
