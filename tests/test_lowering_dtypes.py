@@ -208,3 +208,9 @@ def test_ranges_of_integers_are_cut_off(dtype):
     check(lambda x: [torch.linspace(*row, dtype=dtype) for row in some], torch.ones(()))
     check(lambda x: torch.logspace(0, 2, 5, dtype=dtype), torch.ones(()))
     check(lambda x: torch.logspace(-2, 2, 6, dtype=dtype), torch.ones(()))
+
+
+@pytest.mark.parametrize("order", [0.0, 0.5, 1.0, 1.5, 2.0, 3.0, torch.inf])
+def test_distances_have_gradients(order):
+    x, y = LARGE[:, :2] / 999, torch.tensor([[900.0, 1100.0], [0.0, -250.0]]) / 999
+    check(lambda x, y: torch.cdist(x, y, order), x, y, rtol=1e-5)
