@@ -214,3 +214,17 @@ def test_ranges_of_integers_are_cut_off(dtype):
 def test_distances_have_gradients(order):
     x, y = LARGE[:, :2] / 999, torch.tensor([[900.0, 1100.0], [0.0, -250.0]]) / 999
     check(lambda x, y: torch.cdist(x, y, order), x, y, rtol=1e-5)
+
+
+@pytest.mark.parametrize("right", [False, True])
+def test_what_is_sorted_may_hold_nan(right):
+    nan = torch.nan
+    x = torch.tensor([[2.5, nan, -1.0, 3.0, 1.0, 9.0]])
+    rows = torch.tensor([[1.0, 3.0, nan], [1.0, 2.0, 3.0], [nan, nan, nan]])
+    where = lambda row, x: torch.searchsorted(row, x, right=right)
+    check(where, rows, x.expand(3, 6).contiguous())
+    for row in (*rows, torch.tensor([1.0, 3.0, 4.0, 9.0, nan, nan]), rows[0, :0]):
+        check(where, row, x)
+        check(lambda row: where(row, 2.5), row)
+        check(lambda row, x: torch.bucketize(x, row, right=right), row, x)
+    check(where, torch.tensor([[1, 2, 2, 7]]).short(), torch.tensor([[2, 0, 9]]).short())

@@ -98,17 +98,26 @@ def _searchsorted(
     sorter: Any = None,
     **_: Any,
 ) -> Any:
-    side = side or ("right" if right else "left")
     row = row if sorter is None else jnp.take_along_axis(row, sorter, -1)
-    x = jnp.asarray(x)
-    if row.ndim == 1:
-        return jnp.searchsorted(row, x, side=side)
-    within = (
-        row[..., None, :] < x[..., None] if side == "left" else row[..., None, :] <= x[..., None]
-    )
-    return within.sum(-1)
+    return _bisected(row, jnp.asarray(x), right=side == "right" if side else right)
 
 
 @operator("aten.bucketize.Tensor", "aten.bucketize.Scalar")
 def _bucketize(out: Result, x: Any, row: Any, *, right: bool = False, **_: Any) -> Any:
-    return jnp.searchsorted(row, jnp.asarray(x), side="right" if right else "left")
+    return _bisected(row, jnp.asarray(x), right=right)
+
+
+def _bisected(row: Any, x: Any, *, right: bool) -> Any:
+    """Where `x` would stand in a row, by torch's steps: NaN, too, leads to where those lead."""
+    size = row.shape[-1]
+
+    def step(_: Any, ends: Any) -> Any:
+        low, high = ends
+        middle = (low + high) // 2
+        at = jnp.minimum(middle, size - 1)
+        y = row[at] if row.ndim == 1 else jnp.take_along_axis(row, at, -1)
+        after, open_ = ~(y > x if right else y >= x), low < high
+        return jnp.where(open_ & after, middle + 1, low), jnp.where(open_ & ~after, middle, high)
+
+    ends = jnp.zeros(x.shape, "int64"), jnp.full(x.shape, size, "int64")
+    return lax.fori_loop(0, size.bit_length(), step, ends)[0] if size else ends[0]
