@@ -228,3 +228,11 @@ def test_what_is_sorted_may_hold_nan(right):
         check(lambda row: where(row, 2.5), row)
         check(lambda row, x: torch.bucketize(x, row, right=right), row, x)
     check(where, torch.tensor([[1, 2, 2, 7]]).short(), torch.tensor([[2, 0, 9]]).short())
+
+
+def test_numbers_without_axes_are_compared_in_the_precision_of_others():
+    x = torch.tensor([0.1, 0.2], dtype=torch.float64)
+    z = torch.tensor(0.1 + 0j, dtype=torch.complex64)
+    check(lambda x, z: (x == z, x != z.to(torch.complex128), x.float() == z), x, z)
+    check(lambda x, z: x.float() == z, x, z.to(torch.complex128))
+    check(lambda n, z: n == z, torch.tensor([0, 1]), z)

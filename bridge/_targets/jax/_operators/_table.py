@@ -133,7 +133,7 @@ def common(*xs: Any) -> Any:
     for level in ([x for x in arrays if x.ndim], [x for x in arrays if not x.ndim]):
         if level:
             dtype = jnp.result_type(*(x.dtype for x in level)) if len(level) > 1 else level[0].dtype
-            found = dtype if found is None or _rank(dtype) > _rank(found) else found
+            found = _wider(found, dtype) if found is None or _rank(dtype) > _rank(found) else found
     for number in numbers:
         dtype = _NUMBERS[type(number)]
         if found is None or _rank(dtype) > _rank(found):
@@ -145,7 +145,7 @@ _NUMBERS = {bool: np.bool_, int: np.int64, float: np.float32, complex: np.comple
 
 
 def _wider(found: Any, dtype: Any) -> Any:
-    """The dtype of a number that is of a higher kind than the arrays."""
-    if dtype is np.complex64 and found == np.float64:
-        return np.complex128
-    return dtype
+    """The dtype of what is of a higher kind than what was found, whose precision decides."""
+    if found is None or not jnp.issubdtype(found, jnp.floating):
+        return dtype
+    return np.complex128 if found == np.float64 else np.complex64
