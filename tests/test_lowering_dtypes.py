@@ -236,3 +236,12 @@ def test_numbers_without_axes_are_compared_in_the_precision_of_others():
     check(lambda x, z: (x == z, x != z.to(torch.complex128), x.float() == z), x, z)
     check(lambda x, z: x.float() == z, x, z.to(torch.complex128))
     check(lambda n, z: n == z, torch.tensor([0, 1]), z)
+
+
+def test_edges_of_functions():
+    x = torch.tensor([torch.nan, -0.0, 0.0, 2.0, -torch.inf])
+    check(lambda x: torch.heaviside(x.detach(), x.detach() * 0 + 0.5), x)
+    check(lambda x: (torch.sign(x > 0), torch.sgn(x > 0)), x)
+    check(lambda x: (torch.median(x[:0]), torch.median(x[:0].half())), x)
+    z = torch.tensor([0j, 1 + 2j])
+    check(lambda z: (z**0, torch.pow(z, z), torch.pow(z, 2 * z.real)), z)

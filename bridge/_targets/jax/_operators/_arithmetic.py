@@ -23,6 +23,8 @@ def _divided(x: Any, y: Any, rounding_mode: str | None = None) -> Any:
 
 
 def _power(x: Any, y: Any) -> Any:
+    if jnp.iscomplexobj(x):  # where torch's is not defined for two zeros
+        return jnp.where((x == 0) & (y == 0), jnp.nan, jnp.power(x, y))
     if not jnp.issubdtype(x.dtype, jnp.integer):
         return jnp.power(x, y)
     # An integer to a negative power is what its reciprocal rounds to.
@@ -49,10 +51,16 @@ def _multiple(x: Any, y: Any) -> Any:
     return jnp.where(shared == 0, 0, jnp.abs(lax.div(x, divisor) * y))
 
 
+def _heaviside(x: Any, y: Any) -> Any:
+    """A step, which is 0 at NaN."""
+    return jnp.where(x == 0, y, x > 0)
+
+
 # Nothing is rounded in them.
 _EXACT: dict[str, Function] = {
     **{name: getattr(jnp, name) for name in ("maximum", "minimum", "fmax", "fmin", "copysign")},
-    **{name: getattr(jnp, name) for name in ("heaviside", "nextafter")},
+    "nextafter": jnp.nextafter,
+    "heaviside": _heaviside,
     "gcd": _divisor,
     "lcm": _multiple,
     **{name: getattr(jnp, name) for name in ("bitwise_and", "bitwise_or", "bitwise_xor")},

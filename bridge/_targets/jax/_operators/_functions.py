@@ -15,6 +15,8 @@ Function = Callable[..., Any]
 
 
 def _sign(x: Any) -> Any:
+    if x.dtype == jnp.bool_:
+        return x
     return (x > 0).astype(x.dtype) - (x < 0).astype(x.dtype)
 
 

@@ -71,6 +71,8 @@ def _picked(x: Any, k: int, dim: int) -> Any:
 
 @operator("aten.median.default")
 def _median(out: Result, x: Any) -> Any:
+    if not x.size and jnp.issubdtype(x.dtype, jnp.inexact):
+        return jnp.full((), jnp.nan, x.dtype)
     return _median_along(out, x.reshape(-1), 0)[0]
 
 
