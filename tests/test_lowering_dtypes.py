@@ -245,3 +245,8 @@ def test_edges_of_functions():
     check(lambda x: (torch.median(x[:0]), torch.median(x[:0].half())), x)
     z = torch.tensor([0j, 1 + 2j])
     check(lambda z: (z**0, torch.pow(z, z), torch.pow(z, 2 * z.real)), z)
+
+
+def test_pooling_of_no_examples_has_a_gradient():
+    x = torch.zeros(0, 2, 6)
+    check(lambda x: (F.max_pool1d(x, 2), F.avg_pool1d(x, 2), F.max_pool2d(x[:, None], 2)), x)

@@ -86,8 +86,8 @@ def _max_pool_backward(rank: int, out: Result, gradient: Any, x: Any, *how: Any)
     lead = x.shape[: x.ndim - rank]
     rows, count = math.prod(lead), math.prod(x.shape[-rank:])
     empty = jnp.zeros((rows, count), out.dtype)
-    at = jnp.arange(rows)[:, None], places.reshape(rows, -1)
-    return empty.at[at].add(gradient.reshape(rows, -1), mode="drop").reshape(x.shape)
+    at = jnp.arange(rows)[:, None], places.reshape(rows, math.prod(places.shape[-rank:]))
+    return empty.at[at].add(gradient.reshape(at[1].shape), mode="drop").reshape(x.shape)
 
 
 def _avg_pool(
