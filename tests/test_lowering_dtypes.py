@@ -250,3 +250,11 @@ def test_edges_of_functions():
 def test_pooling_of_no_examples_has_a_gradient():
     x = torch.zeros(0, 2, 6)
     check(lambda x: (F.max_pool1d(x, 2), F.avg_pool1d(x, 2), F.max_pool2d(x[:, None], 2)), x)
+
+
+def test_attention_shares_heads():
+    q, k, v = (torch.randn(2, h, 3, 4, generator=GENERATOR) for h in (6, 2, 2))
+    attention = lambda *xs: F.scaled_dot_product_attention(*xs, enable_gqa=True, is_causal=True)
+    check(attention, q, k, v, rtol=1e-4)
+    check(lambda k, q, v: attention(q, k, v), k, q, v, rtol=1e-4)
+    check(lambda v, q, k: attention(q, k, v), v, q, k, rtol=1e-4)

@@ -202,15 +202,23 @@ def _attention_backward(
     scale: float | None = None,
 ) -> tuple[Any, ...]:
     del y, dropout
+    heads = k.shape[1]
+    k, v = _shared(q, k), _shared(q, v)
     weights, _ = _weights(q, k, scale, causal, attn_mask)
-    wide = weights.dtype
-    q, k, v, gradient = (cast(x, wide) for x in (q, k, v, gradient))
+    q, k, v, gradient = (cast(x, weights.dtype) for x in (q, k, v, gradient))
     by_value = jnp.einsum("...ij,...id->...jd", weights, gradient)
     by_weight = jnp.einsum("...id,...jd->...ij", gradient, v)
     moved = weights * (by_weight - (weights * by_weight).sum(-1, keepdims=True))
     moved = moved * _scale(q, scale)
     by_query = jnp.einsum("...ij,...jd->...id", moved, k)
-    return by_query, jnp.einsum("...ij,...id->...jd", moved, q), by_value
+    by_key = jnp.einsum("...ij,...id->...jd", moved, q)
+    return by_query, _added_up(by_key, heads), _added_up(by_value, heads)
+
+
+def _added_up(gradient: Any, heads: int) -> Any:
+    """The gradient of keys or values from that of what several heads of queries share."""
+    batch, _, *shape = gradient.shape
+    return gradient.reshape(batch, heads, -1, *shape).sum(2)
 
 
 @operator("aten._trilinear.default")
