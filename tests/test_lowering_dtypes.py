@@ -259,3 +259,11 @@ def test_attention_shares_heads():
     check(attention, q, k, v, rtol=1e-4)
     check(lambda k, q, v: attention(q, k, v), k, q, v, rtol=1e-4)
     check(lambda v, q, k: attention(q, k, v), v, q, k, rtol=1e-4)
+
+
+def test_windows_do_not_see_what_is_outside_of_them():
+    x = torch.tensor([[[1.0, 2.0, 4.0, 7.0, torch.inf], [3.0, torch.nan, 5.0, 8.0, 0.5]]])
+    check(lambda x: F.adaptive_avg_pool1d(x, 3), x)
+    check(lambda x: F.adaptive_avg_pool2d(x, (3, 4)), x)
+    check(lambda x: F.adaptive_avg_pool3d(x[None], (1, 2, 2)), x)
+    check(lambda x: F.interpolate(x, size=7, mode="area"), x)

@@ -139,32 +139,33 @@ for _rank in (1, 2, 3):
         operator(f"aten.{_name}.default")(wide(functools.partial(_compute, _rank)))
 
 
-def _shares(size: int, found: int) -> np.ndarray:
-    """The share that each place of an axis has in each of the windows that divide it evenly."""
-    shares = np.zeros((found, size))
-    for i in range(found):
-        start, stop = i * size // found, -(-(i + 1) * size // found)
-        shares[i, start:stop] = 1 / (stop - start)
-    return shares
-
-
-def _resampled(x: Any, matrices: Sequence[np.ndarray]) -> Any:
-    """`x` with its last axes multiplied by matrices."""
-    for axis, matrix in enumerate(matrices, x.ndim - len(matrices)):
-        x = jnp.moveaxis(jnp.tensordot(jnp.asarray(matrix, x.dtype), x, (1, axis)), 0, axis)
-    return x
+def _means(x: Any, axis: int, count: int) -> Any:
+    """The means of as many windows, which divide an axis evenly."""
+    size = x.shape[axis]
+    ends = [(i * size // count, -(-(i + 1) * size // count)) for i in range(count)]
+    lengths = np.array([stop - start for start, stop in ends])
+    # No window is a sum with weights 0: what is infinite elsewhere is nothing to it.
+    steps = np.arange(lengths.max(initial=0))
+    places = np.array([start for start, _ in ends])[:, None] + np.minimum(
+        steps, lengths[:, None] - 1
+    )
+    inside = (steps < lengths[:, None]).reshape(count, -1, *(1,) * (x.ndim - 1 - axis))
+    windows = jnp.take(x, places, axis)
+    shape = [count if i == axis else 1 for i in range(x.ndim)]
+    return jnp.where(inside, windows, 0).sum(axis + 1) / lengths.reshape(shape).astype(x.dtype)
 
 
 @operator("aten._adaptive_avg_pool2d.default", "aten._adaptive_avg_pool3d.default")
 @wide
 def _adaptive(out: Result, x: Any, sizes: Sizes) -> Any:
-    pairs = zip(x.shape[-len(sizes) :], sizes, strict=True)
-    return _resampled(x, [_shares(n, m) for n, m in pairs])
+    for axis, count in enumerate(sizes, x.ndim - len(sizes)):
+        x = _means(x, axis, count)
+    return x
 
 
 def _adaptive_backward(rank: int, out: Result, gradient: Any, x: Any) -> Any:
-    pairs = zip(x.shape[-rank:], gradient.shape[-rank:], strict=True)
-    return _resampled(gradient, [_shares(n, m).T for n, m in pairs])
+    sizes = gradient.shape[-rank:]
+    return jax.linear_transpose(lambda x: _adaptive(out, x, sizes), x)(gradient)[0]
 
 
 for _rank in (2, 3):
