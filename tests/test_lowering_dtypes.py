@@ -199,6 +199,13 @@ def test_zeta_far_below_0_is_a_sum():
     np.testing.assert_allclose(found, -2 * terms.sum(), rtol=1e-9)
 
 
+@pytest.mark.parametrize("dtype", WHOLE, ids=str)
+def test_powers_of_integers_use_all_bits(dtype):
+    x = torch.tensor([[0], [1], [-1], [2], [-3], [7]]).to(dtype)
+    y = torch.tensor([0, 1, 5, 63, 64, 100, 127, -1, -2]).to(dtype)
+    check(lambda x, y: (x**y, x**40, 3 ** x.abs(), torch.pow(2, y)), x, y)
+
+
 LIMITS = [(-3, 3, 4), (-5, 2, 6), (0, -7, 5), (0.0, 9.9, 5), (-2.5, 2.5, 4), (3, 8, 1), (1, 2, 0)]
 
 

@@ -28,8 +28,20 @@ def _power(x: Any, y: Any) -> Any:
     if not jnp.issubdtype(x.dtype, jnp.integer):
         return jnp.power(x, y)
     # An integer to a negative power is what its reciprocal rounds to.
-    whole = jnp.power(x, jnp.maximum(y, 0))
-    return jnp.where(y >= 0, whole, jnp.where(abs(x) == 1, jnp.power(x, jnp.abs(y)), 0))
+    odd = jnp.where(y % 2 == 0, jnp.ones_like(x), x)
+    whole = _whole_power(x, jnp.maximum(y, 0))
+    return jnp.where(y >= 0, whole, jnp.where(abs(x) == 1, odd, jnp.zeros_like(x)))
+
+
+def _whole_power(x: Any, y: Any) -> Any:
+    """By squares, as long as there are bits: jnp.power looks at six, and takes 2**64 for 1."""
+
+    def step(found: Any) -> Any:
+        power, x, y = found
+        return jnp.where(y % 2 == 1, power * x, power), x * x, y // 2
+
+    x, y = jnp.broadcast_arrays(x, y)
+    return lax.while_loop(lambda found: (found[2] != 0).any(), step, (jnp.ones_like(x), x, y))[0]
 
 
 def _divisor(x: Any, y: Any) -> Any:
