@@ -135,7 +135,7 @@ def test_jax_needs_a_key_and_a_gradient_has_its_mask():
         (torch.tensor([0.5]), "argument `rng` of noisy is of float32"),
         (torch.tensor(True), "argument `rng` of noisy is of bool"),
     ],
-    ids=str,
+    ids=["number", "generator", "float", "bool"],
 )
 def test_what_is_no_key_is_refused(key, text):
     def noisy(x):
