@@ -48,6 +48,10 @@ USES = {
 }
 
 
+LONG = {"jvp of grad", "grad of vmap", "grad of vmap of jvp"}
+NAMES = [pytest.param(name, marks=[pytest.mark.slow] * (name in LONG)) for name in USES]
+
+
 def use(k, f, name):
     return k.numpy(USES[name](k, f, *map(k.array, (X, Y, ROWS, T))))
 
@@ -58,7 +62,7 @@ def path(request):
     return tuple(map(kit, request.param))
 
 
-@pytest.mark.parametrize("name", USES)
+@pytest.mark.parametrize("name", NAMES)
 def test_functions_within_functions(path, name):
     home, middle, away = path
     inner = wrapper(home.name, middle.name)(lambda x, y: home.xp.sin(x) * (x * y).sum())
@@ -111,7 +115,7 @@ def test_a_call_in_a_rule_of_the_user():
 
 
 @pytest.mark.parametrize("source", ["jax", "mlx"])
-@pytest.mark.parametrize("name", USES)
+@pytest.mark.parametrize("name", NAMES)
 def test_a_first_call_within_transformations_of_torch(name, source):
     """What torch computes for others is no part of them, though it runs in the same thread."""
     torch, other = kit("torch"), kit(source)
