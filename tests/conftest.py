@@ -52,6 +52,13 @@ def _registered():
     _listing.RULES.update(before)
 
 
+@pytest.fixture
+def x64():
+    """JAX counts in 64 bits."""
+    with pytest.importorskip("jax").enable_x64(True):
+        yield
+
+
 @pytest.fixture(params=DIRECTIONS, ids=lambda d: f"{d[0]}2{d[1]}")
 def kits(request) -> tuple[Kit, Kit]:
     """The framework a function is written in, and the one it is called from."""

@@ -27,10 +27,7 @@ T = np.array([0.5, 0.25, -2.0])
 Z = np.array([0.3 + 0.4j, -1.2 + 0.1j, 0.7 - 0.9j])
 
 
-@pytest.fixture(autouse=True)
-def _x64():
-    with jax.enable_x64(True):
-        yield
+pytestmark = pytest.mark.usefixtures("x64")
 
 
 def in_torch(x):

@@ -14,11 +14,7 @@ from bridge import torch2jax
 from tests.torch_functions import FUNCTIONS
 from tests.torch_operators import FAMILIES
 
-
-@pytest.fixture(autouse=True)
-def _x64():
-    with jax.enable_x64(True):
-        yield
+pytestmark = pytest.mark.usefixtures("x64")
 
 
 def in_jax(x):

@@ -13,11 +13,7 @@ from torch.nn import functional as F  # noqa: N812
 
 from bridge import torch2jax
 
-
-@pytest.fixture(autouse=True)
-def _x64():
-    with jax.enable_x64(True):
-        yield
+pytestmark = pytest.mark.usefixtures("x64")
 
 
 def xla(function):

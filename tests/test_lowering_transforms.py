@@ -19,10 +19,7 @@ X = np.array([0.3, -1.2, 0.7])
 A = np.random.default_rng(0).normal(size=(3, 3))
 
 
-@pytest.fixture(autouse=True)
-def _x64():
-    with jax.enable_x64(True):
-        yield
+pytestmark = pytest.mark.usefixtures("x64")
 
 
 @pytest.fixture
