@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 import torch
 from jax import lax
+from jax.interpreters import partial_eval
 
 from bridge import ArgumentError, _transfer
 from bridge._op import Op, Split
@@ -208,6 +209,15 @@ def test_a_checkpoint_keeps_nothing_in_the_forward_pass():
     assert calls == {"f": 1}
     pull(jnp.ones(3))
     assert calls == {"f": 1, "f.forward": 1, "f.backward": 1}
+
+
+@pytest.mark.parametrize("live", [(), ([True],)], ids=["two", "three"])
+def test_a_call_without_uses_is_dropped_with_two_arguments_or_three(live):
+    """Newer releases of JAX hand a rule for dead code the live inputs too."""
+    equation = jax.make_jaxpr(into_jax(in_torch, name="f"))(X).eqns[-1]
+    rule = partial_eval.dce_rules[equation.primitive]
+    assert rule([False], *live, equation) == ([False], None)
+    assert rule([True], *live, equation) == ([True], equation)
 
 
 def test_only_wanted_arguments_are_differentiated():

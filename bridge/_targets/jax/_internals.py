@@ -8,7 +8,8 @@ from typing import Any
 import jax
 from jax._src import util
 from jax.core import ShapedArray, Trace
-from jax.extend.core import set_current_trace
+from jax.extend.core import Primitive, set_current_trace
+from jax.interpreters import partial_eval
 from jax.sharding import NamedSharding, PartitionSpec
 
 from bridge._errors import NoValuesError
@@ -69,6 +70,14 @@ def hold_weakly(*kinds: type) -> None:
     Without this name the cache of result shapes keeps the last 2,048 functions alive.
     """
     getattr(util, "weakref_cache_key_types", set[type]()).update(kinds)
+
+
+def drop_unused(primitive: Primitive, rule: Callable[[Sequence[bool], Any], Any]) -> None:
+    """Let JAX ask `rule`, of the used outputs and an equation, which inputs those need.
+
+    JAX 0.10 passes these two, and later releases the live inputs between them.
+    """
+    partial_eval.dce_rules[primitive] = lambda used, *rest: rule(used, rest[-1])
 
 
 def exporting(ctx: Any) -> bool:

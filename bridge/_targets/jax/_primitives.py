@@ -19,7 +19,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax.extend.core import Primitive
-from jax.interpreters import ad, batching, mlir, partial_eval
+from jax.interpreters import ad, batching, mlir
 
 from bridge._arrays.jax import conjugate
 from bridge._errors import ArgumentError, NoRuleError
@@ -28,6 +28,7 @@ from bridge._spec import ArraySpec
 from bridge._targets.jax import _interpreter
 from bridge._targets.jax._calls import Call, Linear, smooth
 from bridge._targets.jax._internals import (
+    drop_unused,
     hold_weakly,
     jit_is_disabled,
     placed,
@@ -226,7 +227,7 @@ def _register() -> None:
         batching.primitive_batchers[primitive] = batch
         mlir.register_lowering(primitive, lowering, cacheable=False)
     ad.primitive_transposes[linear_p] = _linear_transpose
-    partial_eval.dce_rules[call_p] = _call_dce
+    drop_unused(call_p, _call_dce)
     hold_weakly(Call, Linear)
 
 
