@@ -65,8 +65,11 @@ class ArrayFace(Protocol):
         """Raises for an array whose gradient a call would lose, if `signature` does not."""
         ...
 
-    def export(self, x: Any, *, dense: bool, copy: bool | None) -> Any:
-        """`x`, whose value is wanted elsewhere, over its own memory where that will do."""
+    def export(self, x: Any, *, dense: bool, copy: bool | None, whole: bool = True) -> Any:
+        """`x`, whose value is wanted elsewhere, over its own memory where that will do.
+
+        Unless it is to be `whole`, it may stay spread over several devices.
+        """
         ...
 
     def convert(self, x: Any, *, copy: bool | None) -> Any:

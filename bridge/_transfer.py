@@ -111,7 +111,7 @@ def convert(tree: Any, name: str, *, copy: bool | None = None) -> Any:
             moved.append(leaf)
             continue
         try:
-            buffer = owner.export(leaf, dense=to.dense, copy=copy)
+            buffer = owner.export(leaf, dense=to.dense, copy=copy, whole=owner is not to)
             moved.append(to.convert(buffer, copy=copy))
         except (ArgumentError, CopyError, NoValuesError) as error:
             what = f"leaf {_tree.label(path)} cannot be converted: {error}"

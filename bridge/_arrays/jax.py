@@ -1,6 +1,7 @@
 """Arrays of JAX: buffers, devices, 64-bit mode, and the conjugation of cotangents."""
 
 import dataclasses
+import functools
 import os
 from collections.abc import Callable, Hashable, Iterable, Sequence
 from typing import Any
@@ -9,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
+from jax.sharding import SingleDeviceSharding
 
 from bridge._arrays.numpy import OnHost, plain
 from bridge._errors import ArgumentError, CopyError, DeviceError, NoValuesError
@@ -104,15 +106,22 @@ class JaxArrays:
 
     def releaser(self, device: str) -> Callable[[Sequence[Any]], Sequence[Any]]:
         """Capsules for the host, which wait for the values; elsewhere the arrays, for streams."""
-        return _capsules if device == "cpu" else list
+        if device != "cpu":
+            return lambda outputs: [_gathered(y, device) for y in outputs]
+        # All devices of the host have one memory.
+        near = SingleDeviceSharding if jax.default_backend() == "cpu" else None
+        return functools.partial(_capsules, near=near)
 
     def lender(self, device: str) -> Callable[[Sequence[Any]], Sequence[Any]]:
         """The arrays themselves, which have `__dlpack__`, on `device`."""
 
         def lend(xs: Sequence[Any]) -> Sequence[Any]:
             not_forked()
-            arrays = [self.export(x, dense=False, copy=None) if self.owns(x) else x for x in xs]
-            return [jax.device_put(x, find_device(device)) if self.owns(x) else x for x in arrays]
+            return [lend_one(x) if self.owns(x) else x for x in xs]
+
+        def lend_one(x: Any) -> Any:
+            spread = self.export(x, dense=False, copy=None, whole=False)
+            return jax.device_put(spread, find_device(device))
 
         return lend
 
@@ -128,8 +137,8 @@ class JaxArrays:
         """Nothing: JAX has no arrays without values."""
         raise NoValuesError("JAX has no arrays without values.")
 
-    def export(self, x: Any, *, dense: bool, copy: bool | None) -> Any:
-        """`x` itself; a tracer and a PRNG key are refused."""
+    def export(self, x: Any, *, dense: bool, copy: bool | None, whole: bool = True) -> Any:
+        """`x` itself, gathered on one device; a tracer and a PRNG key are refused."""
         if isinstance(x, Tracer):
             raise NoValuesError(f"a JAX tracer ({self.spec(x)}) has no values to convert.")
         if jnp.issubdtype(x.dtype, jax.dtypes.extended):
@@ -137,7 +146,11 @@ class JaxArrays:
                 f"a JAX array of dtype {x.dtype} has no counterpart. "
                 "For a PRNG key, convert `jax.random.key_data(key)`."
             )
-        return x
+        if not whole:
+            return x
+        if copy is False and len(x.sharding.device_set) > 1:
+            raise CopyError(f"copy=False, but the array is {_across(x)}, and would be gathered.")
+        return _gathered(x)
 
     def convert(self, x: Any, *, copy: bool | None) -> jax.Array:
         """An array over the memory of `x`, or a copy; 64-bit values need JAX's 64-bit mode."""
@@ -205,16 +218,34 @@ except ImportError:
         return y.__dlpack__()
 
 
-def _capsules(outputs: Sequence[Any]) -> Sequence[Any]:
+def _capsules(outputs: Sequence[Any], near: type | None) -> Sequence[Any]:
     try:
-        return [_capsule(y) for y in outputs]
-    except RuntimeError as error:  # std::bad_cast
+        whole = [y if type(y.sharding) is near else _gathered(y, "cpu") for y in outputs]
+        return [_capsule(y) for y in whole]
+    except (RuntimeError, AttributeError) as error:  # a tracer has no sharding, nor a buffer
         if not any(isinstance(y, Tracer) for y in outputs):
             raise
         raise NoValuesError(
             "a bridged function was called while JAX traces a function, so that its result has "
             "no values yet. Call the function of JAX itself there."
         ) from error
+
+
+def _gathered(y: Any, device: str | None = None) -> Any:
+    """`y` on one device, `device` or its first: of several, DLPack would hand out a part."""
+    if not y.is_fully_addressable:
+        raise ArgumentError(
+            f"a JAX array, {y.dtype}{list(y.shape)}, is {_across(y)}, some of which belong to "
+            "other processes. Gather it first: "
+            "`jax.experimental.multihost_utils.process_allgather(array, tiled=True)`."
+        )
+    devices = y.sharding.device_set
+    target = find_device(device) if device else min(devices, key=lambda one: one.id)
+    return y if devices == {target} else jax.device_put(y, target)
+
+
+def _across(y: Any) -> str:
+    return f"spread over {len(y.sharding.device_set)} devices"
 
 
 def find_device(device: str) -> Any:

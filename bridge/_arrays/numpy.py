@@ -70,7 +70,7 @@ class NumpyArrays:
         """Shape and dtype."""
         return x.shape, x.dtype
 
-    def export(self, x: Any, *, dense: bool, copy: bool | None) -> Any:
+    def export(self, x: Any, *, dense: bool, copy: bool | None, whole: bool = True) -> Any:
         """`x` itself if others can share its memory, and may write to it; else a copy."""
         self.spec(x)
         plain = x.flags.aligned and x.flags.writeable and x.dtype.isnative

@@ -114,7 +114,7 @@ class MlxArrays:
         """Nothing: MLX has no arrays without values."""
         raise NoValuesError("MLX has no arrays without values.")
 
-    def export(self, x: Any, *, dense: bool, copy: bool | None) -> np.ndarray:
+    def export(self, x: Any, *, dense: bool, copy: bool | None, whole: bool = True) -> np.ndarray:
         """NumPy's view of `x`; a copy where others could not take its strides."""
         evaluate([x])
         self.untraced(x)

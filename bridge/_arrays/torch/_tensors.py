@@ -102,7 +102,9 @@ class TorchArrays:
         with torch.cuda.device(index), torch.cuda.stream(queue):
             fill(op, operands, results)
 
-    def export(self, x: torch.Tensor, *, dense: bool, copy: bool | None) -> torch.Tensor:
+    def export(
+        self, x: torch.Tensor, *, dense: bool, copy: bool | None, whole: bool = True
+    ) -> torch.Tensor:
         """`x` as its memory should say; one that requires grad is refused, as by `.numpy()`."""
         if x.requires_grad:
             raise ArgumentError(
