@@ -1,0 +1,173 @@
+"""Verdicts about what a way finds for a question, by torch's answers and by differences."""
+
+import dataclasses
+import warnings
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+
+from bridge import BridgeError
+from tests.suites import samples, truth
+from tests.suites.truth import MODES, Question
+
+RIGHT, REFUSED, WRONG, RAISES = "right", "refused", "wrong", "raises"
+# Beside the largest number of a result; single precision loses digits in sums and products.
+_ROOM = {"float64": 1e-7, "complex128": 1e-7, "float32": 1e-3, "complex64": 1e-3}
+_ROOM_OF_DIFFERENCES = 1e-4
+_LONGEST_REASON = 300
+
+
+@dataclasses.dataclass(frozen=True)
+class Verdict:
+    """What became of one mode of an operator.
+
+    Attributes:
+        operator: Its name in torch's records.
+        dtype: Of its arguments.
+        mode: Value, gradient and so on.
+        outcome: Right, refused, wrong or raises, which is an error that is none of the library.
+        reason: An error's text, or the difference.
+    """
+
+    operator: str
+    dtype: str
+    mode: str
+    outcome: str
+    reason: str = ""
+
+
+def verdicts(name: str, record: Any, way: Any) -> Iterator[Verdict]:
+    """One for each dtype and mode that torch itself has an answer for."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        for dtype in samples.dtypes(record):
+            question = _question(record, way.dtypes.get(dtype, dtype))
+            if question is not None:
+                for mode, outcome, reason in _judged(question, way):
+                    yield Verdict(name, str(dtype).removeprefix("torch."), mode, outcome, reason)
+
+
+def _question(record: Any, dtype: torch.dtype) -> Question | None:
+    """About a sample of an operator; `None` if it has none, or draws random numbers."""
+    if dtype not in record.supported_dtypes("cpu"):
+        return None
+    sample = samples.sample(record, dtype)
+    if sample is None or not sample.tensors or truth.draws(sample):
+        return None
+    return truth.asked(sample)
+
+
+def _judged(question: Question, way: Any) -> Iterator[tuple[str, str, str]]:
+    """Mode, outcome and reason of each mode."""
+    answers = {mode: answer for mode in MODES if (answer := _answer(mode, question)) is not None}
+    for mode, mine in _found(question, way, list(answers)).items():
+        if isinstance(mine, Exception):
+            outcome = REFUSED if _is_ours(mine) else RAISES
+            yield mode, outcome, f"{type(mine).__name__}: {mine}"[:_LONGEST_REASON]
+            continue
+        reason = _difference(mine, answers[mode]) and _settled(mode, question, mine, answers[mode])
+        yield mode, WRONG if reason else RIGHT, reason or ""
+
+
+def _answer(mode: str, question: Question) -> list[torch.Tensor] | None:
+    """Torch's; `None` where it has none."""
+    if mode in ("gradient", "tangent", "second order") and not question.flowing:
+        return None
+    try:
+        return truth.ANSWERS[mode](question)
+    except (RuntimeError, NotImplementedError, TypeError, ValueError, IndexError, AssertionError):
+        return None
+
+
+def _found(question: Question, way: Any, modes: Sequence[str]) -> dict[str, Any]:
+    """What a way finds in each mode, or the error that it raises."""
+    asked = way.ask(question)
+    together = [mode for mode in modes if mode in way.at_once]
+    found = _tried(asked, way, together)
+    alone = [mode for mode in modes if mode not in found]
+    for mode in alone:
+        found |= _tried(asked, way, [mode], say=True)
+    return found
+
+
+def _tried(asked: Any, way: Any, modes: Sequence[str], *, say: bool = False) -> dict[str, Any]:
+    try:
+        return dict(zip(modes, way.answer(asked, modes), strict=True)) if modes else {}
+    except Exception as error:  # noqa: BLE001, all of them are counted
+        return {mode: error for mode in modes if say}
+
+
+def _is_ours(error: BaseException | None) -> bool:
+    """Whether the library raised an error on purpose, or XLA says that it did."""
+    if error is None:
+        return False
+    ours = isinstance(error, BridgeError) or any(
+        f"{kind.__name__}: " in str(error) for kind in BridgeError.__subclasses__()
+    )
+    return ours or _is_ours(error.__cause__)
+
+
+def _difference(mine: Sequence[np.ndarray], theirs: Sequence[torch.Tensor]) -> str | None:
+    """What is different between two lists of results, `None` if nothing is."""
+    if len(mine) != len(theirs):
+        return f"{len(mine)} results instead of {len(theirs)}"
+    for i, (x, y) in enumerate(zip(mine, theirs, strict=True)):
+        y = (y.to_dense() if y.is_sparse else y).detach().resolve_conj().resolve_neg()  # noqa: PLW2901
+        expected = y.float().numpy() if y.dtype == torch.bfloat16 else y.numpy()
+        if x.shape != expected.shape:
+            return f"result {i} has shape {x.shape} instead of {expected.shape}"
+        if y.dtype != torch.bfloat16 and x.dtype != expected.dtype:
+            return f"result {i} has dtype {x.dtype} instead of {expected.dtype}"
+        if not _close(x, expected, _ROOM.get(str(expected.dtype), 0)):
+            return f"result {i} is {_short(x)} instead of {_short(expected)}"
+    return None
+
+
+def _close(x: np.ndarray, y: np.ndarray, room: float) -> bool:
+    largest = np.max(np.abs(y), initial=0, where=np.isfinite(y)) if room else 0
+    return np.allclose(x, y, rtol=room, atol=room * (1 + largest), equal_nan=True)
+
+
+def _short(x: np.ndarray) -> str:
+    return np.array2string(x.ravel()[:4], precision=6, threshold=4).replace("\n", "")
+
+
+def _settled(
+    mode: str, question: Question, mine: Sequence[np.ndarray], theirs: Sequence[torch.Tensor]
+) -> str | None:
+    """What is wrong, `None` if a more precise answer or differences say that nothing is."""
+    precise = _precise(question)
+    if precise is not None:
+        answer = _answer(mode, precise)
+        converted = answer and [y.to(x.dtype) for x, y in zip(theirs, answer, strict=True)]
+        if converted and not _difference(mine, converted):
+            return None
+    elif mode in ("gradient", "tangent", "second order") and _agrees(mode, question, mine):
+        return None
+    return _difference(mine, theirs)
+
+
+def _precise(question: Question) -> Question | None:
+    """The question in double precision, if it is in single."""
+    wide = {torch.float32: torch.float64, torch.complex64: torch.complex128}
+    if not any(x.dtype in wide for x in question.sample.tensors):
+        return None
+    there = lambda xs: [x.to(wide.get(x.dtype, x.dtype)) for x in xs]
+    return dataclasses.replace(
+        question,
+        sample=question.sample.with_tensors(there(question.sample.tensors)),
+        cotangents=there(question.cotangents),
+        tangents=there(question.tangents),
+    )
+
+
+def _agrees(mode: str, question: Question, mine: Sequence[np.ndarray]) -> bool:
+    """Whether differences are as a way finds, where torch says otherwise."""
+    found = [torch.from_numpy(np.array(x)) for x in mine]
+    if mode != "tangent":
+        found = [truth.inner(question.tangents, found)]
+    expected = truth.differences(mode, question)
+    close = lambda x, y: _close(x.numpy(), y.numpy(), _ROOM_OF_DIFFERENCES)
+    return all(close(x, y) for x, y in zip(found, expected, strict=True))
