@@ -1,5 +1,7 @@
 """What must hold before a change is merged: `nox`. One of them alone: `nox -s types`."""
 
+import pathlib
+
 import nox
 
 nox.needs_version = ">=2025.2.9"
@@ -63,6 +65,18 @@ def fuzz(session: nox.Session) -> None:
     """Run thousands of random programs in every direction, and the long versions of tests."""
     _install(session, "-e", ".[all]", groups=("tests",))
     session.run("python", "-m", "pytest", "-m", "fuzz or slow", *session.posargs)
+
+
+@nox.session
+def suites(session: nox.Session) -> None:
+    """Try every operator of the frameworks' own records, and write the table of what is refused."""
+    _install(session, "-e", ".[all]", groups=("tests", "suites"))
+    verdicts = pathlib.Path(session.create_tmp(), "verdicts").resolve()
+    verdicts.unlink(missing_ok=True)
+    env = {"JAX_PLATFORMS": "cpu", "GRADBRIDGE_SUITES": str(verdicts)}
+    chosen = ["-n", "2", "-m", "suites", "tests/suites"]
+    session.run("python", "-m", "pytest", *chosen, *session.posargs, env=env)
+    session.run("python", "-m", "tests.suites.reporting", str(verdicts), "docs/operators.md")
 
 
 @nox.session

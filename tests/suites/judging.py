@@ -114,7 +114,7 @@ def _difference(mine: Sequence[np.ndarray], theirs: Sequence[torch.Tensor]) -> s
     if len(mine) != len(theirs):
         return f"{len(mine)} results instead of {len(theirs)}"
     for i, (x, y) in enumerate(zip(mine, theirs, strict=True)):
-        y = (y.to_dense() if y.is_sparse else y).detach().resolve_conj().resolve_neg()  # noqa: PLW2901
+        y = (y.to_dense() if y.is_sparse else y).detach().resolve_conj().resolve_neg()
         expected = y.float().numpy() if y.dtype == torch.bfloat16 else y.numpy()
         if x.shape != expected.shape:
             return f"result {i} has shape {x.shape} instead of {expected.shape}"

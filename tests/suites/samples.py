@@ -6,6 +6,8 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
+from torch.testing._internal.autograd_function_db import autograd_function_db
+from torch.testing._internal.common_methods_invocations import op_db
 from torch.utils import _pytree
 
 Tensors = Sequence[torch.Tensor]
@@ -44,18 +46,9 @@ class Sample:
 
 def databases() -> dict[str, Any]:
     """Torch's records of operators and of autograd Functions by name, both private to its tests."""
-    functions = pytest_import("torch.testing._internal.autograd_function_db")
-    operators = pytest_import("torch.testing._internal.common_methods_invocations")
-    records = [*operators.op_db, *functions.autograd_function_db]
+    records = [*op_db, *autograd_function_db]
     named = {_name(record): record for record in records}
     return {name: record for name, record in sorted(named.items()) if record.name not in UNDEFINED}
-
-
-def pytest_import(module: str) -> Any:
-    """A module, or a skipped test where it is missing, or what it needs."""
-    import pytest  # noqa: PLC0415
-
-    return pytest.importorskip(module, exc_type=ImportError)
 
 
 def _name(record: Any) -> str:
@@ -64,7 +57,7 @@ def _name(record: Any) -> str:
 
 
 def dtypes(record: Any) -> list[torch.dtype]:
-    """Those to be tried: floats of both sizes, complex numbers, and integers where it has neither."""
+    """Those to be tried: floats of both sizes and complex numbers, or else integers."""
     supported = record.supported_dtypes("cpu")
     wanted = [torch.float64, torch.complex128, torch.float32]
     chosen = [dtype for dtype in wanted if dtype in supported]

@@ -2,10 +2,6 @@
 
 import pytest
 
-pytest.importorskip("torch")
-pytest.importorskip("jax")
-pytest.importorskip("mlx.core")
-
 from tests.suites import samples
 from tests.suites.judging import RAISES, WRONG, verdicts
 from tests.suites.reporting import record

@@ -1,4 +1,4 @@
-"""Torch's own values and derivatives of a sample, and differences where two of its ways disagree."""
+"""Torch's own values and derivatives of a sample, and differences to settle a dispute."""
 
 import dataclasses
 from collections.abc import Callable, Sequence
@@ -8,7 +8,10 @@ import torch
 from tests.suites.samples import Sample, Tensors, smooth
 
 MODES = ("value", "gradient", "tangent", "second order", "batch")
-_SCALES = (1.0, 0.9)  # of the examples of a batch: positive ones stay positive, definite ones definite
+_SCALES = (
+    1.0,
+    0.9,
+)  # of the examples of a batch: positive ones stay positive, definite ones definite
 _STEP = 1e-6
 
 

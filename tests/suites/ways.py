@@ -55,7 +55,7 @@ class Jax:
     """Torch in JAX, `lower` saying how."""
 
     # What is asked in its place, where the target lacks a dtype.
-    dtypes: Mapping[torch.dtype, torch.dtype] = {}  # noqa: RUF012
+    dtypes: Mapping[torch.dtype, torch.dtype] = {}
     # The modes that are compiled as one program, for that takes less time.
     at_once = ("value", "gradient", "tangent", "second order")
 
@@ -107,7 +107,7 @@ class Jax:
 class Mlx:
     """Torch in MLX."""
 
-    dtypes: Mapping[torch.dtype, torch.dtype] = {torch.complex128: torch.complex64}  # noqa: RUF012
+    dtypes: Mapping[torch.dtype, torch.dtype] = {torch.complex128: torch.complex64}
     at_once = ()
 
     def ask(self, question: Question) -> Asked:
