@@ -4,6 +4,7 @@ from collections.abc import Callable, Hashable
 from typing import Any
 
 from bridge._call import BridgedFunction
+from bridge._errors import ArgumentError
 
 
 class BridgedModule:
@@ -29,6 +30,15 @@ class BridgedModule:
 
     def __repr__(self) -> str:
         return f"<{self._function!r} of {len(self.params)} parameters, {len(self.buffers)} buffers>"
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Raise: which parameters a module is applied with has to be said."""
+        del args, kwargs
+        raise ArgumentError(
+            f"{type(self.module).__name__} is called with its parameters and buffers, which are "
+            "arguments like others. Call `net.apply(net.params, net.buffers, *args)`: it returns "
+            "the output and the new buffers."
+        )
 
     def apply(self, params: Any, buffers: Any, *args: Any, **kwargs: Any) -> Any:
         """The output of the module and its new buffers, as a tuple.

@@ -2,6 +2,7 @@
 
 from bridge._arrays.torch._apart import (
     aside as aside,
+    recording as recording,
     transforming as transforming,
 )
 from bridge._arrays.torch._dtypes import dtype_name as dtype_name

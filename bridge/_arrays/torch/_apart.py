@@ -21,6 +21,11 @@ transforming: Callable[[], bool] = getattr(
 _modes: Callable[[], int] = getattr(torch._C, "_len_torch_dispatch_stack", lambda: 1)
 
 
+def recording() -> bool:
+    """Whether something looks at each operator that torch runs, as what makes graphs does."""
+    return _modes() > 0
+
+
 def aside() -> contextlib.AbstractContextManager[Any]:
     """Nothing that the caller is at takes part in here: NOTE [what would take part]."""
     return _apart() if transforming() or _modes() else _NOTHING

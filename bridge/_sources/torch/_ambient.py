@@ -8,6 +8,7 @@ import torch
 
 from bridge._arrays.torch import aside
 from bridge._sources.torch._internals import any_autocast, below_autograd, without_autocast
+from bridge._sources.torch._swap import putting_back
 
 Flat = Callable[..., Sequence[torch.Tensor]]
 
@@ -29,10 +30,11 @@ def settled(run: Flat, dtype: torch.dtype) -> Flat:
 
 @contextlib.contextmanager
 def fresh(dtype: torch.dtype) -> Generator[None]:
-    """The state of a torch just started, but for the default dtype."""
+    """The state of a torch just started, but for the default dtype, and modules given back."""
     before = torch.get_default_dtype()
     with contextlib.ExitStack() as stack:
         stack.callback(_set_default_dtype, before)
+        stack.enter_context(putting_back())
         stack.enter_context(aside())
         stack.enter_context(torch.inference_mode(mode=False))
         stack.enter_context(torch.enable_grad())

@@ -2,31 +2,32 @@
 
 import contextlib
 import functools
-import threading
 from collections.abc import Callable, Generator, Sequence
 from typing import Any
 
 import torch
 
 from bridge._arrays.torch import FACE as ARRAYS
-from bridge._errors import ArgumentError, NoValuesError
+from bridge._errors import ArgumentError, NoRuleError, NoValuesError
 from bridge._op import Positions, Specs
 from bridge._sources.torch._ambient import fresh
+from bridge._sources.torch._code import attribute
 from bridge._sources.torch._graph import apart, results, tidy
 from bridge._sources.torch._internals import (
     Blocks,
     Watch,
+    accumulates,
     export,
     fake_tensors,
     needs_values,
+    storage,
     uncompiled,
 )
 from bridge._sources.torch._program import Program, Settings
+from bridge._sources.torch._styles import ACCUMULATES
+from bridge._sources.torch._swap import ALONE, past, put_aside
 
 Fun = Callable[..., Sequence[torch.Tensor]]
-
-# Capturing changes settings that all threads of a process share.
-_capturing = threading.RLock()
 
 
 def pure(fn: Callable[..., Any], name: str) -> Fun:
@@ -76,6 +77,7 @@ def trace(
     with _capture(name, settings.dtype):
         fakes = fake_tensors(primals)
         module = export(functools.partial(outputs, training=training), fakes, joint=False)
+        _check_constants(module, name)
         tidy(module)
         apart(module.graph)
     if blocks.wrong:
@@ -132,6 +134,7 @@ def trace_joint(
         for i in wanted:
             fakes[i].requires_grad_()
         module = export(outputs, fakes, joint=True)
+        _check_constants(module, name)
         tidy(module)
     if not flows:
         end = module.graph.output_node()
@@ -152,17 +155,28 @@ def _smooth(x: torch.Tensor) -> bool:
 @contextlib.contextmanager
 def _capture(name: str, dtype: torch.dtype) -> Generator[None]:
     try:
-        with _capturing, fresh(dtype), uncompiled():
+        with ALONE, fresh(dtype), uncompiled():
             yield
     except RuntimeError as error:
         if "mutating a non-functional tensor" in str(error):
             raise _changes(name, "a tensor") from error
+        if accumulates(error):
+            raise NoRuleError(ACCUMULATES) from error
         if not needs_values(error):
             raise
         raise NoValuesError(
             f"{name} cannot be captured as a graph, since it looks at the values of tensors "
             f"({error}): by `if`, `.item()`, NumPy, or a shape that depends on them."
         ) from error
+
+
+def _check_constants(module: torch.fx.GraphModule, name: str) -> None:
+    """Raise if a tensor that another was put in place of is a constant of the graph."""
+    own = put_aside()
+    for node in module.graph.find_nodes(op="get_attr") if own else ():
+        label = own.get(storage(attribute(module, str(node.target))) or 0)
+        if label:
+            raise ArgumentError(f"{name} {past(label)}")
 
 
 def _refuse(name: str) -> Callable[[torch.Tensor], None]:

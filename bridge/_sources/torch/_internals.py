@@ -3,7 +3,7 @@
 
 import contextlib
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Sequence
 from typing import Any
 
 import torch
@@ -21,6 +21,7 @@ from torch._subclasses.fake_tensor import (
 )
 from torch._subclasses.functional_tensor import FunctionalTensor
 from torch.multiprocessing.reductions import StorageWeakRef
+from torch.nn.utils import parametrize
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -40,6 +41,11 @@ _VALUELESS_TEXTS = (
     "It appears that you're trying to get value out of a tracing tensor",
     "Cannot call numel() on tensor with symbolic sizes/strides",
 )
+
+
+def accumulates(error: BaseException) -> bool:
+    """Whether `error` says that `.backward()` was called while a function was captured."""
+    return "Cannot backprop through mirrored meta" in str(error)
 
 
 def needs_values(error: BaseException) -> bool:
@@ -106,6 +112,38 @@ class Watch(TorchDispatchMode):
         return func(*args, **kwargs)
 
 
+class Look(TorchDispatchMode):
+    """Calls `look` with each tensor an operator takes, and whether it is about to be changed."""
+
+    def __init__(self, look: Callable[..., None]) -> None:
+        super().__init__()
+        self._look = look
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Any = None
+    ) -> Any:
+        """`func`, whose arguments were looked at."""
+        kwargs = kwargs or {}
+        for argument, x in zip(func._schema.arguments, args, strict=False):
+            written = bool(argument.alias_info and argument.alias_info.is_write)
+            # Rows that are scaled to a largest norm are scaled again wherever they are read.
+            written = written and func is not torch.ops.aten.embedding_renorm_.default
+            for each in x if isinstance(x, (list, tuple)) else [x]:
+                if isinstance(each, torch.Tensor):
+                    self._look(each, written=written)
+        return func(*args, **kwargs)
+
+
+def hooks_of(x: torch.Tensor) -> list[Callable[[torch.Tensor], Any]]:
+    """The hooks on the gradient of a parameter; without the name there are none."""
+    return list((getattr(x, "_backward_hooks", None) or {}).values())
+
+
+def is_hooked_after(x: torch.Tensor) -> bool:
+    """Whether a parameter has hooks that run once its gradient is in `.grad`."""
+    return bool(getattr(x, "_post_accumulate_grad_hooks", None))
+
+
 _REQUIRES_GRAD: Any = torch.Tensor.requires_grad.__get__  # pyright: ignore[reportAttributeAccessIssue]
 
 
@@ -141,13 +179,18 @@ class Blocks(TorchFunctionMode):
 
 def same_storage(x: Any, y: Any) -> bool:
     """Whether two tensors lie in the same memory, values or not."""
-    if not isinstance(x, torch.Tensor) or not isinstance(y, torch.Tensor):
-        return False
+    first = storage(x)
+    return first is not None and first == storage(y)
+
+
+def storage(x: Any) -> int | None:
+    """What tells the memory of a tensor from that of others; `None` if it has none of its own."""
+    if not isinstance(x, torch.Tensor) or _is_wrapped(x):
+        return None
     try:
-        first, second = StorageWeakRef(x.untyped_storage()), StorageWeakRef(y.untyped_storage())
+        return StorageWeakRef(x.untyped_storage()).cdata
     except NotImplementedError:  # sparse
-        return False
-    return first.cdata == second.cdata
+        return None
 
 
 def returns_view(target: Any) -> bool:
@@ -163,6 +206,19 @@ def uncompiled() -> contextlib.AbstractContextManager[Any]:
         return contextlib.nullcontext()
     return dynamo.config.patch(error_on_nested_fx_trace=False)
 
+
+@contextlib.contextmanager
+def parametrized_anew() -> Generator[None]:
+    """Parametrizations compute, whatever `torch.nn.utils.parametrize.cached` keeps outside."""
+    before = {name: getattr(parametrize, name) for name in _CACHE if hasattr(parametrize, name)}
+    try:
+        vars(parametrize).update({name: type(value)() for name, value in before.items()})
+        yield
+    finally:
+        vars(parametrize).update(before)
+
+
+_CACHE = ("_cache_enabled", "_cache")
 
 # A check that raises, as of a singular matrix, has no result: torch orders it by a token.
 with_effects: Any = getattr(torch.ops.higher_order, "with_effects", None)

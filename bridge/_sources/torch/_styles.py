@@ -19,10 +19,16 @@ from typing import Any
 
 import torch
 
+from bridge._errors import NoRuleError
 from bridge._op import Positions
 from bridge._tree import spread
 
 Fun = Callable[..., Sequence[torch.Tensor]]
+
+ACCUMULATES = (
+    "a `.backward()` in it adds to the `.grad` of tensors, which is no gradient that is returned. "
+    "Call torch.autograd.grad there, and let the backward pass return what it gives."
+)
 
 
 def restricted(
@@ -58,7 +64,10 @@ def recorded_vjp(fun: Fun, count: int, wanted: Positions, given: Positions) -> F
         with torch.enable_grad():
             free = [_leaf(xs[i]) for i in wanted]
             outputs = restricted(fun, xs, wanted, given)(*free)
-            return _pulled(outputs, free, cotangents, again=again)
+            gradients = _pulled(outputs, free, cotangents, again=again)
+        if any(x.is_leaf and x.grad is not None for x in free):
+            raise NoRuleError(ACCUMULATES)
+        return gradients
 
     return gradients
 

@@ -1,0 +1,423 @@
+"""Modules of torch hold what `apply` was given while it runs, and what they held afterwards."""
+
+import contextlib
+import threading
+
+import numpy as np
+import pytest
+
+from bridge import ArgumentError, NoRuleError, torch2jax
+
+torch = pytest.importorskip("torch")
+jax = pytest.importorskip("jax")
+jnp = jax.numpy
+nn = torch.nn
+parametrize = torch.nn.utils.parametrize
+
+X = np.random.default_rng(5).normal(size=(4, 3)).astype("float32")
+
+
+def state(module):
+    """What a module holds, by identity and value."""
+    named = [
+        *module.named_parameters(remove_duplicate=False),
+        *module.named_buffers(remove_duplicate=False),
+    ]
+    attributes = [(id(part), list(vars(part))) for part in module.modules()]
+    tensors = [(name, id(x), type(x), x.detach().numpy().tobytes()) for name, x in named]
+    return tensors, attributes, [part.training for part in module.modules()]
+
+
+def compared(module, capture, around=contextlib.nullcontext):
+    """Hold value, gradients and buffers at other parameters than its own to native ones."""
+    there = torch2jax(module, capture=capture)
+    params = {name: 1.5 * x + 0.1 for name, x in there.params.items()}
+    before = state(module)
+
+    def loss(params, x):
+        output, buffers = there.apply(params, there.buffers, x)
+        return (output**2).sum(), buffers
+
+    with around():
+        (value, buffers), gradients = jax.jit(
+            jax.value_and_grad(loss, argnums=(0, 1), has_aux=True)
+        )(params, X)
+    assert state(module) == before
+
+    for name, parameter in module.named_parameters():
+        parameter.data = torch.tensor(np.asarray(params[name]))
+    x = torch.tensor(X, requires_grad=True)
+    native = (module(x) ** 2).sum()
+    for name, buffer in module.named_buffers():
+        close(buffers[name], buffer)
+    native.backward()
+    close(value, native)
+    close(gradients[1], x.grad)
+    for name, parameter in module.named_parameters():
+        close(gradients[0][name], parameter.grad)
+
+
+def close(ours, native):
+    np.testing.assert_allclose(ours, native.numpy(force=True), rtol=1e-4, atol=1e-5)
+
+
+class Invertible(torch.autograd.Function):
+    """A layer whose backward pass runs the module again, as reversible layers and adjoints do."""
+
+    @staticmethod
+    def forward(ctx, x, layer, *parameters):
+        ctx.layer = layer
+        ctx.save_for_backward(x, *parameters)
+        with torch.no_grad():
+            return layer(x)
+
+    @staticmethod
+    def backward(ctx, cotangent):
+        x, *parameters = ctx.saved_tensors
+        with torch.enable_grad():
+            x = x.detach().requires_grad_()
+            output = ctx.layer(x)
+            gradients = torch.autograd.grad(output, [x, *parameters], cotangent)
+        return gradients[0], None, *gradients[1:]
+
+
+class Functional(torch.autograd.Function):
+    """The same in the way that torch.func takes."""
+
+    backward = Invertible.backward
+
+    @staticmethod
+    def forward(x, layer, *parameters):
+        with torch.no_grad():
+            return layer(x)
+
+    @staticmethod
+    def setup_context(ctx, inputs, output):
+        x, ctx.layer, *parameters = inputs
+        ctx.save_for_backward(x, *parameters)
+
+
+class Adjoint(nn.Module):
+    def __init__(self, function):
+        super().__init__()
+        self.layer, self.function = nn.Sequential(nn.Linear(3, 3), nn.Tanh()), function
+
+    def forward(self, x):
+        return self.function.apply(x, self.layer, *self.layer.parameters())
+
+
+class Doubled(nn.Module):
+    """One submodule under two names."""
+
+    def __init__(self):
+        super().__init__()
+        self.first = self.second = nn.Linear(3, 3)
+
+    def forward(self, x):
+        return self.second(torch.tanh(self.first(x)))
+
+
+class Checkpointed(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Sequential(nn.Linear(3, 3), nn.Tanh())
+
+    def forward(self, x):
+        return torch.utils.checkpoint.checkpoint(self.layer, x, use_reentrant=False)
+
+
+class Recursive(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Linear(3, 3)
+
+    def forward(self, x, depth=2):
+        return self(torch.sin(self.layer(x)), depth - 1) if depth else x
+
+
+class Remembering(nn.Module):
+    """A module that sets attributes and parts of itself while it is called."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer, self.seen = nn.Linear(3, 3), torch.zeros(1)
+
+    def forward(self, x):
+        self.part = nn.Identity()
+        self.seen = self.part(self.layer(x))
+        self.calls = 1
+        return torch.sin(self.seen)
+
+
+class TiedBuffers(nn.Module):
+    def __init__(self, place):
+        super().__init__()
+        self.place = place
+        self.register_buffer("mean", torch.ones(3))
+        self.part = nn.Module()
+        self.part.register_buffer("mean", self.mean)
+
+    def forward(self, x):
+        if self.place:
+            self.part.mean.add_(x.detach().mean(0))
+        else:
+            self.part.mean = self.part.mean + 1
+        return x * self.mean * self.part.mean
+
+
+class Antisymmetric(nn.Module):
+    def forward(self, weight):
+        return weight - weight.T
+
+
+class Shared(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Linear(3, 3)
+        parametrize.register_parametrization(self.layer, "weight", Antisymmetric())
+
+    def forward(self, x):
+        return self.layer(torch.sin(self.layer(x)))
+
+
+def hooked():
+    module = nn.Linear(3, 3)
+    module.weight.register_hook(lambda gradient: 2 * gradient)
+    module.register_forward_hook(lambda module, _, output: output * module.bias.sum())
+    module.register_full_backward_hook(lambda _, inputs, __: tuple(3 * x for x in inputs))
+    return module
+
+
+class Recurrent(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.GRU(3, 3, batch_first=True)
+
+    def forward(self, x):
+        return self.layer(x[None])[0]
+
+
+KINDS = {
+    "adjoint": lambda: Adjoint(Invertible),
+    "adjoint_of_func": lambda: Adjoint(Functional),
+    "doubled": Doubled,
+    "checkpoint": Checkpointed,
+    "recursive": Recursive,
+    "remembering": Remembering,
+    "tied_buffers": lambda: TiedBuffers(place=True),
+    "hooks": hooked,
+    "recurrent": Recurrent,
+    "weight_norm": lambda: nn.utils.parametrizations.weight_norm(nn.Linear(3, 3)),
+    "spectral_norm": lambda: nn.utils.parametrizations.spectral_norm(nn.Linear(3, 3)),
+    "spectral_norm_by_hooks": lambda: nn.utils.spectral_norm(nn.Linear(3, 3)),
+    "orthogonal": lambda: nn.utils.parametrizations.orthogonal(nn.Linear(3, 3)),
+}
+
+
+@pytest.mark.parametrize("capture", ["auto", "never"])
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.filterwarnings("ignore:.*deprecated:FutureWarning")
+def test_a_module_with_other_parameters(kind, capture):
+    torch.manual_seed(1)
+    compared(KINDS[kind](), capture)
+
+
+@pytest.mark.parametrize("capture", ["auto", "never"])
+def test_parametrizations_that_are_cached_outside(capture):
+    torch.manual_seed(1)
+    module = Shared()
+
+    @contextlib.contextmanager
+    def cached():
+        with parametrize.cached():
+            module(torch.tensor(X))
+            yield
+
+    compared(module, capture, cached)
+
+
+class Past(nn.Module):
+    """A module that reaches its own parameter past its attributes, in either pass."""
+
+    def __init__(self, *, backward):
+        super().__init__()
+        self.layer = nn.Linear(3, 3)
+        self.weights, self.late = [self.layer.weight], backward
+
+    def forward(self, x):
+        if self.late:
+            return Late.apply(self.layer(x), self.weights)
+        return self.layer(x) @ self.weights[0]
+
+
+class Late(torch.autograd.Function):
+    @staticmethod
+    def forward(x, weights):
+        return x.clone()
+
+    @staticmethod
+    def setup_context(ctx, inputs, output):
+        ctx.weights = inputs[1]
+
+    @staticmethod
+    def backward(ctx, cotangent):
+        return cotangent @ ctx.weights[0], None
+
+
+class Averaging(nn.Module):
+    """A module that keeps an average in a parameter."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer, self.mean = nn.Linear(3, 3), nn.Parameter(torch.zeros(3), requires_grad=False)
+
+    def forward(self, x):
+        self.mean.data.mul_(0.9).add_(x.detach().mean(0))
+        return self.layer(x) + self.mean
+
+
+class Resetting(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.scale = nn.Parameter(torch.ones(3))
+
+    def forward(self, x):
+        self.scale = nn.Parameter(2 * self.scale.detach())
+        return x * self.scale
+
+
+class Stateful(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.hidden = torch.zeros(3)
+
+    def forward(self, x):
+        self.hidden = 0.5 * self.hidden + x.mean(0)
+        return x * self.hidden
+
+
+class Accumulating(torch.autograd.Function):
+    """A backward pass that leaves the gradients of a layer in `.grad`."""
+
+    @staticmethod
+    def forward(ctx, x, layer):
+        ctx.layer = layer
+        ctx.save_for_backward(x)
+        with torch.no_grad():
+            return layer(x)
+
+    @staticmethod
+    def backward(ctx, cotangent):
+        (x,) = ctx.saved_tensors
+        with torch.enable_grad():
+            x = x.detach().requires_grad_()
+            ctx.layer(x).backward(cotangent)
+        return x.grad, None
+
+
+class Accumulated(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Linear(3, 3)
+
+    def forward(self, x):
+        return Accumulating.apply(x, self.layer)
+
+
+def hooked_after():
+    module = nn.Linear(3, 3)
+    module.weight.register_post_accumulate_grad_hook(lambda parameter: None)
+    return module
+
+
+REFUSED = {
+    "past": (lambda: Past(backward=False), ArgumentError, "Past uses `layer.weight` past the attr"),
+    "late": (lambda: Past(backward=True), ArgumentError, "Past uses `layer.weight` past the attr"),
+    "in_place": (Averaging, ArgumentError, "Averaging changes its parameter `mean` in place"),
+    "anew": (Resetting, ArgumentError, "Resetting sets its parameter `scale` anew"),
+    "state": (Stateful, ArgumentError, "Stateful reads its attribute `hidden`, a tensor, and sets"),
+    "untied": (lambda: TiedBuffers(place=False), ArgumentError, "sets buffer mean anew, but not"),
+    "accumulated": (Accumulated, NoRuleError, r"a `.backward\(\)` in it adds to the `.grad`"),
+    "hooked_after": (hooked_after, NoRuleError, "weight has a hook that changes its `.grad`"),
+}
+
+
+@pytest.mark.parametrize("capture", ["auto", "never"])
+@pytest.mark.parametrize("kind", REFUSED)
+def test_what_would_use_or_lose_others_is_refused(kind, capture):
+    make, error, text = REFUSED[kind]
+    module = make()
+    there = torch2jax(module, capture=capture)
+    before = state(module)
+    loss = lambda params, x: there.apply(params, there.buffers, x)[0].sum()
+    with pytest.raises(error, match=text):
+        jax.grad(loss, argnums=(0, 1))(there.params, X)
+    assert state(module) == before
+
+
+@pytest.mark.parametrize("capture", ["auto", "never"])
+def test_a_module_that_fails_is_put_back(capture):
+    class Failing(nn.Linear):
+        def forward(self, x):
+            self.seen = super().forward(x)
+            raise KeyboardInterrupt
+
+    module = Failing(3, 3)
+    there = torch2jax(module, capture=capture)
+    before = state(module)
+    with pytest.raises(KeyboardInterrupt):
+        there.apply(there.params, there.buffers, X)
+    assert state(module) == before
+
+
+def test_one_module_in_several_threads():
+    module = nn.Sequential(nn.Linear(3, 3), nn.BatchNorm1d(3))
+    there = torch2jax(module, capture="never")
+    before = state(module)
+    results = {}
+
+    def run(k):
+        params = {name: x + k for name, x in there.params.items()}
+        f = lambda p: (there.apply(p, there.buffers, X)[0] ** 3).sum()
+        results[k] = [jax.grad(f)(params) for _ in range(5)]
+
+    threads = [threading.Thread(target=run, args=(k,)) for k in range(4)]
+    [thread.start() for thread in threads]
+    [thread.join() for thread in threads]
+    for k in range(4):
+        twin = nn.Sequential(nn.Linear(3, 3), nn.BatchNorm1d(3))
+        values = {name: torch.tensor(np.asarray(x + k)) for name, x in there.params.items()}
+        twin.load_state_dict(values, strict=False)
+        (twin(torch.tensor(X)) ** 3).sum().backward()
+        for gradients in results[k]:
+            for name, parameter in twin.named_parameters():
+                np.testing.assert_allclose(gradients[name], parameter.grad, rtol=1e-3, atol=1e-3)
+    assert state(module) == before
+
+
+def test_parameters_are_checked_by_name():
+    there = torch2jax(nn.Linear(3, 3))
+    with pytest.raises(
+        ArgumentError, match=r"`params` of Linear lacks bias\. Pass all that are in"
+    ):
+        there.apply({"weight": there.params["weight"]}, {}, X)
+    with pytest.raises(ArgumentError, match="`params` of Linear has an unknown scale"):
+        there.apply({**there.params, "scale": 1.0}, {}, X)
+    with pytest.raises(ArgumentError, match=r"`buffers` of Linear is an array.*net.apply\(net.par"):
+        there.apply(there.params, X)
+    with pytest.raises(ArgumentError, match="`params` of Linear is an array"):
+        there.apply(X, {})
+    with pytest.raises(ArgumentError, match=r"Call `net.apply\(net.params, net.buffers, \*args\)`"):
+        there(X)
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")
+@pytest.mark.filterwarnings("ignore:.*torch.jit:FutureWarning")
+def test_modules_whose_parameters_cannot_be_replaced_are_refused():
+    with pytest.raises(ArgumentError, match="LazyLinear is lazy: `weight` has no shape before"):
+        torch2jax(nn.LazyLinear(3))
+    traced = torch.jit.trace(nn.Linear(3, 3), torch.tensor(X))
+    with pytest.raises(
+        ArgumentError, match=r"is compiled by torch\.jit, which holds its parameters"
+    ):
+        torch2jax(traced)
