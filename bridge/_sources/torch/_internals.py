@@ -134,6 +134,11 @@ class Look(TorchDispatchMode):
         return func(*args, **kwargs)
 
 
+def tensors_of(part: torch.nn.Module) -> tuple[Any, Any]:
+    """What a module, without those in it, holds its parameters and its buffers in."""
+    return part._parameters, part._buffers
+
+
 def hooks_of(x: torch.Tensor) -> list[Callable[[torch.Tensor], Any]]:
     """The hooks on the gradient of a parameter; without the name there are none."""
     return list((getattr(x, "_backward_hooks", None) or {}).values())
@@ -212,10 +217,12 @@ def parametrized_anew() -> Generator[None]:
     """Parametrizations compute, whatever `torch.nn.utils.parametrize.cached` keeps outside."""
     before = {name: getattr(parametrize, name) for name in _CACHE if hasattr(parametrize, name)}
     try:
-        vars(parametrize).update({name: type(value)() for name, value in before.items()})
+        for name, value in before.items():
+            setattr(parametrize, name, type(value)())
         yield
     finally:
-        vars(parametrize).update(before)
+        for name, value in before.items():
+            setattr(parametrize, name, value)
 
 
 _CACHE = ("_cache_enabled", "_cache")

@@ -7,6 +7,7 @@ import torch
 
 from bridge._arrays.torch import recording
 from bridge._errors import ArgumentError, RangeError
+from bridge._sources.torch._internals import tensors_of
 from bridge._sources.torch._purity import LOST, Purity
 from bridge._sources.torch._swap import as_it_was, put_in, until_put_back
 
@@ -116,12 +117,12 @@ def _check_kind(module: torch.nn.Module) -> None:
     """Raise for a module that has no parameters yet, or whose parameters cannot be replaced."""
     name = type(module).__name__
     for label, x in [*module.named_parameters(), *module.named_buffers()]:
-        if isinstance(x, torch.nn.parameter.UninitializedTensorMixin):
+        if torch.nn.parameter.is_lazy(x):
             raise ArgumentError(
                 f"{name} is lazy: `{label}` has no shape before the module is called. Call it once "
                 "with a tensor like those it will take, then wrap it."
             )
-    if not all(isinstance(part._parameters, dict) for part in module.modules()):
+    if not all(isinstance(tensors_of(part)[0], dict) for part in module.modules()):
         raise ArgumentError(
             f"{name} is compiled by torch.jit, which holds its parameters where they cannot be "
             "replaced by others. Wrap the module that it was compiled from."

@@ -19,6 +19,7 @@ from bridge._sources.torch._internals import (
     is_hooked_after,
     parametrized_anew,
     storage,
+    tensors_of,
 )
 
 # Modules, and the settings that capturing changes, are shared by all threads of a process.
@@ -85,8 +86,8 @@ def put_in(
         _hook_alike(name, own[name], x)
     for part, mode in zip(module.modules(), modes, strict=True):
         stack.callback(_put_back, [(row, dict(row)) for row in _rows(part)])
-        for row in (part._parameters, part._buffers):
-            row.update({name: instead.get(id(x), x) for name, x in row.items()})  # pyright: ignore[reportArgumentType, reportCallIssue]
+        for row in tensors_of(part):
+            row.update({name: instead.get(id(x), x) for name, x in row.items()})
         part.training = mode
 
 
@@ -106,7 +107,7 @@ def _hook_alike(name: str, own: torch.Tensor, x: torch.Tensor) -> None:
 
 def _rows(part: torch.nn.Module) -> list[dict[str, Any]]:
     """All that says what a module is; `forward` may set any of it."""
-    return [part._parameters, part._buffers, part._modules, part.__dict__]
+    return [*tensors_of(part), part._modules, part.__dict__]  # pyright: ignore[reportPrivateUsage]
 
 
 def _put_back(rows: Sequence[tuple[dict[str, Any], dict[str, Any]]]) -> None:
