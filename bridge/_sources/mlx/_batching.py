@@ -3,7 +3,8 @@
 NOTE [wrong batches]
 MLX 0.32 writes a value that is no batch into the first example alone, permutes the channels of
 grouped convolutions if only their weights are batches, forgets that a matrix is triangular, and
-takes an axis for `mx.divmod` from memory that nobody has written. It writes beyond the memory of
+takes an axis for `mx.divmod` from memory that nobody has written. Operations on bits do not repeat
+what is no batch, and `!=` forgets a batch on its right side alone. It writes beyond the memory of
 an array if what is added to its elements has its examples along another axis than the first, which
 shapes tell. And a batch of a custom function has lost its gradient rule. One example after the
 other has none of this, and works where `mx.vmap` refuses.
@@ -17,9 +18,9 @@ import mlx.core as mx
 from bridge._arrays.mlx import dtype_of
 from bridge._errors import NoRuleError
 from bridge._op import Specs
+from bridge._sources.mlx._exported import exported, steps
 from bridge._sources.mlx._outline import Outline, outline
 from bridge._sources.mlx._random import Fun
-from bridge._sources.mlx._wrong import exported, steps
 
 Axes = tuple[int | None, ...]
 # By what an export calls the operations: whether they are wrong for batches at these inputs.
@@ -29,7 +30,11 @@ _WRONG: dict[str, Callable[[Sequence[Any], Sequence[bool]], bool]] = {
     "Convolution": lambda about, batched: about[5] > 1 and not batched[0],
     "Inverse": lambda about, _: about[0],
     "DivMod": lambda *_: True,
+    "NotEqual": lambda _, batched: not batched[0],
+    "BitwiseBinary": lambda _, batched: not all(batched),
 }
+# Parts of what a drawing calls them.
+_SUSPECTS = ("SliceUpdate", "Convolution", "Inverse", "DivMod", "NotEqual", "Bitwise", "Shift")
 
 
 def takes(
@@ -49,7 +54,7 @@ def takes(
 
 def _is_wrong(fun: Fun, primals: Specs, known: Outline, axes: Axes) -> bool:
     """Whether `mx.vmap` over `axes` would be wrong, or may be: NOTE [wrong batches]."""
-    if not any(name in each for name in _WRONG for each in known.operations):
+    if not any(name in each for name in _SUSPECTS for each in known.operations):
         return False
     notes = exported(fun, primals)
     if notes is None:

@@ -12,10 +12,11 @@ from collections.abc import Callable
 import mlx.core as mx
 
 from bridge._op import Specs
+from bridge._sources.mlx._exported import steps
 from bridge._sources.mlx._lacking import lacked
+from bridge._sources.mlx._nodes import separate
 from bridge._sources.mlx._outline import Outline
 from bridge._sources.mlx._random import Fun
-from bridge._sources.mlx._wrong import steps
 
 Push = Callable[[Fun, list[mx.array], list[mx.array]], list[mx.array]]
 _DOUBTFUL = {"CustomTransforms", "FFT"}
@@ -51,7 +52,7 @@ def twice_back(fun: Fun, xs: list[mx.array], tangents: list[mx.array]) -> list[m
     """The tangents of `fun`: NOTE [forward mode by reverse mode]."""
 
     def gradients(*cotangents: mx.array) -> list[mx.array]:
-        return [mx.contiguous(g) for g in mx.vjp(fun, xs, list(cotangents))[1]]
+        return separate(mx.vjp(fun, xs, list(cotangents))[1])
 
     zeros = [mx.zeros_like(y) for y in fun(*xs)]
     return mx.vjp(gradients, zeros, tangents)[1]

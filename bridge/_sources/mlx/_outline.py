@@ -12,14 +12,14 @@ MLX, and if by an operation that allocates, of two that are not the same, nobody
 """
 
 import dataclasses
-import io
-import re
 from collections.abc import Sequence
+from typing import Any
 
 import mlx.core as mx
 
 from bridge._arrays.mlx import FACE as ARRAYS, computing, dtype_of, placeholder
 from bridge._op import Specs
+from bridge._sources.mlx._drawing import Step, drawn
 from bridge._sources.mlx._lacking import explained, looks_at_values
 from bridge._sources.mlx._looking import looking
 from bridge._sources.mlx._random import Fun, has_drawn
@@ -33,7 +33,7 @@ class Outline:
         outputs: Their specs.
         reach: For each output the positions of the primals it depends on.
         operations: The names of all operations.
-        steps: How many operations there are.
+        steps: They, with results named `y_0` and so on, and primals `x_0` and so on.
         allocated: Whether each output is the result of an operation that allocates memory for it
             alone: NOTE [gradients of our own].
         draws: Whether random numbers are drawn that follow from no primal.
@@ -42,7 +42,7 @@ class Outline:
     outputs: Specs
     reach: tuple[frozenset[int], ...]
     operations: frozenset[str]
-    steps: int
+    steps: tuple[Step, ...]
     allocated: bool
     draws: bool
 
@@ -70,36 +70,31 @@ def outline(fun: Fun, primals: Specs, name: str) -> Outline | None:
         # A node of its own for each: an output may be a primal, or one array twice.
         outputs = [mx.contiguous(y) for y in found]
         specs = tuple(map(ARRAYS.spec, outputs))
-        return Outline(specs, *_read(xs, outputs), drew)
+        named = {f"x_{i}": x for i, x in enumerate(xs)}
+        named |= {f"y_{i}": y for i, y in enumerate(outputs)}
+        steps = drawn(outputs, named) if outputs else ()
+        return Outline(outputs=specs, draws=drew, **_read(steps, len(xs), len(outputs)))
 
 
-_EDGE = re.compile(r'^"?(\w+)"? -> "?(\w+)"?$')
-_OPERATION = re.compile(r'^\{ (\d+) \[label ="([^"]+)"')
 # Some that do, and that gradients often end in.
 ALLOCATING = {"Add", "AddMM", "Divide", "Matmul", "Multiply", "Negative", "Select", "Subtract"}
 
 
-def _read(
-    xs: Sequence[mx.array], ys: Sequence[mx.array]
-) -> tuple[tuple[frozenset[int], ...], frozenset[str], int, bool]:
-    """What the graph of `ys`, nodes of their own, says of them: NOTE [looking before the call]."""
-    if not ys:
-        return (), frozenset(), 0, False
-    text = io.StringIO()
-    names = {f"x_{i}": x for i, x in enumerate(xs)} | {f"y_{i}": y for i, y in enumerate(ys)}
-    mx.export_to_dot(text, *ys, **names)
-    reach: dict[str, frozenset[int]] = {f"x_{i}": frozenset([i]) for i in range(len(xs))}
-    operations: dict[str, str] = {}
-    before: dict[str, str] = {}  # of an array its operation, of an operation its last argument
-    for line in text.getvalue().splitlines():  # in the order in which it is computed
-        if edge := _EDGE.match(line):
-            start, end = edge.groups()
-            reach[end] = reach.get(end, frozenset()) | reach.get(start, frozenset())
-            before[end] = start
-        elif operation := _OPERATION.match(line):
-            operations[operation[1]] = operation[2]
-    reached = tuple(reach.get(f"y_{i}", frozenset()) for i in range(len(ys)))
-    made = {before[before[f"y_{i}"]] for i in range(len(ys))}
-    makers = {operations.get(before.get(array, "")) for array in made}
-    allocated = len(made) == len(ys) and makers <= ALLOCATING
-    return reached, frozenset(operations.values()), len(operations), allocated
+def _read(steps: Sequence[Step], primals: int, outputs: int) -> dict[str, Any]:
+    """What the `steps` that lead to `outputs` say of them: NOTE [looking before the call]."""
+    reach: dict[str, frozenset[int]] = {f"x_{i}": frozenset([i]) for i in range(primals)}
+    maker: dict[str, Step] = {}
+    for step in steps:
+        together = frozenset[int]().union(*(reach.get(x, frozenset()) for x in step.inputs))
+        for y in step.outputs:
+            reach[y], maker[y] = reach.get(y, frozenset()) | together, step
+    names = [f"y_{i}" for i in range(outputs)]
+    # Behind the nodes of their own.
+    origins = {maker[y].inputs[-1] for y in names}
+    makers = {maker[x].name if x in maker else None for x in origins}
+    return {
+        "reach": tuple(reach.get(y, frozenset()) for y in names),
+        "operations": frozenset(step.name for step in steps),
+        "steps": tuple(steps),
+        "allocated": bool(names) and len(origins) == len(names) and makers <= ALLOCATING,
+    }

@@ -17,6 +17,7 @@ from bridge._sources.mlx._eager import outputs_of, remembered
 from bridge._sources.mlx._forward import forward, is_doubtful, twice_back
 from bridge._sources.mlx._lacking import explained
 from bridge._sources.mlx._looking import run_on
+from bridge._sources.mlx._nodes import separate
 from bridge._sources.mlx._outline import Outline, is_wide, outline
 from bridge._sources.mlx._random import Fun, seeded, state
 from bridge._sources.mlx._saving import Saving
@@ -125,7 +126,7 @@ class Function:
 
     def vjp(self, wanted: Positions, given: Positions) -> "Function":
         """The gradients of the primals at `wanted`; only the outputs at `given` take part."""
-        self._check_gradient()
+        self._check_gradient(wanted)
         count = len(self.primals)
         full, heard = _with_elements(self.primals, wanted), _with_elements(self.outputs, given)
         at = [count + given.index(i) for i in heard]
@@ -148,8 +149,8 @@ class Function:
         count = len(self.primals)
         smooth = tuple(i for i, spec in enumerate(self.outputs) if spec.differentiable)
         doubtful = self.outline is None or is_doubtful(self.fun, self.primals, self.outline)
-        self._check_gradient(forward=not doubtful)
-        push = twice_back if doubtful else forward(self._check_gradient)
+        self._check_gradient(given, forward=not doubtful)
+        push = twice_back if doubtful else forward(lambda: self._check_gradient(given))
 
         def tangents(*args: mx.array) -> list[mx.array]:
             of_given = self._partial(args[:count], given, smooth)
@@ -162,13 +163,13 @@ class Function:
     def vmap(self, axes: Axes, size: int) -> Op:
         """The function mapped over `axes` of its arguments."""
 
-        def separate(*xs: mx.array) -> list[mx.array]:
-            return [mx.contiguous(y) for y in run(*xs)]  # NOTE [a node for each output]
+        def of_example(*xs: mx.array) -> list[mx.array]:
+            return separate(run(*xs))
 
         run = self.run or self.fun
         primals = [s.grown(axis, size) for s, axis in zip(self.primals, axes, strict=True)]
         specs = tuple(spec.grown(0, size) for spec in self.outputs)
-        fun = batched = mx.vmap(separate, in_axes=axes)
+        fun = batched = mx.vmap(of_example, in_axes=axes)
         wrong = self.outline is None or not (
             takes(run, batched, self.outline, axes, self.primals, tuple(primals), size)
         )
@@ -182,7 +183,7 @@ class Function:
         sizes = _with_elements(self.primals, wanted), _with_elements(self.outputs, given)
         if sizes != (wanted, given):
             return None
-        self._check_gradient()
+        self._check_gradient(wanted)
         if self._is_by_rules() and self.vjp(wanted, given).outline is None:
             return None  # the rules of the user would look at cotangents that are not known yet
         saving = Saving(
@@ -201,8 +202,7 @@ class Function:
 
         def fun(*moving: mx.array) -> list[mx.array]:
             outputs = held(whole(*spread(moving, free, xs)))
-            # NOTE [a node for each output]
-            return [mx.contiguous(outputs[i]) for i in wanted]
+            return separate([outputs[i] for i in wanted])
 
         return fun
 
@@ -210,7 +210,7 @@ class Function:
         """`fun`, whatever transformations are in it: NOTE [copies peeled off]."""
         if self.outline and "Copy" not in self.outline.operations:
             return fun
-        return lambda *xs: fun(*[mx.contiguous(x) for x in xs])
+        return lambda *xs: fun(*separate(xs))
 
     def _keeps(self) -> bool:
         """Whether a first derivative keeps a graph for its second half."""
@@ -219,11 +219,12 @@ class Function:
             return False
         largest = max((math.prod(s.shape) for s in (*self.primals, *self.outputs)), default=0)
         # What a second forward pass takes, and what it takes to keep a graph, in us.
-        return settings.residuals == "save" or known.steps * (1 + largest / 1000) > _KEEPING
+        return settings.residuals == "save" or len(known.steps) * (1 + largest / 1000) > _KEEPING
 
-    def _check_gradient(self, *, forward: bool = False) -> None:
-        if self.outline:
-            check_gradient(self.fun, self.primals, self.outline, self.name, forward=forward)
+    def _check_gradient(self, wanted: Positions, *, forward: bool = False) -> None:
+        known = self.outline
+        if known:
+            check_gradient(self.fun, self.primals, known, self.name, wanted, forward=forward)
         else:
             check_unseen(self.primals, self.outputs, self.name)
 
@@ -251,17 +252,6 @@ class Function:
 
 
 _KEEPING = 40
-
-# NOTE [a node for each output]
-# mx.vjp gives an output that is the result of stop_gradient no cotangent, and the next output
-# gets it instead; of an array that is two outputs the second cotangent is lost, and mx.vmap moves
-# its axis twice.
-
-# NOTE [copies peeled off]
-# A transformation takes its arguments for results of an earlier one if they are copies without a
-# mark, and puts what was copied in their place, which the outer transformation knows nothing of. It
-# does so with arguments of ours too that another transformation has closed over before, which takes
-# off their mark: that gradient is missing. Operations of another kind are left alone.
 
 
 def _with_elements(specs: Specs, positions: Positions) -> Positions:

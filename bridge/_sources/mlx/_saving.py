@@ -19,6 +19,7 @@ from bridge._arrays.mlx import Handle, begin, computing, overwrite, owned, taken
 from bridge._op import Op, Positions, Specs, Split
 from bridge._sources.mlx._changes import Looked
 from bridge._sources.mlx._lacking import explained
+from bridge._sources.mlx._nodes import separate
 from bridge._sources.mlx._outline import is_wide
 from bridge._sources.mlx._random import Fun, state
 from bridge._tree import spread
@@ -71,7 +72,7 @@ class Saving:
 
         def of_wanted(*free: mx.array) -> list[mx.array]:
             outputs[:] = self.looked.held(self.fun(*spread(free, self.wanted, xs)))
-            return [mx.contiguous(outputs[i]) for i in self.given]  # NOTE [a node for each output]
+            return separate([outputs[i] for i in self.given])
 
         with computing(wide=is_wide(self.primals)), explained(f"{self.looked.name}.vjp"):
             cotangents = [zeros(self.looked.outputs[i]) for i in self.given]

@@ -1,0 +1,67 @@
+"""Tell whether operations compute on complex numbers.
+
+NOTE [dtypes of a graph]
+A graph that is exported tells its dtypes. One with a custom function is not exported, but a batch
+of it, which has what is in the function in its place; and where there is no batch either, the
+constants are told before MLX gives up. Then complex is what may follow from complex arrays, from a
+Fourier transform, or from a conversion of anything but the result of a comparison.
+"""
+
+from collections.abc import Collection
+
+import mlx.core as mx
+
+from bridge._op import Specs
+from bridge._sources.mlx._drawing import COMPARISONS
+from bridge._sources.mlx._exported import exports, steps, steps_of_batch
+from bridge._sources.mlx._outline import Outline
+from bridge._sources.mlx._random import Fun
+
+_SOURCES = {"FFT", "View"}
+_SINKS = {"Abs", "Real", "Imag", *COMPARISONS}
+
+
+def is_complex(
+    fun: Fun, primals: Specs, known: Outline, drawn: Collection[str], exported: Collection[str]
+) -> bool:
+    """Whether an operation of these names does: NOTE [dtypes of a graph].
+
+    Args:
+        fun: A function.
+        primals: Specs of its arguments.
+        known: What its drawing says.
+        drawn: Parts of the names as a drawing has them.
+        exported: The names as an export has them.
+    """
+    told = steps(fun, primals) or steps_of_batch(fun, primals)
+    if told is not None:
+        named = [step for step in told if step["name"] in exported]
+        return any(mx.complex64 in [x[2] for x in step["inputs"]] for step in named)
+    possible = _possible(fun, primals, known)
+    return any(
+        not possible.isdisjoint(step.inputs)
+        for step in known.steps
+        if any(name in step.name for name in drawn)
+    )
+
+
+def _possible(fun: Fun, primals: Specs, known: Outline) -> set[str]:
+    """The arrays of a drawing that may be complex."""
+    arguments = {f"x_{i}": spec.dtype == "complex64" for i, spec in enumerate(primals)}
+    made = {x for step in known.steps for x in step.outputs}
+    used = {x for step in known.steps for x in step.inputs}
+    constant = _has_complex_constants(fun, primals)
+    possible = {x for x in used - made if arguments.get(x, constant)}
+    compared = {x for step in known.steps if step.name in COMPARISONS for x in step.outputs}
+    for step in known.steps:
+        converted = step.name == "AsType" and compared.isdisjoint(step.inputs)
+        followed = step.name not in _SINKS and not possible.isdisjoint(step.inputs)
+        if converted or followed or step.name in _SOURCES:
+            possible.update(step.outputs)
+    return possible
+
+
+def _has_complex_constants(fun: Fun, primals: Specs) -> bool:
+    notes, _ = exports(fun, primals)
+    constants = [note["constants"] for note in notes if note["type"] == "constants"]
+    return not constants or any(x.dtype == mx.complex64 for _, x in constants[0])

@@ -1,0 +1,75 @@
+"""The graph of MLX, read from the drawing that it makes of it."""
+
+import dataclasses
+import io
+import re
+from collections.abc import Iterable, Mapping, Sequence
+
+import mlx.core as mx
+
+
+@dataclasses.dataclass(frozen=True)
+class Step:
+    """One operation of a graph.
+
+    Attributes:
+        name: Of the operation.
+        inputs: The names of its arguments, in their order.
+        outputs: The names of its results, those that nobody uses among them.
+    """
+
+    name: str
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+
+
+_EDGE = re.compile(r'^"?(\w+)"? -> "?(\w+)"?$')
+_OPERATION = re.compile(r'^\{ (\d+) \[label ="([^"]+)"')
+COMPARISONS = {
+    *("Equal", "Greater", "GreaterEqual", "Less", "LessEqual", "NotEqual"),
+    *("LogicalAnd", "LogicalNot", "LogicalOr"),
+}
+# Operations whose results are no smooth functions of anything.
+_STEPWISE = COMPARISONS | {"ArgPartition", "ArgReduce", "ArgSort", "StopGradient"}
+
+
+def drawn(ys: Sequence[mx.array], names: Mapping[str, mx.array]) -> tuple[Step, ...]:
+    """The operations that lead to `ys`, in an order in which they can be computed."""
+    text = io.StringIO()
+    mx.export_to_dot(text, *ys, **names)
+    operations: dict[str, str] = {}
+    inputs: dict[str, list[str]] = {}
+    outputs: dict[str, list[str]] = {}
+    for line in text.getvalue().splitlines():
+        if operation := _OPERATION.match(line):
+            number, name = operation.groups()
+            operations[number], inputs[number], outputs[number] = name, [], []
+        elif edge := _EDGE.match(line):
+            start, end = edge.groups()
+            if end in operations:
+                inputs[end].append(start)
+            else:
+                outputs[start].append(end)
+    return tuple(
+        Step(name, tuple(inputs[number]), tuple(outputs[number]))
+        for number, name in operations.items()
+    )
+
+
+def moved(steps: Iterable[Step], start: Iterable[str], *, bodies: bool = False) -> set[str]:
+    """The arrays whose derivatives by those named `start` MLX computes.
+
+    Args:
+        steps: The operations.
+        start: What is differentiated by.
+        bodies: Whether to go into custom functions as well, whose results are stopped.
+    """
+    steps = [*steps]
+    inside = {x for s in steps if s.name == "CustomTransforms" for x in s.inputs}
+    inside = inside if bodies else set[str]()
+    moving = set(start)
+    for step in steps:
+        stopped = step.name in _STEPWISE and inside.isdisjoint(step.outputs)
+        if not stopped and not moving.isdisjoint(step.inputs):
+            moving.update(step.outputs)
+    return moving
