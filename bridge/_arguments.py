@@ -51,7 +51,11 @@ def kind(leaf: Any, home: str, away: str, *, traced: bool) -> Kind:
     face = _registry.owner(leaf)
     if face is not None:
         if face.name not in (home, away, "numpy"):
-            raise ArgumentError(f"it is an array of {face.name}. Convert it with bridge.to_{away}.")
+            raise ArgumentError(
+                f"it is an array of {face.name}, but {home}2{away} makes functions of arrays of "
+                f"{away}. Convert it with bridge.to_{away}, or make a function of arrays of "
+                f"{face.name} with {home}2{face.name}."
+            )
         if face.name == away:
             caller = _registry.away(away)
             return Kind(caller.key, caller.seen, owner=away)

@@ -42,7 +42,7 @@ class BridgedFunction:
         self._home, self._away = direction
         if not callable(fn):
             raise ArgumentError(
-                f"{self._home}2{self._away} wraps functions, and {type(fn).__name__} is none. "
+                f"{self._home}2{self._away} expects a function, but got a {type(fn).__name__}. "
                 f"Values are converted by bridge.to_{self._away}."
             )
         functools.update_wrapper(self, fn, updated=())
@@ -68,6 +68,11 @@ class BridgedFunction:
         self.staged: Any = None
         self.kept: list[Any] = []
         self.constants = types.SimpleNamespace()
+
+    @property
+    def away(self) -> str:
+        """The framework that it is called from."""
+        return self._away
 
     def __repr__(self) -> str:
         options = ", ".join(f"{name}={value!r}" for name, value in self._options.items())

@@ -16,6 +16,7 @@ from typing import Any
 
 from bridge import _arguments, _registry, _tree
 from bridge._errors import ArgumentError, NoValuesError
+from bridge._mixing import MISTAKES, Crossing, check_result, explain
 from bridge._op import Op, Specs
 from bridge._protocols import Runner
 from bridge._spec import ArraySpec
@@ -53,7 +54,7 @@ class Flat:
     ) -> None:
         self.__name__ = self.__qualname__ = name  # what a tracer's errors call it
         self._fn, self._structure, self._leaves = fn, structure, leaves
-        self._home, self._away = direction
+        self._crossing = Crossing(*direction)
         self._seeded = seeded
         self._at = [i for i, leaf in enumerate(leaves) if leaf is ARRAY]
         self._is_row = len(self._at) == len(leaves) and structure == _tree.row(len(leaves))
@@ -63,7 +64,11 @@ class Flat:
         self.build: Callable[[Sequence[Any]], Any] = list
 
     def __call__(self, *arrays: Any) -> list[Any]:
-        results = self._results(arrays)
+        try:
+            results = self._results(arrays)
+        except MISTAKES as error:
+            explain(error, self._fn, arrays, self._crossing)
+            raise
         if results.__class__ in self._signatures:  # a leaf, as others of its class were
             outputs, structure = [results], _tree.LEAF
         else:
@@ -97,17 +102,13 @@ class Flat:
         """Raise for a result that the caller's framework cannot hold."""
         if isinstance(output, (bool, int, float, complex)):
             return
-        owner = _registry.owner(output)
         where = f"result{''.join(f'[{key!r}]' for key in path)} of {self.__name__}"
-        if owner is None or owner.name not in (self._home, "numpy"):
-            kind = type(output)
-            what = kind.__name__ if owner is None else f"{owner.name} {kind.__name__}"
-            raise ArgumentError(f"{where} is a {what}, no array of {self._home} or number.")
+        owner = check_result(output, where, self._fn, self._crossing)
         spec = owner.spec(output)
-        if not _registry.away(self._away).holds(spec.dtype):
+        if not _registry.away(self._crossing.away).holds(spec.dtype):
             raise ArgumentError(
-                f"{where} is {spec}, which {self._away} has no counterpart of. Convert it in the "
-                "function: a number to another dtype, a PRNG key to its data."
+                f"{where} is {spec}, which {self._crossing.away} has no counterpart of. Convert it "
+                "in the function: a number to another dtype, a PRNG key to its data."
             )
         self._signatures[type(output)] = owner.signature
 

@@ -10,6 +10,8 @@ from bridge._errors import MissingFrameworkError, UnknownFrameworkError
 from bridge._protocols import ArrayFace, AwayFace, HomeFace, SourceFace, TargetFace
 
 _MODULES = {"torch": "torch", "jax": "jax", "mlx": "mlx.core", "numpy": "numpy"}
+_PACKAGES = {"torch": "torch", "jax": "jax", "jaxlib": "jax", "mlx": "mlx", "numpy": "numpy"}
+_NETWORKS = {"torch": "torch.nn", "mlx": "mlx.nn"}  # where their class `Module` is
 _SOURCES: tuple[str, ...] = ("jax", "torch", "mlx")
 _TARGETS: tuple[str, ...] = ("torch", "jax", "mlx")
 
@@ -62,6 +64,22 @@ def target(name: str) -> TargetFace:
 def loaded() -> list[ArrayFace]:
     """The arrays of every framework somebody has imported."""
     return [arrays(name) for name, module in _MODULES.items() if sys.modules.get(module)]
+
+
+def framework(module: str) -> str | None:
+    """The framework that a module of this name belongs to."""
+    return _PACKAGES.get(module.partition(".")[0])
+
+
+def module_owner(x: Any) -> str | None:
+    """The framework that `x` is a module of, with parameters of its own, or such a class."""
+    for name, place in _NETWORKS.items():
+        base = getattr(sys.modules.get(place), "Module", None)
+        if base is not None and (
+            isinstance(x, base) or (isinstance(x, type) and issubclass(x, base))
+        ):
+            return name
+    return None
 
 
 def owner(x: Any) -> ArrayFace | None:

@@ -229,12 +229,14 @@ def test_names_of_two_functions_are_not_mixed(into_torch, torch):
 @pytest.mark.parametrize("value", [3, "energy", [energy], X], ids=type)
 def test_value_is_no_function(kits, bridged, value):
     _, target = kits
-    with pytest.raises(bridge.ArgumentError, match=rf"functions.*bridge\.to_{target.name}"):
+    with pytest.raises(
+        bridge.ArgumentError, match=rf"expects a function.*bridge\.to_{target.name}"
+    ):
         bridged(value)
 
 
 def test_tensor_is_no_function(into_torch, torch):
-    with pytest.raises(bridge.ArgumentError, match=r"functions.*Tensor.*bridge\.to_torch"):
+    with pytest.raises(bridge.ArgumentError, match=r"expects a function.*Tensor.*bridge\.to_torch"):
         into_torch[1](torch.ones(3))
 
 

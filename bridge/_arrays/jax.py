@@ -176,7 +176,7 @@ class JaxArrays:
 
     def container(self, x: Any) -> Container | None:
         """A class registered with `jax.tree_util`, as Equinox modules and Flax structs are."""
-        if jax.tree.structure(x, is_leaf=lambda child: child is not x) == _LEAF:
+        if jax.tree_util.all_leaves([x]):  # unlike flattening, it does not warn of generators
             return None
 
         def take(node: Any) -> tuple[list[Any], Any]:
@@ -204,9 +204,6 @@ def abstract(spec: ArraySpec, *, x64: bool) -> jax.ShapeDtypeStruct:
     dtype = spec.dtype if x64 else NARROW.get(spec.dtype, spec.dtype)
     found = _extended.get(dtype) or jnp.dtype(dtype)
     return jax.ShapeDtypeStruct(spec.shape, found, weak_type=spec.weak)
-
-
-_LEAF = jax.tree.structure(0)
 
 
 _CONFIG: Any = jax.config  # its options are attributes that it does not declare

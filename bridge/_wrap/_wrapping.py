@@ -6,7 +6,8 @@ from typing import Any
 
 from bridge import _registry, _transfer
 from bridge._call import BridgedFunction
-from bridge._errors import OptionError
+from bridge._errors import ArgumentError, OptionError
+from bridge._mixing import Crossing, check_function
 from bridge._module import BridgedModule
 
 
@@ -32,6 +33,7 @@ def wrapped(
 
 def _function_or_module(fn: Any, *, direction: tuple[str, str], **how: Any) -> Any:
     home, away = direction
+    _check(fn, Crossing(home, away))
     if not _registry.source(home).is_module(fn):
         return BridgedFunction(fn, direction=direction, **how)
     if any(how["static"]):
@@ -46,6 +48,22 @@ def _function_or_module(fn: Any, *, direction: tuple[str, str], **how: Any) -> A
     function = BridgedFunction(apply, direction=direction, **how)
     params, buffers = _transfer.convert(values, away)
     return BridgedModule(fn, function, modes, params, buffers)
+
+
+def _check(fn: Any, crossing: Crossing) -> None:
+    """Raise unless `fn` can be brought from one framework to the other."""
+    if isinstance(fn, BridgedModule):
+        raise ArgumentError(
+            f"{crossing} expects a function of {crossing.home}, but got {fn!r}. Its function is "
+            "`apply(params, buffers, *args)`: pass that."
+        )
+    if isinstance(fn, BridgedFunction) and fn.away != crossing.home:
+        called = "Call it as it is." if fn.away == crossing.away else ""
+        raise ArgumentError(
+            f"{crossing} expects a function of {crossing.home}, but got {fn!r}, which is called "
+            f"with arrays of {fn.away}. {called or f'Did you mean {crossing.meant(fn.away)}?'}"
+        )
+    check_function(fn, crossing)
 
 
 def _sequence(one_or_more: Any) -> Sequence[Any]:
