@@ -59,6 +59,8 @@ class Op:
             does so, and calls nothing. Without it, `call` is called.
         expected: The outputs of a function that looks at values, as it was seen to return them: for
             a target that holds each call to that. Without it, `specs` tells.
+        anew: Whether sizes of outputs may follow from values: `specs` tells of made-up ones, and
+            `call` raises where others have other sizes.
         text: What it computes, but for the values of constants; alike in every process.
         steps: How it was derived from the Op that `derive` was first called on.
         notes: What its callers remember of earlier calls.
@@ -76,6 +78,7 @@ class Op:
     reach: Callable[[], Sequence[Set[int]]] | None = None
     draws: bool = False
     expected: Callable[[], Specs] | None = None
+    anew: bool = False
     text: Callable[[], str] | None = None
     steps: tuple[Step, ...] = ()
     listing: Callable[[], Listing] | None = None

@@ -85,6 +85,7 @@ class Function:
             vmap=self.vmap,
             split=self.split if self._keeps() else None,
             reach=(lambda: known.reach) if known else None,
+            anew=known is None,
             draws=self.draws,
         )
 
@@ -136,6 +137,8 @@ class Function:
             return mx.vjp(of_full, [args[i] for i in full], [args[i] for i in at])[1]
 
         def some_empty(*args: mx.array) -> list[mx.array]:
+            if not self.outline:  # which may return elements for these values, and is refused
+                self._looked.held(self.fun(*args[:count]))
             found = dict(zip(full, gradients(*args), strict=True)) if full and heard else {}
             return [found[i] if i in found else mx.zeros_like(args[i]) for i in wanted]
 

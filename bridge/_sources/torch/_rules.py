@@ -80,6 +80,7 @@ class Function:
             vmap=lambda axes, size: self.vmap(axes, size).op(),
             split=self.split if self.program else None,
             draws=self.draws and self.settings.seed is None,
+            anew=self.program is None,
             reach=self.program.reach if self.program else None,
             text=self.program.text if self.program else None,
             listing=listed(self.program, self.settings) if self.program else None,

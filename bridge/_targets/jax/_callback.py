@@ -11,8 +11,13 @@ from bridge._targets.jax._calls import Site
 from bridge._targets.jax._task import task
 
 
-def lower(ctx: Any, operands: Sequence[Any], op: Op, site: Site, specs: Specs) -> Sequence[Any]:
-    """A call of `op` in a program that is being compiled, which keeps its task alive."""
+def lower(
+    ctx: Any, operands: Sequence[Any], op: Op, site: Site, specs: Specs, *, effect: bool
+) -> Sequence[Any]:
+    """A call of `op` in a program that is being compiled, which keeps its task alive.
+
+    With an `effect` it is made whoever uses the results.
+    """
     made = task(op, site, specs)
 
     def call(*arrays: np.ndarray) -> list[np.ndarray]:
@@ -27,7 +32,7 @@ def lower(ctx: Any, operands: Sequence[Any], op: Op, site: Site, specs: Specs) -
         operands,
         ctx.avals_in,
         ctx.avals_out,
-        has_side_effect=False,
+        has_side_effect=effect,
         returns_token=False,
     )
     return values

@@ -219,3 +219,8 @@ class Linear:
 def smooth(specs: Specs) -> Positions:
     """The outputs of a differentiable dtype."""
     return tuple(i for i, spec in enumerate(specs) if spec.differentiable)
+
+
+def has_empty(specs: Specs) -> bool:
+    """Whether there are no results, or one has no elements: NOTE [results without elements]."""
+    return not specs or any(0 in spec.shape for spec in specs)

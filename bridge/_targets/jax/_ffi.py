@@ -218,12 +218,18 @@ def _register() -> None:
 _register()
 
 
-def lower(ctx: Any, operands: Sequence[Any], op: Op, site: Site, specs: Specs) -> Sequence[Any]:
-    """A call of `op` in a program that is being compiled, which will keep its task alive."""
+def lower(
+    ctx: Any, operands: Sequence[Any], op: Op, site: Site, specs: Specs, *, effect: bool
+) -> Sequence[Any]:
+    """A call of `op` in a program that is being compiled, which will keep its task alive.
+
+    With an `effect` it is made whoever uses the results.
+    """
     if exporting(ctx):
         name = named(op, site, specs)
     else:
         made = task(op, site, specs)
         ctx.module_context.add_keepalive(made)
         name = made.name
-    return jax.ffi.ffi_lowering(_TARGET)(ctx, *operands, task=name)
+    lowering = jax.ffi.ffi_lowering(_TARGET, has_side_effect=effect)
+    return lowering(ctx, *operands, task=name)

@@ -85,6 +85,13 @@ def exporting(ctx: Any) -> bool:
     return getattr(ctx.module_context.lowering_parameters, "for_export", False)
 
 
+def devices(ctx: Any) -> int:
+    """How many devices a program is compiled for, partitioned by hand or by the compiler."""
+    context = ctx.module_context.axis_context
+    count = getattr(context, "num_devices", None)
+    return getattr(getattr(context, "mesh", None), "size", 1) if count is None else count
+
+
 def jit_is_disabled() -> bool:
     """Whether `jax.jit` does nothing here and now."""
     return getattr(jax.config, _FLAG)

@@ -9,6 +9,12 @@ NOTE [residuals have no tangents]
 Outputs that a call has besides those of its Op feed nothing but its own derivatives, which take
 the primals as well, and whose own derivatives are those of the vjp of the Op at the primals. So
 what the residuals would contribute is counted there, once.
+
+NOTE [results without elements]
+XLA replaces an array without elements by a constant, and drops a call that then has no use. Nothing
+would notice that the values of a function that runs anew ask for elements, or raise, so such a call
+is marked as one with an effect. XLA cannot partition these: for several devices it is refused where
+sizes may follow from values.
 """
 
 import dataclasses
@@ -26,8 +32,9 @@ from bridge._errors import ArgumentError, NoRuleError
 from bridge._op import Positions, Specs
 from bridge._spec import ArraySpec
 from bridge._targets.jax import _interpreter
-from bridge._targets.jax._calls import Call, Linear, smooth
+from bridge._targets.jax._calls import Call, Linear, has_empty, smooth
 from bridge._targets.jax._internals import (
+    devices,
     drop_unused,
     hold_weakly,
     jit_is_disabled,
@@ -150,12 +157,17 @@ def _call_dce(used: Sequence[bool], eqn: Any) -> Any:
     """Residuals that nobody uses are not computed: under `jax.checkpoint`, in a forward pass."""
     function: Call = eqn.params["function"]
     count = len(function.op.specs())
-    if not any(used):
+    if not any(used) and not _is_checked(function):
         return [False] * len(eqn.invars), None
     if function.extras and not any(used[count:]):
         plain = Call(function.op, function.site, function.arity)
         eqn = eqn.replace(params={"function": plain}, outvars=eqn.outvars[:count])
     return [True] * len(eqn.invars), eqn
+
+
+def _is_checked(function: Call) -> bool:
+    """Whether a call is to find out about sizes: NOTE [results without elements]."""
+    return not function.specs() or (function.site.root.anew and has_empty(function.op.specs()))
 
 
 def _lower_call(ctx: Any, *operands: Any, function: Call) -> Sequence[Any]:
@@ -183,7 +195,22 @@ def _lower(ctx: Any, operands: Sequence[Any], function: Call | Linear, taken: Po
             'lower="ffi".'
         )
     specs = tuple(ArraySpec(tuple(aval.shape), str(aval.dtype)) for aval in avals)
-    return lower(inner, given, function.runs, function.site, specs)
+    effect = has_empty(function.specs()) and _can_have_effect(ctx, function)
+    return lower(inner, given, function.runs, function.site, specs, effect=effect)
+
+
+def _can_have_effect(ctx: Any, function: Call | Linear) -> bool:
+    """Whether a call can be marked: NOTE [results without elements]."""
+    count = devices(ctx)
+    if count > 1 and function.site.root.anew:
+        shapes = ", ".join(map(str, function.specs()))
+        raise ArgumentError(
+            f"{function} returned ({shapes}) for values that were made up, and runs anew since it "
+            f"looks at values. Where a result has no elements, XLA on {count} devices would not "
+            "call it to find out about others. Return results whose sizes follow from those of "
+            "the arguments, a mask say, or call it on one device."
+        )
+    return count == 1
 
 
 def _compiled(primitive: Primitive, function: Call | Linear) -> Callable[..., list[Any]]:

@@ -30,6 +30,7 @@ from bridge._arrays.mlx import (
 from bridge._errors import ArgumentError, NoValuesError
 from bridge._op import Arrays, Op, Positions
 from bridge._protocols import Runner
+from bridge._spec import check_same
 from bridge._targets.mlx._halves import Kept, Second
 from bridge._targets.mlx._recipe import Recipe, recipe
 from bridge._targets.mlx._recording import recording
@@ -165,9 +166,7 @@ class Call:
         """`outputs`, which MLX would take whatever they are."""
         found = [(y.shape, y.dtype) for y in outputs]
         if found != self.made.results:
-            op, expected = self.made.op, ", ".join(map(str, self.made.specs))
-            said = ", ".join(str(ARRAYS.spec(y)) for y in outputs)
-            raise ArgumentError(f"{op.name} returned ({said}), not ({expected}) as it said.")
+            check_same([*map(ARRAYS.spec, outputs)], self.made.specs, self.made.op.name)
         return outputs
 
 
