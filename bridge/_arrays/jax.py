@@ -1,5 +1,6 @@
 """Arrays of JAX: buffers, devices, 64-bit mode, and the conjugation of cotangents."""
 
+import contextlib
 import dataclasses
 import functools
 import os
@@ -100,7 +101,8 @@ class JaxArrays:
             not_forked()
             if host and _CONFIG.jax_default_device is None:
                 return buffers
-            return [_on(x, device) for x in buffers]
+            with jax.enable_x64(new_val=True), crossing():  # else 64-bit values would be narrowed
+                return [_on(x, device) for x in buffers]
 
         return borrow
 
@@ -286,6 +288,32 @@ def in_x64(call: Callable[..., Any], *, x64: bool) -> Callable[..., Any]:
             return call(*args)
 
     return scoped
+
+
+def crossing() -> contextlib.AbstractContextManager[Any]:
+    """A context in which arguments cross, which the caller asks for by the call itself.
+
+    So `jax.transfer_guard("disallow")`, which is about others, lets them pass.
+    """
+    guard = _CONFIG.jax_transfer_guard_host_to_device
+    if guard in ("disallow", "log"):
+        return jax.transfer_guard_host_to_device("allow")
+    return _NOTHING
+
+
+def admitting(call: Callable[..., Any]) -> Callable[..., Any]:
+    """`call`, a program, whose arguments may be in memory of others."""
+
+    def admit(*args: Any) -> Any:
+        if _CONFIG.jax_transfer_guard_host_to_device is None:
+            return call(*args)
+        with crossing():
+            return call(*args)
+
+    return admit
+
+
+_NOTHING = contextlib.nullcontext()
 
 
 def conjugate(xs: Iterable[Any]) -> tuple[Any, ...]:

@@ -7,7 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from bridge._arrays.jax import FACE as ARRAYS, NARROW, in_x64
+from bridge._arrays.jax import FACE as ARRAYS, NARROW, crossing, in_x64
 from bridge._errors import RangeError
 from bridge._op import Specs
 
@@ -79,7 +79,8 @@ def copied(fn: Callable[..., Any]) -> Callable[..., Sequence[Any]]:
     """`fn` on copies of its arguments, with copies of its results: safe without `jax.jit`."""
 
     def call(*xs: Any) -> list[Any]:
-        arguments = [jnp.array(x) if hasattr(x, "shape") else x for x in xs]
+        with crossing():
+            arguments = [jnp.array(x) if hasattr(x, "shape") else x for x in xs]
         return [ARRAYS.export(jnp.array(y), dense=True, copy=True) for y in fn(*arguments)]
 
     return call

@@ -23,7 +23,7 @@ from jax.extend.core import (
     jaxpr_as_fun,
 )
 
-from bridge._arrays.jax import FACE as ARRAYS, abstract, not_forked
+from bridge._arrays.jax import FACE as ARRAYS, abstract, admitting, not_forked
 from bridge._op import Specs
 
 
@@ -152,4 +152,4 @@ def compiled(program: Program, name: str) -> Callable[..., Any]:
         return outputs
 
     run.__name__ = run.__qualname__ = name
-    return jax.jit(run)
+    return admitting(jax.jit(run))

@@ -92,6 +92,15 @@ def devices(ctx: Any) -> int:
     return getattr(getattr(context, "mesh", None), "size", 1) if count is None else count
 
 
+def named_in_errors(run: Callable[..., Any]) -> Callable[..., Any]:
+    """`run`, an operation, which JAX names where `jax.debug_nans` finds an invalid value.
+
+    Without this mark JAX looks for a smaller operation, calls `run`, and comes back here forever.
+    """
+    vars(run)["_apply_primitive"] = True
+    return run
+
+
 def jit_is_disabled() -> bool:
     """Whether `jax.jit` does nothing here and now."""
     return getattr(jax.config, _FLAG)

@@ -31,7 +31,9 @@ def lower(ctx: Any, operands: Sequence[Any], op: Op, listing: Listing) -> Sequen
     given = zip(listing.inputs, ctx.avals_in, strict=True)
     # A cotangent that nothing depends on is no array in a graph of torch.
     avals = [ShapedArray(x.shape, jnp.dtype(x.dtype)) if x else aval for x, aval in given]
-    with jax.enable_x64(new_val=True):  # NOTE [64 bits inside]
+    # Which shapes and dtypes go together has been settled by torch, whatever JAX is set to.
+    ranks, dtypes = jax.numpy_rank_promotion("allow"), jax.numpy_dtype_promotion("standard")
+    with ranks, dtypes, jax.enable_x64(new_val=True):  # NOTE [64 bits inside]
         return mlir.lower_fun(run)(dataclasses.replace(ctx, avals_in=avals), *operands)
 
 

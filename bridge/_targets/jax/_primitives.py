@@ -38,6 +38,7 @@ from bridge._targets.jax._internals import (
     drop_unused,
     hold_weakly,
     jit_is_disabled,
+    named_in_errors,
     placed,
     result,
     varying,
@@ -227,7 +228,7 @@ def _compile(primitive: Primitive, function: Call | Linear) -> Callable[..., lis
         return primitive.bind(*operands, function=function)
 
     run.__name__ = run.__qualname__ = repr(function)
-    return jax.jit(run)
+    return jax.jit(named_in_errors(run))
 
 
 _orphaned = functools.lru_cache(maxsize=64)(_compile)
