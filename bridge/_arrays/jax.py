@@ -278,18 +278,6 @@ def x64_mode() -> bool:
     return _CONFIG.jax_enable_x64
 
 
-def in_x64(call: Callable[..., Any], *, x64: bool) -> Callable[..., Any]:
-    """`call` in JAX's 64-bit mode, or out of it, whatever the global flag says."""
-
-    def scoped(*args: Any) -> Any:
-        if _CONFIG.jax_enable_x64 is x64:
-            return call(*args)
-        with jax.enable_x64(x64):
-            return call(*args)
-
-    return scoped
-
-
 def crossing() -> contextlib.AbstractContextManager[Any]:
     """A context in which arguments cross, which the caller asks for by the call itself.
 

@@ -7,9 +7,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from bridge._arrays.jax import FACE as ARRAYS, NARROW, crossing, in_x64
+from bridge._arrays.jax import FACE as ARRAYS, NARROW, crossing
 from bridge._errors import RangeError
 from bridge._op import Specs
+from bridge._sources.jax._ambient import Ambient
 
 # NOTE [integers without 64-bit mode]
 # torch's integers are 64 bits wide by default, JAX's 32. A 64-bit integer argument is narrowed
@@ -37,13 +38,13 @@ def guarded(
     call: Callable[..., Any],
     primals: Specs,
     *,
-    x64: bool,
+    mode: Ambient,
     results: int | None = None,
     labels: Sequence[str] = (),
 ) -> Callable[..., Any]:
     """`call` in its mode; `results` of its outputs are the caller's (all), others residuals."""
-    call = in_x64(call, x64=x64)
-    narrow = narrowed(primals, x64=x64)
+    call = mode.within(call)
+    narrow = narrowed(primals, x64=mode.x64)
     if not narrow:
         return call
 

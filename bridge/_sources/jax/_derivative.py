@@ -7,6 +7,7 @@ from typing import Any
 import jax
 
 from bridge._op import Op, Positions, Specs
+from bridge._sources.jax._ambient import Ambient
 from bridge._sources.jax._border import guarded
 from bridge._sources.jax._trace import Program, compiled, trace
 from bridge._tree import spread
@@ -20,7 +21,7 @@ class Derivative:
         program: The function.
         name: Of the function.
         primals: Its arguments, as the caller sees them.
-        x64: Whether it computes in JAX's 64-bit mode.
+        mode: The settings that it is traced and run with.
         wanted: Positions of primals.
         given: Positions of outputs.
     """
@@ -28,7 +29,7 @@ class Derivative:
     program: Program
     name: str
     primals: Specs
-    x64: bool
+    mode: Ambient
     wanted: Positions
     given: Positions
 
@@ -46,7 +47,7 @@ class Derivative:
         self, fun: Callable[..., Any], which: str, primals: Specs, results: int | None = None
     ) -> Op:
         """One half as an Op without rules: what is differentiated again is the whole."""
-        program = trace(fun, primals, x64=self.x64)
+        program = trace(fun, primals, mode=self.mode)
         call = compiled(program, f"{self.name}.{which}")
-        call = guarded(call, primals, x64=self.x64, results=results)
+        call = guarded(call, primals, mode=self.mode, results=results)
         return Op(name=self.name, home="jax", call=call, specs=lambda *_: program.outputs)

@@ -9,6 +9,7 @@ import jax
 
 from bridge._arrays.jax import FACE as ARRAYS, conjugate
 from bridge._op import Op, Positions, Specs, Split
+from bridge._sources.jax._ambient import Ambient
 from bridge._sources.jax._border import copied, guarded, outside
 from bridge._sources.jax._choice import split
 from bridge._sources.jax._derivative import Derivative
@@ -23,13 +24,13 @@ class Settings:
 
     Attributes:
         jit: Whether it is traced whole; otherwise it runs anew on each call.
-        x64: Whether it computes in JAX's 64-bit mode.
+        mode: The settings of JAX that they are traced and run with.
         residuals: `save`, `recompute` or `auto`, how its first derivative is taken.
         labels: What its arguments are called in errors.
     """
 
     jit: bool
-    x64: bool
+    mode: Ambient
     residuals: str
     labels: tuple[str, ...]
 
@@ -60,7 +61,7 @@ class Function:
         return Op(
             name=self.name,
             home="jax",
-            call=guarded(call, self.primals, x64=self.settings.x64, labels=self.settings.labels),
+            call=guarded(call, self.primals, mode=self.settings.mode, labels=self.settings.labels),
             specs=self.specs,
             expected=None if self.program else lambda: self._expected,
             vjp=self.vjp,
@@ -72,16 +73,16 @@ class Function:
 
     def specs(self, *_: ArraySpec) -> Specs:
         """The outputs, as the caller sees them."""
-        x64 = self.settings.x64
-        program = self.program or trace(self.fun, self.primals, x64=x64)
-        return outside(program.outputs, self.primals, x64=x64)
+        mode = self.settings.mode
+        program = self.program or trace(self.fun, self.primals, mode=mode)
+        return outside(program.outputs, self.primals, x64=mode.x64)
 
     @functools.cached_property
     def _expected(self) -> Specs:
         if self.known:
             return self.known()
-        found = found_out(self.fun, self.primals, x64=self.settings.x64)
-        return outside(found, self.primals, x64=self.settings.x64)
+        found = found_out(self.fun, self.primals, mode=self.settings.mode)
+        return outside(found, self.primals, x64=self.settings.mode.x64)
 
     def vjp(self, wanted: Positions, given: Positions) -> Op:
         """The gradients of the primals at `wanted`; only the outputs at `given` take part."""
@@ -130,7 +131,7 @@ class Function:
         """The first derivative in two halves, `None` where recomputing costs less."""
         if self.program is None:
             return None
-        mode = self.settings.x64
+        mode = self.settings.mode
         of = Derivative(self.program, self.name, self.primals, mode, wanted, given)
         return split(of, self.settings.residuals)
 
@@ -150,7 +151,7 @@ def function(
     """`fun` with its rules, traced now unless the settings say otherwise."""
     if not settings.jit:
         return Function(name, primals, settings, fun, None)
-    program = trace(fun, primals, x64=settings.x64, labels=settings.labels)
+    program = trace(fun, primals, mode=settings.mode, labels=settings.labels)
     return Function(name, primals, settings, program, program)
 
 

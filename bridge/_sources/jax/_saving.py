@@ -76,7 +76,7 @@ class Saving:
     @functools.cached_property
     def kept(self) -> Specs:
         """The primals and the outputs among the residuals, as the caller sees them."""
-        seen = outside(self.forward.outputs[: self.count], self.of.primals, x64=self.of.x64)
+        seen = outside(self.forward.outputs[: self.count], self.of.primals, x64=self.of.mode.x64)
         primals = (self.of.primals[i] for i in self.residuals.primals)
         return (*primals, *(seen[i] for i in self.residuals.outputs))
 
@@ -121,7 +121,7 @@ def saving(of: Derivative) -> Saving:
         noted["count"], noted["decode"] = len(outputs), [again for _, again in coded]
         return [*outputs, *(plain for plain, _ in coded)]
 
-    program = trace(forward, of.primals, x64=of.x64)
+    program = trace(forward, of.primals, mode=of.mode)
     count = noted.pop("count")
     residuals = _locate(program, count, **noted)
     small = packing(program.outputs[i] for i in residuals.others)

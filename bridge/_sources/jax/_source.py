@@ -6,6 +6,7 @@ from typing import Any
 from bridge._arrays.jax import reach, x64_mode
 from bridge._errors import ArgumentError, OptionError
 from bridge._op import Op, Specs
+from bridge._sources.jax._ambient import ambient, settings
 from bridge._sources.jax._rules import Settings, function
 from bridge._sources.jax._trace import symbolic
 
@@ -25,7 +26,7 @@ class JaxSource:
         """Never: modules of libraries of JAX are pytrees, which functions take."""
         return False
 
-    ambient = staticmethod(x64_mode)
+    ambient = staticmethod(ambient)
 
     def device(self, device: str, asked: str | None) -> str:
         """`asked`, or the device of the arguments."""
@@ -43,9 +44,9 @@ class JaxSource:
         residuals: str,
     ) -> Op:
         """`fn` as an Op for arguments of these specs, traced now unless `jit` is False."""
-        mode = _mode(primals, labels, x64=x64)
-        settings = Settings(jit, mode, residuals, tuple(labels))
-        return function(fn, name, primals, settings).op()
+        mode = settings(x64=_wide(primals, labels, x64=x64))
+        made = Settings(jit, mode, residuals, tuple(labels))
+        return function(fn, name, primals, made).op()
 
     def shapes(
         self,
@@ -57,11 +58,11 @@ class JaxSource:
         **_: Any,
     ) -> list[tuple[int | str, ...]] | None:
         """Shapes of the outputs of `fn` where those of `primals` have names in them."""
-        mode = _mode(primals, [""] * len(primals), x64=x64)
-        return symbolic(fn, primals, names, x64=mode)
+        wide = _wide(primals, [""] * len(primals), x64=x64)
+        return symbolic(fn, primals, names, x64=wide)
 
 
-def _mode(primals: Specs, labels: Sequence[str], *, x64: bool | None) -> bool:
+def _wide(primals: Specs, labels: Sequence[str], *, x64: bool | None) -> bool:
     """Whether to compute in 64-bit mode: where a 64-bit float comes in, or by the global flag."""
     wide = [
         (label, spec)

@@ -25,6 +25,7 @@ from jax.extend.core import (
 
 from bridge._arrays.jax import FACE as ARRAYS, abstract, admitting, not_forked
 from bridge._op import Specs
+from bridge._sources.jax._ambient import Ambient
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -67,12 +68,12 @@ def _reach(jaxpr: Jaxpr) -> list[frozenset[int]]:
 
 
 def trace(
-    fn: Callable[..., Any], primals: Specs, *, x64: bool, labels: Sequence[str] = ()
+    fn: Callable[..., Any], primals: Specs, *, mode: Ambient, labels: Sequence[str] = ()
 ) -> Program:
     """`fn` as a program for arguments of these specs; runs its Python once."""
     not_forked()
-    with jax.enable_x64(x64):
-        avals = [abstract(spec, x64=x64) for spec in primals]
+    with mode():
+        avals = [abstract(spec, x64=mode.x64) for spec in primals]
         try:
             jaxpr, shapes = jax.make_jaxpr(fn, return_shape=True)(*avals)
         except _NEEDS_VALUES as error:
@@ -81,13 +82,13 @@ def trace(
     return Program(jaxpr, tuple(map(ARRAYS.spec, shapes)))
 
 
-def found_out(fn: Callable[..., Any], primals: Specs, *, x64: bool) -> Specs:
+def found_out(fn: Callable[..., Any], primals: Specs, *, mode: Ambient) -> Specs:
     """The outputs of `fn`, which is run if it needs values: NOTE [made-up values]."""
     try:
-        return trace(fn, primals, x64=x64).outputs
+        return trace(fn, primals, mode=mode).outputs
     except _NEEDS_VALUES:
-        with jax.enable_x64(x64):
-            avals = [abstract(spec, x64=x64) for spec in primals]
+        with mode():
+            avals = [abstract(spec, x64=mode.x64) for spec in primals]
             return tuple(ARRAYS.spec(jnp.asarray(y)) for y in fn(*map(_made_up, avals)))
 
 
