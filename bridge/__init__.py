@@ -1,5 +1,6 @@
 """Functions of JAX, MLX and PyTorch, each called from the others."""
 
+from bridge import testing as testing
 from bridge._errors import (
     ArgumentError as ArgumentError,
     BridgeError as BridgeError,

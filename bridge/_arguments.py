@@ -8,6 +8,7 @@ from typing import Any
 
 from bridge import _registry, _tree
 from bridge._errors import ArgumentError, OptionError
+from bridge._mixing import Crossing, as_array, foreign_array, is_array_like
 from bridge._spec import ArraySpec
 
 
@@ -51,11 +52,7 @@ def kind(leaf: Any, home: str, away: str, *, traced: bool) -> Kind:
     face = _registry.owner(leaf)
     if face is not None:
         if face.name not in (home, away, "numpy"):
-            raise ArgumentError(
-                f"it is an array of {face.name}, but {home}2{away} makes functions of arrays of "
-                f"{away}. Convert it with bridge.to_{away}, or make a function of arrays of "
-                f"{face.name} with {home}2{face.name}."
-            )
+            raise foreign_array(leaf, Crossing(home, away))
         if face.name == away:
             caller = _registry.away(away)
             return Kind(caller.key, caller.seen, owner=away)
@@ -91,6 +88,11 @@ def _static_key(leaf: Any) -> Hashable:
 def check_static(leaf: Any, away: str) -> None:
     """Raise unless the value of a static leaf can be a constant of a trace, and part of its key."""
     given = value(leaf)
+    if leaf is given and is_array_like(given):
+        raise ArgumentError(
+            f"it is a {type(given).__name__}, no array of a framework. Pass {as_array(given)}, or "
+            "name it static."
+        )
     if _holds_arrays(given, away):
         raise ArgumentError(
             f"it is static, and a {type(given).__name__} that holds arrays, which would be "
@@ -99,7 +101,7 @@ def check_static(leaf: Any, away: str) -> None:
         )
     try:
         hash(given)
-    except TypeError as error:
+    except (TypeError, ValueError) as error:
         raise ArgumentError(
             f"it is a {type(given).__name__}, no array, number or known container, so it must be "
             f"static; but it cannot be hashed ({error})."

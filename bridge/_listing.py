@@ -1,6 +1,7 @@
 """A function written out: its operators one after the other, in no framework's terms."""
 
 import dataclasses
+import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -86,7 +87,7 @@ def torch_operator(name: str, /) -> Callable[[Rule], Rule]:
         results have the shapes and dtypes that torch finds.
 
     Raises:
-        OptionError: When `name` has not three parts.
+        OptionError: When `name` is no name of three parts.
 
     Example:
         >>> import jax.numpy as jnp
@@ -94,6 +95,12 @@ def torch_operator(name: str, /) -> Callable[[Rule], Rule]:
         ... def sinc(x):
         ...     return jnp.sinc(x)
     """
+    if not isinstance(name, str):  # pyright: ignore[reportUnnecessaryIsInstance], as a decorator
+        example = str(name) if re.fullmatch(r"\w+\.\w+\.\w+", str(name)) else "aten.add.Tensor"
+        raise OptionError(
+            "torch_operator expects the name of an operator, but got "
+            f'{getattr(name, "__name__", name)}. Write @torch_operator("{example}").'
+        )
     if name.count(".") != _PARTS_OF_A_NAME - 1 or not all(name.split(".")):
         raise OptionError(
             f"{name!r} names no operator. Write its namespace, name and overload, as in "

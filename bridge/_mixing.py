@@ -76,7 +76,7 @@ def check_result(output: Any, where: str, fn: Any, crossing: Crossing) -> ArrayF
     kind = type(output).__name__
     if owner is not None and owner.name in (crossing.home, "numpy"):
         return owner
-    if owner is not None:
+    if owner is not None and owner.name in _registry.frameworks():
         raise ArgumentError(
             f"{where} is a {owner.name} {kind}, but {crossing} expects a function of "
             f"{crossing.home}, which returns arrays of {crossing.home} or numbers. Did you mean "
@@ -91,6 +91,67 @@ def check_result(output: Any, where: str, fn: Any, crossing: Crossing) -> ArrayF
         f"{where} is a {kind}, no array of {crossing.home} or number, nor a known container of "
         f"these. {advice}"
     )
+
+
+def foreign_array(x: Any, crossing: Crossing) -> ArgumentError:
+    """The error for an argument that is an array of neither framework of a crossing."""
+    owner = _registry.owner(x)
+    if owner is None or owner.name not in _registry.frameworks():
+        return ArgumentError(
+            f"it is a {type(x).__name__}, no array of {crossing.away}. Convert it with "
+            f"bridge.to_{crossing.away}."
+        )
+    return ArgumentError(
+        f"it is an array of {owner.name}, but {crossing} makes functions of arrays of "
+        f"{crossing.away}. Convert it with bridge.to_{crossing.away}, or make a function of arrays "
+        f"of {owner.name} with {crossing.home}2{owner.name}."
+    )
+
+
+def is_array_like(x: Any) -> bool:
+    """Whether `x` is no array, but has the values of one, as a data frame has."""
+    return hasattr(type(x), "__array__") and type(x).__module__ != "numpy"
+
+
+def as_array(x: Any) -> str:
+    """How a user makes an array of such a thing."""
+    return "`.to_numpy()` of it" if hasattr(x, "to_numpy") else "`numpy.asarray` of it"
+
+
+def check_value(x: Any, target: str, *, alone: bool) -> None:
+    """Raise if `x` is no array, and was meant to be converted: a data frame, a module.
+
+    If it is `alone`, it was all that was to be converted.
+    """
+    if is_array_like(x):
+        raise ArgumentError(
+            f"to_{target} converts arrays, but got a {type(x).__name__}. Pass {as_array(x)}."
+        )
+    owner = _registry.module_owner(x)
+    if owner == target:
+        return
+    if owner is not None and not isinstance(x, type):
+        raise ArgumentError(
+            f"to_{target} converts arrays, but got a module of {owner}, {type(x).__name__}. "
+            f"{owner}2{target} makes a module of {target} of it."
+        )
+    if alone and callable(x):
+        raise ArgumentError(
+            f"to_{target} converts arrays, but got the function {_names.called(x)}. "
+            f"{_wrappers(x, target)} makes a function of {target} of it."
+        )
+    if alone and any(map(_registry.owner, getattr(x, "__dict__", {}).values())):
+        raise ArgumentError(
+            f"to_{target} converts arrays and containers of them, but got a {type(x).__name__}, "
+            "which holds arrays and is no known container. Make it a dataclass, or register it as "
+            "a pytree."
+        )
+
+
+def _wrappers(fn: Any, target: str) -> str:
+    sources = [source for source, other in _registry.directions() if other == target]
+    home = _registry.framework(_place(fn))
+    return f"{home}2{target}" if home in sources else " or ".join(f"{s}2{target}" for s in sources)
 
 
 def explain(error: Exception, fn: Any, arrays: Any, crossing: Crossing) -> None:

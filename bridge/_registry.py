@@ -21,6 +21,11 @@ def directions() -> list[tuple[str, str]]:
     return [pair for pair in itertools.product(_SOURCES, _TARGETS) if pair[0] != pair[1]]
 
 
+def frameworks() -> set[str]:
+    """Those that functions are written with."""
+    return {*_SOURCES}
+
+
 @functools.cache
 def _load(room: str, name: str) -> Any:
     if name not in _MODULES:
@@ -62,8 +67,14 @@ def target(name: str) -> TargetFace:
 
 
 def loaded() -> list[ArrayFace]:
-    """The arrays of every framework somebody has imported."""
-    return [arrays(name) for name, module in _MODULES.items() if sys.modules.get(module)]
+    """The arrays of every framework somebody has imported, and last those of nobody."""
+    names = [name for name, module in _MODULES.items() if sys.modules.get(module)]
+    return [*map(arrays, names), *([_exporters()] if "numpy" in names else [])]
+
+
+@functools.cache
+def _exporters() -> ArrayFace:
+    return importlib.import_module("bridge._arrays.exporters").FACE
 
 
 def framework(module: str) -> str | None:

@@ -6,6 +6,7 @@ from typing import Any
 
 from bridge import _registry, _tree
 from bridge._errors import ArgumentError, CopyError, NoValuesError
+from bridge._mixing import check_value
 from bridge._op import Arrays, Op
 from bridge._protocols import Fill, HomeFace, Run, RunAndKeep, Runner
 
@@ -16,8 +17,8 @@ def to_torch(tree: Any, *, copy: bool | None = None) -> Any:
     Values cross, gradients do not: a function crosses with `jax2torch`.
 
     Args:
-        tree: A pytree with arrays of JAX, MLX, NumPy or torch in it, of any shape and of the dtypes
-            torch has. Everything else in it is returned as it is.
+        tree: A pytree with arrays of JAX, MLX, NumPy or torch in it, or objects with `__dlpack__`,
+            of any shape and of the dtypes torch has. Everything else in it is returned as it is.
         copy: `None` shares memory where it can and copies otherwise, `True` always copies,
             `False` raises where memory cannot be shared. A shared tensor is writable: changing
             it in place changes the array it came from, immutable or not, and what has the same
@@ -27,7 +28,8 @@ def to_torch(tree: Any, *, copy: bool | None = None) -> Any:
         The same tree; dtypes, shapes and devices are kept.
 
     Raises:
-        ArgumentError: For an array torch has no counterpart of, such as a PRNG key.
+        ArgumentError: For an array torch has no counterpart of, such as a PRNG key, and for
+            what is no array but may be meant as one: a data frame, a module, a function.
         CopyError: If `copy=False` and memory cannot be shared.
 
     Example:
@@ -103,11 +105,15 @@ def to_mlx(tree: Any, *, copy: bool | None = None) -> Any:
 def convert(tree: Any, name: str, *, copy: bool | None = None) -> Any:
     """`tree` with every array in it as one of the framework `name`."""
     to = _registry.arrays(name)
+    if _registry.module_owner(tree) is not None:  # before it is taken apart, if that can be done
+        check_value(tree, name, alone=True)
     leaves, structure = _tree.flatten(tree, _registry.container)
     moved = []
     for leaf, path in zip(leaves, _tree.paths(structure), strict=True):
         owner = _registry.owner(leaf)
         if owner is None or (owner is to and not copy):
+            if owner is None:
+                check_value(leaf, name, alone=not path)
             moved.append(leaf)
             continue
         try:

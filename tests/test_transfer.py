@@ -363,7 +363,7 @@ def test_trees(jax, torch, convert):
 
 @pytest.mark.parametrize("convert", [to_torch, to_jax])
 @pytest.mark.parametrize(
-    "leaf", [None, True, 1, 2.5, 1j, "text", b"bytes", Mode.ON, len, THING, {1, 2}], ids=str
+    "leaf", [None, True, 1, 2.5, 1j, "text", b"bytes", Mode.ON, THING, {1, 2}], ids=str
 )
 def test_other_leaves_are_themselves(jax, torch, convert, leaf):
     assert convert(leaf) is leaf

@@ -1,0 +1,196 @@
+"""What is no array of a framework, where values are converted or are arguments."""
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+import bridge
+from tests.kits import kit
+
+X = np.array([[0.3, -1.2, 2.0], [1.4, -0.6, 0.9]], np.float32)
+
+
+class Exporter:
+    """An array of nobody that we know: it has what DLPack asks for, and nothing else."""
+
+    def __init__(self, array):
+        self._array = array
+
+    def __dlpack__(self, **how):
+        return self._array.__dlpack__(**how)
+
+    def __dlpack_device__(self):
+        return self._array.__dlpack_device__()
+
+
+class Frame:
+    """The values of an array, but none."""
+
+    def __array__(self, dtype=None, copy=None):
+        return X
+
+
+class DataFrame(Frame):
+    def to_numpy(self):
+        return X
+
+
+@pytest.fixture(params=["torch", "jax", "mlx"])
+def target(request):
+    return kit(request.param)
+
+
+@pytest.fixture
+def convert(target):
+    return getattr(bridge, f"to_{target.name}")
+
+
+def test_exporter_is_converted(target, convert):
+    x = convert({"x": [Exporter(X.copy()), "name"]})["x"]
+    assert isinstance(x[0], type(target.array(X)))
+    assert x[1] == "name"
+    np.testing.assert_array_equal(target.numpy(x[0]), X)
+    np.testing.assert_array_equal(target.numpy(convert(Exporter(X.T))), X.T)
+
+
+@pytest.mark.parametrize("dtype", ["int64", "float64", "complex128"])
+def test_dtype_of_an_exporter_is_kept_or_refused(target, convert, dtype):
+    """JAX in its 32-bit mode, and MLX, would narrow it."""
+    x = Exporter(X.astype(dtype))
+    if target.name == "jax" or (target.name, dtype) == ("mlx", "complex128"):
+        with pytest.raises(bridge.ArgumentError, match=dtype):
+            convert(x)
+    else:
+        np.testing.assert_array_equal(target.numpy(convert(x)), X.astype(dtype))
+
+
+def test_exporter_is_shared_as_asked():
+    torch = pytest.importorskip("torch")
+    x = X.copy()
+    shared, own = bridge.to_torch(Exporter(x), copy=False), bridge.to_torch(Exporter(x), copy=True)
+    x[0, 0] = 7
+    assert (shared[0, 0].item(), own[0, 0].item()) == (7, pytest.approx(0.3))
+    assert isinstance(own, torch.Tensor)
+
+
+def test_exporter_on_another_device(convert):
+    class Elsewhere(Exporter):
+        def __dlpack_device__(self):
+            return 7, 0  # Vulkan
+
+    with pytest.raises(bridge.ArgumentError, match=r"leaf x cannot be.*Elsewhere.*another device"):
+        convert({"x": Elsewhere(X)})
+
+
+def test_exporter_that_refuses(convert):
+    torch = pytest.importorskip("torch")
+    with pytest.raises(bridge.ArgumentError, match=r"Exporter that cannot be read.*gradient"):
+        convert(Exporter(torch.ones(3, requires_grad=True)))
+
+
+def test_exporter_as_an_argument(kits, bridged):
+    """It was a constant of the trace: a change of it was not seen."""
+    _, target = kits
+    with pytest.raises(
+        bridge.ArgumentError, match=rf"argument w of .*: it is a Exporter.*to_{target.name}"
+    ):
+        bridged(lambda w, x: x)(Exporter(X.copy()), target.array(X))
+
+
+def test_exporter_as_a_result(kits, bridged):
+    _, target = kits
+    with pytest.raises(bridge.ArgumentError, match=r"is a Exporter, no array of"):
+        bridged(lambda x: Exporter(X))(target.array(X))
+
+
+FRAMES = pytest.mark.parametrize(
+    ("frame", "text"), [(Frame(), r"`numpy\.asarray`"), (DataFrame(), r"`\.to_numpy\(\)`")], ids=str
+)
+
+
+@FRAMES
+def test_data_frame_is_no_array(convert, frame, text):
+    name = type(frame).__name__
+    for tree in (frame, {"x": [1, frame]}):
+        with pytest.raises(bridge.ArgumentError, match=rf"converts arrays.*a {name}\. Pass {text}"):
+            convert(tree)
+
+
+@FRAMES
+def test_data_frame_as_an_argument(kits, bridged, frame, text):
+    _, target = kits
+    x = target.array(X)
+    there = bridged(lambda frame, x: x)
+    with pytest.raises(bridge.ArgumentError, match=rf"argument frame of .*Pass {text}"):
+        there(frame, x)
+    static = bridged(lambda frame, x: x, static_argnums=0)
+    np.testing.assert_array_equal(target.numpy(static(frame, x)), X)
+
+
+@pytest.mark.parametrize("owner", ["torch", "mlx"])
+def test_module_is_no_array(target, convert, owner):
+    nn = pytest.importorskip(f"{owner}.nn")
+    module = nn.Linear(2, 2)
+    if owner == target.name:  # it is where it was to be
+        assert isinstance(convert(module), nn.Linear)
+        return
+    text = rf"to_{target.name} converts arrays, but got a module of {owner}, Linear\. {owner}2"
+    with pytest.raises(bridge.ArgumentError, match=text):
+        convert(module)
+
+
+def test_function_is_no_array(target, convert):
+    source = "jax" if target.name != "jax" else "torch"
+    text = rf"but got the function sin\. {source}2{target.name} makes a function"
+    with pytest.raises(bridge.ArgumentError, match=text):
+        convert(kit(source).xp.sin)
+    with pytest.raises(bridge.ArgumentError, match=r"the function <lambda>\. \w+ or \w+ makes"):
+        convert(lambda x: x)
+
+
+def test_object_that_holds_arrays(target, convert):
+    class State:
+        def __init__(self):
+            self.x = X
+
+    with pytest.raises(bridge.ArgumentError, match=r"got a State, which holds arrays.*dataclass"):
+        convert(State())
+
+
+@pytest.mark.parametrize("value", ["name", b"name", None, 3, 2.5, True, np.float32(2), object()])
+def test_everything_else_stays(convert, value):
+    assert convert(value) is value
+    assert convert([value])[0] is value
+
+
+def test_function_within_a_tree_stays(target, convert):
+    """As in the state of an optimizer, or a model of Equinox."""
+    fn = lambda x: x
+    assert convert({"activation": fn, "x": X})["activation"] is fn
+
+
+# Names.
+
+
+def test_testing_is_an_attribute_and_loads_no_framework():
+    code = (
+        "import sys, bridge; bridge.testing.check_gradients; "
+        "assert not {'torch', 'jax', 'mlx'} & {name.partition('.')[0] for name in sys.modules}"
+    )
+    subprocess.run([sys.executable, "-W", "error", "-c", code], check=True)
+
+
+def test_operator_without_its_name():
+    with pytest.raises(bridge.OptionError, match=r'but got sinc\. Write @torch_operator\("aten\.'):
+
+        @bridge.torch_operator
+        def sinc(x):
+            return x
+
+
+def test_operator_itself_in_place_of_its_name():
+    torch = pytest.importorskip("torch")
+    with pytest.raises(bridge.OptionError, match=r'Write @torch_operator\("aten\.sin\.default"\)'):
+        bridge.torch_operator(torch.ops.aten.sin.default)
