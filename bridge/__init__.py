@@ -10,6 +10,7 @@ from bridge._errors import (
     NoRuleError as NoRuleError,
     NoValuesError as NoValuesError,
     OptionError as OptionError,
+    OutdatedFrameworkError as OutdatedFrameworkError,
     RangeError as RangeError,
     UnknownFrameworkError as UnknownFrameworkError,
 )

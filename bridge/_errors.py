@@ -21,6 +21,10 @@ class MissingFrameworkError(BridgeError, ImportError):
     """A framework bridge knows, which is not installed."""
 
 
+class OutdatedFrameworkError(BridgeError, ImportError):
+    """A framework that is installed in a version older than bridge needs."""
+
+
 class ArgumentError(BridgeError, TypeError):
     """An argument or result that cannot cross: its type, dtype or layout."""
 

@@ -3,10 +3,12 @@
 import functools
 import importlib
 import itertools
+import re
 import sys
+from collections.abc import Iterator
 from typing import Any, cast
 
-from bridge._errors import MissingFrameworkError, UnknownFrameworkError
+from bridge._errors import MissingFrameworkError, OutdatedFrameworkError, UnknownFrameworkError
 from bridge._protocols import ArrayFace, AwayFace, HomeFace, SourceFace, TargetFace
 
 _MODULES = {"torch": "torch", "jax": "jax", "mlx": "mlx.core", "numpy": "numpy"}
@@ -32,13 +34,45 @@ def _load(room: str, name: str) -> Any:
         known = ", ".join(_MODULES)
         raise UnknownFrameworkError(f"{name!r} is not a framework bridge knows ({known}).")
     try:
-        importlib.import_module(_MODULES[name])
+        module = importlib.import_module(_MODULES[name])
     except ImportError as error:
         raise MissingFrameworkError(
             f"{name} is not installed (import {_MODULES[name]} failed: {error}). "
             f"Install it with: pip install 'gradbridge[{name}]'"
         ) from error
+    _check_version(name, getattr(module, "__version__", ""))
     return importlib.import_module(f"bridge.{room}.{name}").FACE
+
+
+def _check_version(name: str, version: str) -> None:
+    """Refuse a framework that is older than the metadata of bridge ask for."""
+    for floor in _floors(name):
+        if _release(version) and _release(version) < _release(floor):
+            raise OutdatedFrameworkError(
+                f"{name} {version} is installed, and bridge needs {floor} or later: "
+                f"pip install -U 'gradbridge[{name}]'"
+            )
+
+
+def _floors(name: str) -> Iterator[str]:
+    """The oldest versions of a framework that the metadata of bridge, where it has any, allow."""
+    from importlib import metadata  # of no use to `import bridge`, which it would slow down
+
+    try:
+        requirements = metadata.requires("gradbridge") or []
+    except metadata.PackageNotFoundError:  # a checkout that is not installed
+        return
+    for requirement in requirements:
+        versions = re.match(rf"{name}\b(?!-)(?:\[.*?\])?([^;]*)", requirement)
+        yield from re.findall(r">=\s*([\d.]+)", versions[1]) if versions else ()
+
+
+def _release(version: str) -> list[int]:
+    """The numbers of a version, without the zeros that end it: `2.11.0a0+cpu` is 2.11."""
+    numbers = re.match(r"[\d.]*\d", version)
+    return (
+        [int(number) for number in re.sub(r"(\.0)+$", "", numbers[0]).split(".")] if numbers else []
+    )
 
 
 def arrays(name: str) -> ArrayFace:

@@ -136,6 +136,70 @@ def test_mlx_without_a_backend_counts_as_missing(tmp_path):
     assert "pip install 'gradbridge[mlx]'" in message
 
 
+def outdated(path, name, version, requirements):
+    """What converting to a framework of `version` raises, where bridge asks for `requirements`."""
+    package = path / name
+    package.mkdir()
+    (package / "__init__.py").write_text(f"__version__ = {version!r}\n")
+    (package / "core.py").write_text(f"__version__ = {version!r}\n")
+    metadata = path / "gradbridge-99.dist-info"
+    metadata.mkdir()
+    lines = [f"Requires-Dist: {requirement}" for requirement in requirements]
+    text = ["Metadata-Version: 2.4", "Name: gradbridge", "Version: 99", *lines, ""]
+    (metadata / "METADATA").write_text("\n".join(text))
+    return run(f"""
+        import sys
+        sys.path.insert(0, {str(path)!r})
+        import bridge, numpy
+
+        try:
+            bridge.to_{name}(numpy.ones(3))
+        except ImportError as error:
+            print(type(error).__name__, error)
+    """)
+
+
+@pytest.mark.parametrize(
+    ("name", "version", "requirement", "floor"),
+    [
+        ("jax", "0.7.2", "jax>=0.10; extra == 'jax'", "0.10"),
+        ("mlx", "0.29", "mlx[cpu]>=0.32; (sys_platform == 'linux') and extra == 'mlx'", "0.32"),
+        ("torch", "2.9.1+cu128", "torch!=2.12.0,>=2.11; extra == 'torch'", "2.11"),
+        ("torch", "2.11.0a0+git1234", "torch>=2.11.1; extra == 'torch'", "2.11.1"),
+    ],
+)
+def test_an_old_framework_is_named_with_the_version_needed(
+    tmp_path, name, version, requirement, floor
+):
+    others = ["numpy>=2.0", f"{name}-metal>=99", "gradbridge[torch,jax,mlx]; extra == 'all'"]
+    assert outdated(tmp_path, name, version, [*others, requirement]) == (
+        f"OutdatedFrameworkError {name} {version} is installed, and bridge needs {floor} or later: "
+        f"pip install -U 'gradbridge[{name}]'"
+    )
+
+
+@pytest.mark.parametrize("version", ["0.10.0", "0.10", "0.10.0.dev20261129", "0.12.0.1", "1"])
+def test_a_new_framework_is_taken(tmp_path, version):
+    """It fails in JAX, which here is an empty package."""
+    message = outdated(tmp_path, "jax", version, ["jax>=0.10; extra == 'jax'"])
+    assert message.startswith(("ImportError", "ModuleNotFoundError")), message
+
+
+def test_a_checkout_that_is_not_installed_has_no_floors(tmp_path):
+    message = outdated(tmp_path, "jax", "0.7.2", [])
+    assert message.startswith(("ImportError", "ModuleNotFoundError")), message
+
+
+def test_import_loads_no_metadata():
+    run("""
+        import sys
+        import ml_dtypes, numpy, optree
+        before = "importlib.metadata" in sys.modules
+        import bridge
+        assert ("importlib.metadata" in sys.modules) == before
+    """)
+
+
 @pytest.fixture
 def distribution():
     try:
