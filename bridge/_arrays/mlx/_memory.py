@@ -61,7 +61,7 @@ def of_capsule(x: Any) -> mx.array:
         return taken(x)
     try:
         view = np.from_dlpack(OnHost(x))  # which has a dtype, as the capsule has not
-    except RuntimeError:  # a dtype that NumPy lacks, bfloat16
+    except (BufferError, RuntimeError):  # NumPy lacks bfloat16: one since 2.5, the other before
         return mx.array(x)
     return taken(view)
 
