@@ -1,5 +1,6 @@
 """What must hold before a change is merged: `nox`. One of them alone: `nox -s types`."""
 
+import os
 import pathlib
 
 import nox
@@ -9,7 +10,9 @@ nox.needs_version = ">=2025.2.9"
 nox.options.default_venv_backend = "virtualenv"
 nox.options.reuse_venv = "yes"
 nox.options.error_on_external_run = True
-nox.options.sessions = ["style", "rooms", "types", "tests", "subsets"]
+# A session whose Python is missing is skipped, with a message, in CI too.
+nox.options.error_on_missing_interpreters = False
+nox.options.sessions = ["style", "rooms", "types", "tests", "subsets", "ahead"]
 
 PYPROJECT = nox.project.load_toml("pyproject.toml")
 CONSTRAINTS = ".ci/constraints.txt"
@@ -17,11 +20,35 @@ SUBSETS = ["torch,jax", "torch,mlx", "jax,mlx", "torch"]
 # With two frameworks, what may depend on a third: the rest is that of `nox -s tests`.
 SHARED = ["arguments", "docstrings", "dtypes", "import", "random", "readme", "transfer", "trees"]
 
+PROJECT = PYPROJECT["project"]
+EXTRAS = PROJECT["optional-dependencies"]
+FRAMEWORKS = ["torch", "jax", "mlx"]
+# For environments that CI's versions are not for, also where CI itself asks for them.
+UNPINNED = {"PIP_CONSTRAINT": None, "PIP_BUILD_CONSTRAINT": None}
+OLDEST_PYTHON = PROJECT["requires-python"].removeprefix(">=")
+NEWER_PYTHONS = ["3.12", "3.13"]
+
+# The command `python3.12` of pyenv works where that version is active: nox may use the others too.
+PYENV = pathlib.Path(os.environ.get("PYENV_ROOT", "~/.pyenv")).expanduser()
+for python in [OLDEST_PYTHON, *NEWER_PYTHONS]:
+    for folder in PYENV.glob(f"versions/{python}.*/bin"):
+        os.environ["PATH"] += os.pathsep + str(folder)
+
 
 def _install(session: nox.Session, *packages: str, groups: tuple[str, ...] = ()) -> None:
     """Install `packages` and dependency groups at the versions that CI uses."""
-    grouped = nox.project.dependency_groups(PYPROJECT, *groups)
-    session.install("-c", CONSTRAINTS, *packages, *grouped)
+    session.install("-c", CONSTRAINTS, *packages, *_groups(*groups))
+
+
+def _install_newest(session: nox.Session, *packages: str) -> None:
+    """Install `packages` and what they need at the newest versions there are."""
+    newest = ("--upgrade", "--upgrade-strategy", "eager")
+    session.install(*newest, *packages, env=UNPINNED)
+
+
+def _groups(*names: str) -> tuple[str, ...]:
+    """What these dependency groups of pyproject.toml ask for."""
+    return nox.project.dependency_groups(PYPROJECT, *names)
 
 
 def _pytest(session: nox.Session, frameworks: str, *chosen: str) -> None:
@@ -86,6 +113,38 @@ def subsets(session: nox.Session, frameworks: str) -> None:
     _install(session, "-e", f".[{frameworks}]", groups=("tests",))
     chosen = [f"tests/test_{name}.py" for name in SHARED] if "," in frameworks else []
     _pytest(session, frameworks, *chosen)
+
+
+@nox.session(python=NEWER_PYTHONS[0])
+def ahead(session: nox.Session) -> None:
+    """Run a part of the tests on a newer Python, between the newest JAX and MLX of the day."""
+    _install(session, "-e", ".[jax,mlx]", groups=("tests",))
+    session.install("--upgrade", *EXTRAS["jax"], *EXTRAS["mlx"], env=UNPINNED)
+    _pytest(session, "jax,mlx", *(f"tests/test_{name}.py" for name in [*SHARED, "gradients"]))
+
+
+@nox.session(python=NEWER_PYTHONS)
+def newest(session: nox.Session) -> None:
+    """Run the tests with the newest of everything, on newer Pythons."""
+    _install_newest(session, "-e", ".[all]", *_groups("tests", "models"))
+    _pytest(session, "torch,jax,mlx")
+
+
+@nox.session(python=OLDEST_PYTHON)
+def oldest(session: nox.Session) -> None:
+    """Run the tests with the oldest versions that pyproject.toml allows, on the oldest Python."""
+    extras = [requirement for name in FRAMEWORKS for requirement in EXTRAS[name]]
+    floors = [requirement.replace(">=", "==") for requirement in PROJECT["dependencies"] + extras]
+    session.install("-e", ".[all]", *floors, *_groups("tests"), env=UNPINNED)
+    _pytest(session, "torch,jax,mlx")
+
+
+@nox.session(python=NEWER_PYTHONS[-1])
+def canary(session: nox.Session) -> None:
+    """Say which names that no framework promises are gone from its newest pre-releases."""
+    extras = [requirement for name in FRAMEWORKS for requirement in EXTRAS[name]]
+    _install_newest(session, "--pre", *PROJECT["dependencies"], *extras)
+    session.run("python", ".ci/canary.py", *session.posargs, env={"JAX_PLATFORMS": "cpu"})
 
 
 @nox.session
