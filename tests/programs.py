@@ -352,7 +352,7 @@ def agree(found, expected, how):
     for a, b in zip(found, expected, strict=True):
         assert (a.shape, a.dtype) == (b.shape, b.dtype)
         scale = max(1.0, b.detach().abs().max().item()) if b.numel() else 1.0
-        # Not of quotients: that of a number torch has wrapped, as some zeros are, is of another dtype.
+        # No quotients: that of a number torch has wrapped, as some zeros are, has another dtype.
         torch.testing.assert_close(a, b, rtol=how["rtol"], atol=how["atol"] * scale)
 
 

@@ -1,5 +1,6 @@
 """What a call of an Op of torch leaves alone, and what it refuses."""
 
+import contextlib
 import gc
 import threading
 import warnings
@@ -601,12 +602,15 @@ def test_the_tangent_of_a_number_is_no_wider_than_it(how):
     assert abs(tangent - (1.5 - 0.3**2) / (1.5 + 0.3**2) ** 2) < 1e-6
 
 
-def test_a_loss_that_graphs_have_wrong():
+def test_a_loss_that_graphs_may_have_wrong():
     """Torch 2.13 counts the labels behind the first -1 where it takes this loss apart."""
     x, labels = torch.tensor([0.3, -0.2, 0.9], dtype=DOUBLE), torch.tensor([1, -1, 0])
     kernel = torch.ops.aten.multilabel_margin_loss_forward.default
     parts = torch._decomp.decomposition_table[kernel]
-    assert not torch.allclose(parts(x, labels, 1)[0], kernel(x, labels, 1)[0])
-    with pytest.warns(UserWarning, match="torch computes multilabel_margin_loss wrongly there"):
+    warns = contextlib.nullcontext()
+    if not torch.allclose(parts(x, labels, 1)[0], kernel(x, labels, 1)[0]):
+        text = "torch computes multilabel_margin_loss wrongly there"
+        warns = pytest.warns(UserWarning, match=text)
+    with warns:
         found = op(F.multilabel_margin_loss, x, labels, capture="auto")
     close(found.call(x, labels), [F.multilabel_margin_loss(x, labels)])

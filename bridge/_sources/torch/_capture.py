@@ -19,6 +19,7 @@ from bridge._sources.torch._internals import (
     accumulates,
     export,
     fake_tensors,
+    graphs_have_a_loss_wrong,
     needs_values,
     storage,
     uncompiled,
@@ -80,7 +81,7 @@ def trace(
         _check_constants(module, name)
         tidy(module)
         apart(module.graph)
-    if blocks.wrong:
+    if blocks.wrong and graphs_have_a_loss_wrong():
         raise NoValuesError(
             f"{name} cannot be captured as a graph: torch computes {blocks.wrong} wrongly there."
         )
