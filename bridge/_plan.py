@@ -104,7 +104,10 @@ class Flat:
             return
         where = f"result{''.join(f'[{key!r}]' for key in path)} of {self.__name__}"
         owner = check_result(output, where, self._fn, self._crossing)
-        spec = owner.spec(output)
+        try:
+            spec = owner.spec(output)
+        except ArgumentError as error:
+            raise ArgumentError(f"{where} cannot cross: {error}") from None
         if not _registry.away(self._crossing.away).holds(spec.dtype):
             raise ArgumentError(
                 f"{where} is {spec}, which {self._crossing.away} has no counterpart of. Convert it "

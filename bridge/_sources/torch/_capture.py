@@ -20,11 +20,13 @@ from bridge._sources.torch._internals import (
     export,
     fake_tensors,
     graphs_have_a_loss_wrong,
+    is_unknown,
     needs_values,
     storage,
     uncompiled,
 )
 from bridge._sources.torch._program import Program, Settings
+from bridge._sources.torch._sparse import Dense, SparseError
 from bridge._sources.torch._styles import ACCUMULATES
 from bridge._sources.torch._swap import ALONE, past, put_aside
 
@@ -71,7 +73,7 @@ def trace(
     blocks = Blocks()
 
     def outputs(*xs: torch.Tensor, training: bool) -> tuple[torch.Tensor, ...]:
-        with torch.enable_grad(), Watch(_refuse(name)), blocks:
+        with torch.enable_grad(), Watch(_refuse(name)), blocks, Dense(name):
             free = [x.detach().requires_grad_(training and _smooth(x)) for x in xs]
             return tuple(dense(y.detach()) for y in fun(*free))
 
@@ -125,7 +127,7 @@ def trace_joint(
     flows: dict[int, None] = {}
 
     def outputs(*xs: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        with torch.enable_grad(), Watch(_refuse(name)):
+        with torch.enable_grad(), Watch(_refuse(name)), Dense(name):
             found = fun(*xs)
             flows.update((i, None) for i in given if found[i].requires_grad)
             return tuple(dense(y if i in flows else y.detach()) for i, y in enumerate(found))
@@ -158,11 +160,19 @@ def _capture(name: str, dtype: torch.dtype) -> Generator[None]:
     try:
         with ALONE, fresh(dtype), uncompiled():
             yield
-    except RuntimeError as error:
+    except SparseError as error:
+        raise NoValuesError(str(error)) from None
+    except (RuntimeError, AssertionError) as error:
         if "mutating a non-functional tensor" in str(error):
             raise _changes(name, "a tensor") from error
         if accumulates(error):
             raise NoRuleError(ACCUMULATES) from error
+        if is_unknown(error):
+            raise NoValuesError(
+                f"{name} cannot be captured as a graph, since torch cannot tell the shapes of the "
+                f"results of an operator without values ({error}). `torch.library.register_fake` "
+                "tells it, if the operator is yours."
+            ) from error
         if not needs_values(error):
             raise
         raise NoValuesError(

@@ -19,6 +19,7 @@ from torch._subclasses.fake_tensor import (
     FakeTensor,
     FakeTensorMode,
     UnsupportedFakeTensorException,
+    UnsupportedOperatorException,
 )
 from torch._subclasses.functional_tensor import FunctionalTensor
 from torch.multiprocessing.reductions import StorageWeakRef
@@ -47,6 +48,12 @@ _VALUELESS_TEXTS = (
 def accumulates(error: BaseException) -> bool:
     """Whether `error` says that `.backward()` was called while a function was captured."""
     return "Cannot backprop through mirrored meta" in str(error)
+
+
+def is_unknown(error: BaseException) -> bool:
+    """Whether `error` says that torch does not know an operator's results without values."""
+    texts = "There was no fake impl registered", "self.shape_env must not be None"
+    return isinstance(error, UnsupportedOperatorException) or any(x in str(error) for x in texts)
 
 
 def needs_values(error: BaseException) -> bool:

@@ -21,6 +21,7 @@ import torch
 
 from bridge._errors import NoRuleError
 from bridge._op import Positions
+from bridge._sources.torch._sparse import dense_gradient
 from bridge._tree import spread
 
 Fun = Callable[..., Sequence[torch.Tensor]]
@@ -135,7 +136,10 @@ def _pulled(
         return [torch.zeros_like(x) for x in inputs]
     ys, cs = zip(*flowing, strict=True)
     found: Any = torch.autograd.grad(ys, inputs, cs, create_graph=again, allow_unused=True)
-    return [torch.zeros_like(x) if g is None else g for x, g in zip(inputs, found, strict=True)]
+    return [
+        torch.zeros_like(x) if g is None else dense_gradient(g)
+        for x, g in zip(inputs, found, strict=True)
+    ]
 
 
 def mapped(fun: Fun, axes: Sequence[int | None], size: int, randomness: str) -> Fun:
