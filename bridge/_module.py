@@ -15,6 +15,9 @@ class BridgedModule:
             applied in training or in evaluation as it is set when `apply` is called.
         params: Its parameters by name, over the memory of the module where that can be shared.
         buffers: Its buffers by name, likewise.
+
+    It is no part of a pytree, and no module of the framework that it is brought to: a model that
+    holds one holds `params` itself, where its optimizer finds them.
     """
 
     def __init__(

@@ -154,6 +154,10 @@ class SourceFace(Protocol):
         """Whether `fn` is an object with parameters of its own."""
         ...
 
+    def holds_parameters(self, x: Any) -> bool:
+        """Whether a function made of `x` would freeze parameters that are arguments to others."""
+        ...
+
     def taken_apart(self, module: Any, *, wide: bool) -> tuple[Any, Any, Any, Any]:
         """A pure function `(modes, params, buffers, *args)`, what gives the modes, both values."""
         ...

@@ -9,6 +9,7 @@ from bridge._call import BridgedFunction
 from bridge._errors import ArgumentError, OptionError
 from bridge._mixing import Crossing, check_function
 from bridge._module import BridgedModule
+from bridge._wrap._parts import check_parts
 
 
 def wrapped(
@@ -35,6 +36,7 @@ def _function_or_module(fn: Any, *, direction: tuple[str, str], **how: Any) -> A
     home, away = direction
     _check(fn, Crossing(home, away))
     if not _registry.source(home).is_module(fn):
+        check_parts(fn, Crossing(home, away))
         return BridgedFunction(fn, direction=direction, **how)
     if any(how["static"]):
         raise OptionError(

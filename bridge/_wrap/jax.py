@@ -54,7 +54,8 @@ def jax2torch(
         fn: A pure function written with JAX. Its arguments and results are arbitrary pytrees of
             torch or JAX. Tensors in them arrive as JAX arrays of the same shape and dtype, as
             do NumPy and JAX arrays, which get no gradient. Numbers are traced as in `jax.jit`;
-            `bool`, `str`, `None` and other hashable values are static.
+            `bool`, `str`, `None` and other hashable values are static. Arrays that it closes over
+            are constants. A module of Equinox or Flax is an argument: see below.
         static_argnums: Positions of arguments whose values the function needs, as in `jax.jit`.
         static_argnames: Their names, as in `jax.jit`.
         jit: `False` runs the function anew on each call, with values in it: for functions whose
@@ -89,6 +90,8 @@ def jax2torch(
         >>> energy(x).backward()
         >>> x.grad
         tensor([0.8415, 0.9093])
+
+        A module of Equinox, `net`: `jax2torch(lambda net, x: net(x))(to_torch(net), x)`.
 
     `jax.jit`: https://docs.jax.dev/en/latest/_autosummary/jax.jit.html
     """

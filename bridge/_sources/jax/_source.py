@@ -7,6 +7,7 @@ from bridge._arrays.jax import reach, x64_mode
 from bridge._errors import ArgumentError, OptionError
 from bridge._op import Op, Specs
 from bridge._sources.jax._ambient import ambient, settings
+from bridge._sources.jax._modules import holds_parameters
 from bridge._sources.jax._rules import Settings, function
 from bridge._sources.jax._trace import symbolic
 
@@ -26,6 +27,7 @@ class JaxSource:
         """Never: modules of libraries of JAX are pytrees, which functions take."""
         return False
 
+    holds_parameters = staticmethod(holds_parameters)
     ambient = staticmethod(ambient)
 
     def device(self, device: str, asked: str | None) -> str:

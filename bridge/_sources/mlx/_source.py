@@ -33,6 +33,10 @@ class MlxSource:
         nn = sys.modules.get("mlx.nn")
         return nn is not None and isinstance(fn, nn.Module)
 
+    def holds_parameters(self, x: Any) -> bool:
+        """Never: a module is one, and what is made of its methods captures constants."""
+        return False
+
     taken_apart = staticmethod(taken_apart)
 
     def ambient(self) -> Hashable:

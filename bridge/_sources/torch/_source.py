@@ -36,6 +36,10 @@ class TorchSource:
         """Whether `fn` is an `nn.Module`."""
         return isinstance(fn, torch.nn.Module)
 
+    def holds_parameters(self, x: Any) -> bool:
+        """Never: a module is one, and what is made of its methods captures constants."""
+        return False
+
     taken_apart = staticmethod(taken_apart)
 
     def ambient(self) -> Hashable:

@@ -1,0 +1,30 @@
+"""Modules of libraries of JAX, whose arrays are parameters."""
+
+import functools
+import sys
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+
+def holds_parameters(x: Any) -> bool:
+    """Whether `x` is a module of Equinox or Flax, or an object like one: a callable pytree."""
+    if isinstance(x, (type, functools.partial)) or not callable(x):
+        return False
+    return any(map(_is_inexact, _leaves(x)))
+
+
+def _leaves(x: Any) -> list[Any]:
+    nnx, linen = sys.modules.get("flax.nnx"), sys.modules.get("flax.linen")
+    if nnx is not None and isinstance(x, nnx.Module):
+        return jax.tree.leaves(nnx.state(x))  # not all versions of Flax make pytrees of modules
+    if linen is not None and isinstance(x, linen.Module):
+        return jax.tree.leaves(x.variables) if x.scope is not None else []  # bound to its own
+    leaves = jax.tree.leaves(x)
+    return [] if len(leaves) == 1 and leaves[0] is x else leaves
+
+
+def _is_inexact(leaf: Any) -> bool:
+    return isinstance(leaf, (jax.Array, np.ndarray)) and jnp.issubdtype(leaf.dtype, jnp.inexact)

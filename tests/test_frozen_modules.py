@@ -1,0 +1,142 @@
+"""Modules that are passed where a function is expected, so that nothing would train them."""
+
+import functools
+import re
+
+import numpy as np
+import pytest
+
+import bridge
+from bridge import ArgumentError, _registry
+from tests.kits import kit
+
+INTO = [d for d in _registry.directions() if d[0] == "jax"]
+
+
+def equinox_modules():
+    import jax
+
+    eqx = pytest.importorskip("equinox")
+
+    class Coder(eqx.Module):
+        linear: eqx.nn.Linear
+
+        def encode(self, x):
+            return self.linear(x)
+
+    model = eqx.nn.MLP(3, 2, 4, 1, key=jax.random.key(0))
+    return {
+        "module": model,
+        "call": model.__call__,
+        "method": Coder(model.layers[0]).encode,
+        "partial": functools.partial(model),
+        "argument of partial": functools.partial(lambda model, x: model(x), model),
+        "jit": jax.jit(model),
+        "vmap": jax.vmap(model),
+        "filter_jit": eqx.filter_jit(model),
+        "filter_vmap": eqx.filter_vmap(model),
+        "Sequential": eqx.nn.Sequential([model.layers[0], eqx.nn.Lambda(jax.numpy.tanh)]),
+    }
+
+
+def flax_modules():
+    import jax
+
+    nnx, linen = pytest.importorskip("flax.nnx"), pytest.importorskip("flax.linen")
+    model, dense = nnx.Linear(3, 2, rngs=nnx.Rngs(0)), linen.Dense(2)
+    bound = dense.bind(dense.init(jax.random.key(0), np.ones(3, "float32")))
+    return {
+        "module": model,
+        "call": model.__call__,
+        "partial": functools.partial(model),
+        "nnx.jit": nnx.jit(model),
+        "bound": bound,
+        "bound call": bound.__call__,
+    }
+
+
+def own_pytrees():
+    import jax
+
+    @jax.tree_util.register_pytree_node_class
+    class Scale:
+        def __init__(self, w):
+            self.w = w
+
+        def __call__(self, x):
+            return self.w * x
+
+        def tree_flatten(self):
+            return (self.w,), None
+
+        @classmethod
+        def tree_unflatten(cls, _, children):
+            return cls(*children)
+
+    scale = Scale(jax.numpy.ones(3))
+    return {"module": scale, "call": scale.__call__}
+
+
+@pytest.mark.parametrize("direction", INTO, ids="2".join)
+@pytest.mark.parametrize("modules", [equinox_modules, flax_modules, own_pytrees])
+def test_modules_of_jax_are_refused(direction, modules):
+    kit(direction[1])
+    wrap = getattr(bridge, "2".join(direction))
+    for name, fn in modules().items():
+        instead = re.escape(f"called with `bridge.to_{direction[1]}(module)`")
+        with pytest.raises(ArgumentError, match=f"an object with parameters.*{instead}"):
+            raise AssertionError(f"{name}: {wrap(fn)}")
+
+
+@pytest.mark.parametrize("modules", [equinox_modules, flax_modules])
+def test_what_is_advised_trains_modules(modules):
+    torch, jax = pytest.importorskip("torch"), pytest.importorskip("jax")
+    model, x = modules()["module"], np.array([0.3, -1.2, 0.7], "float32")
+    module = bridge.to_torch(model)
+    weights = [w for w in jax.tree.leaves(module) if isinstance(w, torch.Tensor)]
+    for weight in weights:
+        weight.requires_grad_()
+    bridge.jax2torch(lambda module, x: module(x).sum())(module, torch.tensor(x)).backward()
+    true = pytest.importorskip("equinox").filter_grad(lambda module: module(x).sum())(model)
+    for weight, gradient in zip(weights, jax.tree.leaves(true), strict=True):
+        np.testing.assert_allclose(weight.grad.numpy(), gradient, rtol=1e-5)
+
+
+def test_functions_that_hold_arrays_are_constants_as_in_jax():
+    torch, jax = pytest.importorskip("torch"), pytest.importorskip("jax")
+    eqx, linen = pytest.importorskip("equinox"), pytest.importorskip("flax.linen")
+    model, w = eqx.nn.Linear(3, 3, key=jax.random.key(0)), jax.numpy.arange(3.0)
+    x = np.array([0.3, -1.2, 0.7], "float32")
+    dense = linen.Dense(2)
+    params = dense.init(jax.random.key(0), x)
+    for fn in (
+        lambda x: model(x),
+        functools.partial(lambda w, x: w * x, w),
+        jax.tree_util.Partial(lambda w, x: w * x, w),
+        functools.partial(dense.apply, params),
+        eqx.filter_jit(lambda x: w * x),
+        eqx.nn.Lambda(jax.numpy.tanh),
+    ):
+        found = bridge.jax2torch(fn)(torch.tensor(x)).numpy()
+        np.testing.assert_allclose(found, fn(x), rtol=1e-5)
+
+
+@pytest.mark.parametrize("source", ["torch", "mlx"])
+def test_modules_in_a_model_of_equinox_get_gradients_by_a_field_for_them(source):
+    pytest.importorskip("jax")
+    eqx = pytest.importorskip("equinox")
+    kit(source)
+    nn = pytest.importorskip({"torch": "torch.nn", "mlx": "mlx.nn"}[source])
+    net, x = getattr(bridge, f"{source}2jax")(nn.Linear(3, 2)), np.array([0.3, -1.2, 0.7], "f4")
+
+    class Model(eqx.Module):
+        params: dict
+        net: object
+
+        def __call__(self, x):
+            return self.net.apply(self.params, self.net.buffers, x)[0].sum()
+
+    gradients = eqx.filter_grad(lambda model: model(x))(Model(net.params, net))
+    for name, found in gradients.params.items():
+        np.testing.assert_allclose(found, [x, x] if "weight" in name else [1, 1], rtol=1e-6)
+    assert gradients.net is None  # which is why the object alone would not be trained
