@@ -77,6 +77,7 @@ class Call:
             operands behind those of `op`, which are residuals of an earlier call.
         takes: Which operands it takes.
         kept: What residuals behind the outputs are for.
+        gradient: The derivative that it is the transpose of, if it is one.
     """
 
     op: Op
@@ -85,6 +86,7 @@ class Call:
     instead: Op | None = None
     takes: Positions = ()
     kept: Kept | None = None
+    gradient: "Gradient | None" = None
 
     def __repr__(self) -> str:
         return self.runs.name
@@ -128,11 +130,14 @@ class Call:
     def vmap(self, axes: Axes, size: int) -> "Call":
         """The call mapped over `axes` of its operands."""
         op = self.op.derive("vmap", axes[: self.arity], size)
+        made = Call(op, self.site, self.arity)
+        if self.gradient:
+            made = dataclasses.replace(made, gradient=self.gradient.vmap(axes[: self.arity], size))
         if self.instead is None:
-            return Call(op, self.site, self.arity)
+            return made
         taken = tuple(axes[i] for i in self.takes)
         instead = self.instead.derive("vmap", taken, size)
-        return Call(op, self.site, self.arity, instead, self.takes)
+        return dataclasses.replace(made, instead=instead, takes=self.takes)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -205,7 +210,9 @@ class Linear:
         It takes the primals, these cotangents, and what the call kept.
         """
         vjp, kept = self.op.derive("vjp", needed, given), self.kept
-        call = Call(vjp, self.site, self.arity + len(given))
+        whole = Linear(self.op, self.site, self.arity, needed)
+        gradient = Gradient(whole, given)
+        call = Call(vjp, self.site, self.arity + len(given), gradient=gradient)
         if kept and (backward := kept.backward(needed, given)):
             behind = range(call.arity, call.arity + kept.extras)
             takes = (*kept.split.kept_primals, *behind, *range(self.arity, call.arity))
@@ -214,6 +221,30 @@ class Linear:
             extras = axes[self.arity : self.first]
             call = call.vmap((*axes[: self.arity], *(0 for _ in given), *extras), size)
         return call
+
+
+@dataclasses.dataclass(frozen=True)
+class Gradient:
+    """The transpose of `linear`, for cotangents of the outputs at `given`."""
+
+    linear: Linear
+    given: Positions
+
+    def vmap(self, axes: Axes, size: int) -> "Gradient | None":
+        """It mapped over `axes` of primals and cotangents; `None` if the latter are not at 0."""
+        arity = self.linear.arity
+        if any(axis != 0 for axis in axes[arity:]):
+            return None
+        mapped = self.linear.vmap((*axes[:arity], *(0 for _ in self.linear.wanted)), size)
+        return Gradient(mapped, self.given)
+
+    def transposed(self, at: Positions) -> tuple[Linear, Positions]:
+        """The tangents, where primals at these positions of `wanted` have some, and which to take.
+
+        They are those of the outputs that have cotangents.
+        """
+        smooth = self.linear.smooth
+        return self.linear.narrowed(at), tuple(smooth.index(i) for i in self.given)
 
 
 def smooth(specs: Specs) -> Positions:

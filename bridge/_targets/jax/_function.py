@@ -15,8 +15,9 @@ from bridge._errors import ArgumentError
 from bridge._op import Arrays, Op, Positions
 from bridge._protocols import Origin, Runner
 from bridge._spec import NARROW_INTEGERS
+from bridge._targets.jax import _primitives as _primitives  # registers the rules of calls
+from bridge._targets.jax._binding import call
 from bridge._targets.jax._calls import Call, Programs, Site
-from bridge._targets.jax._primitives import call
 
 
 class JaxTarget:

@@ -27,11 +27,11 @@ import jax.numpy as jnp
 from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
 
-from bridge._arrays.jax import conjugate
 from bridge._errors import ArgumentError, NoRuleError
 from bridge._op import Positions, Specs
 from bridge._spec import ArraySpec
 from bridge._targets.jax import _interpreter
+from bridge._targets.jax._binding import call, call_p, derivative, linear_p
 from bridge._targets.jax._calls import Call, Linear, has_empty, smooth
 from bridge._targets.jax._internals import (
     devices,
@@ -39,34 +39,10 @@ from bridge._targets.jax._internals import (
     hold_weakly,
     jit_is_disabled,
     named_in_errors,
-    placed,
     result,
-    varying,
 )
 from bridge._targets.jax._transport import lower
-
-call_p = Primitive("bridge_call")
-linear_p = Primitive("bridge_derivative")
-
-
-def call(function: Call, operands: Sequence[Any]) -> list[Any]:
-    """The outputs of a call, and the residuals behind them."""
-    return call_p.bind(*_alike(operands), function=function)
-
-
-def derivative(function: Linear, operands: Sequence[Any]) -> list[Any]:
-    """The tangents of the smooth outputs of a call."""
-    return linear_p.bind(*_alike(operands), function=function)
-
-
-def _alike(xs: Sequence[Any]) -> list[Any]:
-    """`xs`, all of them varying over the same axes of a mesh, as `jax.shard_map` asks."""
-    axes = [varying(x) for x in xs]
-    union = frozenset[Any]().union(*axes)
-    return [
-        x if mine == union else jax.lax.pcast(x, tuple(union - mine), to="varying")
-        for x, mine in zip(xs, axes, strict=True)
-    ]
+from bridge._targets.jax._transposes import transpose_call, transpose_derivative
 
 
 def _results(specs: Specs, operands: Sequence[Any]) -> list[Any]:
@@ -108,24 +84,6 @@ def _linear_jvp(primals: Sequence[Any], tangents: Sequence[Any], *, function: Li
         return outputs, [ad.Zero(jax.typeof(y).to_tangent_aval()) for y in outputs]
     moving = [tangents[first + i] for i in at]
     return outputs, derivative(function.narrowed(at), [*primals[:first], *moving])
-
-
-def _linear_transpose(cotangents: Sequence[Any], *operands: Any, function: Linear) -> list[Any]:
-    arity, first = function.arity, function.first
-    asked = [ad.is_undefined_primal(x) for x in operands[first:]]
-    gradients = [ad.Zero(x.aval) if ask else None for x, ask in _pairs(operands[first:], asked)]
-    given = tuple(i for i, c in _pairs(function.smooth, cotangents) if type(c) is not ad.Zero)
-    within = [i for i, ask in _pairs(function.wanted, asked) if ask]
-    needed = tuple(i for i in within if any(function.op.reached([y], (i,)) for y in given))
-    if needed:
-        known = [c for c in cotangents if type(c) is not ad.Zero]
-        made = function.transposed(needed, given)
-        row = [*operands[:arity], *conjugate(known), *operands[arity:first]]
-        found = call(made, row[: made.width])
-        for i, gradient in zip(needed, conjugate(found), strict=True):
-            at = function.wanted.index(i)
-            gradients[at] = placed(gradient, operands[first + at].aval)
-    return [*(None for _ in range(first)), *gradients]
 
 
 def _pairs(xs: Sequence[Any], ys: Sequence[Any]) -> Iterator[tuple[Any, Any]]:
@@ -254,7 +212,8 @@ def _register() -> None:
         ad.primitive_jvps[primitive] = jvp
         batching.primitive_batchers[primitive] = batch
         mlir.register_lowering(primitive, lowering, cacheable=False)
-    ad.primitive_transposes[linear_p] = _linear_transpose
+    ad.primitive_transposes[call_p] = transpose_call
+    ad.primitive_transposes[linear_p] = transpose_derivative
     drop_unused(call_p, _call_dce)
     hold_weakly(Call, Linear)
 
