@@ -19,8 +19,11 @@ os.register_at_fork(after_in_child=_idle.clear)
 
 def in_own_thread(run: Callable[[], Any]) -> Any:
     """The result of `run`, or its error: NOTE [threads of others]."""
-    if threading.current_thread() is threading.main_thread():
-        return run()
+    return run() if threading.current_thread() is threading.main_thread() else elsewhere(run)
+
+
+def elsewhere(run: Callable[[], Any]) -> Any:
+    """The result of `run` in a thread of ours, or its error."""
     try:
         tasks = _idle.pop()
     except IndexError:

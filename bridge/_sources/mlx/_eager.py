@@ -30,7 +30,7 @@ def outputs_of(fun: Fun, primals: Specs, name: str) -> tuple[Specs, bool]:
     """Specs of the results, and whether random numbers are drawn: NOTE [made-up values]."""
     with computing(wide=is_wide(primals)), looking():
         try:
-            found, drew = has_drawn(lambda: fun(*_made_up(primals)))
+            found, drew = has_drawn(lambda: fun(*made_up(primals)))
         except Exception as error:
             error.add_note(
                 f"{name} looks at values, so that it was first run on others, made up to learn "
@@ -40,7 +40,8 @@ def outputs_of(fun: Fun, primals: Specs, name: str) -> tuple[Specs, bool]:
         return tuple(map(ARRAYS.spec, found)), drew
 
 
-def _made_up(primals: Specs) -> list[mx.array]:
+def made_up(primals: Specs) -> list[mx.array]:
+    """Values for arrays of these specs: NOTE [made-up values]."""
     keys = mx.random.split(mx.random.key(0), max(1, len(primals)))
     return [_like(spec, key) for spec, key in zip(primals, keys[: len(primals)], strict=True)]
 

@@ -11,20 +11,23 @@ from collections.abc import Callable
 
 import mlx.core as mx
 
+from bridge._arrays.mlx import computing, dtype_of
+from bridge._errors import NoRuleError
 from bridge._op import Specs
+from bridge._sources.mlx._eager import made_up
 from bridge._sources.mlx._exported import steps
 from bridge._sources.mlx._lacking import lacked
+from bridge._sources.mlx._looking import looking
 from bridge._sources.mlx._nodes import separate
-from bridge._sources.mlx._outline import Outline
+from bridge._sources.mlx._outline import Outline, is_wide
 from bridge._sources.mlx._random import Fun
 
 Push = Callable[[Fun, list[mx.array], list[mx.array]], list[mx.array]]
-_DOUBTFUL = {"CustomTransforms", "FFT"}
 
 
 def is_doubtful(fun: Fun, primals: Specs, known: Outline) -> bool:
-    """Whether `mx.jvp` may be wrong: NOTE [forward mode by reverse mode]."""
-    if known.operations & _DOUBTFUL:
+    """Whether `mx.jvp` of its operations may be wrong: NOTE [forward mode by reverse mode]."""
+    if "FFT" in known.operations:
         return True
     if "AddMM" not in known.operations:
         return False
@@ -48,6 +51,11 @@ def forward(check: Callable[[], None]) -> Push:
     return push
 
 
+def by_rules(fun: Fun, xs: list[mx.array], tangents: list[mx.array]) -> list[mx.array]:
+    """The tangents of `fun` by forward rules of the user: `mx.jvp`, which alone calls them."""
+    return mx.jvp(fun, xs, tangents)[1]
+
+
 def twice_back(fun: Fun, xs: list[mx.array], tangents: list[mx.array]) -> list[mx.array]:
     """The tangents of `fun`: NOTE [forward mode by reverse mode]."""
 
@@ -56,3 +64,33 @@ def twice_back(fun: Fun, xs: list[mx.array], tangents: list[mx.array]) -> list[m
 
     zeros = [mx.zeros_like(y) for y in fun(*xs)]
     return mx.vjp(gradients, zeros, tangents)[1]
+
+
+def check_linear(slope: Fun, specs: Specs, known: Outline | None, primals: int, name: str) -> None:
+    """Raise where a gradient is not 0 for cotangents of 0, so that no tangent follows from it.
+
+    Args:
+        slope: The gradient, of primals and cotangents.
+        specs: Specs of these.
+        known: What its graph says.
+        primals: How many primals there are.
+        name: Of the function that is differentiated.
+    """
+    alone = (
+        [i for i, reach in enumerate(known.reach) if max(reach, default=-1) < primals]
+        if known
+        else []
+    )
+    if not alone:
+        return
+    with computing(wide=is_wide(specs)), looking():
+        xs = made_up(specs[:primals])
+        zeros = [mx.zeros(spec.shape, dtype_of(spec.dtype)) for spec in specs[primals:]]
+        gradients = slope(*xs, *zeros)
+        wrong = [mx.any(mx.abs(gradients[i]) > 0).item() for i in alone]
+    if any(wrong):
+        raise NoRuleError(
+            f"forward mode of {name} cannot be had: the rule of a custom function in it ignores "
+            "its cotangent, so that no tangent follows from it. Multiply by the cotangent, or give "
+            "it a forward rule, with its .jvp."
+        )

@@ -25,6 +25,23 @@ def seeded(fun: Fun, seed: int) -> Fun:
     return call
 
 
+def seeded_rules(fun: Fun, seed: int) -> Fun:
+    """A derivative whose rules draw from a key that the argument at the position `seed` makes.
+
+    It is another key than the function has, which the derivative runs first.
+    """
+
+    def call(*xs: mx.array) -> list[mx.array]:
+        with untouched():
+            _set(mx.random.split(mx.bitwise_xor(_key(xs[seed]), mx.array(_OTHER, mx.uint32)))[0])
+            return fun(*xs)
+
+    return call
+
+
+_OTHER = 0x5851F42D
+
+
 @contextlib.contextmanager
 def untouched() -> Generator[None]:
     """What is drawn in here changes nothing outside."""

@@ -4,40 +4,31 @@ import dataclasses
 import functools
 import math
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import mlx.core as mx
 
-from bridge._arrays.mlx import FACE as ARRAYS, begin, computing, owned
+from bridge._arrays.mlx import begin, computing, owned
 from bridge._errors import NoRuleError
 from bridge._op import Arrays, Op, Positions, Specs, Split
 from bridge._sources.mlx._batching import Axes, one_by_one, takes
-from bridge._sources.mlx._changes import Looked, check_captured
-from bridge._sources.mlx._eager import outputs_of, remembered
-from bridge._sources.mlx._forward import forward, is_doubtful, twice_back
+from bridge._sources.mlx._changes import Looked
+from bridge._sources.mlx._forward import (
+    Push,
+    by_rules,
+    check_linear,
+    forward,
+    is_doubtful,
+    twice_back,
+)
 from bridge._sources.mlx._lacking import explained
-from bridge._sources.mlx._looking import run_on
+from bridge._sources.mlx._native import Settings
 from bridge._sources.mlx._nodes import separate
-from bridge._sources.mlx._outline import Outline, is_wide, outline
-from bridge._sources.mlx._random import Fun, seeded, state
+from bridge._sources.mlx._outline import Outline, is_wide
+from bridge._sources.mlx._random import Fun, seeded_rules, state
 from bridge._sources.mlx._saving import Saving
-from bridge._sources.mlx._wrong import check_gradient, check_sizes, check_unseen
+from bridge._sources.mlx._watching import check_rules, has_forward_rules
+from bridge._sources.mlx._wrong import check_gradient, check_unseen, safe_outline
 from bridge._tree import spread
-
-
-@dataclasses.dataclass(frozen=True)
-class Settings:
-    """How the Ops of one function are made, its derivatives included.
-
-    Attributes:
-        compile: Whether `mx.compile` fuses their operations.
-        residuals: `save`, `recompute` or `auto`, how a first derivative is taken.
-        seeded: Whether random numbers follow from an argument.
-    """
-
-    compile: bool
-    residuals: str
-    seeded: bool
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -57,6 +48,7 @@ class Function:
         draws: Whether random numbers are drawn that follow from no primal.
         captures: Raises where what it captures would lose its gradient, if it is the function of
             the user itself.
+        root: The function of the user that it is derived from, if it is another.
     """
 
     name: str
@@ -70,6 +62,7 @@ class Function:
     run: Fun | None = None
     draws: bool = False
     captures: functools.partial[None] | None = None
+    root: "Function | None" = None
 
     def op(self) -> Op:
         """The function as an Op."""
@@ -112,7 +105,7 @@ class Function:
 
     @functools.cached_property
     def _looked(self) -> Looked:
-        may_draw = self.draws or self.settings.seeded
+        may_draw = self.draws or self.settings.seed is not None
         return Looked(self.outputs, self.name, may_draw, self.captures)
 
     def _is_unshared(self) -> bool:
@@ -131,6 +124,7 @@ class Function:
         count = len(self.primals)
         full, heard = _with_elements(self.primals, wanted), _with_elements(self.outputs, given)
         at = [count + given.index(i) for i in heard]
+        self._check_rules(full, heard)
 
         def gradients(*args: mx.array) -> list[mx.array]:
             of_full = self._partial(args[:count], full, heard)
@@ -150,10 +144,8 @@ class Function:
     def jvp(self, given: Positions) -> Op:
         """The tangents of the differentiable outputs; only the primals at `given` move."""
         count = len(self.primals)
-        smooth = tuple(i for i, spec in enumerate(self.outputs) if spec.differentiable)
-        doubtful = self.outline is None or is_doubtful(self.fun, self.primals, self.outline)
-        self._check_gradient(given, forward=not doubtful)
-        push = twice_back if doubtful else forward(lambda: self._check_gradient(given))
+        smooth = _smooth(self.outputs)
+        push = self._push(given, smooth)
 
         def tangents(*args: mx.array) -> list[mx.array]:
             of_given = self._partial(args[:count], given, smooth)
@@ -162,6 +154,45 @@ class Function:
         moving = tuple(self.primals[i] for i in given)
         specs = tuple(self.outputs[i] for i in smooth)
         return self._derived("jvp", tangents, (*self.primals, *moving), specs).op()
+
+    def _push(self, given: Positions, smooth: Positions) -> Push:
+        """The way to tangents of the outputs at `smooth` that is right."""
+        known = self.outline
+        doubtful = known is None or is_doubtful(self.fun, self.primals, known)
+        if self._has_forward_rules:
+            if known and doubtful:
+                raise NoRuleError(
+                    f"forward mode of {self.name} cannot be had: it has a forward rule of a custom "
+                    "function, and mx.fft or mx.addmm, whose tangents MLX has wrong. Give these a "
+                    "forward rule as well, or write a @ b + c for mx.addmm."
+                )
+            self._check_gradient(given, forward=True)
+            return by_rules
+        ruled = self._is_by_rules()
+        self._check_gradient(given, forward=not (doubtful or ruled))
+        if not (doubtful or ruled):
+            return forward(lambda: self._check_gradient(given))
+        if ruled:
+            slope = self.vjp(given, smooth)
+            check_linear(slope.fun, slope.primals, slope.outline, len(self.primals), self.name)
+        return twice_back
+
+    @functools.cached_property
+    def _has_forward_rules(self) -> bool:
+        """Whether the user wrote forward rules, which tangents follow then."""
+        if self.root:
+            return self.root._has_forward_rules
+        at, smooth = _smooth(self.primals), _smooth(self.outputs)
+        if not (self._is_by_rules() and at and smooth):
+            return False
+        of_smooth = lambda args: self._partial(args, at, smooth)
+        return has_forward_rules(of_smooth, self.primals, at, self.name)
+
+    def _check_rules(self, wanted: Positions, given: Positions) -> None:
+        if self._is_by_rules() and wanted and given:
+            cotangents = tuple(self.outputs[i] for i in given)
+            of_wanted = lambda args: self._partial(args, wanted, given)
+            check_rules(of_wanted, self.primals, wanted, cotangents, self.name)
 
     def vmap(self, axes: Axes, size: int) -> Op:
         """The function mapped over `axes` of its arguments."""
@@ -189,6 +220,8 @@ class Function:
         self._check_gradient(wanted)
         if self._is_by_rules() and self.vjp(wanted, given).outline is None:
             return None  # the rules of the user would look at cotangents that are not known yet
+        if self._is_by_rules() and self.settings.seed is not None:
+            return None  # they may draw, as they do where a gradient is computed anew
         saving = Saving(
             fun=self._unpeeled(self.fun),
             looked=self._looked,
@@ -234,8 +267,10 @@ class Function:
     def _derived(
         self, rule: str, fun: Fun, primals: Specs, outputs: Specs, run: Fun | None = None
     ) -> "Function":
-        known = self.outline and _outline(fun, f"{self.name}.{rule}", primals)
-        if known and known.draws and not self.settings.seeded:
+        if rule != "vmap" and self.settings.seed is not None and self._is_by_rules():
+            fun = seeded_rules(fun, self.settings.seed)
+        known = self.outline and safe_outline(fun, f"{self.name}.{rule}", primals)
+        if known and known.draws and self.settings.seed is None:
             raise NoRuleError(
                 f"a rule of a custom function in {self.name} draws random numbers, which would "
                 "follow from nothing. Draw them in the function."
@@ -251,6 +286,7 @@ class Function:
             gradient=rule == "vjp" and not ruled,
             ruled=ruled,
             run=run,
+            root=self.root or self,
         )
 
 
@@ -262,32 +298,5 @@ def _with_elements(specs: Specs, positions: Positions) -> Positions:
     return tuple([i for i in positions if 0 not in specs[i].shape])
 
 
-def function(fun: Fun, name: str, primals: Specs, settings: Settings) -> Function:
-    """`fun` with its rules, looked at now."""
-    captures = functools.partial(check_captured, fun, primals, name)
-    captures()
-    known = _outline(fun, name, primals)
-    if known:
-        outputs, draws = known.outputs, known.draws
-    else:
-        fun = remembered(fun)
-        outputs, draws = outputs_of(fun, primals, name)
-    draws = draws and not settings.seeded
-    return Function(name, primals, settings, fun, outputs, known, draws=draws, captures=captures)
-
-
-def _outline(fun: Fun, name: str, primals: Specs) -> Outline | None:
-    found = outline(fun, primals, name)
-    if found:
-        check_sizes(fun, primals, found, name)
-    return found
-
-
-def native(fn: Callable[..., Any], seed: int | None) -> Fun:
-    """`fn` with arrays as results, drawing random numbers from the argument `seed`."""
-
-    def fun(*xs: mx.array) -> list[mx.array]:
-        found = run_on(fn, [x[...] for x in xs])  # objects that it may write to in place
-        return [y if isinstance(y, mx.array) else ARRAYS.made(y) for y in found]
-
-    return fun if seed is None else seeded(fun, seed)
+def _smooth(specs: Specs) -> Positions:
+    return tuple([i for i, spec in enumerate(specs) if spec.differentiable])

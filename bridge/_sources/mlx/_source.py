@@ -1,5 +1,6 @@
 """What MLX shows to bridge as a source of functions."""
 
+import functools
 import sys
 from collections.abc import Callable, Hashable, Sequence
 from typing import Any
@@ -8,8 +9,13 @@ import mlx.core as mx
 
 from bridge._errors import ArgumentError, DeviceError, OptionError
 from bridge._op import Op, Specs
+from bridge._sources.mlx._changes import check_captured
+from bridge._sources.mlx._eager import outputs_of, remembered
 from bridge._sources.mlx._module import taken_apart
-from bridge._sources.mlx._rules import Settings, function, native
+from bridge._sources.mlx._native import Settings, native
+from bridge._sources.mlx._random import Fun
+from bridge._sources.mlx._rules import Function
+from bridge._sources.mlx._wrong import safe_outline
 
 
 class MlxSource:
@@ -74,8 +80,8 @@ class MlxSource:
                     f"{label} is a Python number, which reaches a function of MLX as it is. Name "
                     "it static, or pass an array."
                 )
-        settings = Settings(compile, residuals, seed is not None)
-        return function(native(fn, seed), name, primals, settings).op()
+        settings = Settings(compile, residuals, seed)
+        return _function(native(fn, seed), name, primals, settings).op()
 
     def shapes(
         self,
@@ -86,6 +92,20 @@ class MlxSource:
     ) -> list[tuple[int | str, ...]] | None:
         """`None`: graphs are for shapes that are known."""
         del fn, primals, names
+
+
+def _function(fun: Fun, name: str, primals: Specs, settings: Settings) -> Function:
+    """`fun` with its rules, looked at now."""
+    captures = functools.partial(check_captured, fun, primals, name)
+    captures()
+    known = safe_outline(fun, name, primals)
+    if known:
+        outputs, draws = known.outputs, known.draws
+    else:
+        fun = remembered(fun)
+        outputs, draws = outputs_of(fun, primals, name)
+    draws = draws and settings.seed is None
+    return Function(name, primals, settings, fun, outputs, known, draws=draws, captures=captures)
 
 
 FACE = MlxSource()

@@ -25,7 +25,7 @@ from bridge._op import Positions, Specs
 from bridge._sources.mlx._complex import is_complex
 from bridge._sources.mlx._drawing import Step, moved
 from bridge._sources.mlx._exported import steps, steps_of_batch
-from bridge._sources.mlx._outline import Outline
+from bridge._sources.mlx._outline import Outline, outline
 from bridge._sources.mlx._random import Fun
 
 # As a drawing and an export call them; and what can be written instead.
@@ -156,3 +156,11 @@ def check_sizes(fun: Fun, primals: Specs, known: Outline, name: str) -> None:
             f"{name} cannot be had: MLX ends the process over indices into an array without "
             "elements. Leave the indexing out where an axis has size 0."
         )
+
+
+def safe_outline(fun: Fun, name: str, primals: Specs) -> Outline | None:
+    """The outline of `fun`; raises where MLX would end the process: NOTE [empty arrays]."""
+    known = outline(fun, primals, name)
+    if known:
+        check_sizes(fun, primals, known, name)
+    return known
