@@ -295,7 +295,22 @@ class TargetFace(Protocol):
         ...
 
     def check_gradients(
-        self, fn: Callable[..., Arrays], xs: Sequence[Any], *, order: int, **how: Any
+        self,
+        fn: Callable[..., Arrays],
+        xs: Sequence[Any],
+        *,
+        order: int,
+        modes: Sequence[str],
+        **how: Any,
     ) -> None:
-        """Raise unless the derivatives of `fn`, of flat arrays, agree with finite differences."""
+        """Raise unless the derivatives of `fn`, of flat arrays, agree with finite differences.
+
+        `NotImplementedError` if it has no rule for one of `modes`, `"fwd"` and `"rev"`.
+        """
+        ...
+
+    def pullback(
+        self, fn: Callable[..., Arrays], xs: Sequence[Any]
+    ) -> tuple[Arrays, Callable[[Sequence[Any]], Sequence[Any]]]:
+        """The results of `fn`, and the function from their cotangents to the gradients."""
         ...

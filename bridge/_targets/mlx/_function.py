@@ -11,7 +11,7 @@ from bridge._errors import ArgumentError
 from bridge._op import Arrays, Op
 from bridge._protocols import Runner
 from bridge._targets.mlx._call import call
-from bridge._targets.mlx._differences import check_gradients
+from bridge._targets.mlx._differences import check_gradients, pullback
 
 
 class MlxTarget:
@@ -43,6 +43,7 @@ class MlxTarget:
 
     aside = staticmethod(resting)
     check_gradients = staticmethod(check_gradients)
+    pullback = staticmethod(pullback)
 
 
 FACE = MlxTarget()

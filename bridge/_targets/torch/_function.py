@@ -11,6 +11,7 @@ first call was. Only where nobody can ask for that is the split taken.
 """
 
 import functools
+import warnings
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
@@ -60,13 +61,38 @@ class TorchTarget:
     stage = staticmethod(stage)
 
     def check_gradients(
-        self, fn: Callable[..., Arrays], xs: Sequence[torch.Tensor], *, order: int, **how: Any
+        self,
+        fn: Callable[..., Arrays],
+        xs: Sequence[torch.Tensor],
+        *,
+        order: int,
+        modes: Sequence[str],
+        **how: Any,
     ) -> None:
         """Raise `GradcheckError` unless the derivatives of `fn` agree with finite differences."""
         primals = [x.detach().requires_grad_() for x in xs]
-        torch.autograd.gradcheck(fn, primals, check_forward_ad=True, **how)
-        if order > 1:
-            torch.autograd.gradgradcheck(fn, primals, **how)
+        reverse = "rev" in modes
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Input #.* not a double precision")
+            torch.autograd.gradcheck(
+                fn, primals, check_forward_ad="fwd" in modes, check_backward_ad=reverse, **how
+            )
+            if order > 1 and reverse:
+                torch.autograd.gradgradcheck(fn, primals, **how)
+
+    def pullback(
+        self, fn: Callable[..., Arrays], xs: Sequence[torch.Tensor]
+    ) -> tuple[Arrays, Callable[[Sequence[Any]], Sequence[Any]]]:
+        """The results, and what `torch.autograd.grad` makes of their cotangents."""
+        primals = [x.detach().requires_grad_() for x in xs]
+        outputs = fn(*primals)
+
+        def pull(cotangents: Sequence[Any]) -> Sequence[torch.Tensor]:
+            return torch.autograd.grad(
+                outputs, primals, cotangents, retain_graph=True, materialize_grads=True
+            )
+
+        return tuple(y.detach() for y in outputs), pull
 
 
 def _call(op: Op, run: Run, *xs: Any) -> Arrays:
