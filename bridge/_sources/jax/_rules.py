@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -13,6 +13,7 @@ from bridge._sources.jax._ambient import Ambient
 from bridge._sources.jax._border import copied, guarded, outside
 from bridge._sources.jax._choice import split
 from bridge._sources.jax._derivative import Derivative
+from bridge._sources.jax._forward import push
 from bridge._sources.jax._trace import Program, compiled, found_out, trace
 from bridge._spec import ArraySpec
 from bridge._tree import spread
@@ -107,14 +108,14 @@ class Function:
         """The tangents of the differentiable outputs; only the primals at `given` move."""
         count = len(self.primals)
 
-        def tangents(*args: Any) -> list[Any]:
+        def tangents(*args: Any) -> Sequence[Any]:
             xs, directions = args[:count], args[count:]
 
             def of_given(*free: Any) -> list[Any]:
                 outputs = self.fun(*spread(free, given, xs))
                 return [y for y in outputs if ARRAYS.spec(y).differentiable]
 
-            return jax.jvp(of_given, tuple(xs[i] for i in given), tuple(directions))[1]
+            return push(of_given, [xs[i] for i in given], directions, self.name)
 
         moving = tuple(self.primals[i] for i in given)
         known = lambda: tuple(spec for spec in self._expected if spec.differentiable)
