@@ -137,3 +137,90 @@ def test_dual_numbers_of_torch():
         dual = torch.autograd.forward_ad.make_dual(torch.tensor(X), torch.tensor(T))
         tangent = torch.autograd.forward_ad.unpack_dual(crossed(dual)).tangent
     np.testing.assert_allclose(tangent.numpy(), 3 * np.cos(X) * T, rtol=1e-5)
+
+
+def called_back(fn, x):
+    result = jax.ShapeDtypeStruct(x.shape, x.dtype)
+    return jax.pure_callback(lambda x: fn(x).astype(x.dtype), result, x, vmap_method="sequential")
+
+
+cosine_of_host = with_vjp(jnp.sin, lambda x, g: g * called_back(np.cos, x))
+
+
+@pytest.mark.parametrize("residuals", ["auto", "save", "recompute"])
+@pytest.mark.parametrize("reduce", [False, True])
+def test_a_gradient_by_a_callback_has_no_second_one(residuals, reduce):
+    torch = pytest.importorskip("torch")
+    fn = (lambda x: cosine_of_host(x).sum()) if reduce else cosine_of_host
+    crossed = wrapper("jax", "torch")(fn, residuals=residuals)
+    x = torch.tensor(X, requires_grad=True)
+    for way in (torch.func.grad(lambda x: crossed(x).sum()), None):
+        if way is None:
+            (gradient,) = torch.autograd.grad(crossed(x).sum(), x, create_graph=True)
+        else:
+            gradient = way(torch.tensor(X))
+        np.testing.assert_allclose(gradient.detach().numpy(), np.cos(X), rtol=1e-6)
+    with pytest.raises(ValueError, match="Pure callbacks do not support JVP"):
+        torch.autograd.grad(gradient.sum(), x)
+
+
+def refusing(x, y):
+    """`x * y`, with a rule that refuses to be differentiated by `y`."""
+    custom = jax.custom_vjp(lambda x, y: x * y)
+
+    def fwd(x, y):
+        if y.perturbed:
+            raise ZeroDivisionError("not by y")
+        return x.value * y.value, y.value
+
+    custom.defvjp(fwd, lambda y, g: (g * y, None), symbolic_zeros=True)
+    return custom(x, y)
+
+
+def without_rule(x, y):
+    return x * called_back(np.cos, y)
+
+
+def equinox_refusing(x, y):
+    import equinox
+
+    return x * jnp.cos(equinox.internal.nondifferentiable(y))
+
+
+def linear_called(x, y):
+    forward, transpose = (lambda y, x: x * jnp.cos(y)), (lambda y, g: g * jnp.cos(y))
+    return jax.custom_derivatives.linear_call(forward, transpose, jax.lax.stop_gradient(y), x)
+
+
+ONE_SIDED = {
+    "symbolic_zeros": (refusing, lambda x, y: y),
+    "callback": (without_rule, lambda x, y: np.cos(y)),
+    "linear_call": (linear_called, lambda x, y: np.cos(y)),
+    "equinox": (equinox_refusing, lambda x, y: np.cos(y)),
+}
+
+
+@pytest.mark.parametrize("name", ONE_SIDED)
+@pytest.mark.parametrize("residuals", ["auto", "save", "recompute"])
+def test_only_what_is_wanted_is_differentiated(target, name, residuals):
+    if name == "equinox":
+        pytest.importorskip("equinox.internal")
+    fn, slope = ONE_SIDED[name]
+    crossed = wrapper("jax", target.name)(fn, residuals=residuals)
+    x, y = target.array(X), target.array(T)
+    for _ in range(2):
+        gradient = target.grad(lambda x: crossed(x, y).sum())(x)
+        np.testing.assert_allclose(target.numpy(gradient), slope(X, T), rtol=1e-5)
+        values = target.numpy(crossed(x, y))
+        np.testing.assert_allclose(values, X * slope(X, T), rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("name", "error"),
+    [("symbolic_zeros", "not by y"), ("callback", "Pure callbacks"), ("equinox", "ifferentia")],
+)
+def test_what_a_rule_refuses_raises_its_own_error(target, name, error):
+    crossed = wrapper("jax", target.name)(ONE_SIDED[name][0])
+    x, y = target.array(X), target.array(T)
+    with pytest.raises(Exception, match=error):
+        target.numpy(target.grad(lambda y: crossed(x, y).sum())(y))

@@ -1,4 +1,12 @@
-"""The vjp, jvp and batched form of a function of JAX, each again such a function."""
+"""The vjp, jvp and batched form of a function of JAX, each again such a function.
+
+NOTE [halves that cannot be had]
+Halves are made before a derivative is asked for, and for all that may be: all arguments of a call
+in MLX, all results, and in torch the derivative of a gradient that is taken with create_graph=True.
+A rule may refuse one of them, with any exception, as `symbolic_zeros` lets it, and callbacks have
+none. Then nothing is kept, and what is asked for in truth is derived from the arguments, where a
+rule that refuses that raises again.
+"""
 
 import dataclasses
 import functools
@@ -134,7 +142,10 @@ class Function:
             return None
         mode = self.settings.mode
         of = Derivative(self.program, self.name, self.primals, mode, wanted, given)
-        return split(of, self.settings.residuals)
+        try:
+            return split(of, self.settings.residuals)
+        except Exception:  # noqa: BLE001, NOTE [halves that cannot be had]
+            return None
 
     def _derived(
         self, rule: str, fun: Callable[..., Any], primals: Specs, known: Callable[[], Specs]
