@@ -1,6 +1,6 @@
 """Arrays of MLX."""
 
-from bridge._arrays.mlx._face import FACE as FACE
+from bridge._arrays.mlx._face import FACE as FACE, constants as constants
 from bridge._arrays.mlx._graph import (
     TracerError as TracerError,
     begin as begin,

@@ -52,6 +52,14 @@ def untouched() -> Generator[None]:
         _set(before)
 
 
+@contextlib.contextmanager
+def replayed(key: mx.array) -> Generator[None]:
+    """What is drawn in here follows from `key`, a state of earlier."""
+    with untouched():
+        _set(key)
+        yield
+
+
 def has_drawn(run: Callable[[], Any]) -> tuple[Any, bool]:
     """The result of `run`, and whether it drew from the key of the thread."""
     before = state()
