@@ -17,13 +17,13 @@ from bridge._sources.torch._internals import (
     Blocks,
     Watch,
     accumulates,
+    capturing,
     export,
     fake_tensors,
     graphs_have_a_loss_wrong,
     is_unknown,
     needs_values,
     storage,
-    uncompiled,
 )
 from bridge._sources.torch._program import Program, Settings
 from bridge._sources.torch._sparse import Dense, SparseError
@@ -158,7 +158,7 @@ def _smooth(x: torch.Tensor) -> bool:
 @contextlib.contextmanager
 def _capture(name: str, dtype: torch.dtype) -> Generator[None]:
     try:
-        with ALONE, fresh(dtype), uncompiled():
+        with ALONE, fresh(dtype), capturing():
             yield
     except SparseError as error:
         raise NoValuesError(str(error)) from None
@@ -167,6 +167,11 @@ def _capture(name: str, dtype: torch.dtype) -> Generator[None]:
             raise _changes(name, "a tensor") from error
         if accumulates(error):
             raise NoRuleError(ACCUMULATES) from error
+        if "entirely functional graph" in str(error):
+            raise NoValuesError(
+                f"{name} cannot be captured as a graph, since it changes in place what it has "
+                "computed from tensors that it captures alone. Pass them as arguments."
+            ) from error
         if is_unknown(error):
             raise NoValuesError(
                 f"{name} cannot be captured as a graph, since torch cannot tell the shapes of the "

@@ -3,6 +3,7 @@
 
 import contextlib
 import functools
+import logging
 import sys
 from collections.abc import Callable, Generator, Sequence
 from typing import Any
@@ -225,12 +226,41 @@ def returns_view(target: Any) -> bool:
     return schema is not None and any(result.alias_info for result in schema.returns)
 
 
-def uncompiled() -> contextlib.AbstractContextManager[Any]:
-    """Code that `torch.compile` made runs as it was written: a graph cannot look into it."""
-    dynamo = sys.modules.get("torch._dynamo")  # the import of which would take seconds
-    if dynamo is None:
-        return contextlib.nullcontext()
-    return dynamo.config.patch(error_on_nested_fx_trace=False)
+@contextlib.contextmanager
+def capturing() -> Generator[None]:
+    """The settings of torch for what becomes a graph; they are shared by all threads.
+
+    Code that `torch.compile` made runs as it was written: a graph cannot look into it. Operators of
+    libraries for one kind of processor are not used: torch does not know how large their workspace
+    is, and nobody else knows them. Errors are raised, not logged as well. And
+    `torch.compiler.is_compiling()` is true, by which models avoid to look at values where
+    `torch.compile` and `torch.export` make graphs of them.
+    """
+    with contextlib.ExitStack() as stack:
+        dynamo = sys.modules.get("torch._dynamo")  # the import of which would take seconds
+        if dynamo is not None:
+            stack.enter_context(dynamo.config.patch(error_on_nested_fx_trace=False))
+        for enabled, set_enabled in _BACKENDS:
+            stack.callback(set_enabled, enabled())
+            set_enabled(False)
+        stack.callback(setattr, _FAKE_LOG, "disabled", _FAKE_LOG.disabled)
+        _FAKE_LOG.disabled = True
+        if hasattr(torch.compiler, "_is_compiling_flag"):  # else such models run anew
+            stack.callback(_set_compiling, value=torch.compiler._is_compiling_flag)
+            _set_compiling(value=True)
+        yield
+
+
+def _set_compiling(*, value: bool) -> None:
+    torch.compiler._is_compiling_flag = value
+
+
+_FAKE_LOG = logging.getLogger("torch._subclasses.fake_tensor")
+_BACKENDS = [
+    (getattr(torch._C, f"_get_{name}_enabled"), getattr(torch._C, f"_set_{name}_enabled"))
+    for name in ("mkldnn", "cudnn")
+    if hasattr(torch._C, f"_set_{name}_enabled")
+]
 
 
 @contextlib.contextmanager

@@ -1,0 +1,142 @@
+"""The settings of torch under which functions are captured, and which come back afterwards."""
+
+import numpy as np
+import pytest
+
+from bridge import torch2jax
+
+torch = pytest.importorskip("torch")
+jax = pytest.importorskip("jax")
+jnp = jax.numpy
+nn = torch.nn
+
+X = np.random.default_rng(2).normal(size=(2, 3, 3)).astype("float32")
+
+
+def settings():
+    return (
+        torch.compiler.is_compiling(),
+        torch.backends.mkldnn.enabled,
+        torch.backends.cudnn.enabled,
+        torch.get_default_dtype(),
+        torch.is_grad_enabled(),
+        torch.is_inference_mode_enabled(),
+        len(torch.overrides._get_current_function_mode_stack()),
+        len(torch.utils._python_dispatch._get_current_dispatch_mode_stack()),
+    )
+
+
+@pytest.mark.parametrize("lower", ["ffi", "xla"])
+@pytest.mark.parametrize("kind", [nn.LSTM, nn.GRU, nn.RNN])
+def test_recurrent_layers_equal_native(kind, lower):
+    torch.manual_seed(0)
+    module = kind(3, 2, batch_first=True)
+    there = torch2jax(module, lower=lower)
+    loss = lambda params, x: (there.apply(params, {}, x)[0][0] ** 2).sum()
+    value, gradients = jax.jit(jax.value_and_grad(loss, argnums=(0, 1)))(there.params, X)
+    x = torch.tensor(X, requires_grad=True)
+    native = (module(x)[0] ** 2).sum()
+    native.backward()
+    np.testing.assert_allclose(value, native.detach(), rtol=1e-4)
+    np.testing.assert_allclose(gradients[1], x.grad, rtol=1e-3, atol=1e-5)
+    for name, parameter in module.named_parameters():
+        np.testing.assert_allclose(gradients[0][name], parameter.grad, rtol=1e-3, atol=1e-5)
+
+
+class Masked(nn.Module):
+    """Attention that leaves out a mask without zeros, as models of transformers do."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Linear(3, 3)
+
+    def forward(self, x, mask):
+        if not torch.compiler.is_compiling() and mask.all():
+            mask = None
+        scores = self.layer(x) @ x.transpose(-1, -2)
+        if mask is not None:
+            scores = scores.masked_fill(~mask[:, None], -1e9)
+        return scores.softmax(-1) @ x
+
+
+@pytest.mark.parametrize("lower", ["ffi", "xla"])
+@pytest.mark.parametrize("mask", [np.ones((2, 3), bool), np.arange(6).reshape(2, 3) != 1])
+def test_a_model_that_looks_at_values_unless_it_is_compiled(mask, lower):
+    module = Masked()
+    there = torch2jax(module, capture="require", lower=lower)
+    loss = lambda params: (there.apply(params, {}, X, mask)[0] ** 2).sum()
+    found = jax.grad(loss)(there.params)
+    (module(torch.tensor(X), torch.tensor(mask)) ** 2).sum().backward()
+    for name, parameter in module.named_parameters():
+        np.testing.assert_allclose(found[name], parameter.grad, rtol=1e-3, atol=1e-5)
+
+
+def test_a_padded_encoder():
+    layer = nn.TransformerEncoderLayer(4, 2, 8, batch_first=True)
+    encoder = nn.TransformerEncoder(layer, 1, enable_nested_tensor=True).eval()
+    padded = lambda x, padding: encoder(x, src_key_padding_mask=padding)
+    padding = torch.tensor([[False, False, True]])
+    x = np.random.default_rng(1).normal(size=(1, 3, 4)).astype("float32")
+    expected = padded(torch.tensor(x), padding).detach()
+    found = torch2jax(padded, capture="require")(jnp.asarray(x), padding.numpy())
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
+    with pytest.warns(UserWarning, match="changes in place what it has computed from tensors that"):
+        found = torch2jax(lambda x: padded(x, padding))(jnp.asarray(x))
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, ZeroDivisionError, SystemExit])
+@pytest.mark.parametrize("capture", ["auto", "never"])
+@pytest.mark.parametrize("backward", [False, True])
+def test_settings_come_back_after_an_error(error, capture, backward):
+    class Raising(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, x):
+            if not backward:
+                raise error
+            return 2 * x
+
+        @staticmethod
+        def backward(ctx, cotangent):
+            raise error
+
+    before = settings()
+    there = torch2jax(lambda x: Raising.apply(torch.sin(x)).sum(), capture=capture)
+    expected = (Exception,) if error is ZeroDivisionError else (error, Exception)
+    with pytest.raises(expected):
+        jax.grad(there)(jnp.ones(3))
+    assert settings() == before
+    x = jnp.array([1.0, 2.0])
+    np.testing.assert_allclose(jax.grad(torch2jax(lambda x: (x**3).sum()))(x), 3 * x**2)
+
+
+def test_errors_of_a_capture_are_raised_and_not_logged(capfd):
+    with pytest.raises(RuntimeError, match="same reduction dim"):
+        torch2jax(lambda x: x @ x)(jnp.zeros((2, 3)))
+    assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize("model", ["GPT2", "Llama"])
+def test_a_language_model_of_transformers(model):
+    transformers = pytest.importorskip("transformers")
+    common = {"vocab_size": 20, "use_cache": False, "return_dict": False}
+    config = getattr(transformers, f"{model}Config")
+    sizes = {
+        "GPT2": {"n_embd": 8, "n_layer": 1, "n_head": 2},
+        "Llama": {
+            "hidden_size": 8,
+            "intermediate_size": 8,
+            "num_hidden_layers": 1,
+            "num_attention_heads": 2,
+        },
+    }
+    module = getattr(transformers, f"{model}Model")(config(**common, **sizes[model])).eval()
+    there = torch2jax(module, capture="require")
+    tokens, mask = np.array([[1, 5, 7]]), np.array([[0, 1, 1]])
+    how = {"input_ids": jnp.asarray(tokens), "attention_mask": jnp.asarray(mask)}
+    loss = lambda params: (there.apply(params, there.buffers, **how)[0][0] ** 2).sum()
+    found = jax.grad(loss)(there.params)
+    output = module(input_ids=torch.tensor(tokens), attention_mask=torch.tensor(mask))[0]
+    (output**2).sum().backward()
+    for name, parameter in module.named_parameters():
+        np.testing.assert_allclose(found[name], parameter.grad, rtol=1e-2, atol=1e-4)
