@@ -11,6 +11,7 @@ from bridge._arrays.torch import FACE as ARRAYS
 from bridge._errors import ArgumentError, NoRuleError, NoValuesError
 from bridge._op import Positions, Specs
 from bridge._sources.torch._ambient import fresh
+from bridge._sources.torch._applied import intercepted
 from bridge._sources.torch._code import attribute
 from bridge._sources.torch._graph import apart, results, tidy
 from bridge._sources.torch._internals import (
@@ -73,7 +74,8 @@ def trace(
     blocks = Blocks()
 
     def outputs(*xs: torch.Tensor, training: bool) -> tuple[torch.Tensor, ...]:
-        with torch.enable_grad(), Watch(_refuse(name)), blocks, Dense(name):
+        watch = Watch(_refuse(name))
+        with torch.enable_grad(), watch, blocks, Dense(name), intercepted(blocks.apply):
             free = [x.detach().requires_grad_(training and _smooth(x)) for x in xs]
             return tuple(dense(y.detach()) for y in fun(*free))
 

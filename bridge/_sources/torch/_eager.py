@@ -20,6 +20,7 @@ from bridge._arrays.torch import FACE as ARRAYS
 from bridge._errors import NoRuleError
 from bridge._op import Specs
 from bridge._sources.torch._ambient import fresh, seeded
+from bridge._sources.torch._applied import intercepted
 from bridge._sources.torch._capture import Fun, dense
 from bridge._sources.torch._internals import Blocks
 from bridge._sources.torch._program import Settings
@@ -85,7 +86,7 @@ def outline(fun: Fun, primals: Specs, *, settings: Settings) -> tuple[Specs, boo
     """Specs of the outputs, whether random numbers were drawn, and what was done to gradients."""
     before = torch.get_rng_state()
     blocks = Blocks()
-    with fresh(settings.dtype), blocks:
+    with fresh(settings.dtype), blocks, intercepted(blocks.apply):
         outputs = [dense(y.detach()) for y in fun(*made_up(primals))]
     drawn = not torch.equal(before, torch.get_rng_state())
     torch.set_rng_state(before)

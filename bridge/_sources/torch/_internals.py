@@ -9,6 +9,7 @@ from collections.abc import Callable, Generator, Sequence
 from typing import Any
 
 import torch
+import torch.utils._python_dispatch as dispatch
 
 # Graphs of forward and backward at once, and tensors without values to make them from: without
 # these names nothing can be captured, and importing a function of torch fails here.
@@ -26,7 +27,6 @@ from torch._subclasses.functional_tensor import FunctionalTensor
 from torch.multiprocessing.reductions import StorageWeakRef
 from torch.nn.utils import parametrize
 from torch.overrides import TorchFunctionMode
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from bridge._spec import ArraySpec
 
@@ -60,6 +60,11 @@ def is_unknown(error: BaseException) -> bool:
 def needs_values(error: BaseException) -> bool:
     """Whether `error` says that a function looked for values while it was captured."""
     return isinstance(error, VALUELESS) or any(text in str(error) for text in _VALUELESS_TEXTS)
+
+
+def is_about_style(error: BaseException) -> bool:
+    """Whether `error` says no more than that torch.func refuses what was written before torch 2."""
+    return "it must override the setup_context staticmethod" in str(error)
 
 
 def fake_tensors(specs: Sequence[ArraySpec]) -> list[torch.Tensor]:
@@ -113,7 +118,7 @@ _is_wrapped: Callable[[Any], bool] = getattr(
 )
 
 
-class Watch(TorchDispatchMode):
+class Watch(dispatch.TorchDispatchMode):
     """Calls `refuse` with a tensor that is about to be changed without being an argument."""
 
     def __init__(self, refuse: Callable[[torch.Tensor], None]) -> None:
@@ -132,7 +137,7 @@ class Watch(TorchDispatchMode):
         return func(*args, **kwargs)
 
 
-class Look(TorchDispatchMode):
+class Look(dispatch.TorchDispatchMode):
     """Calls `look` with each tensor an operator takes, and whether it is about to be changed."""
 
     def __init__(self, look: Callable[..., None]) -> None:
@@ -169,6 +174,8 @@ def is_hooked_after(x: torch.Tensor) -> bool:
     return bool(getattr(x, "_post_accumulate_grad_hooks", None))
 
 
+# What torch.no_grad calls; without the name it goes unnoticed.
+set_grad_enabled: Any = getattr(torch._C, "_set_grad_enabled", None)
 _REQUIRES_GRAD: Any = torch.Tensor.requires_grad.__get__  # pyright: ignore[reportAttributeAccessIssue]
 
 
@@ -180,18 +187,30 @@ class Blocks(TorchFunctionMode):
         asked: Whether it asked a tensor for them, which is another answer in torch.func.vmap.
         hooked: Whether they are changed on the way, by hooks, which `torch.func.vmap` ignores.
         wrong: What it calls that a graph may compute wrongly: graphs_have_a_loss_wrong.
+        differentiates: Whether it takes gradients itself.
+        functions: The classes of autograd.Functions that it calls.
     """
 
     unrecorded = False
     asked = False
     hooked = False
     wrong: str | None = None
+    differentiates = False
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.functions: set[type] = set()
+
+    def apply(self, cls: type, args: Any, apply: Callable[..., Any]) -> Any:
+        """The results of an autograd.Function, looked at."""
+        self.functions.add(cls)
+        return apply(*args)
 
     def __torch_function__(
         self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Any = None
     ) -> Any:
         """`func`, looked at."""
-        if func is torch._C._set_grad_enabled and not args[0]:
+        if func is set_grad_enabled and not args[0]:
             self.unrecorded = True
         if func is torch.Tensor.register_hook:
             self.hooked = True
@@ -201,7 +220,15 @@ class Blocks(TorchFunctionMode):
             self.wrong = func.__name__
         if func == _REQUIRES_GRAD:
             self.asked = True
+        if func in (torch.autograd.grad, torch.autograd.backward, torch.Tensor.backward):
+            self.differentiates = True
         return func(*args, **(kwargs or {}))
+
+
+# Operators within do not become part of a graph that is being made; without the name they do.
+without_modes: Callable[[], contextlib.AbstractContextManager[Any]] = getattr(
+    dispatch, "_disable_current_modes", contextlib.nullcontext
+)
 
 
 def same_storage(x: Any, y: Any) -> bool:

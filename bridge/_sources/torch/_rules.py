@@ -8,23 +8,24 @@ from typing import Any
 
 from bridge._errors import NoRuleError, NoValuesError
 from bridge._op import Op, Positions, Specs, Split
+from bridge._sources.torch._agreement import (
+    accepts_gradients,
+    accepts_tangents,
+    disagreement,
+    no_rule,
+)
 from bridge._sources.torch._batched import Batched, Looped, batched
 from bridge._sources.torch._capture import Fun, trace
-from bridge._sources.torch._draws import OTHER_DRAWS, same, same_gradients, same_tangents
-from bridge._sources.torch._eager import DISAGREE, anew, held_to, outline, transposed
-from bridge._sources.torch._internals import Blocks
+from bridge._sources.torch._draws import same_gradients
+from bridge._sources.torch._eager import anew, held_to, outline
+from bridge._sources.torch._followed import followed
+from bridge._sources.torch._internals import Blocks, is_about_style
 from bridge._sources.torch._listing import listed
 from bridge._sources.torch._looped import Axes, grown, seeds_differ
 from bridge._sources.torch._program import Program, Settings, executed, written
 from bridge._sources.torch._split import split
-from bridge._sources.torch._styles import (
-    mapped,
-    recorded_jvp,
-    recorded_vjp,
-    transformed_jvp,
-    transformed_vjp,
-    transposed_jvp,
-)
+from bridge._sources.torch._styles import dual_jvp, mapped, recorded_vjp, transformed_vjp
+from bridge._sources.torch._ways import RECORDED, forward, gradients, tangents
 
 
 @dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
@@ -45,6 +46,9 @@ class Function:
         way: How it was derived, if it is a derivative.
         twin: The same by torch.func alone, if it was not derived by that: NOTE [two ways].
         check: What each call is held to beside its specs, if it runs anew.
+        open: The same, its gradients open to a derivative, if it calls an autograd.Function:
+            NOTE [gradients of gradients].
+        whole: The same as the batch of a derivative, if it is the derivative of such a batch.
     """
 
     name: str
@@ -60,6 +64,8 @@ class Function:
     way: Callable[..., Fun] | None = None
     twin: Fun | None = None
     check: Callable[[Any, Any], None] | None = None
+    open: Fun | None = None
+    whole: "Callable[[], Batched] | None" = None
 
     def op(self) -> Op:
         """The function as an Op."""
@@ -93,55 +99,37 @@ class Function:
                 f"{self.name} draws random numbers, runs anew for its derivative, and would draw "
                 "others. Let the function take a seed."
             )
-        ways = [recorded_vjp] if self._plain else [transformed_vjp, recorded_vjp]
+        if self.way and self.whole:
+            return self.whole().vjp(wanted, given)
         primals = (*self.primals, *(self.outputs[i] for i in given))
-        made = [(way(self.fun, len(self.primals), wanted, given), way) for way in ways]
-
-        def draws_alike(found: Function) -> bool:
-            if self.batched and self.blocks.asked:
-                each = self.batched.vjp(wanted, given).program
-                return found.program is not None and same(found.program.run, each.run, primals)
-            split = self.split(wanted, given) if self._seeded else None
-            if split is None:
-                return True
-            seed = self.settings.seed or 0
-            halves = self.op(), found.op(), split
-            return same_gradients(*halves, wanted, given, primals=self.primals, seed=seed)
-
+        accept = lambda found: accepts_gradients(self, found, wanted, given, primals)
         of_batch = lambda whole: whole.vjp(wanted, given)
-        found = self._derived("vjp", made, primals, of_batch, draws_alike)
-        if self.program or not isinstance(found, Function):
+        found = self._derived("vjp", gradients(self, wanted, given), primals, of_batch, accept)
+        if not isinstance(found, Function):
+            return found
+        found = self._opened(found, recorded_vjp, (wanted, given), of_batch)
+        if self.program:
             return found
         twin = transformed_vjp(self.twin or self.fun, len(self.primals), wanted, given)
         return dataclasses.replace(found, twin=twin)
 
     def jvp(self, given: Positions) -> "Function | Batched":
         """The tangents of the differentiable outputs; only the primals at `given` move."""
-        ways = [transformed_jvp, transposed_jvp, recorded_jvp]
-        if not self.program:  # nothing would tell whether a gradient is linear
-            ways = [transformed_jvp]
-        elif self.recorded:
-            ways = [recorded_jvp]
-        elif self.blocks.unrecorded:
-            ways = [transposed_jvp, recorded_jvp]
+        if self.way and self.whole:
+            return self.whole().jvp(given)
         smooth = tuple(i for i, spec in enumerate(self.outputs) if spec.differentiable)
         primals = (*self.primals, *(self.primals[i] for i in given))
-        fun = self.twin or self.fun
-        made = [(way(fun, len(self.primals), given, smooth), way) for way in ways]
-
-        def agrees(found: Function) -> bool:
-            if not self._seeded:
-                return self._transposes(found, given, smooth)
-            both, seed = (self.op(), found.op()), self.settings.seed or 0
-            return same_tangents(*both, given, smooth, primals=self.primals, seed=seed)
-
+        accept = lambda found: accepts_tangents(self, found, given, smooth)
         of_batch = lambda whole: whole.jvp(given)
-        found = self._derived("jvp", made, primals, of_batch, agrees)
-        if not isinstance(found, Function) or found.program:
+        found = self._derived("jvp", tangents(self, given, smooth), primals, of_batch, accept)
+        if not isinstance(found, Function):
             return found
-        gradients = self.vjp(given, smooth).op().call
+        found = self._opened(found, forward(self), (given, smooth), of_batch)
+        if found.program or forward(self) is dual_jvp:
+            return found
         outputs = tuple(self.outputs[i] for i in smooth)
-        check = held_to(gradients, outputs, len(self.primals), self.name)
+        pull = self.vjp(given, smooth).op().call
+        check = held_to(pull, outputs, len(self.primals), self.name)
         return dataclasses.replace(found, check=check)
 
     def vmap(self, axes: Axes, size: int) -> "Function | Batched":
@@ -161,19 +149,23 @@ class Function:
             found = function(fun, f"{self.name}.vmap", primals, self.settings)
         except (RuntimeError, NotImplementedError):
             return whole.checked() if self.program else alone
-        if self._seeded and not whole.draws_alike(found.op()):
+        if self.seeded and not whole.draws_alike(found.op()):
             return whole.checked()
         example = whole if self.program else None
-        return dataclasses.replace(found, batched=example, blocks=self.blocks)
+        found = dataclasses.replace(found, batched=example, blocks=self.blocks)
+        derived = {"way": self.way, "whole": lambda: example or alone} if self.open else {}
+        return dataclasses.replace(found, **derived)
 
     def split(self, wanted: Positions, given: Positions) -> Split | None:
         """The first derivative in two halves; `None` if it looks at values."""
+        if self.way and self.whole:
+            return None
         try:
-            found = split(self.fun, self.name, self.primals, wanted, given, settings=self.settings)
+            found = split(self.base, self.name, self.primals, wanted, given, settings=self.settings)
         except NoValuesError:
             return None
         except RuntimeError as error:
-            raise _no_rule("derivative", self.name, error) from error
+            raise no_rule("derivative", self.name, error) from error
         if self.batched and self.blocks.asked:
             each, how = self.batched.vjp(wanted, given).op(), {"primals": self.primals}
             seed = self.settings.seed
@@ -181,16 +173,34 @@ class Function:
                 return None
         return found
 
-    def _disagrees(self) -> str:
-        return OTHER_DRAWS if self._seeded else DISAGREE
-
     @property
-    def _seeded(self) -> bool:
+    def seeded(self) -> bool:
+        """Whether its random numbers follow from a seed."""
         return self.draws and self.settings.seed is not None and self.program is not None
 
     @property
-    def _plain(self) -> bool:
-        return self.recorded or self.program is None
+    def again(self) -> bool:
+        """Whether what is derived here is the derivative of a derivative."""
+        return self.open is not None and (self.way is not None or self.blocks.differentiates)
+
+    @property
+    def base(self) -> Fun:
+        """What it is derived from."""
+        return self.open if self.open and self.again else self.fun
+
+    def _opened(
+        self,
+        found: "Function",
+        way: Callable[..., Fun],
+        about: tuple[Positions, Positions],
+        of_batch: Callable[[Batched], Batched],
+    ) -> "Function":
+        """`found`, derived in some way from this, with what derivatives of it are taken of."""
+        opened = self.open and way(self.open, len(self.primals), *about)
+        whole = self.whole
+        return dataclasses.replace(
+            found, open=opened, whole=(lambda: of_batch(whole())) if whole else None
+        )
 
     def _derived(
         self,
@@ -206,55 +216,27 @@ class Function:
             try:
                 found = function(fun, f"{self.name}.{rule}", primals, self.settings)
             except RuntimeError as error:
-                refused = refused or error
+                refused = error if refused is None or is_about_style(refused) else refused
             else:
                 found = dataclasses.replace(found, way=way, blocks=self.blocks)
                 if not accept(found):
-                    refused = NoRuleError(self._disagrees())
+                    refused = disagreement(self)
                     continue
-                recorded = found.recorded or way in (recorded_vjp, recorded_jvp)
+                recorded = found.recorded or way in RECORDED
                 return dataclasses.replace(found, recorded=recorded)
         if self.batched:
             return of_batch(self.batched)
-        raise _no_rule(rule, self.name, refused) from refused
-
-    def _transposes(self, tangents: "Function", given: Positions, smooth: Positions) -> bool:
-        """Whether these are the tangents that go with the gradients; raises if none can be."""
-        if tangents.way is not transformed_jvp:
-            self._check_linear(tangents, smooth)
-        gradients = self.vjp(given, smooth)
-        moving = tuple(self.primals[i] for i in given)
-        cotangents = tuple(self.outputs[i] for i in smooth)
-        both = tangents.op().call, gradients.op().call
-        return transposed(*both, self.primals, moving, cotangents)
-
-    def _check_linear(self, tangents: "Function", smooth: Positions) -> None:
-        """Raise unless there are tangents: NOTE [tangents from gradients]."""
-        primals = (*tangents.primals, *(self.outputs[i] for i in smooth))
-        count = len(tangents.primals)
-        try:
-            program = trace(tangents.fun, primals, name=tangents.name, settings=self.settings)
-        except NoValuesError as error:
-            raise _no_rule("jvp", self.name, NoRuleError(DISAGREE)) from error
-        if any(max(positions, default=0) >= count for positions in program.reach()):
-            raise NoRuleError(
-                f"{self.name} has no tangents: torch has no forward formula for it, and an "
-                "autograd.Function or a custom operator in it has a gradient that is not linear "
-                "in the cotangent, as where gradients are clipped. Give that a jvp, or use "
-                "reverse mode."
-            )
-
-
-def _no_rule(rule: str, name: str, error: Exception | None) -> NoRuleError:
-    return NoRuleError(f"torch has no {rule} of {name}: {error}")
+        raise no_rule(rule, self.name, refused) from refused
 
 
 def native(fun: Fun, name: str, primals: Specs, settings: Settings) -> Function:
     """The user's function with its rules."""
     try:  # as in training, lest it does something else there
-        return function(fun, name, primals, settings, training=True)
+        found = function(fun, name, primals, settings, training=True)
     except RuntimeError:  # some operators take no gradients, such as those of batch statistics
-        return function(fun, name, primals, settings)
+        found = function(fun, name, primals, settings)
+    opened = followed(fun, settings) if found.blocks.functions else None
+    return dataclasses.replace(found, open=opened)
 
 
 def function(

@@ -18,6 +18,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
+from torch.autograd import forward_ad
 
 from bridge._errors import NoRuleError
 from bridge._op import Positions
@@ -118,9 +119,28 @@ def recorded_jvp(fun: Fun, count: int, given: Positions, outputs: Positions) -> 
     return tangents
 
 
+def dual_jvp(fun: Fun, count: int, given: Positions, outputs: Positions) -> Fun:
+    """Tangents by `torch.autograd.forward_ad`, which takes the `jvp` of any `autograd.Function`."""
+
+    def tangents(*args: torch.Tensor) -> list[torch.Tensor]:
+        xs, directions = args[:count], args[count:]
+        with torch.enable_grad(), forward_ad.dual_level():
+            pairs = zip(given, directions, strict=True)
+            duals = [forward_ad.make_dual(xs[i], t) for i, t in pairs]
+            found = restricted(fun, xs, given, outputs)(*duals)
+            pairs = zip(found, map(forward_ad.unpack_dual, found), strict=True)
+            return [torch.zeros_like(y) if t is None else t.to(y.dtype) for y, (_, t) in pairs]
+
+    return tangents
+
+
 def _leaf(x: torch.Tensor) -> torch.Tensor:
     """`x` where gradients are to be taken by it; one that is recorded already stays connected."""
-    return x.view_as(x) if x.requires_grad else x.detach().requires_grad_()
+    if x.requires_grad:
+        return x.view_as(x)
+    primal, tangent = forward_ad.unpack_dual(x)
+    leaf = primal.detach().requires_grad_()
+    return leaf if tangent is None else forward_ad.make_dual(leaf, tangent)
 
 
 def _pulled(
