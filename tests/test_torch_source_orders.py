@@ -336,7 +336,7 @@ def test_tangents_that_torch_ignores_are_refused_where_gradients_look_at_values(
     x, one = torch.tensor([2.0, 3.0, 5.0], dtype=DOUBLE), torch.ones((), dtype=DOUBLE)
     f = op(product, x, capture="auto")
     assert torch.func.jvp(product, (x,), (x,))[1] == 0
-    with pytest.raises(NoRuleError, match="torch has no jvp of f: a gradient in it looks at values"):
+    with pytest.raises(NoRuleError, match="no jvp of f: a gradient in it looks at values"):
         f.derive("jvp", (0,))
     gradient = f.derive("vjp", (0,), (0,))
     close(gradient.call(x, one), [torch.tensor([3.0, 2.0, 1.0], dtype=DOUBLE)])
