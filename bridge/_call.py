@@ -52,6 +52,8 @@ class BridgedFunction:
         self._target = _registry.target(self._away)
         self._ambient = self._source.ambient
         self._source.check(**options)
+        if device is not None:
+            self._source.check_device(device)
         self._device, self._options = device, options
         self._static = static
         self._parameters = _arguments.parameters(fn, *static)
@@ -225,6 +227,8 @@ class BridgedFunction:
             if kind.spec is None:
                 _arguments.check_static(leaf, self._away)
             spec = kind.spec and kind.spec(leaf)  # refuses what has no signature
+            if spec and kind.owner == self._away:
+                _registry.home(self._home).check_dtype(spec.dtype)
             described = Leaf(label, kind.signature(leaf), spec, kind)
         except (ArgumentError, NoValuesError) as error:
             raise type(error)(f"argument {label} of {self._name}: {error}") from None
@@ -257,7 +261,7 @@ class BridgedFunction:
         about = [leaf.spec or value for leaf, value in zip(described, fixed, strict=True)]
         ambient = str(self._source.ambient())
         origin = functools.partial(_portable.origin, weakref.ref(self), ambient, structure, about)
-        dynamic = [(i, x.kind.prepare) for i, x in enumerate(described) if x.spec is not None]
+        dynamic = [(i, x.prepare(self._name)) for i, x in enumerate(described) if x.spec]
         return Plan(
             op=op,
             runner=runner,

@@ -38,6 +38,21 @@ class Leaf:
     spec: ArraySpec | None
     kind: _arguments.Kind
 
+    def prepare(self, name: str) -> Callable[[Any], Any] | None:
+        """What is applied to arguments of the function `name`, whose errors name the argument."""
+        prepare = self.kind.prepare
+        if prepare is None:
+            return None
+
+        def prepared(x: Any) -> Any:
+            try:
+                return prepare(x)
+            except (ArgumentError, NoValuesError) as error:
+                what = f"argument {self.label} of {name} cannot cross: {error}"
+                raise type(error)(what) from None
+
+        return prepared
+
 
 class Flat:
     """The user's function on the arrays among its leaves; notes the structure of its results."""
@@ -108,11 +123,9 @@ class Flat:
             spec = owner.spec(output)
         except ArgumentError as error:
             raise ArgumentError(f"{where} cannot cross: {error}") from None
-        if not _registry.away(self._crossing.away).holds(spec.dtype):
-            raise ArgumentError(
-                f"{where} is {spec}, which {self._crossing.away} has no counterpart of. Convert it "
-                "in the function: a number to another dtype, a PRNG key to its data."
-            )
+        caller = _registry.away(self._crossing.away)
+        if not caller.holds(spec.dtype):
+            raise ArgumentError(f"{where} is {spec}, {caller.lacking(spec.dtype)}")
         self._signatures[type(output)] = owner.signature
 
 

@@ -28,6 +28,11 @@ class Runner(Protocol):
         ...
 
     @property
+    def moves(self) -> bool:
+        """Whether they compute on another device than that of the caller's arrays."""
+        ...
+
+    @property
     def evaluate(self) -> Run:
         """What gives the outputs for arrays of the caller's framework."""
         ...
@@ -62,7 +67,7 @@ class ArrayFace(Protocol):
 
     @property
     def untraced(self) -> Callable[[Any], Any] | None:
-        """Raises for an array whose gradient a call would lose, if `signature` does not."""
+        """An array as it is now; raises if a call would lose its gradient, where `key` does not."""
         ...
 
     def export(self, x: Any, *, dense: bool, copy: bool | None, whole: bool = True) -> Any:
@@ -86,6 +91,10 @@ class HomeFace(ArrayFace, Protocol):
 
     # What Ops are called and their outputs released in, if that is anything.
     working: Callable[[], AbstractContextManager[None]] | None
+
+    def check_dtype(self, dtype: str) -> None:
+        """Raise for arguments of a dtype that is lacking here."""
+        ...
 
     def borrower(self, device: str) -> Callable[[Sequence[Any]], Sequence[Any]]:
         """From buffers to what functions on `device` take, over the same memory."""
@@ -135,6 +144,10 @@ class AwayFace(ArrayFace, Protocol):
         """Whether results of this dtype can be had, if within a range: NOTE [narrowing]."""
         ...
 
+    def lacking(self, dtype: str) -> str:
+        """Why results of this dtype cannot be had, and what to write instead."""
+        ...
+
     def empty(self, specs: Specs) -> Arrays:
         """Arrays of these shapes and dtypes that have no values."""
         ...
@@ -148,6 +161,10 @@ class SourceFace(Protocol):
 
     def check(self, **options: Any) -> None:
         """Raise if an option of a wrapped function has a value it does not take."""
+        ...
+
+    def check_device(self, device: str) -> None:
+        """Raise for what is no device that functions can be told to compute on."""
         ...
 
     def is_module(self, fn: Any) -> bool:

@@ -1,6 +1,7 @@
 """What is known of an array without looking at its values."""
 
 import dataclasses
+import re
 from collections.abc import Sequence
 
 from bridge._errors import ArgumentError, RangeError
@@ -40,6 +41,16 @@ class ArraySpec:
 
     def __str__(self) -> str:
         return f"{self.dtype}[{','.join(map(str, self.shape))}]"
+
+
+def is_device(name: object) -> bool:
+    """Whether it is the name of the host, or of a CUDA device."""
+    return isinstance(name, str) and re.fullmatch(r"cpu|cuda(:\d+)?", name) is not None
+
+
+def instead(dtype: str) -> str:
+    """What an array of a dtype that others lack can be converted to."""
+    return "its data, since it is a key for random numbers" if "key<" in dtype else "another dtype"
 
 
 def check_range(least: int, most: int, dtype: str, name: str) -> None:

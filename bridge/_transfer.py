@@ -133,11 +133,13 @@ class Carrier:
         evaluate: The outputs for arrays of the caller's framework.
         evaluate_and_keep: Some of them, and all of them as they are at home.
         at_home: The arrays that Ops take.
+        moves: Whether they compute on another device than that of the caller's arrays.
     """
 
     evaluate: Run
     evaluate_and_keep: RunAndKeep
     at_home: HomeFace
+    moves: bool = False
 
     @property
     def fill(self) -> Fill:
@@ -163,9 +165,10 @@ def carrier(home: str, away: str, *, device: str, computes_on: str) -> Runner:
         outputs = op.call(*borrow(lend(xs)))
         return adopt(release(outputs[:count])), outputs
 
+    moves = computes_on not in (device, device.removesuffix(":0"))
     working = at_home.working
     if working is None:
-        return Carrier(run, run_and_keep, at_home)
+        return Carrier(run, run_and_keep, at_home, moves)
 
     def work(op: Op, xs: Sequence[Any]) -> Arrays:
         with working():
@@ -175,4 +178,4 @@ def carrier(home: str, away: str, *, device: str, computes_on: str) -> Runner:
         with working():
             return run_and_keep(op, xs, count)
 
-    return Carrier(work, work_and_keep, at_home)
+    return Carrier(work, work_and_keep, at_home, moves)

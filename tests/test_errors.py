@@ -335,8 +335,8 @@ def test_cuda_tensor_where_jax_has_no_gpu(jax, torch, cuda_tensor):
 
 
 def test_asked_device_that_does_not_exist(jax, torch):
-    with pytest.raises(bridge.DeviceError, match=r"cannot compute on cpu:77"):
-        jax2torch(energy, device="cpu:77")(torch.tensor(X))
+    with pytest.raises(bridge.DeviceError, match=r"cannot compute on cuda:77"):
+        jax2torch(energy, device="cuda:77")(torch.tensor(X))
 
 
 def test_asked_device_that_exists(jax, torch):

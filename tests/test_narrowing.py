@@ -128,7 +128,10 @@ def test_in_64_bit_mode_nothing_is_narrowed():
 
 @pytest.mark.parametrize("dtype", ["float64", "complex128"])
 def test_floats_are_never_narrowed(dtype):
-    with pytest.raises(ArgumentError, match=rf"{dtype}\[2,3\], which jax has no counterpart of"):
+    with pytest.raises(
+        ArgumentError,
+        match=rf"{dtype}\[2,3\], which has no counterpart while JAX is in 32-bit mode",
+    ):
         torch2jax(lambda x: x.to(getattr(torch, dtype)))(X)
 
 

@@ -90,6 +90,11 @@ class JaxArrays:
 
     def seen(self, x: Any) -> ArraySpec:
         """Shape and dtype; the device is the one that JAX compiles for, which a tracer has too."""
+        if jnp.issubdtype(x.dtype, jax.dtypes.extended):
+            raise ArgumentError(
+                f"it is a JAX array of dtype {x.dtype}, which no other framework has. For a PRNG "
+                "key, pass `jax.random.key_data(key)`, or `rng=key` for what the function draws."
+            )
         device = "cuda:0" if jax.default_backend() in ("gpu", "cuda") else "cpu"
         return dataclasses.replace(self.spec(x), weak=False, device=device)
 
@@ -134,6 +139,19 @@ class JaxArrays:
     def holds(self, dtype: str) -> bool:
         """Whether JAX has a dtype of this name, in the mode that it is in, or narrows it."""
         return dtype in _DTYPES and (x64_mode() or dtype not in NARROW or dtype in NARROW_INTEGERS)
+
+    def lacking(self, dtype: str) -> str:
+        """Why results of this dtype cannot be had, and what to write instead."""
+        if dtype not in NARROW:
+            return "which jax has no counterpart of. Convert it in the function, to another dtype."
+        return (
+            f"which has no counterpart while JAX is in 32-bit mode. Convert it to {NARROW[dtype]} "
+            'in the function, or call it in 64-bit mode: jax.config.update("jax_enable_x64", True),'
+            " or `with jax.enable_x64(True):`."
+        )
+
+    def check_dtype(self, dtype: str) -> None:
+        """Nothing: what JAX lacks is told with what its functions are called with."""
 
     def empty(self, specs: Specs) -> Arrays:
         """Nothing: JAX has no arrays without values."""

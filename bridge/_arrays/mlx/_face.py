@@ -17,10 +17,12 @@ from bridge._arrays.mlx._memory import (
     NAMES,
     capsule,
     dense_view,
+    dtype_of,
     is_dense,
     is_plain,
     of_capsule,
     packed,
+    replacement,
     taken,
     view,
 )
@@ -109,6 +111,16 @@ class MlxArrays:
     def holds(self, dtype: str) -> bool:
         """Whether MLX has a dtype of this name."""
         return dtype in DTYPES
+
+    def lacking(self, dtype: str) -> str:
+        """Why results of this dtype cannot be had, and what to write instead."""
+        return (
+            f"which mlx has no counterpart of. Convert it in the function, to {replacement(dtype)}."
+        )
+
+    def check_dtype(self, dtype: str) -> None:
+        """Raise for a dtype that MLX lacks."""
+        dtype_of(dtype)
 
     def empty(self, specs: Specs) -> Arrays:
         """Nothing: MLX has no arrays without values."""

@@ -15,7 +15,7 @@ import numpy as np
 
 from bridge._arrays.numpy import OnHost
 from bridge._errors import ArgumentError, DeviceError
-from bridge._spec import ArraySpec
+from bridge._spec import ArraySpec, instead
 
 DTYPES = {
     "bool": mx.bool_,
@@ -40,9 +40,16 @@ _HOSTS = (1, 3)  # kDLCPU and kDLCUDAHost; MLX's own memory is host memory on ev
 def dtype_of(name: str) -> mx.Dtype:
     """MLX's dtype of a name; one that it lacks is refused, never narrowed."""
     if name not in DTYPES:
-        instead = next((to for key, to in _INSTEAD.items() if name.startswith(key)), "another")
-        raise ArgumentError(f"MLX has no dtype {name}. Convert it yourself, to {instead}.")
+        raise ArgumentError(
+            f"MLX has no dtype {name}. Convert it yourself, to {replacement(name)}."
+        )
     return DTYPES[name]
+
+
+def replacement(name: str) -> str:
+    """What an array of a dtype that MLX lacks can be converted to."""
+    known = (to for key, to in _INSTEAD.items() if name.startswith(key))
+    return next(known, instead(name))
 
 
 def taken(x: Any) -> mx.array:

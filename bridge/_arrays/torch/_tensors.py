@@ -18,7 +18,7 @@ from bridge._arrays.torch._fill import fill, over
 from bridge._errors import ArgumentError, CopyError, NoValuesError
 from bridge._op import Arrays, Op, Specs
 from bridge._protocols import Container, Stream
-from bridge._spec import ArraySpec
+from bridge._spec import ArraySpec, instead
 
 
 class TorchArrays:
@@ -27,7 +27,6 @@ class TorchArrays:
     name = "torch"
     dense = False
     working = staticmethod(aside)
-    untraced = None
 
     def owns(self, x: Any) -> bool:
         """Whether `x` is a tensor, a Parameter or of a subclass."""
@@ -64,6 +63,17 @@ class TorchArrays:
     def holds(self, dtype: str) -> bool:
         """Whether torch has a dtype of this name."""
         return getattr(torch, dtype, None) in {*PLAIN, *AS_INTEGERS}
+
+    def lacking(self, dtype: str) -> str:
+        """Why results of this dtype cannot be had, and what to write instead."""
+        return (
+            f"which torch has no counterpart of. Convert it in the function, to {instead(dtype)}."
+        )
+
+    def check_dtype(self, dtype: str) -> None:
+        """Raise for a dtype that torch lacks."""
+        if not self.holds(dtype):
+            raise ArgumentError(f"torch has no dtype {dtype}. Convert it to {instead(dtype)}.")
 
     def empty(self, specs: Specs) -> Arrays:
         """Meta tensors."""
@@ -128,6 +138,10 @@ class TorchArrays:
                 "put off, cannot be shared."
             )
         return y
+
+    def untraced(self, x: torch.Tensor) -> torch.Tensor:
+        """A copy of `x`, which may change before a derivative is taken; refused as by `export`."""
+        return self.export(x, dense=True, copy=None).clone(memory_format=torch.contiguous_format)
 
     def convert(self, x: Any, *, copy: bool | None) -> torch.Tensor:
         """A tensor over the memory of `x`, writable, or a copy of it."""

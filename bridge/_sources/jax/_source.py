@@ -10,6 +10,7 @@ from bridge._sources.jax._ambient import ambient, settings
 from bridge._sources.jax._modules import holds_parameters
 from bridge._sources.jax._rules import Settings, function
 from bridge._sources.jax._trace import symbolic
+from bridge._spec import is_device
 
 
 class JaxSource:
@@ -22,6 +23,14 @@ class JaxSource:
         """Raise unless `residuals` is one of the three ways."""
         if residuals not in ("auto", "save", "recompute"):
             raise OptionError(f'residuals={residuals!r} is neither "auto", "save" nor "recompute".')
+
+    def check_device(self, device: str) -> None:
+        """Raise unless it is the host or a CUDA device."""
+        if not is_device(device):
+            raise OptionError(
+                f'device={device!r} is no device that JAX computes on here. Pass "cpu", "cuda" or '
+                'one of several, "cuda:1", or leave it out to compute where the arguments are.'
+            )
 
     def is_module(self, fn: Any) -> bool:
         """Never: modules of libraries of JAX are pytrees, which functions take."""

@@ -34,6 +34,15 @@ class MlxSource:
                 "with that of the forward pass. Leave out one of them."
             )
 
+    def check_device(self, device: str) -> None:
+        """Raise unless it is the host."""
+        if device != "cpu":
+            raise OptionError(
+                f"device={device!r} is no device whose memory MLX takes arguments from. Pass "
+                '"cpu", which copies what is elsewhere, or leave it out. Where MLX computes is '
+                "decided by mx.set_default_device."
+            )
+
     def is_module(self, fn: Any) -> bool:
         """Whether `fn` is an `mlx.nn.Module`."""
         nn = sys.modules.get("mlx.nn")

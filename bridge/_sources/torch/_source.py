@@ -12,6 +12,7 @@ from bridge._sources.torch._capture import pure
 from bridge._sources.torch._module import taken_apart
 from bridge._sources.torch._program import Settings
 from bridge._sources.torch._rules import native
+from bridge._spec import is_device
 
 
 class TorchSource:
@@ -30,6 +31,14 @@ class TorchSource:
             raise OptionError(
                 'lower="xla" compiles the graph of a function, and capture="never" makes none. '
                 "Leave one of them out."
+            )
+
+    def check_device(self, device: str) -> None:
+        """Raise unless it is the host or a CUDA device."""
+        if not is_device(device):
+            raise OptionError(
+                f'device={device!r} is no device that torch computes on here. Pass "cpu", "cuda" '
+                'or one of several, "cuda:1", or leave it out to compute where the arguments are.'
             )
 
     def is_module(self, fn: Any) -> bool:

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from jax.test_util import check_grads
 
 from bridge._arrays.jax import FACE as ARRAYS, NARROW, not_forked, x64_mode
-from bridge._errors import ArgumentError, NoRuleError
+from bridge._errors import ArgumentError, DeviceError, NoRuleError
 from bridge._op import Arrays, Op, Positions
 from bridge._protocols import Origin, Runner
 from bridge._spec import NARROW_INTEGERS
@@ -25,6 +25,12 @@ class JaxTarget:
 
     def expose(self, op: Op, runner: Runner, origin: Origin | None) -> Callable[..., Arrays]:
         """`op` as a function of JAX arrays under every transformation of JAX."""
+        if runner.moves and not op.listing:
+            raise DeviceError(
+                f"{op.name} is to compute on another device than that of its arguments, and XLA "
+                "lends it their memory where it is. Leave out device=, or move the arguments with "
+                "jax.device_put."
+            )
         programs = Programs()
         site = Site(runner.fill, weakref.ref(programs), op, origin)
         return functools.partial(_call, op, site, programs)
@@ -107,12 +113,7 @@ def _wide(op: Op) -> Positions:
     wide = [(i, spec) for i, spec in enumerate(op.specs()) if spec.dtype in NARROW]
     for i, spec in wide:
         if spec.dtype not in NARROW_INTEGERS or op.listing:  # compiled, nothing checks a range
-            raise ArgumentError(
-                f"result {i} of {op.name} is {spec}, which has no counterpart while JAX is in "
-                f"32-bit mode. Convert it to {NARROW[spec.dtype]} in the function, or call it in "
-                '64-bit mode: jax.config.update("jax_enable_x64", True), or '
-                "`with jax.enable_x64(True):`."
-            )
+            raise ArgumentError(f"result {i} of {op.name} is {spec}, {ARRAYS.lacking(spec.dtype)}")
     return tuple(i for i, _ in wide)
 
 
