@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 
 import mlx.core as mx
 
-from bridge._arrays.mlx import begin, computing, owned, transforming
+from bridge._arrays.mlx import begin, computing, owned
 from bridge._errors import NoRuleError
 from bridge._op import Arrays, Op, Positions, Specs, Split
 from bridge._sources.mlx._batching import Axes, one_by_one, takes
@@ -26,7 +26,7 @@ from bridge._sources.mlx._nodes import separate
 from bridge._sources.mlx._outline import Outline, is_wide
 from bridge._sources.mlx._random import Fun, seeded_rules, state
 from bridge._sources.mlx._saving import Saving
-from bridge._sources.mlx._values import check_values
+from bridge._sources.mlx._values import checked
 from bridge._sources.mlx._watching import check_rules, has_forward_rules
 from bridge._sources.mlx._wrong import check_gradient, check_unseen, safe_outline
 from bridge._tree import spread
@@ -241,14 +241,7 @@ class Function:
             outputs = held(whole(*spread(moving, free, xs)))
             return separate([outputs[i] for i in wanted])
 
-        def fun_of_values(*moving: mx.array) -> list[mx.array]:
-            key = mx.array(state())
-            outputs = fun(*moving)
-            if transforming():
-                check_values(fun, moving, outputs, (free, wanted), key, self.name)
-            return outputs
-
-        return fun if self.outline else fun_of_values
+        return fun if self.outline else checked(fun, (free, wanted), self.name)
 
     def _unpeeled(self, fun: Fun) -> Fun:
         """`fun`, whatever transformations are in it: NOTE [copies peeled off]."""

@@ -10,18 +10,37 @@ from collections.abc import Sequence
 
 import mlx.core as mx
 
-from bridge._arrays.mlx import constants
+from bridge._arrays.mlx import constants, transforming
 from bridge._errors import NoRuleError
 from bridge._op import Positions
 from bridge._sources.mlx._drawing import Step, drawn
 from bridge._sources.mlx._looking import looking
-from bridge._sources.mlx._random import Fun, replayed
+from bridge._sources.mlx._random import Fun, replayed, state
 from bridge._sources.mlx._wrong import check_graph
 
 _LEAST = 3e-4  # functions of float64 are as accurate as those of float32
 
 
-def check_values(
+def checked(fun: Fun, at: tuple[Positions, Positions], name: str) -> Fun:
+    """`fun`, which looks at values; it raises in transformations that would have it wrong.
+
+    Args:
+        fun: It returns a node of its own for each result.
+        at: The positions of its arguments among all, and of its results.
+        name: Of it.
+    """
+
+    def run(*xs: mx.array) -> list[mx.array]:
+        key = mx.array(state())
+        ys = fun(*xs)
+        if transforming():
+            _check(fun, xs, ys, at, key, name)
+        return ys
+
+    return run
+
+
+def _check(
     fun: Fun,
     xs: Sequence[mx.array],
     ys: Sequence[mx.array],
@@ -29,16 +48,6 @@ def check_values(
     key: mx.array,
     name: str,
 ) -> None:
-    """Raise where a derivative of `ys`, which `fun` has computed of `xs`, would be wrong.
-
-    Args:
-        fun: A function that looks at values.
-        xs: Its arguments.
-        ys: Its results, each a node of its own.
-        at: The positions of the arguments among all, and of the results.
-        key: The key for random numbers that it was run with.
-        name: Of it.
-    """
     names = {f"x_{i}": x for i, x in enumerate(xs)} | {f"y_{i}": y for i, y in enumerate(ys)}
     steps = drawn(ys, names) if ys else ()
     starts = [f"x_{i}" for i in range(len(xs))]
