@@ -56,7 +56,7 @@ class _Watch:
         caller: The frame that asks MLX for the derivative.
         rules: The calls of rules.
         again: How many functions were run again.
-        ran: The code that was run before all rules; `None` once MLX has begun to call them.
+        after: Whether the function has been run, so that rules are called.
     """
 
     moving: list[mx.array] = dataclasses.field(default_factory=list)
@@ -64,19 +64,21 @@ class _Watch:
     rules: list[_Call] = dataclasses.field(default_factory=list)
     again: int = 0
     after: bool = False
-    _ran: set[types.CodeType] = dataclasses.field(default_factory=set)
+    _ran: set[tuple[Any, ...]] = dataclasses.field(default_factory=set)
     _arguments: list[Any] = dataclasses.field(default_factory=list)
 
     def __call__(self, frame: types.FrameType, event: str, result: Any) -> None:
         """Take note of an event, as `sys.setprofile` reports it."""
+        if event not in {"call", "return"}:
+            return
         if not self.after:
-            self._ran.add(frame.f_code)
-        elif frame.f_back is not self.caller or event.startswith("c_"):
+            self._ran.add(_function(frame))
+        elif frame.f_back is not self.caller:
             return
         elif event == "call":
             self._arguments = _arguments(frame)
-            self.again += frame.f_code in self._ran
-        elif frame.f_code not in self._ran:
+            self.again += _function(frame) in self._ran
+        elif _function(frame) not in self._ran:
             self.rules.append(_Call(frame.f_code.co_name, self._arguments, result))
 
     def noted(self, fun: Fun) -> Fun:
@@ -89,6 +91,13 @@ class _Watch:
             return outputs
 
         return run
+
+
+def _function(frame: types.FrameType) -> tuple[Any, ...]:
+    """What tells the function of a frame from others: its code, and what it closes over."""
+    closed = frame.f_code.co_freevars
+    local = frame.f_locals if closed else {}
+    return frame.f_code, *(id(local.get(name)) for name in closed)
 
 
 def _arguments(frame: types.FrameType) -> list[Any]:
