@@ -164,6 +164,11 @@ class BridgedFunction:
         plan = self._plan(leaves, structure)
         if plan.op.draws:  # a graph would draw again where it is run again
             raise keyless(self._name)
+        if unsupported := plan.flat.unsupported():
+            raise ArgumentError(
+                f"{unsupported}, where a graph holds tensors alone. Return its data, and make a "
+                "key of that where it comes in: jax.random.key_data, jax.random.wrap_key_data."
+            )
         owners = [_registry.owner(leaves[i]) for i, _ in plan.dynamic]
         arrays = [i for i, face in enumerate(owners) if face and face.name == self._away]
         shapes = functools.partial(self._source.shapes, **self._options)

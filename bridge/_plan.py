@@ -4,6 +4,10 @@ NOTE [plans]
 It is worked out once for each structure, spec and static value of the arguments, and kept. The key
 holds all that a trace depends on, so that one plan is one trace.
 
+NOTE [results that only one framework has]
+JAX's typed keys have no counterpart elsewhere. Inside they are handed out as their data, an array
+as any other, and outside keys of JAX are made of that, which can be passed on as arguments.
+
 NOTE [results like the last]
 A function that is not traced returns results on every call. They are checked where their structure,
 or the class or signature of one of them, is not that of the last: as for arguments, a class and a
@@ -11,6 +15,7 @@ signature tell all that a check looks at, once one of that class has passed.
 """
 
 import dataclasses
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -75,6 +80,8 @@ class Flat:
         self._is_row = len(self._at) == len(leaves) and structure == _tree.row(len(leaves))
         self._signatures: dict[type, Callable[[Any], Any]] = {}
         self._checked: Any = None
+        self._at_home = _registry.home(self._crossing.home)
+        self._opened: dict[int, str] = {}
         self.results: Any = None
         self.build: Callable[[Sequence[Any]], Any] = list
 
@@ -88,13 +95,49 @@ class Flat:
             outputs, structure = [results], _tree.LEAF
         else:
             outputs, structure = _tree.flatten(results, _registry.container)
+        opened = self._open(outputs)
         likeness = self._likeness(outputs)
-        if likeness is None or (structure, likeness) != self._checked:
+        if likeness is None or (structure, likeness, opened) != self._checked:
             for output, path in zip(outputs, _tree.paths(structure), strict=True):
                 self._check(output, path)
-            self.results, self.build = structure, _tree.builder(structure)
-            self._checked = structure, self._likeness(outputs)
+            self.results, self._opened = structure, opened
+            plain = _tree.builder(structure)
+            self.build = functools.partial(self._build_closed, plain) if opened else plain
+            self._checked = structure, self._likeness(outputs), opened
         return outputs
+
+    def unsupported(self) -> str | None:
+        """A result that only the home framework has, which a graph cannot hold."""
+        paths = _tree.paths(self.results) if self._opened else []
+        return next(
+            (f"{self._place(paths[i])} is a key of {kind}" for i, kind in self._opened.items()),
+            None,
+        )
+
+    def _open(self, outputs: list[Any]) -> dict[int, str]:
+        """Replace results by what others can hold: NOTE [results that only one framework has]."""
+        if self._at_home.opened is None:
+            return {}
+        opened = {}
+        for i, output in enumerate(outputs):
+            if self._at_home.owns(output) and (parts := self._at_home.opened(output)):
+                outputs[i], opened[i] = parts
+        return opened
+
+    def _build_closed(self, plain: Callable[[Sequence[Any]], Any], outputs: Sequence[Any]) -> Any:
+        closed, away = list(outputs), _registry.away(self._crossing.away)
+        close: Any = self._at_home.closed
+        for i, kind in self._opened.items():
+            try:
+                data = self._at_home.convert(away.values(outputs[i]), copy=None)
+            except (ArgumentError, NoValuesError) as error:
+                raise type(error)(
+                    f"{self.unsupported()}, which has to be made of values here. Within a "
+                    "transformation of the caller, return the data of the key, as of "
+                    f"jax.random.key_data. ({error})"
+                ) from None
+            closed[i] = close(data, kind)
+        return plain(closed)
 
     def _results(self, arrays: Sequence[Any]) -> Any:
         """What the user's function returns."""
@@ -113,11 +156,14 @@ class Flat:
         except (KeyError, RuntimeError, NoValuesError):  # new ones, nested tensors, tracers
             return None
 
+    def _place(self, path: Sequence[Any]) -> str:
+        return f"result{''.join(f'[{key!r}]' for key in path)} of {self.__name__}"
+
     def _check(self, output: Any, path: Sequence[Any]) -> None:
         """Raise for a result that the caller's framework cannot hold."""
         if isinstance(output, (bool, int, float, complex)):
             return
-        where = f"result{''.join(f'[{key!r}]' for key in path)} of {self.__name__}"
+        where = self._place(path)
         owner = check_result(output, where, self._fn, self._crossing)
         try:
             spec = owner.spec(output)

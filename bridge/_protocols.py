@@ -91,6 +91,10 @@ class HomeFace(ArrayFace, Protocol):
 
     # What Ops are called and their outputs released in, if that is anything.
     working: Callable[[], AbstractContextManager[None]] | None
+    # From a result that no other framework can hold to an array and its kind, `None` for others;
+    # and from both back. Without it, if there are no such results.
+    opened: Callable[[Any], tuple[Any, str] | None] | None
+    closed: Callable[[Any, str], Any] | None
 
     def check_dtype(self, dtype: str) -> None:
         """Raise for arguments of a dtype that is lacking here."""
@@ -134,6 +138,10 @@ class AwayFace(ArrayFace, Protocol):
 
         Each is a NumPy array or has `__dlpack__`; what is no array of ours is passed on.
         """
+        ...
+
+    def values(self, x: Any) -> Any:
+        """A buffer with the values of a result that no derivative is taken by, if it has values."""
         ...
 
     def adopter(self, device: str) -> Callable[[Sequence[Any]], Arrays]:

@@ -379,7 +379,6 @@ def test_gradient_of_an_integer_output_beside_a_float(into_torch, torch):
 LACKING = {
     "int4": (lambda jax, x: x.astype("int4"), r"int4"),
     "uint4": (lambda jax, x: x.astype("uint4"), r"uint4"),
-    "PRNG key": (lambda jax, x: jax.random.key(0), r"key<fry>"),
     "float8_e4m3b11fnuz": (lambda jax, x: x.astype("float8_e4m3b11fnuz"), r"float8_e4m3b11fnuz"),
     "float0": (
         lambda jax, x: jax.grad(lambda n: x.sum() * n, allow_int=True)(3),

@@ -84,6 +84,16 @@ class JaxArrays:
             )
         return x.shape, x.dtype, getattr(x, "weak_type", False)
 
+    def opened(self, x: Any) -> tuple[Any, str] | None:
+        """The data of a typed PRNG key, and what is made of it."""
+        if not jnp.issubdtype(x.dtype, jax.dtypes.prng_key):
+            return None
+        return jax.random.key_data(x), str(jax.random.key_impl(x))
+
+    def closed(self, x: Any, impl: str) -> Any:
+        """The key of this data."""
+        return jax.random.wrap_key_data(x, impl=impl)
+
     def key(self, x: Any) -> Hashable:
         """Shape and dtype."""
         return x.shape, x.dtype
@@ -131,6 +141,10 @@ class JaxArrays:
             return jax.device_put(spread, find_device(device))
 
         return lend
+
+    def values(self, x: Any) -> Any:
+        """`x` itself."""
+        return self.export(x, dense=True, copy=None)
 
     def adopter(self, device: str) -> Callable[[Sequence[Any]], Arrays]:
         """Arrays over the memory of buffers, or copies where it is not aligned."""

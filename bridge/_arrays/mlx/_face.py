@@ -41,6 +41,7 @@ class MlxArrays:
     name = "mlx"
     dense = True
     working = computing
+    opened = closed = None
 
     def owns(self, x: Any) -> bool:
         """Whether `x` is an array."""
@@ -98,6 +99,11 @@ class MlxArrays:
             return [dense_view(x) if isinstance(x, mx.array) else x for x in xs]
 
         return lend
+
+    def values(self, x: mx.array) -> np.ndarray:
+        """NumPy's view of `x`, also within `mx.grad`."""
+        evaluate([x])
+        return dense_view(x)
 
     def adopter(self, device: str) -> Callable[[Sequence[Any]], Arrays]:
         """Copies of what capsules hold."""

@@ -26,6 +26,14 @@ def recording() -> bool:
     return _modes() > 0
 
 
+def underived(x: torch.Tensor) -> torch.Tensor:
+    """`x` without the levels of transformations that take derivatives; batches keep theirs."""
+    functorch: Any = getattr(torch._C, "_functorch", None)
+    while functorch is not None and functorch.is_gradtrackingtensor(x):
+        x = functorch.get_unwrapped(x)
+    return x
+
+
 def aside() -> contextlib.AbstractContextManager[Any]:
     """Nothing that the caller is at takes part in here: NOTE [what would take part]."""
     return _apart() if transforming() or _modes() else _NOTHING

@@ -12,7 +12,7 @@ from torch.autograd import forward_ad
 from torch.utils.dlpack import from_dlpack
 
 from bridge._arrays.numpy import OnHost, plain
-from bridge._arrays.torch._apart import aside
+from bridge._arrays.torch._apart import aside, underived
 from bridge._arrays.torch._dtypes import AS_INTEGERS, PLAIN, dtype_name
 from bridge._arrays.torch._fill import fill, over
 from bridge._errors import ArgumentError, CopyError, NoValuesError
@@ -27,6 +27,7 @@ class TorchArrays:
     name = "torch"
     dense = False
     working = staticmethod(aside)
+    opened = closed = None
 
     def owns(self, x: Any) -> bool:
         """Whether `x` is a tensor, a Parameter or of a subclass."""
@@ -55,6 +56,11 @@ class TorchArrays:
     def lender(self, device: str) -> Callable[[Sequence[Any]], Sequence[Any]]:
         """NumPy views for the host, detached dense tensors for other devices."""
         return _views if device == "cpu" else functools.partial(_all_dense, device=device)
+
+    def values(self, x: torch.Tensor) -> Any:
+        """A NumPy array of what `x` wraps in transformations that take derivatives."""
+        with aside():
+            return self.export(underived(x), dense=True, copy=None).numpy(force=True)
 
     def adopter(self, device: str) -> Callable[[Sequence[Any]], Arrays]:
         """Tensors over the memory of buffers, moved to `device` if that is another."""
