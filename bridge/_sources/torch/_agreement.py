@@ -7,12 +7,18 @@ from bridge._op import Positions, Specs
 from bridge._sources.torch._capture import trace
 from bridge._sources.torch._draws import OTHER_DRAWS, same, same_gradients, same_tangents
 from bridge._sources.torch._eager import DISAGREE, transposed
+from bridge._sources.torch._internals import needs_values
 from bridge._sources.torch._styles import dual_jvp, transformed_jvp
 from bridge._sources.torch._ways import forward
 
 
 def no_rule(rule: str, name: str, error: Exception | None) -> NoRuleError:
     """The error of a function that torch cannot derive by this rule."""
+    if rule == "jvp" and error and needs_values(error):
+        error = NoRuleError(
+            "values leave torch, as through NumPy, where forward mode cannot follow. Give an "
+            "autograd.Function with a jvp to what computes there, or use reverse mode."
+        )
     return NoRuleError(f"torch has no {rule} of {name}: {error}")
 
 

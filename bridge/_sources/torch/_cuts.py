@@ -17,9 +17,9 @@ from torch.overrides import TorchFunctionMode
 from bridge._sources.torch._internals import set_grad_enabled
 
 _T: Any = torch.Tensor
-_DETACHING = {_T.detach, _T.detach_, torch.detach, _T.data.__get__}
-_COPYING = {torch.tensor, torch.as_tensor, torch.asarray, _T.new_tensor}
-_LEAVING = {_T.numpy, _T.item, _T.tolist, _T.__array__, _T.__float__, _T.__complex__}
+DETACHING = {_T.detach, _T.detach_, torch.detach, _T.data.__get__}
+COPYING = {torch.tensor, _T.new_tensor}
+LEAVING = {_T.numpy, _T.item, _T.tolist, _T.__array__, _T.__float__, _T.__complex__, _T.__dlpack__}
 _REQUIRES_GRAD = _T.requires_grad.__get__
 _MAKING_LEAVES = {_T.requires_grad_, _T.requires_grad.__set__}
 
@@ -56,7 +56,7 @@ class Cuts(TorchFunctionMode):
             self.suspended |= self.backward
         if func is set_grad_enabled and not args[0]:
             self.suspended |= self.backward
-        if func in _LEAVING and is_smooth(args[0]):
+        if func in LEAVING and is_smooth(args[0]):
             self.left |= self.backward
         if func == _REQUIRES_GRAD and any(args[0] is x for x in self.moving):
             return True  # to torch it does
@@ -71,7 +71,7 @@ class Cuts(TorchFunctionMode):
 
     def _stopped(self, func: Any, args: Sequence[Any], *, recorded: bool) -> bool:
         """Whether the user let `func` cut off what it was called with."""
-        if func in _DETACHING or (func in _COPYING and isinstance(args[0], torch.Tensor)):
+        if func in DETACHING or (func in COPYING and isinstance(args[0], torch.Tensor)):
             return self.backward or recorded
         return recorded and not torch.is_grad_enabled() and not _is_access(func)
 

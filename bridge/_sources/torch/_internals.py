@@ -187,6 +187,7 @@ class Blocks(TorchFunctionMode):
         asked: Whether it asked a tensor for them, which is another answer in torch.func.vmap.
         hooked: Whether they are changed on the way, by hooks, which `torch.func.vmap` ignores.
         wrong: What it calls that a graph may compute wrongly: graphs_have_a_loss_wrong.
+        copied: Whether it makes a tensor of another by torch.tensor, which has no gradient.
         differentiates: Whether it takes gradients itself.
         functions: The classes of autograd.Functions that it calls.
     """
@@ -195,6 +196,7 @@ class Blocks(TorchFunctionMode):
     asked = False
     hooked = False
     wrong: str | None = None
+    copied = False
     differentiates = False
 
     def __init__(self) -> None:
@@ -220,6 +222,8 @@ class Blocks(TorchFunctionMode):
             self.wrong = func.__name__
         if func == _REQUIRES_GRAD:
             self.asked = True
+        if func in (torch.tensor, torch.Tensor.new_tensor):
+            self.copied |= isinstance(args[-1] if args else None, torch.Tensor)
         if func in (torch.autograd.grad, torch.autograd.backward, torch.Tensor.backward):
             self.differentiates = True
         return func(*args, **(kwargs or {}))

@@ -7,6 +7,7 @@ from bridge._errors import NoRuleError
 from bridge._op import Positions
 from bridge._sources.torch._applied import has_jvp
 from bridge._sources.torch._capture import Fun
+from bridge._sources.torch._left import attached, changing, reaching
 from bridge._sources.torch._styles import (
     dual_jvp,
     recorded_jvp,
@@ -23,9 +24,13 @@ RECORDED = (recorded_vjp, recorded_jvp, dual_jvp)
 
 def gradients(function: Any, wanted: Positions, given: Positions) -> list[tuple[Fun, Way]]:
     """Gradients of `function`, with the way in which they are taken."""
-    plain = function.recorded or function.program is None or function.again
+    fun, anew = function.base, function.program is None
+    if anew or function.blocks.copied:
+        depends = changing(fun) if anew else reaching(function.program, wanted)
+        fun = attached(fun, function.name, given, depends)
+    plain = function.recorded or anew or function.again or function.blocks.copied
     ways: list[Way] = [recorded_vjp] if plain else [transformed_vjp, recorded_vjp]
-    return [(way(function.base, len(function.primals), wanted, given), way) for way in ways]
+    return [(way(fun, len(function.primals), wanted, given), way) for way in ways]
 
 
 def tangents(function: Any, given: Positions, smooth: Positions) -> list[tuple[Fun, Way]]:
