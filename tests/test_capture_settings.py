@@ -110,6 +110,35 @@ def test_settings_come_back_after_an_error(error, capture, backward):
     np.testing.assert_allclose(jax.grad(torch2jax(lambda x: (x**3).sum()))(x), 3 * x**2)
 
 
+class Interrupting(torch.utils._python_dispatch.TorchDispatchMode):
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        raise KeyboardInterrupt
+
+
+class Passing(torch.overrides.TorchFunctionMode):
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("mode", [Interrupting, Passing])
+def test_a_mode_that_an_interrupt_has_left_on_is_left(mode):
+    """As where Ctrl-C comes between the start of a mode and the code that would end it."""
+
+    def function(x):
+        mode().__enter__()
+        torch.sin(x)
+        torch._C._set_meta_in_tls_dispatch_include(True)
+        raise KeyboardInterrupt
+
+    before = settings()
+    with pytest.raises(KeyboardInterrupt):
+        torch2jax(function)(jnp.ones(3))
+    assert settings() == before
+    assert not torch._C._meta_in_tls_dispatch_include()
+    x = jnp.array([1.0, 2.0])
+    np.testing.assert_allclose(jax.grad(torch2jax(lambda x: (x**3).sum()))(x), 3 * x**2)
+
+
 def test_errors_of_a_capture_are_raised_and_not_logged(capfd):
     with pytest.raises(RuntimeError, match="same reduction dim"):
         torch2jax(lambda x: x @ x)(jnp.zeros((2, 3)))

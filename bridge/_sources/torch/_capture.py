@@ -14,11 +14,11 @@ from bridge._sources.torch._ambient import fresh
 from bridge._sources.torch._applied import intercepted
 from bridge._sources.torch._code import attribute
 from bridge._sources.torch._graph import apart, results, tidy
+from bridge._sources.torch._internal_settings import capturing
 from bridge._sources.torch._internals import (
     Blocks,
     Watch,
     accumulates,
-    capturing,
     export,
     fake_tensors,
     graphs_have_a_loss_wrong,

@@ -3,9 +3,7 @@
 
 import contextlib
 import functools
-import logging
-import sys
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -25,7 +23,6 @@ from torch._subclasses.fake_tensor import (
 )
 from torch._subclasses.functional_tensor import FunctionalTensor
 from torch.multiprocessing.reductions import StorageWeakRef
-from torch.nn.utils import parametrize
 from torch.overrides import TorchFunctionMode
 
 from bridge._spec import ArraySpec
@@ -256,58 +253,6 @@ def returns_view(target: Any) -> bool:
     schema = getattr(target, "_schema", None)
     return schema is not None and any(result.alias_info for result in schema.returns)
 
-
-@contextlib.contextmanager
-def capturing() -> Generator[None]:
-    """The settings of torch for what becomes a graph; they are shared by all threads.
-
-    Code that `torch.compile` made runs as it was written: a graph cannot look into it. Operators of
-    libraries for one kind of processor are not used: torch does not know how large their workspace
-    is, and nobody else knows them. Errors are raised, not logged as well. And
-    `torch.compiler.is_compiling()` is true, by which models avoid to look at values where
-    `torch.compile` and `torch.export` make graphs of them.
-    """
-    with contextlib.ExitStack() as stack:
-        dynamo = sys.modules.get("torch._dynamo")  # the import of which would take seconds
-        if dynamo is not None:
-            stack.enter_context(dynamo.config.patch(error_on_nested_fx_trace=False))
-        for enabled, set_enabled in _BACKENDS:
-            stack.callback(set_enabled, enabled())
-            set_enabled(False)
-        stack.callback(setattr, _FAKE_LOG, "disabled", _FAKE_LOG.disabled)
-        _FAKE_LOG.disabled = True
-        if hasattr(torch.compiler, "_is_compiling_flag"):  # else such models run anew
-            stack.callback(_set_compiling, value=torch.compiler._is_compiling_flag)
-            _set_compiling(value=True)
-        yield
-
-
-def _set_compiling(*, value: bool) -> None:
-    torch.compiler._is_compiling_flag = value
-
-
-_FAKE_LOG = logging.getLogger("torch._subclasses.fake_tensor")
-_BACKENDS = [
-    (getattr(torch._C, f"_get_{name}_enabled"), getattr(torch._C, f"_set_{name}_enabled"))
-    for name in ("mkldnn", "cudnn")
-    if hasattr(torch._C, f"_set_{name}_enabled")
-]
-
-
-@contextlib.contextmanager
-def parametrized_anew() -> Generator[None]:
-    """Parametrizations compute, whatever `torch.nn.utils.parametrize.cached` keeps outside."""
-    before = {name: getattr(parametrize, name) for name in _CACHE if hasattr(parametrize, name)}
-    try:
-        for name, value in before.items():
-            setattr(parametrize, name, type(value)())
-        yield
-    finally:
-        for name, value in before.items():
-            setattr(parametrize, name, value)
-
-
-_CACHE = ("_cache_enabled", "_cache")
 
 # A check that raises, as of a singular matrix, has no result: torch orders it by a token.
 with_effects: Any = getattr(torch.ops.higher_order, "with_effects", None)

@@ -14,10 +14,10 @@ from typing import Any
 import torch
 
 from bridge._errors import NoRuleError
+from bridge._sources.torch._internal_settings import parametrized_anew
 from bridge._sources.torch._internals import (
     hooks_of,
     is_hooked_after,
-    parametrized_anew,
     storage,
     tensors_of,
 )

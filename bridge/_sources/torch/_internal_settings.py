@@ -1,0 +1,81 @@
+"""Private settings of torch, each with what happens without its name."""
+# pyright: reportPrivateUsage=false, reportPrivateImportUsage=false
+
+import contextlib
+import logging
+import sys
+from collections.abc import Generator
+
+import torch
+from torch.nn.utils import parametrize
+from torch.utils import _python_dispatch as modes
+
+
+@contextlib.contextmanager
+def capturing() -> Generator[None]:
+    """The settings of torch for what becomes a graph; they are shared by all threads.
+
+    Code that `torch.compile` made runs as it was written: a graph cannot look into it. Operators of
+    libraries for one kind of processor are not used: torch does not know how large their workspace
+    is, and nobody else knows them. Errors are raised, not logged as well. And
+    `torch.compiler.is_compiling()` is true, by which models avoid to look at values where
+    `torch.compile` and `torch.export` make graphs of them.
+    """
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(_dispatched_as_before())
+        dynamo = sys.modules.get("torch._dynamo")  # the import of which would take seconds
+        if dynamo is not None:
+            stack.enter_context(dynamo.config.patch(error_on_nested_fx_trace=False))
+        for enabled, set_enabled in _BACKENDS:
+            stack.callback(set_enabled, enabled())
+            set_enabled(False)
+        stack.callback(setattr, _FAKE_LOG, "disabled", _FAKE_LOG.disabled)
+        _FAKE_LOG.disabled = True
+        if hasattr(torch.compiler, "_is_compiling_flag"):  # else such models run anew
+            stack.callback(_set_compiling, value=torch.compiler._is_compiling_flag)
+            _set_compiling(value=True)
+        yield
+
+
+@contextlib.contextmanager
+def _dispatched_as_before() -> Generator[None]:
+    """Dispatch as at the start, whatever an exception in the midst of torch's code has left on."""
+    c = torch._C
+    before = c._len_torch_dispatch_stack(), c._len_torch_function_stack()
+    here = c._dispatch_tls_local_include_set(), c._dispatch_tls_local_exclude_set()
+    with c._ForceDispatchKeyGuard(*here):
+        try:
+            yield
+        finally:
+            while c._len_torch_dispatch_stack() > before[0]:
+                modes._pop_mode(getattr(modes._get_current_dispatch_mode(), "_mode_key", None))
+            while c._len_torch_function_stack() > before[1]:
+                c._pop_torch_function_stack()
+
+
+def _set_compiling(*, value: bool) -> None:
+    torch.compiler._is_compiling_flag = value
+
+
+_FAKE_LOG = logging.getLogger("torch._subclasses.fake_tensor")
+_BACKENDS = [
+    (getattr(torch._C, f"_get_{name}_enabled"), getattr(torch._C, f"_set_{name}_enabled"))
+    for name in ("mkldnn", "cudnn")
+    if hasattr(torch._C, f"_set_{name}_enabled")
+]
+
+
+@contextlib.contextmanager
+def parametrized_anew() -> Generator[None]:
+    """Parametrizations compute, whatever `torch.nn.utils.parametrize.cached` keeps outside."""
+    before = {name: getattr(parametrize, name) for name in _CACHE if hasattr(parametrize, name)}
+    try:
+        for name, value in before.items():
+            setattr(parametrize, name, type(value)())
+        yield
+    finally:
+        for name, value in before.items():
+            setattr(parametrize, name, value)
+
+
+_CACHE = ("_cache_enabled", "_cache")
