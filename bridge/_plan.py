@@ -73,6 +73,7 @@ class Flat:
         seeded: bool,
     ) -> None:
         self.__name__ = self.__qualname__ = name  # what a tracer's errors call it
+        self.written = fn  # for errors that name it
         self._fn, self._structure, self._leaves = fn, structure, leaves
         self._crossing = Crossing(*direction)
         self._seeded = seeded

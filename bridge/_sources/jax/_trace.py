@@ -10,6 +10,7 @@ it is run on values that are made up: between 0 and 1, and integers 0.
 """
 
 import dataclasses
+import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -26,6 +27,7 @@ from jax.extend.core import (
 from bridge._arrays.jax import FACE as ARRAYS, abstract, admitting, not_forked
 from bridge._op import Specs
 from bridge._sources.jax._ambient import Ambient
+from bridge._sources.jax._naming import named
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -75,7 +77,8 @@ def trace(
     with mode():
         avals = [abstract(spec, x64=mode.x64) for spec in primals]
         try:
-            jaxpr, shapes = jax.make_jaxpr(fn, return_shape=True)(*avals)
+            traced, arguments = named(fn, avals, labels) if labels else (fn, avals)
+            jaxpr, shapes = jax.make_jaxpr(traced, return_shape=True)(*arguments)
         except _NEEDS_VALUES as error:
             _advise(error, primals, labels)
             raise
@@ -129,13 +132,25 @@ def symbolic(
 
 
 def _advise(error: Exception, primals: Specs, labels: Sequence[str]) -> None:
-    words = [label.split() for label in labels]  # "argument n[0] of f"
-    numbers = [at[1] for at, spec in zip(words, primals, strict=False) if spec.weak]
-    if numbers and ("Tracer" in str(error) or "traced array" in str(error)):
-        names = list(dict.fromkeys(label.partition("[")[0] for label in numbers))
+    text = str(error)
+    if not labels or not ("Tracer" in text or "traced array" in text or "_concrete_" in text):
+        return
+    names = [label[len("argument ") : label.rindex(" of ")] for label in labels]
+    blame = "".join(re.findall(r"value.? of the argument.? (.*)", text))
+    blamed = [
+        i for i, n in enumerate(names) if re.search(rf"(?<!\w){re.escape(n)}(?![\w\[])", blame)
+    ]
+    numbers = [names[i] for i in blamed or range(len(names)) if primals[i].weak]
+    if numbers:
+        parameters = list(dict.fromkeys(name.partition("[")[0] for name in numbers))
         error.add_note(
             f"Numbers are traced as arrays, here {', '.join(numbers)}. If the function needs "
-            f"the value of one of them, name it static: static_argnames={names!r}."
+            f"the value of one of them, name it static: static_argnames={parameters!r}."
+        )
+    if any(not primals[i].weak for i in blamed):
+        error.add_note(
+            "A function that looks at the values of arrays cannot be traced. Write jnp.where or "
+            "jax.lax.cond, or pass jit=False, which runs it anew on each call."
         )
 
 
