@@ -158,6 +158,10 @@ class BridgedFunction:
         args, kwargs = self._parameters.mark(args, kwargs)
         return _tree.flatten((args, dict(sorted(kwargs.items()))), _registry.container)
 
+    def plain(self, leaves: Sequence[Any]) -> list[Any]:
+        """These leaves as they were passed, static ones too."""
+        return [*map(_arguments.value, leaves)]
+
     def recorded(self, args: Any, kwargs: Any) -> Recorded:
         """A call with these arguments, for a graph."""
         leaves, structure = self.flatten(args, kwargs)

@@ -233,6 +233,10 @@ class Staged(Protocol):
         """The leaves of the arguments, and their structure."""
         ...
 
+    def plain(self, leaves: Sequence[Any]) -> list[Any]:
+        """These leaves as they were passed, static ones too."""
+        ...
+
     def recorded(self, args: Any, kwargs: Any) -> "Recorded":
         """A call with these arguments."""
         ...

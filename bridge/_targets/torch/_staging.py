@@ -9,10 +9,8 @@ running it, with fake tensors. That registration imports all of Dynamo, so it is
 is at work, by a function that it runs for the sake of its constant result.
 """
 
-import base64
 import contextlib
 import functools
-import pickle
 import uuid
 from collections.abc import Sequence
 from typing import Any
@@ -32,6 +30,7 @@ from bridge._targets.torch._internals import (
     meet,
     named_axes,
 )
+from bridge._text import decoded, encoded
 
 # Functions that cannot be imported, kept because nothing tells when the last graph is gone.
 _anonymous: dict[str, Any] = {}
@@ -136,8 +135,10 @@ def _find(name: str) -> Any:
 def _encode(function: Staged, template: Sequence[Any], structure: Any) -> str:
     """Arguments as text: by value, if a copy is as good as the thing, else by number."""
     given = structure.unflatten(template)
-    with contextlib.suppress(pickle.PicklingError, AttributeError, TypeError):  # a local class
-        text = base64.b64encode(pickle.dumps(given)).decode()
+    with contextlib.suppress(ArgumentError):  # what has no text
+        # Not by `|`, which ends the arguments in the text of a call.
+        plain = structure.unflatten(function.plain(template))
+        text = encoded(plain, _KINDS).replace("|", r"\u007c")
         copies, _ = function.flatten(*_decode(text))
         pairs = zip(copies, template, strict=True)
         if all(isinstance(thing, Hole) or copy == thing for copy, thing in pairs):
@@ -147,7 +148,23 @@ def _encode(function: Staged, template: Sequence[Any], structure: Any) -> str:
 
 @functools.lru_cache(maxsize=256)
 def _decode(text: str) -> Any:
-    return pickle.loads(base64.b64decode(text))
+    return decoded(text, _KINDS)
+
+
+# What stands among the arguments of functions of torch besides what all have.
+_KINDS: Any = {
+    Hole: ("hole", lambda _: 0, lambda _: Hole()),
+    torch.dtype: ("dtype", dtype_name, lambda name: _dtype(name)),
+    torch.Size: ("size", list, torch.Size),
+    torch.device: ("device", str, torch.device),
+}
+
+
+def _dtype(name: str) -> torch.dtype:
+    found = getattr(torch, name)
+    if not isinstance(found, torch.dtype):
+        raise ArgumentError(f"{name} is no dtype of torch.")
+    return found
 
 
 def bound(name: str, arguments: str, tensors: Sequence[Any]) -> tuple[Staged, Any, Any]:
@@ -159,11 +176,16 @@ def bound(name: str, arguments: str, tensors: Sequence[Any]) -> tuple[Staged, An
         if process != _PROCESS:
             raise ArgumentError(
                 f"the recorded graph calls {name} with an object of another process, which has no "
-                "equal here. Pass what can be imported, or pickled and compared."
+                "equal here. Pass numbers, strings, containers of them, enums or dataclasses."
             )
         template = function.kept[int(number)]
-    else:
+    elif arguments.startswith("{"):
         template = _decode(arguments)
+    else:
+        raise ArgumentError(
+            f"the recorded graph calls {name} with arguments that an earlier version of bridge "
+            "has pickled, and pickles can run code. Record or export it again."
+        )
     leaves, structure = function.flatten(*template)
     rest = iter(tensors)
     filled = [next(rest) if isinstance(x, Hole) else x for x in leaves]
