@@ -73,3 +73,10 @@ def moved(steps: Iterable[Step], start: Iterable[str], *, bodies: bool = False) 
         if not stopped and not moving.isdisjoint(step.inputs):
             moving.update(step.outputs)
     return moving
+
+
+def is_same(x: mx.array, y: mx.array) -> bool:
+    """Whether two objects are one array of a graph, which has one name in a drawing."""
+    text = io.StringIO()
+    mx.export_to_dot(text, x, y, first=x, second=y)
+    return not re.search(r'"first"', text.getvalue())

@@ -19,6 +19,7 @@ from typing import Any
 import mlx.core as mx
 
 from bridge._errors import ArgumentError
+from bridge._sources.mlx._places import Kept, names, places
 from bridge._sources.mlx._random import untouched
 
 
@@ -46,8 +47,10 @@ def run_on(fn: Callable[..., Any], xs: list[mx.array]) -> Any:
     """The results of `fn`: NOTE [modules that change]."""
     if not _local.looking:
         return fn(*xs)
-    modules = {id(part): part for module in _modules(fn, set()) for part in module.modules()}
+    reached = [*_reached(fn, set())]
+    modules = {id(part): part for x in reached if _is_module(x) for part in x.modules()}
     before = [(part, dict(part), dict(vars(part))) for part in modules.values()]
+    kept = Kept(place for x in reached if not _is_module(x) for place in places(x))
     changed: list[str] = []
     try:
         found = fn(*xs)
@@ -57,13 +60,23 @@ def run_on(fn: Callable[..., Any], xs: list[mx.array]) -> Any:
             _restored(vars(part), attributes)
             if any(isinstance(items.get(name), mx.array) for name in names):
                 changed.append(type(part).__name__)
-    if changed:
+        arrays = kept.put_back()
+    _check_unchanged(changed, arrays)
+    return found
+
+
+def _check_unchanged(modules: list[str], arrays: list[str]) -> None:
+    if modules:
         raise ArgumentError(
-            f"the function captures a module and changes arrays in it, in {changed[0]}, as it "
+            f"the function captures a module and changes arrays in it, in {modules[0]}, as it "
             "would again for each derivative. Pass the module itself, whose apply() returns its "
             "buffers, or call its eval() first."
         )
-    return found
+    if arrays:
+        raise ArgumentError(
+            f"the function changes an array that it captures, {arrays[0]}, as it would again for "
+            "each derivative. Take it as an argument, and return its new value."
+        )
 
 
 def _restored(now: dict[str, Any], before: dict[str, Any]) -> list[str]:
@@ -82,24 +95,26 @@ def _restored(now: dict[str, Any], before: dict[str, Any]) -> list[str]:
 _NONE = object()
 
 
-def _modules(x: Any, seen: set[int]) -> Iterator[Any]:
-    """Modules that `x` is, or that a function `x` can name."""
+def _is_module(x: Any) -> bool:
     nn = sys.modules.get("mlx.nn")
-    if nn is None or id(x) in seen:
+    return nn is not None and isinstance(x, nn.Module)
+
+
+def _reached(x: Any, seen: set[int]) -> Iterator[Any]:
+    """`x`, and what it can name if it is a function or holds functions; of modules no parts."""
+    if id(x) in seen:
         return
     seen.add(id(x))
-    if isinstance(x, nn.Module):
-        yield x
-        return
-    for part in _named(x):
-        yield from _modules(part, seen)
+    yield x
+    for part in () if _is_module(x) else _named(x):
+        yield from _reached(part, seen)
 
 
 def _named(x: Any) -> list[Any]:
     """What `x` holds, and what a function names that is of its own file, or no function."""
     if isinstance(x, types.FunctionType):
         cells = [cell.cell_contents for cell in x.__closure__ or () if cell != _EMPTY]
-        named = [x.__globals__.get(name) for name in _names(x.__code__)]
+        named = [x.__globals__.get(name) for name in names(x.__code__)]
         here = [y for y in named if not _is_elsewhere(y, x)]
         return [*cells, *here, *(x.__defaults__ or ()), *(x.__kwdefaults__ or {}).values()]
     if isinstance(x, types.MethodType):
@@ -117,11 +132,6 @@ _MOST = 100  # layers are few; what is long are data
 
 def _is_elsewhere(x: Any, fn: types.FunctionType) -> bool:
     return isinstance(x, types.FunctionType) and x.__globals__ is not fn.__globals__
-
-
-def _names(code: types.CodeType) -> set[str]:
-    inner = (const for const in code.co_consts if isinstance(const, types.CodeType))
-    return {*code.co_names}.union(*map(_names, inner))
 
 
 def _is_callable_object(x: Any) -> bool:

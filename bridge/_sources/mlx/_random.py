@@ -69,10 +69,10 @@ def has_drawn(run: Callable[[], Any]) -> tuple[Any, bool]:
 
 def state() -> mx.array:
     """The key of the thread: another array after each draw."""
-    return _KEYS[0]
+    return KEYS[0]
 
 
-_KEYS: Any = mx.random.state  # one object for all threads; to ask MLX for it takes half a us
+KEYS: Any = mx.random.state  # one object for all threads; to ask MLX for it takes half a us
 
 
 def _set(key: mx.array) -> None:
