@@ -5,9 +5,15 @@ from typing import Any
 from bridge._errors import NoRuleError, NoValuesError
 from bridge._op import Positions, Specs
 from bridge._sources.torch._capture import trace
-from bridge._sources.torch._draws import OTHER_DRAWS, same, same_gradients, same_tangents
+from bridge._sources.torch._draws import (
+    OTHER_DRAWS,
+    begin_alike,
+    same,
+    same_gradients,
+    same_tangents,
+)
 from bridge._sources.torch._eager import DISAGREE, transposed
-from bridge._sources.torch._internals import needs_values
+from bridge._sources.torch._internals import is_about_style, needs_values
 from bridge._sources.torch._styles import dual_jvp, transformed_jvp
 from bridge._sources.torch._ways import forward
 
@@ -18,6 +24,11 @@ def no_rule(rule: str, name: str, error: Exception | None) -> NoRuleError:
         error = NoRuleError(
             "values leave torch, as through NumPy, where forward mode cannot follow. Give an "
             "autograd.Function with a jvp to what computes there, or use reverse mode."
+        )
+    if rule == "jvp" and error and is_about_style(error):
+        error = NoRuleError(
+            "forward mode takes an autograd.Function that looks at values if it has a jvp, or a "
+            "setup_context. Give it one, or use reverse mode."
         )
     return NoRuleError(f"torch has no {rule} of {name}: {error}")
 
@@ -34,9 +45,11 @@ def accepts_gradients(
     if function.batched and function.blocks.asked:
         each = function.batched.vjp(wanted, given).program
         return gradients.program is not None and same(gradients.program.run, each.run, primals)
-    split = function.split(wanted, given) if function.seeded else None
-    if split is None:
+    if not function.seeded:
         return True
+    split = function.split(wanted, given)
+    if split is None:  # the gradients draw too, after the function
+        return gradients.program is None or begin_alike(function.program, gradients.program)
     seed = function.settings.seed or 0
     halves = function.op(), gradients.op(), split
     return same_gradients(*halves, wanted, given, primals=function.primals, seed=seed)

@@ -14,6 +14,8 @@ import torch
 from bridge._op import Op, Positions, Specs, Split
 from bridge._sources.torch._capture import Fun
 from bridge._sources.torch._eager import made_up
+from bridge._sources.torch._graph import draws
+from bridge._sources.torch._program import Program
 
 _SEEDS = 4
 OTHER_DRAWS = (
@@ -28,6 +30,15 @@ def _arguments(primals: Specs, seed: int | None) -> Iterator[list[torch.Tensor]]
         if seed is not None:
             xs[seed] = torch.full_like(xs[seed], 7 * n + 1)
         yield xs
+
+
+def begin_alike(one: Program, other: Program) -> bool:
+    """Whether one graph draws what another begins with."""
+    rows = [
+        [(x.target, x.meta["val"].shape) for x in p.module.graph.nodes if draws(x)]
+        for p in (one, other)
+    ]
+    return rows[0] == rows[1][: len(rows[0])]
 
 
 def same(one: Fun, other: Fun, primals: Specs) -> bool:

@@ -107,6 +107,11 @@ class Function:
         found = self._derived("vjp", gradients(self, wanted, given), primals, of_batch, accept)
         if not isinstance(found, Function):
             return found
+        if found.draws and self.settings.seed is None:
+            raise NoRuleError(
+                f"{self.name} draws random numbers in its gradient, which have to follow from an "
+                "argument. Pass a key, `rng=`."
+            )
         found = self._opened(found, recorded_vjp, (wanted, given), of_batch)
         if self.program:
             return found
@@ -166,7 +171,7 @@ class Function:
             return None
         except RuntimeError as error:
             raise no_rule("derivative", self.name, error) from error
-        if self.batched and self.blocks.asked:
+        if found and self.batched and self.blocks.asked:
             each, how = self.batched.vjp(wanted, given).op(), {"primals": self.primals}
             seed = self.settings.seed
             if not same_gradients(self.op(), each, found, wanted, given, seed=seed, **how):

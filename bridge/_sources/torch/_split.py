@@ -7,6 +7,7 @@ from bridge._errors import NoRuleError
 from bridge._op import Op, Positions, Specs, Split
 from bridge._sources.torch._capture import Fun, program, trace, trace_joint
 from bridge._sources.torch._draws import OTHER_DRAWS, same_examples
+from bridge._sources.torch._graph import draws
 from bridge._sources.torch._listing import listed
 from bridge._sources.torch._looped import Axes, each, grown, seeds_differ
 from bridge._sources.torch._partition import partition, selected
@@ -16,10 +17,15 @@ from bridge._sources.torch._styles import mapped
 
 def split(
     fun: Fun, name: str, primals: Specs, wanted: Positions, given: Positions, *, settings: Settings
-) -> Split:
-    """The outputs of `fun` at `given`, differentiated by its arguments at `wanted`."""
+) -> Split | None:
+    """The outputs of `fun` at `given`, differentiated by its arguments at `wanted`.
+
+    `None` if the second half draws random numbers, which follow from the seed of the first.
+    """
     joint, flows = trace_joint(fun, primals, wanted, given, name=name, settings=settings)
     halves = partition(joint, len(primals), [i in flows for i in given])
+    if any(map(draws, halves.backward.graph.nodes)):
+        return None
     first = program(halves.forward)
     count = len(first.outputs) - halves.residuals
     kept = (
