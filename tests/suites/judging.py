@@ -1,7 +1,6 @@
 """Verdicts about what a way finds for a question, by torch's answers and by differences."""
 
 import dataclasses
-import warnings
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -9,7 +8,7 @@ import numpy as np
 import torch
 
 from bridge import BridgeError
-from tests.suites import samples, truth
+from tests.suites import truth
 from tests.suites.truth import MODES, Question
 
 RIGHT, REFUSED, WRONG, RAISES = "right", "refused", "wrong", "raises"
@@ -38,29 +37,8 @@ class Verdict:
     reason: str = ""
 
 
-def verdicts(name: str, record: Any, way: Any) -> Iterator[Verdict]:
-    """One for each dtype and mode that torch itself has an answer for."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        for dtype in samples.dtypes(record):
-            question = _question(record, way.dtypes.get(dtype, dtype))
-            if question is not None:
-                for mode, outcome, reason in _judged(question, way):
-                    yield Verdict(name, str(dtype).removeprefix("torch."), mode, outcome, reason)
-
-
-def _question(record: Any, dtype: torch.dtype) -> Question | None:
-    """About a sample of an operator; `None` if it has none, or draws random numbers."""
-    if dtype not in record.supported_dtypes("cpu"):
-        return None
-    sample = samples.sample(record, dtype)
-    if sample is None or not sample.tensors or truth.draws(sample):
-        return None
-    return truth.asked(sample)
-
-
-def _judged(question: Question, way: Any) -> Iterator[tuple[str, str, str]]:
-    """Mode, outcome and reason of each mode."""
+def judged(question: Question, way: Any) -> Iterator[tuple[str, str, str]]:
+    """Mode, outcome and reason of each mode that torch itself has an answer for."""
     answers = {mode: answer for mode in MODES if (answer := _answer(mode, question)) is not None}
     for mode, mine in _found(question, way, list(answers)).items():
         if isinstance(mine, Exception):

@@ -1,0 +1,92 @@
+"""Torch's own records of its operators, and samples of them."""
+
+import functools
+import itertools
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from torch.testing._internal.autograd_function_db import autograd_function_db
+from torch.testing._internal.common_methods_invocations import op_db
+from torch.utils import _pytree
+
+from tests.suites.samples import Sample, smooth
+
+# Their results are whatever the memory held before.
+UNDEFINED = {"empty", "empty_like", "empty_permuted", "empty_strided", "new_empty"}
+UNDEFINED |= {"new_empty_strided", "resize_", "resize_as_"}
+# How many samples are looked at for one that has several numbers.
+_LOOKED_AT = 12
+
+
+def databases() -> dict[str, Any]:
+    """Torch's records of operators and of autograd Functions by name, both private to its tests."""
+    records = [*op_db, *autograd_function_db]
+    named = {_name(record): record for record in records}
+    return {name: record for name, record in sorted(named.items()) if record.name not in UNDEFINED}
+
+
+def _name(record: Any) -> str:
+    variant = record.variant_test_name
+    return f"{record.name}.{variant}" if variant else record.name
+
+
+def dtypes(record: Any) -> list[torch.dtype]:
+    """Those to be tried: floats of both sizes and complex numbers, or else integers."""
+    supported = record.supported_dtypes("cpu")
+    wanted = [torch.float64, torch.complex128, torch.float32]
+    chosen = [dtype for dtype in wanted if dtype in supported]
+    return chosen or [dtype for dtype in (torch.int64, torch.bool) if dtype in supported][:1]
+
+
+def sample(record: Any, dtype: torch.dtype) -> Sample | None:
+    """The first sample that has several numbers, or the first; `None` if there is none."""
+    candidates = _samples(record, dtype)
+    first = next(candidates, None)
+    if first is None or _has_several(first):
+        return first
+    return next(filter(_has_several, itertools.islice(candidates, _LOOKED_AT)), first)
+
+
+def _has_several(sample: Sample) -> bool:
+    return any(x.numel() > 1 for x in sample.tensors)
+
+
+def _samples(record: Any, dtype: torch.dtype) -> Iterator[Sample]:
+    torch.manual_seed(7)
+    for given in record.sample_inputs("cpu", dtype, requires_grad=False):
+        leaves, structure = _pytree.tree_flatten((given.input, given.args, given.kwargs))
+        places = [i for i, leaf in enumerate(leaves) if isinstance(leaf, torch.Tensor)]
+        tensors = tuple(leaves[i].detach().clone() for i in places)
+        if any(x.layout != torch.strided for x in tensors):
+            continue
+        yield Sample(
+            function=_of_tensors(_operator(record), given, leaves, places, structure),
+            tensors=tensors,
+            free=tuple(i for i, x in enumerate(tensors) if smooth(x)),
+        )
+
+
+def _operator(record: Any) -> Callable[..., Any]:
+    """What is asked about: of what holds for Hermitian matrices alone, a function of all others."""
+    wrapper = record.gradcheck_wrapper
+    if "hermitian" not in wrapper.__name__:
+        return record.op
+    return functools.partial(wrapper, record.op)
+
+
+def _of_tensors(
+    operator: Callable[..., Any], given: Any, leaves: list[Any], places: list[int], structure: Any
+) -> Callable[..., list[torch.Tensor]]:
+    """The operator as a function of its tensors, followed by what makes its results unique."""
+
+    def function(*tensors: torch.Tensor) -> list[torch.Tensor]:
+        filled = list(leaves)
+        for place, tensor in zip(places, tensors, strict=True):
+            filled[place] = tensor
+        first, args, kwargs = _pytree.tree_unflatten(filled, structure)
+        results = given.output_process_fn_grad(operator(first, *args, **kwargs))
+        return [y for y in _pytree.tree_leaves(results) if isinstance(y, torch.Tensor)]
+
+    function.__name__ = getattr(operator, "__name__", "operator")
+    return function
