@@ -63,6 +63,18 @@ def _multiple(x: Any, y: Any) -> Any:
     return jnp.where(shared == 0, 0, jnp.abs(lax.div(x, divisor) * y))
 
 
+def _added_logarithms(x: Any, y: Any) -> Any:
+    """log(exp(x) + exp(y)), whose imaginary part torch leaves as large as it is."""
+    if not jnp.iscomplexobj(x):
+        return jnp.logaddexp(x, y)
+    x, y = jnp.broadcast_arrays(x, y)
+    first = jnp.real(x) >= jnp.real(y)
+    large, small = jnp.where(first, x, y), jnp.where(first, y, x)
+    both = jnp.isinf(jnp.real(large)) & (jnp.real(large) == jnp.real(small))
+    low = jnp.where(jnp.real(large) < 0, small, jnp.log(jnp.exp(small) + jnp.exp(large)))
+    return jnp.where(both, low, large + jnp.log1p(jnp.exp(jnp.where(both, 0, small - large))))
+
+
 def _heaviside(x: Any, y: Any) -> Any:
     """A step, which is 0 at NaN."""
     return jnp.where(x == 0, y, x > 0)
@@ -85,12 +97,15 @@ _EXACT: dict[str, Function] = {
 }
 # Torch rounds numbers to the dtype of the result before these, and does not before the next.
 _OF_ROUNDED: dict[str, Function] = {
-    **{name: getattr(jnp, name) for name in ("hypot", "logaddexp", "logaddexp2", "remainder")},
+    **{name: getattr(jnp, name) for name in ("hypot", "logaddexp2", "remainder")},
+    "logaddexp": _added_logarithms,
     "fmod": jnp.fmod,
     "atan2": jnp.arctan2,
     "pow": _power,
     "xlogy": special.xlogy,
     "special_xlog1py": special.xlog1py,
+    "igamma": lax.igamma,
+    "igammac": lax.igammac,
 }
 _OF_NUMBERS: dict[str, Function] = {
     "mul": jnp.multiply,
