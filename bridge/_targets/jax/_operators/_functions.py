@@ -37,6 +37,18 @@ def _digamma(x: Any) -> Any:
     return jnp.where(x == 0, jnp.copysign(jnp.inf, -x), lax.digamma(x))
 
 
+def _erfcx(x: Any) -> Any:
+    """exp(x**2) erfc(x), by its asymptotic series before erfc is lost."""
+    far = 5 if x.dtype == jnp.float32 else 10
+    z = 1 / (2 * jnp.where(x > far, x, 1) ** 2)
+    series = jnp.ones_like(x)
+    for n in range(12, 0, -1):
+        series = 1 - (2 * n - 1) * z * series
+    near = jnp.where(x > far, 0, x)
+    series = series / (jnp.where(x > far, x, 1) * math.sqrt(math.pi))
+    return jnp.where(x > far, series, jnp.exp(near * near) * lax.erfc(near))
+
+
 _SAME_NAMES = (
     *("sin", "cos", "tan", "sinh", "cosh", "tanh", "exp", "exp2", "expm1", "log", "log2", "log10"),
     *("log1p", "sqrt", "floor", "ceil", "trunc", "round", "square", "positive", "sinc", "conj"),
@@ -70,6 +82,7 @@ _FUNCTIONS: dict[str, Function] = {
     "special_ndtri": special.ndtri,
     "special_entr": special.entr,
     "special_log_ndtr": special.log_ndtr,
+    **dict.fromkeys(("erfcx", "special_erfcx"), _erfcx),
 }
 # They compute in the dtype of their argument.
 _QUESTIONS: dict[str, Function] = {
@@ -92,6 +105,12 @@ for _name, _compute in _FUNCTIONS.items():
     operator(f"aten.{_name}.default", f"prims.{_name}.default")(_in_dtype_of_result(_compute))
 for _name, _compute in _QUESTIONS.items():
     operator(f"aten.{_name}.default", f"prims.{_name}.default")(_in_own_dtype(_compute))
+
+
+@operator("aten.frexp.Tensor", "prims.frexp.default")
+@wide
+def _frexp(out: Result, x: Any) -> tuple[Any, Any]:
+    return jnp.frexp(x)
 
 
 @operator("aten.round.decimals")

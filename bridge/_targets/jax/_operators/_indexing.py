@@ -5,6 +5,7 @@ Torch raises for an index that is out of bounds, which a program of XLA cannot d
 there is NaN, or the least integer, and what is written there is dropped.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -78,30 +79,6 @@ def _index_select(out: Result, x: Any, dim: int, index: Any) -> Any:
     if not x.ndim:
         return x
     return jnp.take(x, _strict(index.reshape(-1), x.shape[dim]), dim, **_READ)
-
-
-@operator("aten.embedding.default")
-def _embedding(out: Result, weight: Any, index: Any, *_: Any, **__: Any) -> Any:
-    return jnp.take(weight, _strict(index, weight.shape[0]), 0, **_READ)
-
-
-@operator("aten.embedding_dense_backward.default")
-@wide
-def _embedding_backward(
-    out: Result,
-    gradient: Any,
-    index: Any,
-    count: int,
-    padding: int,
-    by_frequency: bool,
-) -> Any:
-    rows = gradient.reshape(-1, gradient.shape[-1])
-    index = index.reshape(-1)
-    if by_frequency:
-        seen = jnp.zeros(count, rows.dtype).at[index].add(1)
-        rows = rows / seen[index][:, None]
-    index = jnp.where(index == padding, count, _strict(index, count))
-    return jnp.zeros(out.shape, out.dtype).at[index].add(rows, **_WRITE)
 
 
 @operator("aten.take.default")
@@ -240,3 +217,30 @@ def _masked_scatter(out: Result, x: Any, mask: Any, source: Any) -> Any:
     place = jnp.cumsum(mask.reshape(-1)) - 1
     taken = source.reshape(-1).at[place].get(**_READ).reshape(x.shape)
     return jnp.where(mask, taken, x)
+
+
+@operator("aten.masked_scatter_backward.default")
+def _masked_scatter_backward(out: Result, gradient: Any, mask: Any, sizes: Sequence[int]) -> Any:
+    gradient, mask = jnp.broadcast_arrays(gradient, mask)
+    mask, count = mask.reshape(-1), math.prod(sizes)
+    place = jnp.where(mask, jnp.cumsum(mask) - 1, count)
+    return jnp.zeros(count, out.dtype).at[place].set(gradient.reshape(-1), **_WRITE).reshape(sizes)
+
+
+@operator("aten.index_reduce.default")
+@wide
+def _index_reduce(
+    out: Result,
+    x: Any,
+    dim: int,
+    index: Any,
+    source: Any,
+    reduce: str,
+    *,
+    include_self: bool = True,
+) -> Any:
+    x, y = jnp.atleast_1d(x), jnp.atleast_1d(source)
+    shape = [-1 if axis == dim % x.ndim else 1 for axis in range(x.ndim)]
+    index = jnp.broadcast_to(index.reshape(shape), y.shape)
+    found = _scatter_reduce(out, x, dim, index, y, reduce, include_self=include_self)
+    return found.reshape(out.shape)

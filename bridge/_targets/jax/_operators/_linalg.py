@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from jax import lax
 from jax.scipy.linalg import solve_triangular
 
+from bridge._errors import NoRuleError
 from bridge._targets.jax._operators._table import Result, operator
 
 # NOTE [what went wrong]
@@ -33,20 +34,35 @@ def _permutation(pivots: Any, size: int) -> Any:
 
 
 @operator("aten.linalg_lu_factor_ex.default")
-def _lu_factor(out: Result, a: Any, **_: Any) -> tuple[Any, ...]:
+def _lu_factor(out: Result, a: Any, *, pivot: bool = True, **_: Any) -> tuple[Any, ...]:
+    _check_pivots(pivot=pivot)
     factors, pivots = _lu(a)
     return factors, pivots, _fine(a)
 
 
 @operator("aten.linalg_lu.default")
-def _linalg_lu(out: Result, a: Any, **_: Any) -> tuple[Any, ...]:
+def _linalg_lu(out: Result, a: Any, *, pivot: bool = True) -> tuple[Any, ...]:
+    _check_pivots(pivot=pivot)
     factors, pivots = _lu(a)
     return _unpacked(factors, pivots)
 
 
+def _check_pivots(*, pivot: bool) -> None:
+    if not pivot:
+        raise NoRuleError(
+            "an LU factorization with pivot=False has no rule, since XLA always exchanges rows, "
+            "as torch itself does on CPUs. Leave pivot=True, or write the elimination out."
+        )
+
+
 @operator("aten.lu_unpack.default")
-def _lu_unpack(out: Result, factors: Any, pivots: Any, *_: Any) -> tuple[Any, ...]:
-    return _unpacked(factors, pivots)
+def _lu_unpack(
+    out: Result, factors: Any, pivots: Any, unpack_data: bool = True, unpack_pivots: bool = True
+) -> tuple[Any, ...]:
+    order, lower, upper = _unpacked(factors, pivots)
+    empty = jnp.zeros((0,), factors.dtype)
+    order = order if unpack_pivots else empty
+    return (order, lower, upper) if unpack_data else (order, empty, empty)
 
 
 def _unpacked(factors: Any, pivots: Any) -> tuple[Any, ...]:
@@ -218,8 +234,9 @@ def _svd(
 def _pseudoinverse(
     out: Result, a: Any, *, atol: Any = None, rtol: Any = None, hermitian: bool = False
 ) -> Any:
-    if hermitian:
-        a = jnp.tril(a) + _adjoint(jnp.tril(a, -1))
+    if hermitian:  # of the diagonal the real part counts
+        lower = jnp.tril(a, -1)
+        a = lower + _adjoint(lower) + jnp.eye(a.shape[-1], dtype=a.dtype) * jnp.real(a)
     u, s, v = jnp.linalg.svd(a, full_matrices=False)
     eps = 0 if atol is not None else max(a.shape[-2:]) * jnp.finfo(a.dtype).eps
     bound = (eps if rtol is None else rtol) * s.max(-1, initial=0)

@@ -135,21 +135,47 @@ for _rank in (1, 2, 3):
         f"max_pool{_rank}d_with_indices_backward": _max_pool_backward,
         f"avg_pool{_rank}d": _avg_pool,
         f"avg_pool{_rank}d_backward": _avg_pool_backward,
+        f"adaptive_max_pool{_rank}d_backward": _max_pool_backward,
     }.items():
         operator(f"aten.{_name}.default")(wide(functools.partial(_compute, _rank)))
 
 
-def _means(x: Any, axis: int, count: int) -> Any:
-    """The means of as many windows, which divide an axis evenly."""
-    size = x.shape[axis]
+def _even(size: int, count: int) -> tuple[np.ndarray, np.ndarray]:
+    """The places of as many windows, which divide an axis evenly, and their lengths.
+
+    A window that is shorter than others has its last place several times.
+    """
     ends = [(i * size // count, -(-(i + 1) * size // count)) for i in range(count)]
     lengths = np.array([stop - start for start, stop in ends])
+    steps = np.minimum(np.arange(lengths.max(initial=0)), lengths[:, None] - 1)
+    return np.array([start for start, _ in ends])[:, None] + steps, lengths
+
+
+def _adaptive_max(rank: int, out: Result, x: Any, sizes: Sizes) -> tuple[Any, Any]:
+    lead, axes = x.ndim - rank, x.shape[x.ndim - rank :]
+    places = jnp.arange(math.prod(axes)).reshape(axes)
+    for i, count in enumerate(sizes):  # a window's axes follow one another at the end
+        at, _ = _even(axes[i], count)
+        x = jnp.moveaxis(jnp.take(x, at, lead + i), lead + i + 1, -1)
+        places = jnp.moveaxis(jnp.take(places, at, i), i + 1, -1)
+    x = x.reshape(*x.shape[: lead + rank], -1)
+    places = jnp.broadcast_to(places.reshape(*places.shape[:rank], -1), x.shape)
+    missing = jnp.isnan(x) if jnp.issubdtype(x.dtype, jnp.inexact) else jnp.zeros(x.shape, bool)
+    last = x.shape[-1] - 1 - jnp.argmax(jnp.flip(missing, -1), -1)
+    at = jnp.where(missing.any(-1), last, jnp.argmax(x, -1))[..., None]
+    return tuple(jnp.take_along_axis(y, at, -1)[..., 0] for y in (x, places))  # pyright: ignore[reportReturnType]
+
+
+for _rank in (2, 3):
+    operator(f"aten.adaptive_max_pool{_rank}d.default")(functools.partial(_adaptive_max, _rank))
+
+
+def _means(x: Any, axis: int, count: int) -> Any:
+    """The means of as many windows, which divide an axis evenly."""
+    places, lengths = _even(x.shape[axis], count)
     # No window is a sum with weights 0: what is infinite elsewhere is nothing to it.
-    steps = np.arange(lengths.max(initial=0))
-    places = np.array([start for start, _ in ends])[:, None] + np.minimum(
-        steps, lengths[:, None] - 1
-    )
-    inside = (steps < lengths[:, None]).reshape(count, -1, *(1,) * (x.ndim - 1 - axis))
+    inside = np.arange(places.shape[1]) < lengths[:, None]
+    inside = inside.reshape(count, -1, *(1,) * (x.ndim - 1 - axis))
     windows = jnp.take(x, places, axis)
     shape = [count if i == axis else 1 for i in range(x.ndim)]
     return jnp.where(inside, windows, 0).sum(axis + 1) / lengths.reshape(shape).astype(x.dtype)

@@ -228,26 +228,3 @@ def _trilinear(
 ) -> Any:
     a, b, c = (jnp.expand_dims(x, d) for x, d in ((a, tuple(da)), (b, tuple(db)), (c, tuple(dc))))
     return jnp.sum(a * b * c, tuple(summed))
-
-
-@operator("aten._cdist_forward.default")
-@wide
-def _distances(out: Result, x: Any, y: Any, p: float, *_: Any) -> Any:
-    away = jnp.abs(x[..., :, None, :] - y[..., None, :, :])
-    return jnp.linalg.norm(away, ord=p, axis=-1)
-
-
-@operator("aten._cdist_backward.default")
-@wide
-def _distances_backward(out: Result, gradient: Any, x: Any, y: Any, p: float, found: Any) -> Any:
-    if p == 0:  # a number of places, which is constant almost everywhere
-        return jnp.zeros(out.shape, out.dtype)
-    away = x[..., :, None, :] - y[..., None, :, :]
-    found, gradient = found[..., None], gradient[..., None]
-    apart = jnp.where(found == 0, 1, found)
-    if p == jnp.inf:
-        slope = jnp.sign(away) * (jnp.abs(away) == found)
-    else:
-        size = jnp.where(away == 0, 1, jnp.abs(away))
-        slope = jnp.sign(away) * (size / apart) ** (p - 1)
-    return jnp.where(found == 0, 0, gradient * slope).sum(-2)

@@ -5,7 +5,7 @@ from typing import Any
 import jax.numpy as jnp
 from jax import lax
 
-from bridge._targets.jax._operators._table import Result, operator
+from bridge._targets.jax._operators._table import Result, cast, operator
 
 
 def _ordered(x: Any, dim: int, *, descending: bool) -> tuple[Any, Any]:
@@ -87,6 +87,34 @@ def _median_along(out: Result, x: Any, dim: int, *_: Any) -> tuple[Any, ...]:
         return values, places
     found = (jnp.take_along_axis(y, at, dim) for y in (values, places))
     return tuple(y.reshape(out.shape) for y in found)
+
+
+@operator("aten.nanmedian.default")
+def _nanmedian(out: Result, x: Any) -> Any:
+    if not x.size:
+        return _median(out, x)
+    return _nanmedian_along(out, x.reshape(-1), 0)[0]
+
+
+@operator("aten.nanmedian.dim")
+def _nanmedian_along(out: Result, x: Any, dim: int, *_: Any) -> tuple[Any, ...]:
+    values, places = _ordered(x, dim, descending=False)
+    if not x.ndim:
+        return values, places
+    count = (~jnp.isnan(values)).sum(dim, keepdims=True)
+    at = jnp.maximum(count - 1, 0) // 2
+    found = (jnp.take_along_axis(y, at, dim) for y in (values, places))
+    return tuple(y.reshape(out.shape) for y in found)
+
+
+@operator("aten.histc.default")
+def _histogram(out: Result, x: Any, bins: int = 100, min: Any = 0, max: Any = 0) -> Any:
+    x = x.reshape(-1)
+    low, high = (x.min(), x.max()) if min == max and x.size else (cast(min, x.dtype), max)
+    low, high = (jnp.where(low == high, end, y) for y, end in ((low, low - 1), (high, high + 1)))
+    place = ((x - low) / (high - low) * bins).astype("int64")
+    place = jnp.where((x >= low) & (x <= high), jnp.minimum(place, bins - 1), bins)
+    return jnp.zeros(bins, out.dtype).at[place].add(1, mode="drop")
 
 
 @operator("aten.searchsorted.Tensor", "aten.searchsorted.Scalar")
