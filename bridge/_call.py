@@ -13,6 +13,7 @@ from bridge._op import Op
 from bridge._plan import ARRAY, SEED, Flat, Leaf, Plan, keyless
 from bridge._protocols import Fill
 from bridge._recorded import Recorded
+from bridge._tracebacks import entrance, shorten
 from bridge._traces import Traces
 
 # NOTE [rows of arguments]
@@ -103,13 +104,22 @@ class BridgedFunction:
             return functools.partial(self, instance)
         return types.MethodType(self, instance)
 
+    @entrance
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         if self._target.compiling():
             return self._target.compiled(self, args, kwargs)
-        plan = None if kwargs or self._parameters.static else self._known(args, len(args))
-        if plan is not None:  # NOTE [rows of arguments]
-            outputs = plan.native(*(args if plan.as_they_are else plan.prepared(args)))
-            return plan.flat.build(outputs)  # not before: without a trace it is known only now
+        try:
+            plan = None if kwargs or self._parameters.static else self._known(args, len(args))
+            if plan is not None:  # NOTE [rows of arguments]
+                outputs = plan.native(*(args if plan.as_they_are else plan.prepared(args)))
+                return plan.flat.build(outputs)  # not before: without a trace it is known only now
+            return self._results(args, kwargs)
+        except Exception as error:
+            shorten(error)
+            raise
+
+    def _results(self, args: Any, kwargs: Any) -> Any:
+        """The results of a call that may be the first of its kind."""
         args, kwargs = self._arranged(args, kwargs)
         leaves, structure = _tree.leaves((args, kwargs))
         plan = self._known(leaves, _form(structure, len(leaves)))

@@ -5,6 +5,7 @@ from typing import Any
 
 from bridge._call import BridgedFunction
 from bridge._errors import ArgumentError
+from bridge._tracebacks import shortened
 
 
 class BridgedModule:
@@ -43,6 +44,7 @@ class BridgedModule:
             "the output and the new buffers."
         )
 
+    @shortened
     def apply(self, params: Any, buffers: Any, *args: Any, **kwargs: Any) -> Any:
         """The output of the module and its new buffers, as a tuple.
 

@@ -25,6 +25,7 @@ from bridge._mixing import MISTAKES, Crossing, check_result, explain
 from bridge._op import Op, Specs
 from bridge._protocols import Runner
 from bridge._spec import ArraySpec
+from bridge._tracebacks import user_exit
 
 
 @dataclasses.dataclass(frozen=True)
@@ -140,6 +141,7 @@ class Flat:
             closed[i] = close(data, kind)
         return plain(closed)
 
+    @user_exit
     def _results(self, arrays: Sequence[Any]) -> Any:
         """What the user's function returns."""
         if self._is_row:

@@ -4,6 +4,7 @@ import warnings
 from collections.abc import Sequence
 
 from bridge._plan import Leaf
+from bridge._tracebacks import user_level
 
 _MANY = 16
 
@@ -35,5 +36,5 @@ class Traces:
                 f"{varying or 'the structure of its arguments'}. Each new shape, dtype and "
                 "static value is traced and compiled anew: pad shapes, or pass a static number "
                 "as an array.",
-                stacklevel=4,
+                stacklevel=user_level(),
             )

@@ -29,6 +29,7 @@ from bridge._targets.jax._capsule import DeviceBuffer, new_capsule
 from bridge._targets.jax._internals import exporting
 from bridge._targets.jax._naming import named
 from bridge._targets.jax._task import Task, find, task
+from bridge._tracebacks import shorten
 
 _TARGET = "gradbridge_call"
 _INTERNAL = 13  # XLA_FFI_Error_Code_INTERNAL
@@ -191,6 +192,7 @@ def _stream(words: Sequence[int]) -> Stream:
 
 def _failed(api: int, error: BaseException) -> int:
     """An error of XLA that shows `error` with its traceback."""
+    shorten(error)
     first = "".join(traceback.format_exception_only(error))
     text = f"{first}\n{''.join(traceback.format_exception(error))}"
     message = text.replace("\0", "\\0").encode("utf-8", "replace")

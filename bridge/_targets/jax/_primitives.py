@@ -43,6 +43,7 @@ from bridge._targets.jax._internals import (
 )
 from bridge._targets.jax._transport import lower
 from bridge._targets.jax._transposes import transpose_call, transpose_derivative
+from bridge._tracebacks import shortened
 
 
 def _results(specs: Specs, operands: Sequence[Any]) -> list[Any]:
@@ -209,11 +210,11 @@ def _register() -> None:
         primitive.multiple_results = True
         primitive.def_impl(functools.partial(_eager, primitive))
         primitive.def_abstract_eval(outputs)
-        ad.primitive_jvps[primitive] = jvp
-        batching.primitive_batchers[primitive] = batch
-        mlir.register_lowering(primitive, lowering, cacheable=False)
-    ad.primitive_transposes[call_p] = transpose_call
-    ad.primitive_transposes[linear_p] = transpose_derivative
+        ad.primitive_jvps[primitive] = shortened(jvp)
+        batching.primitive_batchers[primitive] = shortened(batch)
+        mlir.register_lowering(primitive, shortened(lowering), cacheable=False)
+    ad.primitive_transposes[call_p] = shortened(transpose_call)
+    ad.primitive_transposes[linear_p] = shortened(transpose_derivative)
     drop_unused(call_p, _call_dce)
     hold_weakly(Call, Linear)
 

@@ -35,6 +35,7 @@ from bridge._targets.mlx._halves import Kept, Second
 from bridge._targets.mlx._recipe import Recipe, recipe
 from bridge._targets.mlx._recording import recording
 from bridge._targets.mlx._uses import Uses, custom, every
+from bridge._tracebacks import shortened
 from bridge._tree import spread
 
 
@@ -111,6 +112,7 @@ class Call:
             )
         return tuple(unmarked(shape, dtype) for shape, dtype in self.made.results)
 
+    @shortened
     @in_rule
     @rested
     def vjp(self, primals: Any, cotangents: Sequence[mx.array], _: Any) -> Sequence[mx.array]:
@@ -130,6 +132,7 @@ class Call:
         at = zip(made.at, xs, strict=True)
         return [gradients[i] if i in gradients else mx.zeros_like(x) for i, x in at]
 
+    @shortened
     @rested
     def jvp(self, primals: Any, tangents: Any) -> list[mx.array]:
         """The tangents of the outputs."""
@@ -148,6 +151,7 @@ class Call:
                 raise ArgumentError(f"{op.name} returned {ARRAYS.spec(y)}, not {made.specs[i]}.")
         return spread(moved, made.smooth, still)
 
+    @shortened
     @rested
     def vmap(self, arrays: Any, axes: Any) -> tuple[list[mx.array], list[int]]:
         """The outputs of the call mapped over `axes` of its arguments."""

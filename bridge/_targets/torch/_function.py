@@ -18,7 +18,7 @@ from typing import Any
 import torch
 
 from bridge._arrays.torch import aside, transforming
-from bridge._op import Arrays, Op
+from bridge._op import Arrays, Op, Positions
 from bridge._protocols import Run, Runner
 from bridge._targets.torch import _dynamo, _operators as _operators
 from bridge._targets.torch._internals import (
@@ -35,6 +35,7 @@ from bridge._targets.torch._internals import (
 )
 from bridge._targets.torch._recipe import Recipe, recipe, route, unprepared
 from bridge._targets.torch._staging import sketch, stage
+from bridge._tracebacks import entrance, shorten, shortened
 from bridge._tree import spread
 
 
@@ -155,28 +156,23 @@ class _Rules(torch.autograd.Function):
     """The derivatives of a call, from what `_keep` put into its context."""
 
     @staticmethod
+    @entrance
     def backward(ctx: Any, *cotangents: torch.Tensor | None) -> Any:
         if compiling():  # as `unread`, which would cost a call more
             return torch.compiler.disable(_Rules.backward)(ctx, *cotangents)
-        op, run, made = ctx.call
-        dense = [c.to_dense() if c.is_sparse else c for c in cotangents if c is not None]
-        given = made.outputs
-        if len(dense) < len(given):
-            given = tuple([i for i in given if cotangents[i] is not None])
-        way = route(op, made, ctx.needs_input_grad, given)
-        xs, row = _restore(ctx)
-        if way.op is None:
-            gradients: Sequence[Any] = [None] * len(way.needed)
-        elif _differentiated_again(xs, dense):
-            gradients = _call(op.derive("vjp", way.needed, given), run, *xs, *dense)
-        else:
-            gradients = run(way.op, (*(row if way.split else xs), *dense))
-        if len(gradients) == len(xs):
+        try:
+            gradients, needed = _gradients(ctx, cotangents)
+        except Exception as error:
+            shorten(error)
+            raise
+        count = len(ctx.needs_input_grad) - 2
+        if len(gradients) == count:
             return None, None, *gradients
-        return None, None, *spread(gradients, way.needed, [None] * len(xs))
+        return None, None, *spread(gradients, needed, [None] * count)
 
     @staticmethod
     @unread
+    @shortened
     def jvp(ctx: Any, *tangents: Any) -> Any:
         op, run, made = ctx.call
         given = tuple(i for i, t in enumerate(tangents[2:]) if t is not None)
@@ -185,6 +181,22 @@ class _Rules(torch.autograd.Function):
         outputs = _call(op.derive("jvp", given), run, *xs, *moving)
         found = dict(zip(made.smooth, outputs, strict=True))
         return tuple(None if i in ctx.fixed else found[i] for i in made.outputs)
+
+
+def _gradients(ctx: Any, cotangents: Sequence[Any]) -> tuple[Sequence[Any], Positions]:
+    """The gradients of some primals, and the positions of these."""
+    op, run, made = ctx.call
+    dense = [c.to_dense() if c.is_sparse else c for c in cotangents if c is not None]
+    given = made.outputs
+    if len(dense) < len(given):
+        given = tuple([i for i in given if cotangents[i] is not None])
+    way = route(op, made, ctx.needs_input_grad, given)
+    xs, row = _restore(ctx)
+    if way.op is None:
+        return [None] * len(way.needed), way.needed
+    if _differentiated_again(xs, dense):
+        return _call(op.derive("vjp", way.needed, given), run, *xs, *dense), way.needed
+    return run(way.op, (*(row if way.split else xs), *dense)), way.needed
 
 
 def _differentiated_again(xs: Sequence[Any], cotangents: Sequence[Any]) -> bool:
@@ -235,6 +247,7 @@ class _Transformable(_Rules):
 
     @staticmethod
     @unread
+    @shortened
     def vmap(info: Any, in_dims: Any, *args: Any) -> Any:
         op, run, *xs = args
         outputs = _call(op.derive("vmap", tuple(in_dims[2:]), info.batch_size), run, *xs)
