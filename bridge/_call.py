@@ -48,7 +48,7 @@ class BridgedFunction:
             )
         functools.update_wrapper(self, fn, updated=())
         self._fn = fn
-        self._name = _names.called(fn)
+        self._name = self.__name__ = _names.called(fn)
         self._source = _registry.source(self._home)
         self._target = _registry.target(self._away)
         self._ambient = self._source.ambient

@@ -7,9 +7,15 @@ from typing import Any
 
 
 def called(fn: Callable[..., Any]) -> str:
-    """What a function is called; a partial one as the function it is of."""
+    """What a function is called; a partial one as the function it is of.
+
+    What a class applies is the class: the `apply` of an `autograd.Function` says nothing.
+    """
     while isinstance(fn, functools.partial):
         fn = fn.func
+    owner = getattr(fn, "__self__", None)
+    if isinstance(owner, type) and getattr(fn, "__name__", "") == "apply":
+        return owner.__name__
     return getattr(fn, "__name__", type(fn).__name__)
 
 

@@ -4,6 +4,7 @@
 import contextlib
 import logging
 import sys
+import warnings
 from collections.abc import Generator
 
 import torch
@@ -29,6 +30,9 @@ def capturing() -> Generator[None]:
         for enabled, set_enabled in _BACKENDS:
             stack.callback(set_enabled, enabled())
             set_enabled(False)
+        # While a joint graph is made, of errors of a backward pass, which are raised anyway.
+        stack.enter_context(warnings.catch_warnings())
+        warnings.filterwarnings("ignore", message="(?s)Error detected in ")
         stack.callback(setattr, _FAKE_LOG, "disabled", _FAKE_LOG.disabled)
         _FAKE_LOG.disabled = True
         if hasattr(torch.compiler, "_is_compiling_flag"):  # else such models run anew

@@ -26,6 +26,7 @@ from bridge._sources.torch._program import Program, Settings, executed, written
 from bridge._sources.torch._split import split
 from bridge._sources.torch._styles import dual_jvp, mapped, recorded_vjp, transformed_vjp
 from bridge._sources.torch._ways import RECORDED, forward, gradients, tangents
+from bridge._tracebacks import user_level
 
 
 @dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
@@ -282,6 +283,6 @@ def _captured(
         warnings.warn(
             f"{error} It runs anew on each call and for each derivative, on copies of its "
             'arguments; capture="never" asks for that, capture="require" refuses it.',
-            stacklevel=3,
+            stacklevel=user_level(),
         )
         return None
