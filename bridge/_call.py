@@ -5,7 +5,7 @@ import threading
 import types
 import weakref
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from bridge import _arguments, _names, _portable, _registry, _transfer, _tree
 from bridge._errors import ArgumentError, NoValuesError, OptionError
@@ -15,6 +15,9 @@ from bridge._protocols import Fill
 from bridge._recorded import Recorded
 from bridge._tracebacks import entrance, shorten
 from bridge._traces import Traces
+
+if TYPE_CHECKING:
+    from bridge._repeats import Wrapping
 
 # NOTE [rows of arguments]
 # Taking apart the arguments and hashing their structure costs more than all else that a call does
@@ -68,6 +71,7 @@ class BridgedFunction:
         self._plans: dict[Any, Plan] = {}
         self._traces = Traces(self._name)
         self._lock = threading.RLock()
+        self.wrapping: Wrapping | None = None
         self.staged: Any = None
         self.kept: list[Any] = []
         self.constants = types.SimpleNamespace()
@@ -204,6 +208,8 @@ class BridgedFunction:
                     if plan.op.draws:
                         return plan  # which is called with a key, or not at all
                     self._keep(key, plan)
+                    if self.wrapping is not None:
+                        self.wrapping.note()
                     options = self._options
                     if options.get("capture") != "never" and options.get("compile", True):
                         self._traces.note(described)

@@ -3,7 +3,7 @@ import functools
 import pytest
 
 import bridge
-from bridge import _listing, _registry
+from bridge import _listing, _registry, _repeats
 from tests.kits import Kit, kit
 
 DIRECTIONS = _registry.directions()
@@ -41,6 +41,12 @@ def _lacking(request):
         run = needs.kwargs.get("run", True)
     if reasons:
         request.applymarker(pytest.mark.xfail(reason=reasons[0], strict=True, run=run))
+
+
+@pytest.fixture(autouse=True)
+def _wrapped_anew(monkeypatch):
+    """Tests and their parameters wrap one function often, and mean it."""
+    monkeypatch.setattr(_repeats, "_MOST", 10**9)
 
 
 @pytest.fixture(autouse=True)

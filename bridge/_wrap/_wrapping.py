@@ -9,6 +9,7 @@ from bridge._call import BridgedFunction
 from bridge._errors import ArgumentError, OptionError
 from bridge._mixing import Crossing, check_function
 from bridge._module import BridgedModule
+from bridge._repeats import wrapping
 from bridge._wrap._parts import check_parts
 
 
@@ -37,7 +38,9 @@ def _function_or_module(fn: Any, *, direction: tuple[str, str], **how: Any) -> A
     _check(fn, Crossing(home, away))
     if not _registry.source(home).is_module(fn):
         check_parts(fn, Crossing(home, away))
-        return BridgedFunction(fn, direction=direction, **how)
+        function = BridgedFunction(fn, direction=direction, **how)
+        function.wrapping = wrapping(fn, str(Crossing(home, away)))
+        return function
     if any(how["static"]):
         raise OptionError(
             "a module has no static arguments: numbers, strings and other values that are no "
@@ -48,6 +51,7 @@ def _function_or_module(fn: Any, *, direction: tuple[str, str], **how: Any) -> A
     apply.__name__ = apply.__qualname__ = type(fn).__name__
     how["static"] = ((0,), ())
     function = BridgedFunction(apply, direction=direction, **how)
+    function.wrapping = wrapping(fn, str(Crossing(home, away)))
     params, buffers = _transfer.convert(values, away)
     return BridgedModule(fn, function, modes, params, buffers)
 
