@@ -152,3 +152,49 @@ def test_a_complex_result_of_128_bits_names_its_own_dtype():
     for how in ({}, {"capture": "never"}, {"lower": "xla"}):
         with pytest.raises(ArgumentError, match=r"complex128\[3\].*Convert it to complex64 in"):
             bridge.torch2jax(lambda x: x.to(torch.complex128), **how)(X)
+
+
+def failing(kit, x):
+    if x.sum().item() > 10:
+        raise ArgumentError("sum of x too large")
+    return x[: 2 + int(x.sum().item() > 5)]
+
+
+EAGER = {
+    "plain": lambda f, x: f(x),
+    "grad": lambda f, x: jax.grad(lambda x: f(x).sum())(x),
+    "vmap": lambda f, x: jax.vmap(f)(x[None]),
+    "jvp": lambda f, x: jax.jvp(f, (x,), (x,)),
+    "no jit": lambda f, x: jax.disable_jit()(lambda: f(x))(),
+}
+
+
+@from_jax
+@pytest.mark.filterwarnings("ignore:.*cannot be captured as a graph:UserWarning")
+@pytest.mark.parametrize("use", EAGER.values(), ids=EAGER)
+def test_errors_of_eager_calls_keep_their_class(pair, use):
+    f = bridged(pair, lambda x: failing(kit(pair[0]), x))
+    small, large = jnp.full(3, 0.1), jnp.full(3, 5.0)
+    jax.block_until_ready(use(f, small))
+    with pytest.raises(ArgumentError, match=r"^sum of x too large"):
+        jax.block_until_ready(use(f, large))
+    with pytest.raises(ArgumentError, match=r"returned \(float32\[.*3\]\) for these values"):
+        jax.block_until_ready(use(f, jnp.full(3, 2.0)))
+    with pytest.raises(jax.errors.JaxRuntimeError, match="ArgumentError: sum of x too large"):
+        jax.block_until_ready(jax.jit(f)(large))
+
+
+def test_an_integer_out_of_range_keeps_its_class():
+    torch = pytest.importorskip("torch")
+    f = bridge.torch2jax(lambda x: x.sum().long() * 2**40)
+    with pytest.raises(bridge.RangeError):
+        jax.block_until_ready(f(X))
+    with pytest.raises(KeyboardInterrupt):
+        jax.block_until_ready(bridge.torch2jax(interrupted, capture="never")(X))
+    assert torch.is_grad_enabled()
+
+
+def interrupted(x):
+    if x[1] < 0:
+        raise KeyboardInterrupt
+    return x

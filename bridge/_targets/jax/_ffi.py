@@ -26,6 +26,7 @@ from bridge._spec import ArraySpec
 from bridge._targets.jax import _abi
 from bridge._targets.jax._calls import Site
 from bridge._targets.jax._capsule import DeviceBuffer, new_capsule
+from bridge._targets.jax._failures import note
 from bridge._targets.jax._internals import exporting
 from bridge._targets.jax._naming import named
 from bridge._targets.jax._task import Task, find, task
@@ -115,6 +116,7 @@ def _handler(run: Callable[[Sequence[int], int], None]) -> Any:
         try:
             run(words, frame)
         except BaseException as error:  # noqa: BLE001 - one that left this function would be lost
+            note(error)
             return _failed(words[_API], error)
         return None
 

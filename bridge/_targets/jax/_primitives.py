@@ -33,6 +33,7 @@ from bridge._spec import ArraySpec
 from bridge._targets.jax import _interpreter
 from bridge._targets.jax._binding import call, call_p, derivative, linear_p
 from bridge._targets.jax._calls import Call, Linear, has_empty, smooth
+from bridge._targets.jax._failures import with_own_errors
 from bridge._targets.jax._internals import (
     devices,
     drop_unused,
@@ -196,8 +197,8 @@ _orphaned = functools.lru_cache(maxsize=64)(_compile)
 def _eager(primitive: Primitive, *operands: Any, function: Call | Linear) -> list[Any]:
     if jit_is_disabled():
         with jax.disable_jit(disable=False):
-            return _compiled(primitive, function)(*operands)
-    return _compiled(primitive, function)(*operands)
+            return with_own_errors(_compiled(primitive, function), operands)
+    return with_own_errors(_compiled(primitive, function), operands)
 
 
 def _register() -> None:
