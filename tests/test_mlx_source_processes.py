@@ -222,3 +222,47 @@ def test_functions_that_come_and_go_leave_nothing():
 
     before = steps(20)
     assert steps(200) <= before
+
+
+ENDING = """
+import threading
+import mlx.core as mx
+import torch
+
+def first():
+    from bridge import mlx2torch
+    x = torch.ones(3, requires_grad=True)
+    mlx2torch(lambda x: (mx.sin(x) * x).sum())(x).backward()
+
+threads = [threading.Thread(target=first) for _ in range(6)]
+for thread in threads:
+    thread.start()
+for thread in threads:
+    thread.join()
+"""
+
+
+def test_a_process_ends_well_after_first_calls_in_threads_that_have_ended():
+    for _ in range(2):
+        process = subprocess.run(
+            [sys.executable, "-c", ENDING], capture_output=True, text=True, check=False
+        )
+        assert process.returncode == 0, process.stderr[-2000:]
+
+
+def test_quirk_a_process_aborts_where_a_thread_that_has_ended_had_a_key():
+    code = """
+import threading
+import mlx.core as mx
+
+threads = [threading.Thread(target=lambda: mx.random.state[0]) for _ in range(6)]
+for thread in threads:
+    thread.start()
+for thread in threads:
+    thread.join()
+"""
+    runs = [
+        subprocess.run([sys.executable, "-c", code], check=False, capture_output=True)
+        for _ in range(12)
+    ]
+    assert any(run.returncode for run in runs)

@@ -24,4 +24,4 @@ from bridge._arrays.mlx._streams import (
     rested as rested,
     resting as resting,
 )
-from bridge._arrays.mlx._threads import elsewhere as elsewhere
+from bridge._arrays.mlx._threads import elsewhere as elsewhere, note_thread as note_thread

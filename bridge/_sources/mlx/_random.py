@@ -11,6 +11,8 @@ from typing import Any
 
 import mlx.core as mx
 
+from bridge._arrays.mlx import note_thread
+
 Fun = Callable[..., list[mx.array]]
 
 
@@ -69,6 +71,7 @@ def has_drawn(run: Callable[[], Any]) -> tuple[Any, bool]:
 
 def state() -> mx.array:
     """The key of the thread: another array after each draw."""
+    note_thread()
     return KEYS[0]
 
 
