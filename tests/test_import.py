@@ -43,6 +43,20 @@ def test_import_loads_no_framework():
     assert not {"torch", "jax", "jaxlib", "mlx"} & set(loaded.split())
 
 
+@pytest.mark.skipif(not {"torch", "jax"} <= {*HERE}, reason="needs torch and JAX")
+def test_wrapping_does_not_import_what_captures():
+    """Which takes as long as importing torch; the first call does."""
+    heavy = run("""
+        import sys, torch, jax, bridge
+        before = {*sys.modules}
+        bridge.torch2jax(torch.sin)
+        bridge.torch2jax(torch.nn.Linear(2, 2))
+        heavy = {"sympy", "torch._dynamo", "torch._inductor", "torch._functorch.aot_autograd"}
+        print(*(heavy & {*sys.modules}) - before)
+    """)
+    assert heavy.split() == []
+
+
 def test_import_changes_no_environment_variable():
     run("""
         import os

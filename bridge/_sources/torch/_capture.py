@@ -20,6 +20,7 @@ from bridge._sources.torch._internals import (
     Watch,
     accumulates,
     export,
+    exporter,
     fake_tensors,
     graphs_have_a_loss_wrong,
     is_unknown,
@@ -159,6 +160,7 @@ def _smooth(x: torch.Tensor) -> bool:
 
 @contextlib.contextmanager
 def _capture(name: str, dtype: torch.dtype) -> Generator[None]:
+    exporter()  # imported before any setting is changed
     try:
         with ALONE, fresh(dtype), capturing():
             yield

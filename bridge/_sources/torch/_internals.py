@@ -9,10 +9,9 @@ from typing import Any
 import torch
 import torch.utils._python_dispatch as dispatch
 
-# Graphs of forward and backward at once, and tensors without values to make them from: without
-# these names nothing can be captured, and importing a function of torch fails here.
+# Tensors without values, from which graphs are made: without these names nothing can be captured,
+# and importing a function of torch fails here.
 from torch._decomp import decomposition_table
-from torch._functorch.aot_autograd import aot_export_joint_simple
 from torch._subclasses.fake_tensor import (
     DataDependentOutputException,
     DynamicOutputShapeException,
@@ -74,12 +73,22 @@ def fake_tensors(specs: Sequence[ArraySpec]) -> list[torch.Tensor]:
         ]
 
 
+@functools.cache
+def exporter() -> Callable[..., Any]:
+    """What makes graphs; asked for only where one is made.
+
+    It takes as long to import as torch itself, with a compiler and an algebra system.
+    """
+    from torch._functorch.aot_autograd import aot_export_joint_simple
+
+    return aot_export_joint_simple
+
+
 def export(
     fun: Callable[..., tuple[torch.Tensor, ...]], fakes: Sequence[torch.Tensor], *, joint: bool
 ) -> torch.fx.GraphModule:
     """The functional graph of `fun`; if `joint`, from cotangents to gradients of `fakes`, too."""
-    found: Any = aot_export_joint_simple(fun, tuple(fakes), trace_joint=joint)
-    return found
+    return exporter()(fun, tuple(fakes), trace_joint=joint)
 
 
 def decomposition(target: Any) -> Callable[..., Any] | None:
