@@ -1,5 +1,8 @@
 """The settings of torch under which functions are captured, and which come back afterwards."""
 
+import math
+import pickle
+
 import numpy as np
 import pytest
 
@@ -169,3 +172,31 @@ def test_a_language_model_of_transformers(model):
     (output**2).sum().backward()
     for name, parameter in module.named_parameters():
         np.testing.assert_allclose(found[name], parameter.grad, rtol=1e-2, atol=1e-4)
+
+
+READERS = {
+    "format": lambda x: f"{x.mean():.6f}",
+    "pickle": lambda x: pickle.dumps(x.detach()),
+    "list": lambda x: x.tolist(),
+    "number": lambda x: math.sqrt(abs(x.mean())),
+    "address": lambda x: x.untyped_storage().data_ptr(),
+}
+
+
+@pytest.mark.parametrize("reader", READERS)
+@pytest.mark.parametrize("backward", [False, True])
+@pytest.mark.filterwarnings("ignore:.*cannot be captured")
+def test_logging_runs_anew(reader, backward):
+    read = []
+
+    def function(x):
+        if backward and x.requires_grad:
+            x.register_hook(lambda gradient: read.append(READERS[reader](gradient)))
+        elif not backward:
+            read.append(READERS[reader](x))
+        return (x**3).sum()
+
+    x = jnp.array([1.0, 2.0])
+    np.testing.assert_allclose(jax.grad(torch2jax(function))(x), 3 * x**2)
+    if reader == "format":
+        assert read[-1] == ("7.500000" if backward else "1.500000")

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from bridge._arrays.torch import FACE as ARRAYS
-from bridge._errors import ArgumentError, NoRuleError, NoValuesError
+from bridge._errors import ArgumentError, BridgeError, NoRuleError, NoValuesError
 from bridge._op import Positions, Specs
 from bridge._sources.torch._ambient import fresh
 from bridge._sources.torch._applied import intercepted
@@ -76,7 +76,7 @@ def trace(
 
     def outputs(*xs: torch.Tensor, training: bool) -> tuple[torch.Tensor, ...]:
         watch = Watch(_refuse(name))
-        with torch.enable_grad(), watch, blocks, Dense(name), intercepted(blocks.apply):
+        with torch.enable_grad(), watch, blocks, Dense(), intercepted(blocks.apply):
             free = [x.detach().requires_grad_(training and _smooth(x)) for x in xs]
             return tuple(dense(y.detach()) for y in fun(*free))
 
@@ -130,7 +130,7 @@ def trace_joint(
     flows: dict[int, None] = {}
 
     def outputs(*xs: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        with torch.enable_grad(), Watch(_refuse(name)), Dense(name):
+        with torch.enable_grad(), Watch(_refuse(name)), Dense():
             found = fun(*xs)
             flows.update((i, None) for i in given if found[i].requires_grad)
             return tuple(dense(y if i in flows else y.detach()) for i, y in enumerate(found))
@@ -164,30 +164,45 @@ def _capture(name: str, dtype: torch.dtype) -> Generator[None]:
     try:
         with ALONE, fresh(dtype), capturing():
             yield
-    except SparseError as error:
-        raise NoValuesError(str(error)) from None
-    except (RuntimeError, AssertionError) as error:
-        if "mutating a non-functional tensor" in str(error):
-            raise _changes(name, "a tensor") from error
-        if accumulates(error):
-            raise NoRuleError(ACCUMULATES) from error
-        if "entirely functional graph" in str(error):
-            raise NoValuesError(
-                f"{name} cannot be captured as a graph, since it changes in place what it has "
-                "computed from tensors that it captures alone. Pass them as arguments."
-            ) from error
-        if is_unknown(error):
-            raise NoValuesError(
-                f"{name} cannot be captured as a graph, since torch cannot tell the shapes of the "
-                f"results of an operator without values ({error}). `torch.library.register_fake` "
-                "tells it, if the operator is yours."
-            ) from error
-        if not needs_values(error):
+    except BridgeError:
+        raise
+    except (RuntimeError, AssertionError, TypeError) as error:
+        explained = _explained(name, error)
+        if explained is None:
             raise
-        raise NoValuesError(
-            f"{name} cannot be captured as a graph, since it looks at the values of tensors "
-            f"({error}): by `if`, `.item()`, NumPy, or a shape that depends on them."
-        ) from error
+        raise explained from error
+
+
+def _explained(name: str, error: Exception) -> Exception | None:
+    """What an error that torch raises while it captures says to the user, if we know."""
+    if "mutating a non-functional tensor" in str(error):
+        return _changes(name, "a tensor")
+    if accumulates(error):
+        return NoRuleError(ACCUMULATES)
+    reason = _no_graph(error)
+    return reason and NoValuesError(f"{name} cannot be captured as a graph, since {reason}")
+
+
+def _no_graph(error: Exception) -> Any:
+    """Why a function that may run anew has no graph, if `error` says so."""
+    if isinstance(error, SparseError):
+        return str(error)
+    if "entirely functional graph" in str(error):
+        return (
+            "it changes in place what it has computed from tensors that it captures alone. Pass "
+            "them as arguments."
+        )
+    if is_unknown(error):
+        return (
+            "torch cannot tell the shapes of the results of an operator without values "
+            f"({error}). `torch.library.register_fake` tells it, if the operator is yours."
+        )
+    if needs_values(error):
+        return (
+            f"it looks at the values of tensors ({error}): by `if`, `.item()`, NumPy, or a shape "
+            "that depends on them."
+        )
+    return None
 
 
 def _check_constants(module: torch.fx.GraphModule, name: str) -> None:

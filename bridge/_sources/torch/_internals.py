@@ -36,6 +36,8 @@ VALUELESS = (
 _VALUELESS_TEXTS = (
     ".numpy() is not supported for tensor subclasses",
     "Cannot access data pointer",
+    "Attempted to access the data pointer on an invalid python storage",
+    "unsupported format string passed to FunctionalTensor.__format__",
     "Can't call numpy() on Tensor that requires grad",
     "It appears that you're trying to get value out of a tracing tensor",
     "Cannot call numel() on tensor with symbolic sizes/strides",

@@ -29,11 +29,7 @@ class SparseError(RuntimeError):
 
 
 class Dense(TorchFunctionMode):
-    """Raises where the function `name` meets such tensors: NOTE [sparse tensors]."""
-
-    def __init__(self, name: str) -> None:
-        super().__init__()
-        self._name = name
+    """Raises where a function meets such tensors: NOTE [sparse tensors]."""
 
     def __torch_function__(
         self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Any = None
@@ -48,8 +44,7 @@ class Dense(TorchFunctionMode):
     def _check(self, func: Callable[..., Any], *, sparse: bool) -> None:
         if sparse:
             raise SparseError(
-                f"{self._name} cannot be captured as a graph, since it computes with sparse or "
-                f"nested tensors ({func.__name__}), which graphs lack."
+                f"it computes with sparse or nested tensors ({func.__name__}), which graphs lack."
             )
 
 
