@@ -12,7 +12,7 @@ from bridge._sources.torch._draws import (
     same_gradients,
     same_tangents,
 )
-from bridge._sources.torch._eager import DISAGREE, transposed
+from bridge._sources.torch._eager import DISAGREE, follows_tangents, transposed
 from bridge._sources.torch._internals import is_about_style, needs_values
 from bridge._sources.torch._styles import dual_jvp, transformed_jvp
 from bridge._sources.torch._ways import forward
@@ -72,7 +72,19 @@ def _transposes(function: Any, tangents: Any, given: Positions, smooth: Position
     moving = tuple(function.primals[i] for i in given)
     cotangents = tuple(function.outputs[i] for i in smooth)
     both = tangents.op().call, gradients.op().call
-    return transposed(*both, function.primals, moving, cotangents)
+    if transposed(*both, function.primals, moving, cotangents):
+        return True
+    # A Function or an operator of the user's has the gradient that the user wants.
+    native = tangents.way is transformed_jvp and not function.blocks.functions
+    if native and not (function.program and function.program.foreign):
+        values = function.op().call
+        if follows_tangents(values, both, function.primals, given, smooth):
+            raise NoRuleError(
+                f"torch has the gradient of {function.name} wrong: its tangents go with its "
+                "values, and its gradient does not. Write another operator in its place, and "
+                "report the one that is wrong to torch."
+            )
+    return False
 
 
 def _check_linear(function: Any, tangents: Any, smooth: Positions) -> None:

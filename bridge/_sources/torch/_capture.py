@@ -27,6 +27,7 @@ from bridge._sources.torch._internals import (
     needs_values,
     storage,
 )
+from bridge._sources.torch._mended import Mended
 from bridge._sources.torch._program import Program, Settings
 from bridge._sources.torch._sparse import Dense, SparseError
 from bridge._sources.torch._styles import ACCUMULATES
@@ -39,7 +40,8 @@ def pure(fn: Callable[..., Any], name: str) -> Fun:
     """`fn` on copies of its arguments, its results as tensors; by operators torch can transform."""
 
     def fun(*xs: torch.Tensor) -> list[torch.Tensor]:
-        found = fn(*[x.clone() for x in xs])
+        with Mended():
+            found = fn(*[x.clone() for x in xs])
         row = [found] if isinstance(found, torch.Tensor) else list(found)
         return [_tensor(y, f"result {i} of {name}") for i, y in enumerate(row)]
 

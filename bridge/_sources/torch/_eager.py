@@ -20,13 +20,14 @@ import torch
 
 from bridge._arrays.torch import FACE as ARRAYS
 from bridge._errors import NoRuleError
-from bridge._op import Specs
+from bridge._op import Positions, Specs
 from bridge._sources.torch._ambient import fresh, seeded
 from bridge._sources.torch._applied import intercepted
 from bridge._sources.torch._capture import Fun, dense
 from bridge._sources.torch._internals import Blocks
 from bridge._sources.torch._program import Settings
 from bridge._spec import ArraySpec, check_same
+from bridge._tree import spread
 
 DISAGREE = (
     "tangents and gradients disagree, where an autograd.Function or a custom operator has "
@@ -56,6 +57,29 @@ def transposed(tangents: Any, gradients: Any, primals: Specs, moving: Specs, giv
         return any(_at(highest, sides, primals) for highest in counts)
     finally:
         torch.set_rng_state(state)
+
+
+def follows_tangents(
+    function: Any, sides: tuple[Any, Any], primals: Specs, given: Positions, smooth: Positions
+) -> bool:
+    """Whether values go with tangents, the first of the `sides`, rather than with gradients."""
+    xs, dx = made_up(primals), made_up(tuple(primals[i] for i in given), 1)
+    step = max(torch.finfo(x.dtype).eps for x in dx) ** (1 / 3)
+
+    def values(sign: int) -> list[torch.Tensor]:
+        moved = [xs[i] + sign * step * d for i, d in _pairs(given, dx)]
+        outputs = function(*spread(moved, given, xs))
+        return [outputs[i] for i in smooth]
+
+    try:
+        slopes = [(a - b) / (2 * step) for a, b in _pairs(values(1), values(-1))]
+        dy = [torch.rand(y.shape, generator=torch.Generator().manual_seed(2)).to(y) for y in slopes]
+        tangents, gradients = sides[0](*xs, *dx), sides[1](*xs, *dy)
+    except (RuntimeError, IndexError):
+        return False
+    expected = _inner((slopes, dy))
+    off = [abs(_inner(pair) - expected) for pair in ((tangents, dy), (dx, gradients))]
+    return off[0] < 0.1 * off[1]
 
 
 def _at(highest: int, sides: "Callable[[Any], Sides]", primals: Specs) -> bool:

@@ -19,6 +19,7 @@ from bridge._sources.torch._graph import is_kept, results
 from bridge._sources.torch._program import Program, Settings
 from bridge._tree import spread
 
+_WRONG = torch.ops.aten.as_strided_scatter.default
 _KEPT = "its backward uses what its forward computed besides its results"
 _SUSPENDED = (
     "its backward computes where torch records nothing, as in once_differentiable, in "
@@ -130,6 +131,8 @@ class Pair:
         found = program(whole.module)
         if found.draws:
             backward.notes.unsound = "it draws random numbers"
+        if found.module.graph.find_nodes(op="call_function", target=_WRONG):
+            backward.notes.unsound = "torch has the gradient of as_strided_scatter wrong"
         if any(map(moves, _constants(found))):
             backward.notes.unsound = "it uses a tensor with a gradient that is no argument of it"
         return found, backward
