@@ -614,3 +614,34 @@ def test_a_loss_that_graphs_may_have_wrong():
     with warns:
         found = op(F.multilabel_margin_loss, x, labels, capture="auto")
     close(found.call(x, labels), [F.multilabel_margin_loss(x, labels)])
+
+
+@pytest.mark.parametrize(
+    ("change", "undo"),
+    [
+        (
+            lambda: torch.use_deterministic_algorithms(True),
+            lambda: torch.use_deterministic_algorithms(False),
+        ),
+        (
+            lambda: torch.set_float32_matmul_precision("medium"),
+            lambda: torch.set_float32_matmul_precision("highest"),
+        ),
+    ],
+    ids=["deterministic", "precision"],
+)
+def test_a_function_that_asks_for_a_setting_is_told(change, undo):
+    jax = pytest.importorskip("jax")
+
+    def asking(x):
+        precise = torch.get_float32_matmul_precision() == "highest"
+        return x * (2 * torch.are_deterministic_algorithms_enabled() + precise)
+
+    f, x = bridge.torch2jax(asking), jax.numpy.ones(2)
+    before = f(x)[0]
+    try:
+        change()
+        assert f(x)[0] == asking(torch.ones(2))[0].item() != before
+    finally:
+        undo()
+    assert f(x)[0] == before

@@ -52,8 +52,16 @@ class TorchSource:
     taken_apart = staticmethod(taken_apart)
 
     def ambient(self) -> Hashable:
-        """What torch makes of a Python number."""
-        return torch.get_default_dtype()
+        """What torch makes of a Python number, and what else a function can ask for, if changed.
+
+        Gradient modes, autocast and the default device are not followed: calls have a torch just
+        started.
+        """
+        dtype, precision = torch.get_default_dtype(), torch.get_float32_matmul_precision()
+        deterministic = torch.are_deterministic_algorithms_enabled()
+        if not deterministic and precision == "highest":
+            return dtype
+        return dtype, deterministic, precision
 
     def device(self, device: str, asked: str | None) -> str:
         """`asked`, or the device of the arguments."""
