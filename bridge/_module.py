@@ -28,9 +28,15 @@ class BridgedModule:
         modes: Callable[[], Hashable],
         params: dict[str, Any],
         buffers: dict[str, Any],
+        *,
+        again: Callable[[Any], Any],
     ) -> None:
         self.module, self.params, self.buffers = module, params, buffers
-        self._function, self._modes = function, modes
+        self._function, self._modes, self._again = function, modes, again
+
+    def __reduce__(self) -> Any:
+        # The pure function is of this very module, so another process makes one of its own.
+        return self._again, (self.module,), {"params": self.params, "buffers": self.buffers}
 
     def __repr__(self) -> str:
         return f"<{self._function!r} of {len(self.params)} parameters, {len(self.buffers)} buffers>"

@@ -47,13 +47,14 @@ def _function_or_module(fn: Any, *, direction: tuple[str, str], **how: Any) -> A
             "arrays reach it as they are."
         )
     wide = _registry.away(away).holds("float64")
+    again = functools.partial(_function_or_module, direction=direction, **how)
     apply, modes, *values = _registry.source(home).taken_apart(fn, wide=wide)
     apply.__name__ = apply.__qualname__ = type(fn).__name__
     how["static"] = ((0,), ())
     function = BridgedFunction(apply, direction=direction, **how)
     function.wrapping = wrapping(fn, str(Crossing(home, away)))
     params, buffers = _transfer.convert(values, away)
-    return BridgedModule(fn, function, modes, params, buffers)
+    return BridgedModule(fn, function, modes, params, buffers, again=again)
 
 
 def _check(fn: Any, crossing: Crossing) -> None:
