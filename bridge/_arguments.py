@@ -3,7 +3,7 @@
 import dataclasses
 import inspect
 import types
-from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from bridge import _registry, _tree
@@ -88,6 +88,11 @@ def _static_key(leaf: Any) -> Hashable:
 def check_static(leaf: Any, away: str) -> None:
     """Raise unless the value of a static leaf can be a constant of a trace, and part of its key."""
     given = value(leaf)
+    if isinstance(given, Iterator):
+        raise ArgumentError(
+            f"it is a {type(given).__name__}, which can be read once, but a function may run more "
+            "than once, to be captured and for each derivative. Pass a list."
+        )
     if leaf is given and is_array_like(given):
         raise ArgumentError(
             f"it is a {type(given).__name__}, no array of a framework. Pass {as_array(given)}, or "

@@ -21,6 +21,7 @@ from bridge._protocols import ArrayFace
 # What frameworks raise for an argument of a class that they do not know.
 MISTAKES = (TypeError, AttributeError, ValueError, RuntimeError, BufferError, IndexError)
 _SUFFIX = "is wrapped by"
+_LISTS = re.compile(r"\b(list|tuple)\b")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -166,12 +167,13 @@ def explain(error: Exception, fn: Any, arrays: Any, crossing: Crossing) -> None:
         error.add_note(
             f"{crossing} calls {name} with arrays of {crossing.home}, and {name} uses {other}. Did "
             f"you mean {crossing.meant(other)}? A part of {name} that is written with {other} "
-            f"{_SUFFIX} {other}2{crossing.home}."
+            f"{_SUFFIX} {other}2{crossing.home}; dtypes are those of {crossing.home}."
         )
     elif spoken:
+        lists = " A list or tuple stays one: pass an array." if _LISTS.search(str(error)) else ""
         error.add_note(
             f"{crossing} calls {name} with arrays of {crossing.home}: each "
-            f"{' and each '.join(spoken)} is one."
+            f"{' and each '.join(spoken)} is one.{lists}"
         )
 
 

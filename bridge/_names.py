@@ -2,8 +2,10 @@
 
 import functools
 import importlib
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
+
+from bridge._errors import ArgumentError
 
 
 def called(fn: Callable[..., Any]) -> str:
@@ -32,3 +34,21 @@ def find(name: str) -> Any:
     """What is at this place; its module is imported."""
     module, _, path = name.partition(":")
     return functools.reduce(getattr, path.split("."), importlib.import_module(module))
+
+
+def check_named(argument: str, values: Any, names: Collection[str], module: str) -> None:
+    """Raise unless `values` are by name those of a module, as `apply` takes them."""
+    if not isinstance(values, Mapping):
+        raise ArgumentError(
+            f"argument `{argument}` of {module} is of the class {type(values).__name__}. It has "
+            f"to be a dict like `net.{argument}`: call `net.apply(net.params, net.buffers, *args)`."
+        )
+    missing = [name for name in names if name not in values]
+    unknown = [name for name in values if name not in names]
+    said = [f"lacks {', '.join(missing)}"] if missing else []
+    said += [f"has an unknown {', '.join(map(str, unknown))}"] if unknown else []
+    if said:
+        raise ArgumentError(
+            f"argument `{argument}` of {module} {' and '.join(said)}. Pass all that are in "
+            f"`net.{argument}`, changed or not: `{{**net.{argument}, **yours}}`."
+        )

@@ -105,8 +105,6 @@ def to_mlx(tree: Any, *, copy: bool | None = None) -> Any:
 def convert(tree: Any, name: str, *, copy: bool | None = None) -> Any:
     """`tree` with every array in it as one of the framework `name`."""
     to = _registry.arrays(name)
-    if _registry.module_owner(tree) is not None:  # before it is taken apart, if that can be done
-        check_value(tree, name, alone=True)
     leaves, structure = _tree.flatten(tree, _registry.container)
     moved = []
     for leaf, path in zip(leaves, _tree.paths(structure), strict=True):
@@ -120,7 +118,8 @@ def convert(tree: Any, name: str, *, copy: bool | None = None) -> Any:
             buffer = owner.export(leaf, dense=to.dense, copy=copy, whole=owner is not to)
             moved.append(to.convert(buffer, copy=copy))
         except (ArgumentError, CopyError, NoValuesError) as error:
-            what = f"leaf {_tree.label(path)} cannot be converted: {error}"
+            leaf_name = f"leaf {_tree.label(path)}" if path else "the value"
+            what = f"{leaf_name} cannot be converted: {error}"
             raise type(error)(what) from error.__cause__
     return _tree.unflatten(structure, moved)
 

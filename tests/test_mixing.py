@@ -217,3 +217,14 @@ def test_array_of_a_third_framework(kits, bridged):
 
 def energy(x):
     return x * 2
+
+
+def test_list_where_an_array_is_expected(kits, bridged):
+    _, target = kits
+
+    def product(x, y):
+        return x @ y
+
+    with pytest.raises(TypeError) as caught:
+        bridged(product)([[1.0, 2.0]], target.array(X))
+    assert "A list or tuple stays one: pass an array" in "\n".join(caught.value.__notes__)

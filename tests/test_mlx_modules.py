@@ -161,3 +161,28 @@ def test_what_a_module_notes_is_of_calls_alone():
     bridged(X)
     bridged(X)
     assert net.calls == [(4, 3)] * 2
+
+
+WRONG = {
+    "one that lacks": (lambda net: {"layers.0.weight": net.params["layers.0.weight"]}, "lacks"),
+    "buffers": (lambda net: net.buffers, "lacks .* has an unknown layers.1.running_mean"),
+    "one that is unknown": (lambda net: {**net.params, "w": X}, "has an unknown w"),
+    "a list": (lambda net: [*net.params.values()], "is of the class list.*dict like `net.params`"),
+    "an array": (lambda net: X, "is of the class array.*dict like `net.params`"),
+}
+
+
+@pytest.mark.parametrize(("make", "text"), WRONG.values(), ids=WRONG)
+def test_wrong_parameters(make, text):
+    """The module's own stood in for those that were missing, and nothing trained them."""
+    net = mlx2torch(model())
+    with pytest.raises(bridge.ArgumentError, match=rf"argument `params` of Sequential {text}"):
+        net.apply(make(net), net.buffers, X)
+
+
+def test_missing_buffers():
+    net = mlx2torch(model())
+    with pytest.raises(
+        bridge.ArgumentError, match=r"argument `buffers` of Sequential lacks layers"
+    ):
+        net.apply(net.params, {}, X)

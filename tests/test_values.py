@@ -129,16 +129,40 @@ def test_data_frame_as_an_argument(kits, bridged, frame, text):
     np.testing.assert_array_equal(target.numpy(static(frame, x)), X)
 
 
-@pytest.mark.parametrize("owner", ["torch", "mlx"])
-def test_module_is_no_array(target, convert, owner):
-    nn = pytest.importorskip(f"{owner}.nn")
+ONCE = {
+    "generator": lambda: (x for x in [1.0, 2.0]),
+    "list_iterator": lambda: iter([1.0, 2.0]),
+    "map": lambda: map(float, [1, 2]),
+    "zip": lambda: zip([1.0], [2.0], strict=True),
+}
+
+
+@pytest.mark.parametrize("name", ONCE)
+def test_iterator_as_an_argument(kits, bridged, name):
+    """It was empty where the function ran again: the result was 0, or its derivative."""
+    _, target = kits
+    x = target.array(X)
+    there = bridged(lambda numbers, x: x * len(list(numbers)))
+    with pytest.raises(
+        bridge.ArgumentError, match=rf"argument numbers of .*: it is a {name}, .*Pass a list"
+    ):
+        there(ONCE[name](), x)
+    with pytest.raises(bridge.ArgumentError, match="Pass a list"):
+        there({"numbers": [ONCE[name]()]}, x)
+    np.testing.assert_array_equal(target.numpy(there([1.0, 2.0], x)), 2 * X)
+
+
+def test_module_is_no_array(target, convert):
+    """One of MLX is a tree of its arrays, and converted as such."""
+    nn = pytest.importorskip("torch.nn")
     module = nn.Linear(2, 2)
-    if owner == target.name:  # it is where it was to be
-        assert isinstance(convert(module), nn.Linear)
+    if target.name == "torch":  # it is where it was to be
+        assert convert(module) is module
         return
-    text = rf"to_{target.name} converts arrays, but got a module of {owner}, Linear\. {owner}2"
-    with pytest.raises(bridge.ArgumentError, match=text):
-        convert(module)
+    text = rf"to_{target.name} converts arrays, but got a module of torch, Linear\. torch2"
+    for tree in (module, {"net": module}):
+        with pytest.raises(bridge.ArgumentError, match=text):
+            convert(tree)
 
 
 def test_function_is_no_array(target, convert):

@@ -31,7 +31,7 @@ class Exporters:
         """Nothing, likewise."""
         raise ArgumentError(f"it is a {type(x).__name__}, which is known by __dlpack__ alone.")
 
-    def export(self, x: Any, *, dense: bool, copy: bool | None) -> Any:
+    def export(self, x: Any, *, dense: bool, copy: bool | None, whole: bool = True) -> Any:
         """NumPy's view of `x`, or `x` itself on another device."""
         refusal = "which is on another device"
         if x.__dlpack_device__()[0] == _HOST:

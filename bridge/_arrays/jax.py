@@ -81,6 +81,7 @@ class JaxArrays:
         if isinstance(x, Tracer):
             raise NoValuesError(
                 f"it is a JAX tracer ({self.spec(x)}), and JAX cannot look into a bridged function."
+                " Within jax.jit, jax.grad and the like, call the function of JAX itself."
             )
         return x.shape, x.dtype, getattr(x, "weak_type", False)
 

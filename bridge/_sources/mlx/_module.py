@@ -7,6 +7,8 @@ from typing import Any
 import mlx.core as mx
 from mlx.utils import tree_flatten, tree_unflatten
 
+from bridge._names import check_named
+
 Arrays = dict[str, mx.array]
 Modes = tuple[bool, ...]
 
@@ -20,9 +22,12 @@ def taken_apart(
     statistics of a normalization, or parameters that are frozen.
     """
     del wide  # MLX counts in 32 bits
-    trained = {name for name, _ in tree_flatten(module.trainable_parameters())}
+    trained = dict.fromkeys(name for name, _ in tree_flatten(module.trainable_parameters()))
+    kept = [name for name in _arrays(module) if name not in trained]
 
     def apply(modes: Modes, params: Arrays, buffers: Arrays, *args: Any, **kwargs: Any) -> Any:
+        check_named("params", params, trained, type(module).__name__)
+        check_named("buffers", buffers, kept, type(module).__name__)
         with _holding(module, {**params, **buffers}, modes):
             output = module(*args, **kwargs)
             found = _arrays(module)
@@ -30,7 +35,7 @@ def taken_apart(
 
     own = {name: mx.asarray(x, copy=True) for name, x in _arrays(module).items()}
     params = {name: x for name, x in own.items() if name in trained}
-    buffers = {name: x for name, x in own.items() if name not in trained}
+    buffers = {name: own[name] for name in kept}
     return apply, lambda: _modes(module), params, buffers
 
 

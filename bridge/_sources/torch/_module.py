@@ -7,6 +7,7 @@ import torch
 
 from bridge._arrays.torch import recording
 from bridge._errors import ArgumentError, RangeError
+from bridge._names import check_named
 from bridge._sources.torch._internals import tensors_of
 from bridge._sources.torch._purity import LOST, Purity
 from bridge._sources.torch._swap import as_it_was, put_in, until_put_back
@@ -76,25 +77,7 @@ class Pure:
 
     def _check(self, argument: str, values: Any, names: Sequence[str]) -> None:
         """Raise unless `values` are tensors of these names."""
-        if not isinstance(values, Mapping):
-            kind = "an array" if isinstance(values, torch.Tensor) else type(values).__name__
-            raise ArgumentError(
-                f"argument `{argument}` of {self._name} is {kind}, but it has to be a "
-                f"dict like `net.{argument}`: call `net.apply(net.params, net.buffers, *args)`."
-            )
-        missing = [name for name in names if name not in values]
-        unknown = [name for name in values if name not in names]
-        if missing or unknown:
-            raise ArgumentError(
-                f"argument `{argument}` of {self._name} "
-                + " and ".join(
-                    f"{verb} {', '.join(map(str, some))}"
-                    for verb, some in (("lacks", missing), ("has an unknown", unknown))
-                    if some
-                )
-                + f". Pass all that are in `net.{argument}`, changed or not: "
-                f"`{{**net.{argument}, **yours}}`."
-            )
+        check_named(argument, values, names, self._name)
 
 
 def taken_apart(

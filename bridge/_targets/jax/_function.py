@@ -37,7 +37,12 @@ class JaxTarget:
 
     def seed(self, key: Any) -> Any:
         """The data of a key, of either style."""
-        data = jnp.asarray(key)
+        try:
+            data = jnp.asarray(key)
+        except TypeError as error:
+            raise ArgumentError(
+                f"rng is of the class {type(key).__name__}. Pass a key, as jax.random.key(0)."
+            ) from error
         if jnp.issubdtype(data.dtype, jax.dtypes.prng_key):
             data = jax.random.key_data(data)
         if data.ndim > 1:
