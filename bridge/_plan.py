@@ -131,14 +131,13 @@ class Flat:
         close: Any = self._at_home.closed
         for i, kind in self._opened.items():
             try:
-                data = self._at_home.convert(away.values(outputs[i]), copy=None)
+                closed[i] = close(away.values(outputs[i]), kind)
             except (ArgumentError, NoValuesError) as error:
                 raise type(error)(
                     f"{self.unsupported()}, which has to be made of values here. Within a "
                     "transformation of the caller, return the data of the key, as of "
                     f"jax.random.key_data. ({error})"
                 ) from None
-            closed[i] = close(data, kind)
         return plain(closed)
 
     @user_exit

@@ -92,7 +92,7 @@ class HomeFace(ArrayFace, Protocol):
     # What Ops are called and their outputs released in, if that is anything.
     working: Callable[[], AbstractContextManager[None]] | None
     # From a result that no other framework can hold to an array and its kind, `None` for others;
-    # and from both back. Without it, if there are no such results.
+    # and from its values and its kind back. Without it, if there are no such results.
     opened: Callable[[Any], tuple[Any, str] | None] | None
     closed: Callable[[Any, str], Any] | None
 

@@ -89,6 +89,16 @@ def test_arrays_of_keys_and_keys_alone(target):
     np.testing.assert_array_equal(target.numpy(data), jax.random.key_data(key))
 
 
+def test_keys_beside_integers_of_64_bits():
+    torch = pytest.importorskip("torch")
+    for argument in (torch.arange(3), torch.ones(3, dtype=torch.float64)):
+        found, key = wrapper("jax", "torch")(lambda n, key: (n * 2, key))(
+            argument, jax.random.key(5)
+        )
+        assert found.dtype == argument.dtype
+        assert key == jax.random.key(5)
+
+
 def test_batches_refuse_keys_by_name(target):
     batched = target.vmap(wrapper("jax", target.name)(lambda x: (jax.random.key(x), x)))
     text = r"result\[0\] of <lambda> is a key of threefry2x32.*jax.random.key_data"

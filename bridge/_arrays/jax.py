@@ -92,8 +92,8 @@ class JaxArrays:
         return jax.random.key_data(x), str(jax.random.key_impl(x))
 
     def closed(self, x: Any, impl: str) -> Any:
-        """The key of this data."""
-        return jax.random.wrap_key_data(x, impl=impl)
+        """The key of this data, a buffer, which may have been widened as other integers are."""
+        return jax.random.wrap_key_data(np.asarray(x).astype(np.uint32), impl=impl)
 
     def key(self, x: Any) -> Hashable:
         """Shape and dtype."""
