@@ -117,7 +117,8 @@ class Op:
     def halved(self, wanted: Positions, given: Positions) -> "Split | None":
         """The derivative in two halves; one that cannot be had may not be asked for either."""
         try:
-            return self.derive("split", wanted, given) if self.split else None
+            # What runs anew keeps more than arrays, and nobody here tells when that has been used.
+            return self.derive("split", wanted, given) if self.split and not self.anew else None
         except NoRuleError:
             return None
 

@@ -20,6 +20,7 @@ from bridge._sources.torch._draws import same_gradients
 from bridge._sources.torch._eager import anew, held_to, outline
 from bridge._sources.torch._followed import followed
 from bridge._sources.torch._internals import Blocks, is_about_style
+from bridge._sources.torch._keeping import keeping, keeps
 from bridge._sources.torch._listing import listed
 from bridge._sources.torch._looped import Axes, grown, seeds_differ
 from bridge._sources.torch._program import Program, Settings, executed, written
@@ -85,7 +86,7 @@ class Function:
             vjp=lambda wanted, given: self.vjp(wanted, given).op(),
             jvp=lambda given: self.jvp(given).op(),
             vmap=lambda axes, size: self.vmap(axes, size).op(),
-            split=self.split if self.program else None,
+            split=self.split if self.program or keeps(self) else None,
             draws=self.draws and self.settings.seed is None,
             anew=self.program is None,
             reach=self.program.reach if self.program else None,
@@ -166,6 +167,8 @@ class Function:
         """The first derivative in two halves; `None` if it looks at values."""
         if self.way and self.whole:
             return None
+        if not self.program:
+            return keeping(self, wanted).split(given)
         try:
             found = split(self.base, self.name, self.primals, wanted, given, settings=self.settings)
         except NoValuesError:

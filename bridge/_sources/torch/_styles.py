@@ -66,7 +66,7 @@ def recorded_vjp(fun: Fun, count: int, wanted: Positions, given: Positions) -> F
         with torch.enable_grad():
             free = [_leaf(xs[i]) for i in wanted]
             outputs = restricted(fun, xs, wanted, given)(*free)
-            gradients = _pulled(outputs, free, cotangents, again=again)
+            gradients = pulled(outputs, free, cotangents, again=again)
         if any(x.is_leaf and x.grad is not None for x in free):
             raise NoRuleError(ACCUMULATES)
         return gradients
@@ -113,8 +113,8 @@ def recorded_jvp(fun: Fun, count: int, given: Positions, outputs: Positions) -> 
             found = restricted(fun, xs, given, outputs)(*free)
             at = args[count + len(given) :] or [torch.zeros_like(y) for y in found]
             cotangents = [_leaf(c) for c in at]
-            gradients = _pulled(found, free, cotangents, again=True)
-            return _pulled(gradients, cotangents, directions, again=again)
+            gradients = pulled(found, free, cotangents, again=True)
+            return pulled(gradients, cotangents, directions, again=again)
 
     return tangents
 
@@ -143,19 +143,24 @@ def _leaf(x: torch.Tensor) -> torch.Tensor:
     return leaf if tangent is None else forward_ad.make_dual(leaf, tangent)
 
 
-def _pulled(
+def pulled(
     outputs: Sequence[torch.Tensor],
     inputs: Sequence[torch.Tensor],
     cotangents: Sequence[torch.Tensor],
     *,
     again: bool,
+    retain: bool = False,
 ) -> list[torch.Tensor]:
-    """The gradients of `inputs`, zeros for those that no output depends on."""
+    """The gradients of `inputs`, zeros for those that no output depends on.
+
+    They can be differentiated `again`; with `retain`, others can be taken of the same outputs.
+    """
     flowing = [(y, c) for y, c in zip(outputs, cotangents, strict=True) if y.requires_grad]
     if not flowing:
         return [torch.zeros_like(x) for x in inputs]
     ys, cs = zip(*flowing, strict=True)
-    found: Any = torch.autograd.grad(ys, inputs, cs, create_graph=again, allow_unused=True)
+    how: Any = {"create_graph": again, "retain_graph": again or retain, "allow_unused": True}
+    found: Any = torch.autograd.grad(ys, inputs, cs, **how)
     return [
         torch.zeros_like(x) if g is None else dense_gradient(g)
         for x, g in zip(inputs, found, strict=True)

@@ -33,7 +33,7 @@ def named(op: Op, site: Site, operands: Specs) -> str:
     except ArgumentError as error:
         raise _unnamed(op, str(error)) from None
     row = site.root.followed(op.steps)
-    if any(known.text is None and (known.split or known.reach) for known in row):
+    if any(known.text is None and not known.anew and (known.split or known.reach) for known in row):
         raise _unnamed(op, "nothing would tell whether it has changed")
     about = [*origin, op.steps, _texts(operands), _texts(op.specs()), _digest(row)]
     return json.dumps([op.name, *about], separators=(",", ":"))
