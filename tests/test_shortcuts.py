@@ -10,7 +10,7 @@ import jax.numpy as jnp  # noqa: E402, after the check that JAX is there
 import jaxlib._jax  # noqa: E402, as above
 from torch.utils.dlpack import from_dlpack  # noqa: E402, as above
 
-import bridge._arrays.jax as jax_arrays  # noqa: E402, as above
+import bridge._arrays.jax._face as jax_arrays  # noqa: E402, as above
 import bridge._arrays.torch._tensors as torch_arrays  # noqa: E402, as above
 from bridge import jax2torch  # noqa: E402, as above
 from bridge._targets.torch import _function, _internals  # noqa: E402, as above

@@ -1,9 +1,7 @@
-"""Arrays of JAX: buffers, devices, 64-bit mode, and the conjugation of cotangents."""
+"""What JAX shows to bridge as a kind of arrays."""
 
-import contextlib
 import dataclasses
 import functools
-import os
 from collections.abc import Callable, Hashable, Iterable, Sequence
 from typing import Any
 
@@ -13,8 +11,10 @@ import numpy as np
 from jax.core import Tracer
 from jax.sharding import SingleDeviceSharding
 
+from bridge._arrays.jax._devices import across, find_device, gathered, on_device
+from bridge._arrays.jax._modes import CONFIG, crossing, not_forked, x64_mode
 from bridge._arrays.numpy import OnHost, plain
-from bridge._errors import ArgumentError, CopyError, DeviceError, NoValuesError
+from bridge._errors import ArgumentError, CopyError, NoValuesError
 from bridge._op import Arrays, Specs
 from bridge._protocols import Container
 from bridge._spec import NARROW_INTEGERS, ArraySpec
@@ -25,37 +25,6 @@ _DTYPES = {
     *("float8_e4m3fn", "float8_e4m3fnuz", "float8_e5m2", "float8_e5m2fnuz", "float8_e8m0fnu"),
 }
 NARROW = {**NARROW_INTEGERS, "float64": "float32", "complex128": "complex64"}
-
-
-@dataclasses.dataclass
-class _Forked:
-    """What is known of JAX's threads: whether they run, and whether they ran before a fork."""
-
-    started: bool = False
-    started_before: bool = False
-
-    def __call__(self) -> None:
-        self.started_before = self.started or bool(getattr(_xla_bridge, "_backends", None))
-
-
-try:  # where JAX notes that it has started its threads, for us or for others
-    from jax._src import xla_bridge as _xla_bridge
-except ImportError:
-    _xla_bridge = None
-
-_forked = _Forked()
-os.register_at_fork(after_in_child=_forked)
-
-
-def not_forked() -> None:
-    """Raise where JAX would wait forever for threads that its process does not have."""
-    if _forked.started_before:
-        raise DeviceError(
-            "JAX was used before this process was forked off, and its threads are not in the "
-            'child, where it would wait for them forever. Start processes with "spawn" or '
-            '"forkserver", or use JAX only after the fork.'
-        )
-    _forked.started = True
 
 
 class JaxArrays:
@@ -93,7 +62,7 @@ class JaxArrays:
 
     def closed(self, x: Any, impl: str) -> Any:
         """The key of this data, a buffer, which may have been widened as other integers are."""
-        return jax.random.wrap_key_data(np.asarray(x).astype(np.uint32), impl=impl)
+        return jax.random.wrap_key_data(jnp.asarray(np.asarray(x), "uint32"), impl=impl)
 
     def key(self, x: Any) -> Hashable:
         """Shape and dtype."""
@@ -115,17 +84,17 @@ class JaxArrays:
 
         def borrow(buffers: Sequence[Any]) -> Sequence[Any]:
             not_forked()
-            if host and _CONFIG.jax_default_device is None:
+            if host and CONFIG.jax_default_device is None:
                 return buffers
             with jax.enable_x64(new_val=True), crossing():  # else 64-bit values would be narrowed
-                return [_on(x, device) for x in buffers]
+                return [on_device(x, device) for x in buffers]
 
         return borrow
 
     def releaser(self, device: str) -> Callable[[Sequence[Any]], Sequence[Any]]:
         """Capsules for the host, which wait for the values; elsewhere the arrays, for streams."""
         if device != "cpu":
-            return lambda outputs: [_gathered(y, device) for y in outputs]
+            return lambda outputs: [gathered(y, device) for y in outputs]
         # All devices of the host have one memory.
         near = SingleDeviceSharding if jax.default_backend() == "cpu" else None
         return functools.partial(_capsules, near=near)
@@ -184,8 +153,8 @@ class JaxArrays:
         if not whole:
             return x
         if copy is False and len(x.sharding.device_set) > 1:
-            raise CopyError(f"copy=False, but the array is {_across(x)}, and would be gathered.")
-        return _gathered(x)
+            raise CopyError(f"copy=False, but the array is {across(x)}, and would be gathered.")
+        return gathered(x)
 
     def convert(self, x: Any, *, copy: bool | None) -> jax.Array:
         """An array over the memory of `x`, or a copy; 64-bit values need JAX's 64-bit mode."""
@@ -241,7 +210,6 @@ def abstract(spec: ArraySpec, *, x64: bool) -> jax.ShapeDtypeStruct:
     return jax.ShapeDtypeStruct(spec.shape, found, weak_type=spec.weak)
 
 
-_CONFIG: Any = jax.config  # its options are attributes that it does not declare
 try:  # a third of the cost of __dlpack__, which finds the device and its stream anew
     from jaxlib._jax import buffer_to_dlpack_managed_tensor as _capsule
 except ImportError:
@@ -252,7 +220,7 @@ except ImportError:
 
 def _capsules(outputs: Sequence[Any], near: type | None) -> Sequence[Any]:
     try:
-        whole = [y if type(y.sharding) is near else _gathered(y, "cpu") for y in outputs]
+        whole = [y if type(y.sharding) is near else gathered(y, "cpu") for y in outputs]
         return [_capsule(y) for y in whole]
     except (RuntimeError, AttributeError) as error:  # a tracer has no sharding, nor a buffer
         if not any(isinstance(y, Tracer) for y in outputs):
@@ -261,80 +229,6 @@ def _capsules(outputs: Sequence[Any], near: type | None) -> Sequence[Any]:
             "a bridged function was called while JAX traces a function, so that its result has "
             "no values yet. Call the function of JAX itself there."
         ) from error
-
-
-def _gathered(y: Any, device: str | None = None) -> Any:
-    """`y` on one device, `device` or its first: of several, DLPack would hand out a part."""
-    if not y.is_fully_addressable:
-        raise ArgumentError(
-            f"a JAX array, {y.dtype}{list(y.shape)}, is {_across(y)}, some of which belong to "
-            "other processes. Gather it first: "
-            "`jax.experimental.multihost_utils.process_allgather(array, tiled=True)`."
-        )
-    devices = y.sharding.device_set
-    target = find_device(device) if device else min(devices, key=lambda one: one.id)
-    return y if devices == {target} else jax.device_put(y, target)
-
-
-def _across(y: Any) -> str:
-    return f"spread over {len(y.sharding.device_set)} devices"
-
-
-def find_device(device: str) -> Any:
-    """JAX's name for `cpu` or `cuda:0`."""
-    kind, _, index = device.partition(":")
-    return jax.local_devices(backend=kind)[int(index or 0)]
-
-
-def reach(device: str, asked: str | None) -> str:
-    """The device to compute on for arrays that live on `device`."""
-    wanted = asked or device
-    try:
-        find_device(wanted)
-    except (RuntimeError, IndexError) as error:
-        raise DeviceError(
-            f"JAX cannot compute on {wanted}: {error}. Install JAX's CUDA plugin "
-            '(pip install "jax[cuda13]"), or let JAX compute on the host with device="cpu", '
-            "which copies arguments and results."
-        ) from error
-    return wanted
-
-
-def _on(x: Any, device: str) -> Any:
-    if isinstance(x, (np.ndarray, jax.Array)):
-        return jax.device_put(x, find_device(device))
-    return jax.dlpack.from_dlpack(x) if hasattr(x, "__dlpack__") else x
-
-
-def x64_mode() -> bool:
-    """Whether JAX is in 64-bit mode, here and now."""
-    return _CONFIG.jax_enable_x64
-
-
-def crossing() -> contextlib.AbstractContextManager[Any]:
-    """A context in which arguments cross, which the caller asks for by the call itself.
-
-    So `jax.transfer_guard("disallow")`, which is about others, lets them pass.
-    """
-    guard = _CONFIG.jax_transfer_guard_host_to_device
-    if guard in ("disallow", "log"):
-        return jax.transfer_guard_host_to_device("allow")
-    return _NOTHING
-
-
-def admitting(call: Callable[..., Any]) -> Callable[..., Any]:
-    """`call`, a program, whose arguments may be in memory of others."""
-
-    def admit(*args: Any) -> Any:
-        if _CONFIG.jax_transfer_guard_host_to_device is None:
-            return call(*args)
-        with crossing():
-            return call(*args)
-
-    return admit
-
-
-_NOTHING = contextlib.nullcontext()
 
 
 def conjugate(xs: Iterable[Any]) -> tuple[Any, ...]:
