@@ -34,7 +34,10 @@ def tidy(module: GraphModule) -> None:
         if _rewritten(graph, node):
             continue
         if node.target in _SAME or (node.target is _aten.clone.default and _needless(node)):
-            node.replace_all_uses_with(node.args[0])
+            source: Any = node.args[0]
+            if node.target is _aten.lift_fresh_copy.default:  # made in the function itself
+                source.meta["fresh"] = True
+            node.replace_all_uses_with(source)
             graph.erase_node(node)
     graph.eliminate_dead_code(is_kept)
 

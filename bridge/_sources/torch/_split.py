@@ -13,6 +13,7 @@ from bridge._sources.torch._looped import Axes, each, grown, seeds_differ
 from bridge._sources.torch._partition import partition, selected
 from bridge._sources.torch._program import Program, Settings, executed, written
 from bridge._sources.torch._styles import mapped
+from bridge._sources.torch._versions import captured, checking, remembering
 
 
 def split(
@@ -35,15 +36,21 @@ def split(
         *(first.outputs[i] for i in given),
     )
 
+    # Where Ops are written out, what a function captures is constant.
+    constants = () if settings.listed else captured(halves.backward)
+    at = len(kept) - len(given)  # after the other residuals
+
     @functools.cache
     def backward(needed: Positions) -> Op:
         specs = [primals[i] for i in needed]
         chosen = program(selected(halves.backward, needed, specs))
-        return half(chosen, f"{name}.backward", kept, dataclasses.replace(settings, seed=None))
+        op = half(chosen, f"{name}.backward", kept, dataclasses.replace(settings, seed=None))
+        return checking(op, constants, at, name) if constants else op
 
+    forward = half(first, f"{name}.forward", primals, settings)
     return Split(
         way="save",
-        forward=half(first, f"{name}.forward", primals, settings),
+        forward=remembering(forward, constants) if constants else forward,
         backward=backward,
         outputs=count,
         kept_primals=halves.kept_primals,
