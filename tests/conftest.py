@@ -4,6 +4,7 @@ import pytest
 
 import bridge
 from bridge import _listing, _registry, _repeats
+from tests import processes
 from tests.kits import Kit, kit
 
 DIRECTIONS = _registry.directions()
@@ -56,6 +57,13 @@ def _registered():
     yield
     _listing.RULES.clear()
     _listing.RULES.update(before)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _compiled():
+    """Forget compiled programs when a module of tests ends in a process that has grown large."""
+    yield
+    processes.forget_programs()
 
 
 @pytest.fixture

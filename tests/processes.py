@@ -15,6 +15,7 @@ import pytest
 ROOT = pathlib.Path(__file__).parents[1]
 BITS_OF_MALLOC = {"MALLOC_MMAP_THRESHOLD_": "65536"}  # freed memory is given back at once
 STATUS = pathlib.Path("/proc/self/status")
+LARGE = 1500  # megabytes
 
 
 def fresh_process(function, *args, timeout=120):
@@ -43,6 +44,11 @@ def resident():
     gc.collect()
     with contextlib.suppress(AttributeError, OSError):  # another C library than glibc
         ctypes.CDLL("libc.so.6").malloc_trim(0)
+    return taken()
+
+
+def taken():
+    """Megabytes of memory that this process takes."""
     return _megabytes("VmRSS")
 
 
@@ -52,11 +58,26 @@ def peak():
     return _megabytes("VmHWM")
 
 
+def forget_programs():
+    """Forget what is compiled in a process that has grown large.
+
+    JAX keeps each program that it has compiled, and workers that run all tests grow to 4 GB.
+    """
+    if not is_known or taken() < LARGE:
+        return
+    if jax := sys.modules.get("jax"):
+        jax.clear_caches()
+    if dynamo := sys.modules.get("torch._dynamo"):
+        dynamo.reset()
+    if mx := sys.modules.get("mlx.core"):
+        mx.clear_cache()
+    resident()  # which gives memory back
+
+
 def _megabytes(name):
     (kilobytes,) = re.findall(rf"{name}:\s+(\d+) kB", STATUS.read_text())
     return int(kilobytes) / 1024
 
 
-needs_proc = pytest.mark.skipif(
-    not STATUS.exists() or "VmHWM" not in STATUS.read_text(), reason="memory is read from /proc"
-)
+is_known = STATUS.exists() and "VmHWM" in STATUS.read_text()
+needs_proc = pytest.mark.skipif(not is_known, reason="memory is read from /proc")
