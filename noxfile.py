@@ -91,7 +91,9 @@ def tests(session: nox.Session) -> None:
 def fuzz(session: nox.Session) -> None:
     """Run thousands of random programs in every direction, and the long versions of tests."""
     _install(session, "-e", ".[all]", groups=("tests",))
-    session.run("python", "-m", "pytest", "-m", "fuzz or slow", *session.posargs)
+    # Of the slow tests, which may take minutes, a worker gets one at a time.
+    chosen = ["-n", "2", "--maxschedchunk", "1", "-m", "fuzz or slow"]
+    session.run("python", "-m", "pytest", *chosen, *session.posargs, env={"JAX_PLATFORMS": "cpu"})
 
 
 @nox.session
