@@ -93,13 +93,22 @@ def _shapes(scatter: dict[str, Any]) -> tuple[tuple[int, ...], tuple[int, ...]]:
     return x, updates[len(indices[0]) if indices else 0 :]
 
 
-def one_by_one(fun: Fun, axes: Axes, size: int, outputs: Specs) -> Fun:
-    """`fun` of each example; results are stacked along their first axis."""
+def one_by_one(fun: Fun, axes: Axes, size: int, outputs: Specs, *, dense: bool = False) -> Fun:
+    """`fun` of each example; results are stacked along their first axis.
+
+    Args:
+        fun: A function.
+        axes: Of each argument the axis of its examples, if it has some.
+        size: How many there are.
+        outputs: Specs of the results of one.
+        dense: Whether examples have to be dense, as for `mx.as_strided`.
+    """
 
     def examples(x: mx.array, axis: int | None) -> list[mx.array]:
         if axis is None:
             return [x] * size
-        return [mx.squeeze(part, axis) for part in mx.split(x, size, axis)]
+        parts = [mx.squeeze(part, axis) for part in mx.split(x, size, axis)]
+        return [*map(mx.contiguous, parts)] if dense else parts
 
     def run(*xs: mx.array) -> list[mx.array]:
         rows = [examples(x, axis) for x, axis in zip(xs, axes, strict=True)]

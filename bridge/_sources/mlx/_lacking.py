@@ -14,7 +14,7 @@ _PRIMITIVE = re.compile(r"^\[Primitive::(vjp|jvp|vmap)\] Not implemented for (\w
 _MEANT = {"vjp": "derivative", "jvp": "derivative", "vmap": "batched form"}
 _OTHER = re.compile(
     r"^(?=.*\b(vjp|jvp|vmap|gradient)\b)(\[|\w+::|JVP)"
-    r".*(not( yet)? (implemented|supported)|NYI|cannot|\bno (gradient|jvp)\b)",
+    r".*(not( yet)? (implemented|supported)|NYI|cannot|\bno (gradient|jvp)\b|invalid arg index)",
     re.IGNORECASE,
 )
 

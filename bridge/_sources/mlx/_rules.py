@@ -209,7 +209,8 @@ class Function:
             takes(run, batched, self.outline, axes, self.primals, tuple(primals), size)
         )
         if wrong or self._is_by_rules():
-            fun = one_by_one(self.fun, axes, size, self.outputs)
+            strided = self.outline is not None and "AsStrided" in self.outline.operations
+            fun = one_by_one(self.fun, axes, size, self.outputs, dense=strided)
         run_batch = fun if wrong else batched
         return self._derived("vmap", fun, tuple(primals), specs, run=run_batch).op()
 
