@@ -85,6 +85,10 @@ def _static_key(leaf: Any) -> Hashable:
     return typed(value(leaf))
 
 
+# Methods by which generators of random numbers are known: of NumPy, of Python, of a framework.
+_DRAWS = ("bit_generator", "random_sample", "getrandbits", "initial_seed")
+
+
 def check_static(leaf: Any, away: str) -> None:
     """Raise unless the value of a static leaf can be a constant of a trace, and part of its key."""
     given = value(leaf)
@@ -92,6 +96,12 @@ def check_static(leaf: Any, away: str) -> None:
         raise ArgumentError(
             f"it is a {type(given).__name__}, which can be read once, but a function may run more "
             "than once, to be captured and for each derivative. Pass a list."
+        )
+    if any(hasattr(type(given), name) for name in _DRAWS):
+        raise ArgumentError(
+            f"it is a {type(given).__name__}, whose random numbers would be constants of a trace, "
+            "or others where the function runs again for a derivative. Pass numbers that it has "
+            "drawn."
         )
     if leaf is given and is_array_like(given):
         raise ArgumentError(

@@ -1,5 +1,6 @@
 """What is no array of a framework, where values are converted or are arguments."""
 
+import random
 import subprocess
 import sys
 
@@ -150,6 +151,32 @@ def test_iterator_as_an_argument(kits, bridged, name):
     with pytest.raises(bridge.ArgumentError, match="Pass a list"):
         there({"numbers": [ONCE[name]()]}, x)
     np.testing.assert_array_equal(target.numpy(there([1.0, 2.0], x)), 2 * X)
+
+
+GENERATORS = {
+    "Generator": lambda: np.random.default_rng(0),
+    "RandomState": lambda: np.random.RandomState(0),
+    "Random": lambda: random.Random(0),
+}
+
+
+@pytest.mark.parametrize("name", GENERATORS)
+def test_generator_of_random_numbers_as_an_argument(kits, bridged, name):
+    """What it drew was a constant, the same on each call."""
+    _, target = kits
+    there = bridged(lambda x, noise: x * noise.normal())
+    with pytest.raises(
+        bridge.ArgumentError, match=rf"argument noise of .*: it is a {name}, whose random numbers"
+    ):
+        there(target.array(X), GENERATORS[name]())
+
+
+def test_generator_of_torch_as_an_argument():
+    """The same key gave other numbers with each call."""
+    torch, place = pytest.importorskip("torch"), kit("jax")
+    there = bridge.torch2jax(lambda x, noise: x + torch.randn(3, generator=noise))
+    with pytest.raises(bridge.ArgumentError, match=r"it is a Generator, whose random numbers"):
+        there(place.array(X), torch.Generator())
 
 
 def test_module_is_no_array(target, convert):
