@@ -75,6 +75,21 @@ CASES = {
     ),
     "mean by index": (by_index("mean"), [real(4, 3), real(2, 3)]),
     "largest by index": (by_index("amax"), [real(4, 3), real(2, 3)]),
+    "weighted covariance": (
+        lambda x, a: (
+            torch.cov(x, fweights=torch.tensor([1, 2, 3, 1])),
+            torch.cov(x[0], aweights=a**2),
+            x.cov(aweights=a**2, fweights=torch.tensor([1, 2, 3, 1]), correction=0),
+        ),
+        [complex_(3, 4), real(4)],
+    ),
+    "filled by a tensor": (
+        lambda x, v: (
+            x.index_fill(0, torch.tensor([0, 2, 2]), v) * x,
+            x[0, 0].index_fill(0, PLACES[:1] * 0, v),
+        ),
+        [real(4, 3), real()],
+    ),
     "histogram": (
         lambda x: (torch.histc(x, 5, -1, 1), torch.histc(x, 4), torch.histc(0 * x, 3)),
         [real(14)],

@@ -29,6 +29,7 @@ from bridge._sources.torch._internals import (
 )
 from bridge._sources.torch._mended import Mended
 from bridge._sources.torch._program import Program, Settings
+from bridge._sources.torch._rewritten import Rewritten
 from bridge._sources.torch._sparse import Dense, SparseError
 from bridge._sources.torch._styles import ACCUMULATES
 from bridge._sources.torch._swap import ALONE, past, put_aside
@@ -78,7 +79,7 @@ def trace(
 
     def outputs(*xs: torch.Tensor, training: bool) -> tuple[torch.Tensor, ...]:
         watch = Watch(_refuse(name))
-        with torch.enable_grad(), watch, blocks, Dense(), intercepted(blocks.apply):
+        with torch.enable_grad(), watch, blocks, Dense(), Rewritten(), intercepted(blocks.apply):
             free = [x.detach().requires_grad_(training and _smooth(x)) for x in xs]
             return tuple(dense(y.detach()) for y in fun(*free))
 
@@ -132,7 +133,7 @@ def trace_joint(
     flows: dict[int, None] = {}
 
     def outputs(*xs: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        with torch.enable_grad(), Watch(_refuse(name)), Dense():
+        with torch.enable_grad(), Watch(_refuse(name)), Dense(), Rewritten():
             found = fun(*xs)
             flows.update((i, None) for i in given if found[i].requires_grad)
             return tuple(dense(y if i in flows else y.detach()) for i, y in enumerate(found))

@@ -1,0 +1,60 @@
+"""Functions of torch that look at values, by others that compute the same."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch.overrides import TorchFunctionMode
+
+_Function = Callable[..., Any]
+
+
+class Rewritten(TorchFunctionMode):
+    """Calls what computes the same where a function looks at values."""
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Any = None
+    ) -> Any:
+        """What `func` computes."""
+        rewrite = next((rewrite for other, rewrite in _REWRITTEN if other is func), None)
+        return (rewrite or func)(*args, **(kwargs or {}))
+
+
+def _covariance(
+    x: torch.Tensor,
+    *,
+    correction: int = 1,
+    fweights: torch.Tensor | None = None,
+    aweights: torch.Tensor | None = None,
+) -> torch.Tensor:
+    """torch.cov, without a look at whether weights are negative."""
+    given = [weights for weights in (fweights, aweights) if weights is not None]
+    if not given or x.ndim > 2 or any(weights.ndim != 1 for weights in given):
+        return torch.cov(x, correction=correction, fweights=fweights, aweights=aweights)
+    x = x.reshape(1, -1) if x.ndim < 2 else x
+    weights = given[0] if len(given) == 1 else given[0] * given[1]
+    total = weights.sum()
+    free = correction if aweights is None else correction * (weights * aweights).sum() / total
+    away = x - ((x * weights).sum(1) / total)[:, None]
+    products = away @ (away * weights).mH
+    return (products / (total - free).clamp(min=0)).squeeze()
+
+
+def _filled(x: torch.Tensor, dim: Any, index: torch.Tensor, value: Any) -> torch.Tensor:
+    """`x.index_fill`, whose gradient by a tensor looks at which indices are the same."""
+    if not isinstance(value, torch.Tensor) or value.ndim or isinstance(dim, str):
+        return x.index_fill(dim, index, value)
+    if not x.ndim:
+        return value.to(x.dtype) if index.numel() else x.clone()
+    written = torch.zeros(x.shape[dim], dtype=torch.bool, device=x.device)
+    written = written.index_fill(0, index, value=True)
+    shape = [-1 if axis == dim % x.ndim else 1 for axis in range(x.ndim)]
+    return torch.where(written.view(shape), value.to(x.dtype), x)
+
+
+_REWRITTEN: list[tuple[Any, _Function]] = [
+    (torch.cov, _covariance),
+    (torch.Tensor.cov, _covariance),
+    (torch.index_fill, _filled),
+    (torch.Tensor.index_fill, _filled),
+]
