@@ -136,7 +136,8 @@ class Batched:
         return batched(self, axes, size, kind)
 
     def _of(self, base: Any, axes: Axes, onto: Iterable[int | None]) -> "Batched":
-        return dataclasses.replace(self, base=base, axes=axes, onto=tuple(onto))
+        kind = Looped if _runs_anew(base) else type(self)
+        return kind(base=base, axes=axes, onto=tuple(onto), size=self.size, settings=self.settings)
 
 
 @dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
@@ -162,6 +163,11 @@ class Looped(Batched):
             reach=one.reach,
             text=one.text,
         )
+
+
+def _runs_anew(base: Any) -> bool:
+    """Whether there is no graph to batch."""
+    return isinstance(base, Looped) or base.program is None
 
 
 def batched(base: Any, axes: Axes, size: int, kind: type[Batched]) -> Batched:

@@ -51,6 +51,8 @@ def _rewritten(graph: Graph, node: Node) -> bool:
         node.target = _aten.full_like.default
     elif node.target is _aten.copy.default:
         return _copy_rewritten(graph, node)
+    elif node.target is _aten.index_put.default:
+        return _mask_rewritten(graph, node)
     elif node.target is _aten.slice_scatter.default and len(node.args) > _END:
         size = node.meta["val"].shape[node.args[_END - 2]]
         node.update_arg(_END, min(node.args[_END], size))  # pyright: ignore[reportArgumentType]
@@ -75,6 +77,26 @@ def _copy_rewritten(graph: Graph, node: Node) -> bool:
         if made.stride() != value.stride():
             found = graph.call_function(_aten.clone.default, (found,), dict(_DENSE))
             found.meta["val"] = made
+    node.replace_all_uses_with(found)
+    graph.erase_node(node)
+    return True
+
+
+def _mask_rewritten(graph: Graph, node: Node) -> bool:
+    """Write the functional `x[..., mask] = number` by `torch.where`."""
+    target, indices, number, *accumulates = node.args
+    mask: Any = indices[-1] if isinstance(indices, (list, tuple)) and indices else None
+    if any(accumulates) or mask is None or any(indices[:-1]):  # pyright: ignore[reportOptionalSubscript, reportIndexIssue, reportArgumentType]
+        return False
+    value, made = mask.meta["val"], node.meta["val"]
+    if value.dtype != torch.bool or number.meta["val"].numel() != 1:  # pyright: ignore[reportOptionalMemberAccess, reportAttributeAccessIssue]
+        return False
+    with graph.inserting_before(node):
+        for _ in range(made.dim() - value.dim() - len(indices) + 1):  # pyright: ignore[reportArgumentType]
+            mask = graph.call_function(_aten.unsqueeze.default, (mask, -1))
+            value = mask.meta["val"] = value.unsqueeze(-1)
+        found = graph.call_function(_aten.where.self, (mask, number, target))
+    found.meta["val"] = made
     node.replace_all_uses_with(found)
     graph.erase_node(node)
     return True
