@@ -153,15 +153,24 @@ class Function:
         fun = mapped(self.fun, axes, size, whole.randomness)
         primals = grown(self.primals, axes, size)
         try:
-            found = function(fun, f"{self.name}.vmap", primals, self.settings)
-        except (RuntimeError, NotImplementedError):
+            found = function(fun, f"{self.name}.vmap", primals, self._within_graphs)
+        except (RuntimeError, NoValuesError):
             return whole.checked() if self.program else alone
         if self.seeded and not whole.draws_alike(found.op()):
             return whole.checked()
         example = whole if self.program else None
-        found = dataclasses.replace(found, batched=example, blocks=self.blocks)
+        found = dataclasses.replace(
+            found, batched=example, blocks=self.blocks, settings=self.settings
+        )
         derived = {"way": self.way, "whole": lambda: example or alone} if self.open else {}
         return dataclasses.replace(found, **derived)
+
+    @property
+    def _within_graphs(self) -> Settings:
+        """The settings of what is no use unless it is captured, as this is."""
+        return (
+            dataclasses.replace(self.settings, capture="require") if self.program else self.settings
+        )
 
     def split(self, wanted: Positions, given: Positions) -> Split | None:
         """The first derivative in two halves; `None` if it looks at values."""

@@ -52,7 +52,7 @@ def transformed_vjp(fun: Fun, count: int, wanted: Positions, given: Positions) -
         xs, cotangents = args[:count], args[count:]
         of_wanted = restricted(fun, xs, wanted, given)
         pull: Any = torch.func.vjp(of_wanted, *(xs[i] for i in wanted))[1]
-        return pull(cotangents)
+        return pull(_copies(cotangents))
 
     return gradients
 
@@ -97,7 +97,7 @@ def transposed_jvp(fun: Fun, count: int, given: Positions, outputs: Positions) -
         of_given = restricted(fun, xs, given, outputs)
         found, pull, *_ = torch.func.vjp(of_given, *(xs[i] for i in given))
         cotangents = args[count + len(given) :] or [torch.zeros_like(y) for y in found]
-        return torch.func.vjp(lambda *c: pull(c), *cotangents)[1](directions)
+        return torch.func.vjp(lambda *c: pull(_copies(c)), *cotangents)[1](directions)
 
     return tangents
 
@@ -143,6 +143,11 @@ def _leaf(x: torch.Tensor) -> torch.Tensor:
     return leaf if tangent is None else forward_ad.make_dual(leaf, tangent)
 
 
+def _copies(cotangents: Sequence[torch.Tensor]) -> tuple[torch.Tensor, ...]:
+    """Cotangents that a backward may change in place."""
+    return tuple(c.clone() for c in cotangents)
+
+
 def pulled(
     outputs: Sequence[torch.Tensor],
     inputs: Sequence[torch.Tensor],
@@ -160,7 +165,7 @@ def pulled(
         return [torch.zeros_like(x) for x in inputs]
     ys, cs = zip(*flowing, strict=True)
     how: Any = {"create_graph": again, "retain_graph": again or retain, "allow_unused": True}
-    found: Any = torch.autograd.grad(ys, inputs, cs, **how)
+    found: Any = torch.autograd.grad(ys, inputs, _copies(cs), **how)
     return [
         torch.zeros_like(x) if g is None else dense_gradient(g)
         for x, g in zip(inputs, found, strict=True)
