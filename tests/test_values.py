@@ -107,7 +107,9 @@ def test_exporter_as_a_result(kits, bridged):
 
 
 FRAMES = pytest.mark.parametrize(
-    ("frame", "text"), [(Frame(), r"`numpy\.asarray`"), (DataFrame(), r"`\.to_numpy\(\)`")], ids=str
+    ("frame", "text"),
+    [(Frame(), r"`numpy\.asarray`"), (DataFrame(), r"`\.to_numpy\(\)`")],
+    ids=["Frame", "DataFrame"],
 )
 
 
