@@ -88,3 +88,61 @@ def test_parameters_of_a_captured_module():
     descent.step()
     with pytest.raises(Exception, match="was changed in place between a call and its derivative"):
         jax.block_until_ready(pull(1.0))
+
+
+class Cached(torch.nn.Module):
+    """A module that fills a cache at its first call, or changes a state at each."""
+
+    def __init__(self, *, state):
+        super().__init__()
+        self.state, self.cache = state, torch.zeros(3) if state else None
+
+    def forward(self, x):
+        if self.state:
+            self.cache = 0.5 * self.cache + x
+        elif self.cache is None:
+            self.cache = torch.arange(3.0).cos()
+        return x * self.cache
+
+
+def remembering():
+    known = {}
+
+    def function(x):
+        if "scale" not in known:
+            known["scale"] = torch.arange(3.0).cos()
+        return x * known["scale"]
+
+    return function
+
+
+KEEPING = {
+    "state": lambda: Cached(state=True),
+    "cache": lambda: Cached(state=False),
+    "dict": remembering,
+}
+
+
+@pytest.mark.parametrize("kind", KEEPING)
+@pytest.mark.parametrize("lower", ["ffi", "xla"])
+def test_what_one_run_of_a_capture_leaves_for_the_next_is_refused(kind, lower):
+    """Its memory would be read, which holds anything."""
+    function = KEEPING[kind]()
+    bridged = torch2jax(lambda x: function(x), lower=lower)
+    with pytest.raises(ArgumentError, match=r"keeps a tensor \(float32\[3\]\) of one run for the"):
+        bridged(jnp.asarray(X))
+
+
+@pytest.mark.parametrize("kind", ["cache", "dict"])
+def test_a_cache_that_is_filled_before_is_constant(kind):
+    function = KEEPING[kind]()
+    expected = function(torch.tensor(X))
+    np.testing.assert_allclose(torch2jax(lambda x: function(x))(jnp.asarray(X)), expected)
+
+
+def test_a_module_that_is_passed_fills_its_cache_anew():
+    module = Cached(state=False)
+    there = torch2jax(module)
+    found, _ = there.apply({}, {}, X)
+    assert module.cache is None
+    np.testing.assert_allclose(found, module(torch.tensor(X)), rtol=1e-6)

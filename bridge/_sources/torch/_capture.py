@@ -23,6 +23,7 @@ from bridge._sources.torch._internals import (
     exporter,
     fake_tensors,
     graphs_have_a_loss_wrong,
+    is_fake,
     is_unknown,
     needs_values,
     storage,
@@ -209,10 +210,22 @@ def _no_graph(error: Exception) -> Any:
 
 
 def _check_constants(module: torch.fx.GraphModule, name: str) -> None:
-    """Raise if a tensor that another was put in place of is a constant of the graph."""
+    """Raise if a constant of the graph is one that another was put in place of, or has no values.
+
+    A graph is made by running the function more than once. What one run has left for the next, in
+    a cache say, is a tensor without values, whose memory holds anything.
+    """
     own = put_aside()
-    for node in module.graph.find_nodes(op="get_attr") if own else ():
-        label = own.get(storage(attribute(module, str(node.target))) or 0)
+    for node in module.graph.find_nodes(op="get_attr"):
+        constant = attribute(module, str(node.target))
+        if is_fake(constant):
+            raise ArgumentError(
+                f"{name} keeps a tensor ({ARRAYS.spec(constant)}) of one run for the next, in an "
+                "attribute, a cache or a global, where it cannot stay: while a function is "
+                "captured, it has no values. Fill a cache before, by calling the function once "
+                "in torch; pass a state as an argument, and return its new value."
+            )
+        label = own.get(storage(constant) or 0)
         if label:
             raise ArgumentError(f"{name} {past(label)}")
 

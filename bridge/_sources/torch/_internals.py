@@ -113,9 +113,14 @@ def graphs_have_a_loss_wrong() -> bool:
     return not torch.allclose(parts[0], kernel(x, labels, 1)[0])
 
 
+def is_fake(x: Any) -> bool:
+    """Whether `x` is a tensor without values."""
+    return isinstance(x, (FakeTensor, FunctionalTensor))
+
+
 def is_real(x: Any) -> bool:
     """Whether `x` is a tensor with values, that a function closes over."""
-    if not isinstance(x, torch.Tensor) or isinstance(x, (FakeTensor, FunctionalTensor)):
+    if not isinstance(x, torch.Tensor) or is_fake(x):
         return False
     return not _is_wrapped(x)
 
