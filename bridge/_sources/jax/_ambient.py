@@ -53,13 +53,13 @@ class Ambient:
         x64: Whether JAX computes in its 64-bit mode.
         settings: Values of all settings by their public names.
         mesh: The mesh of devices that `jax.set_mesh` has set, if any.
-        number: Of these settings.
+        context: What `trace_context` says where they hold.
     """
 
     x64: bool
     settings: dict[str, Any]
     mesh: Any
-    number: int = -1
+    context: Any = None
 
     @contextlib.contextmanager
     def __call__(self) -> Generator[None]:
@@ -75,8 +75,11 @@ class Ambient:
     def within(self, call: Callable[..., Any]) -> Callable[..., Any]:
         """`call` with these settings, whatever they are where it is called."""
 
+        expected, generator = self.context, self.settings["default_prng_impl"]
+
         def scoped(*args: Any) -> Any:
-            if ambient() == self.number:
+            # As in `ambient`, but for its number, which would cost a call more.
+            if trace_context() == expected and CONFIG.jax_default_prng_impl == generator:
                 return call(*args)
             with self():
                 return call(*args)
@@ -89,7 +92,7 @@ def settings(*, x64: bool) -> Ambient:
     values = {name: setting(name) for name in SETTINGS} | {"enable_x64": x64}
     noted = Ambient(x64, values, _mesh())
     with noted():
-        return dataclasses.replace(noted, number=ambient())
+        return dataclasses.replace(noted, context=trace_context())
 
 
 def _mesh() -> Any:
