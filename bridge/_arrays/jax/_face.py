@@ -84,7 +84,9 @@ class JaxArrays:
 
         def borrow(buffers: Sequence[Any]) -> Sequence[Any]:
             not_forked()
-            if host and CONFIG.jax_default_device is None:
+            default = CONFIG.jax_default_device
+            # Arrays that were put on a device could not enter a program for several.
+            if host and (default is None or getattr(default, "platform", default) == "cpu"):
                 return buffers
             with jax.enable_x64(new_val=True), crossing():  # else 64-bit values would be narrowed
                 return [on_device(x, device) for x in buffers]

@@ -74,7 +74,6 @@ class Ambient:
 
     def within(self, call: Callable[..., Any]) -> Callable[..., Any]:
         """`call` with these settings, whatever they are where it is called."""
-
         expected, generator = self.context, self.settings["default_prng_impl"]
 
         def scoped(*args: Any) -> Any:
