@@ -144,11 +144,23 @@ LOSSES = {
 }
 
 
+LOSSES["half precision, not dense"] = (
+    lambda x, y: mx.contiguous(mx.cumprod(x.astype(mx.bfloat16).astype(mx.float32) * y)).sum(),
+    lambda x, y: (x.bfloat16().float() * y).cumprod(0).sum(),
+)
+
+
 @pytest.mark.parametrize(("f", "native"), LOSSES.values(), ids=LOSSES)
 def test_real_functions_have_second_derivatives(f, native):
     for derivative in (torch.func.hessian, lambda f: torch.func.jacrev(torch.func.jacrev(f))):
         found, expected = derivative(mlx2torch(f))(V, W), derivative(native)(V, W)
         torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
+
+
+def test_complex_numbers_that_are_converted_are_still_refused():
+    f = lambda x: mx.contiguous(mx.abs((x.astype(mx.complex64) + 1) ** 2)).sum()
+    with pytest.raises(bridge.NoRuleError, match="wrong gradients of Power for complex numbers"):
+        gradient(f, V)
 
 
 def test_complex_numbers_in_a_checkpoint_are_still_refused():

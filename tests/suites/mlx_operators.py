@@ -11,6 +11,7 @@ import mlx.nn as nn
 import numpy as np
 
 _random = np.random.default_rng(7)
+mx.random.seed(7)  # weights of layers
 
 
 _offsets = itertools.count(1)
