@@ -43,7 +43,8 @@ def _covariance(
 def _filled(x: torch.Tensor, dim: Any, index: torch.Tensor, value: Any) -> torch.Tensor:
     """`x.index_fill`, whose gradient by a tensor looks at which indices are the same."""
     if not isinstance(value, torch.Tensor) or value.ndim or isinstance(dim, str):
-        return x.index_fill(dim, index, value)
+        fill: Any = torch.index_fill  # by the names of axes, too, which its stubs lack
+        return fill(x, dim, index, value)
     if not x.ndim:
         return value.to(x.dtype) if index.numel() else x.clone()
     written = torch.zeros(x.shape[dim], dtype=torch.bool, device=x.device)
