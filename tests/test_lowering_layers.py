@@ -77,6 +77,9 @@ CASES = {
     "largest by index": (by_index("amax"), [real(4, 3), real(2, 3)]),
     "weighted covariance": (
         lambda x, a: (
+            torch.cov(x),
+            torch.corrcoef(x),
+            x[0].real.corrcoef(),
             torch.cov(x, fweights=torch.tensor([1, 2, 3, 1])),
             torch.cov(x[0], aweights=a**2),
             x.cov(aweights=a**2, fweights=torch.tensor([1, 2, 3, 1]), correction=0),

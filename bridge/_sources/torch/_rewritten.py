@@ -1,5 +1,6 @@
 """Functions of torch that look at values, by others that compute the same."""
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -27,17 +28,36 @@ def _covariance(
     fweights: torch.Tensor | None = None,
     aweights: torch.Tensor | None = None,
 ) -> torch.Tensor:
-    """torch.cov, without a look at whether weights are negative."""
+    """torch.cov, without a look at whether weights and what it divides by are negative."""
     given = [weights for weights in (fweights, aweights) if weights is not None]
-    if not given or x.ndim > 2 or any(weights.ndim != 1 for weights in given):
+    if (
+        x.dtype == torch.bool
+        or x.ndim > 2
+        or not x.numel()
+        or any(weights.ndim != 1 for weights in given)
+    ):
         return torch.cov(x, correction=correction, fweights=fweights, aweights=aweights)
     x = x.reshape(1, -1) if x.ndim < 2 else x
-    weights = given[0] if len(given) == 1 else given[0] * given[1]
+    weights = math.prod(given, start=x.new_ones(x.shape[1]).real)
     total = weights.sum()
     free = correction if aweights is None else correction * (weights * aweights).sum() / total
     away = x - ((x * weights).sum(1) / total)[:, None]
     products = away @ (away * weights).mH
     return (products / (total - free).clamp(min=0)).squeeze()
+
+
+def _correlation(x: torch.Tensor) -> torch.Tensor:
+    """torch.corrcoef, by that covariance."""
+    if x.ndim > 2 or not x.numel():
+        return torch.corrcoef(x)
+    covariance = _covariance(x)
+    if not covariance.ndim:
+        return covariance / covariance
+    deviation = covariance.diagonal().real.sqrt()
+    ratio = covariance / deviation[:, None] / deviation
+    if not ratio.is_complex():
+        return ratio.clip(-1, 1)
+    return torch.complex(ratio.real.clip(-1, 1), ratio.imag.clip(-1, 1))
 
 
 def _filled(x: torch.Tensor, dim: Any, index: torch.Tensor, value: Any) -> torch.Tensor:
@@ -56,6 +76,8 @@ def _filled(x: torch.Tensor, dim: Any, index: torch.Tensor, value: Any) -> torch
 _REWRITTEN: list[tuple[Any, _Function]] = [
     (torch.cov, _covariance),
     (torch.Tensor.cov, _covariance),
+    (torch.corrcoef, _correlation),
+    (torch.Tensor.corrcoef, _correlation),
     (torch.index_fill, _filled),
     (torch.Tensor.index_fill, _filled),
 ]
