@@ -25,6 +25,7 @@ from bridge._sources.torch._capture import Fun, dense
 from bridge._sources.torch._looped import each
 from bridge._sources.torch._program import Settings
 from bridge._sources.torch._styles import ACCUMULATES, pulled
+from bridge._sources.torch._swap import remembered
 from bridge._spec import ArraySpec, check_same
 from bridge._tree import spread
 
@@ -38,6 +39,7 @@ class _Graph:
 
     inputs: Sequence[torch.Tensor]
     outputs: Sequence[torch.Tensor]
+    again: Callable[[], None] | None  # precedes the backward pass, which may read a module
 
 
 class _Graphs:
@@ -128,8 +130,9 @@ class Keeping:
                 free = [copies[i].requires_grad_() for i in self.wanted]
                 outputs = list(self.fun(*spread(free, self.wanted, copies)))
                 found = [dense(y.detach()) for y in outputs]
+                again = remembered()
             check_same([*map(ARRAYS.spec, found)], self.outputs, self.name)
-            number = self.graphs.keep(_Graph(free, outputs))
+            number = self.graphs.keep(_Graph(free, outputs, again))
             return (*found, torch.tensor(number, dtype=torch.int32))
 
         return call if self.settings.seed is None else seeded(call, self.settings.seed)
@@ -146,6 +149,8 @@ class Keeping:
             inputs = [graph.inputs[self.wanted.index(i)] for i in needed]
             outputs = [graph.outputs[i] for i in given]
             with fresh(self.settings.dtype), torch.enable_grad():
+                if graph.again:
+                    graph.again()
                 gradients = pulled(outputs, inputs, cotangents, again=False, retain=True)
                 found = [dense(g.detach()) for g in gradients]
             if any(x.grad is not None for x in inputs):

@@ -1,5 +1,6 @@
 """Modules of torch as values and pure functions of them."""
 
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -10,7 +11,7 @@ from bridge._errors import ArgumentError, RangeError
 from bridge._names import check_named
 from bridge._sources.torch._internals import tensors_of
 from bridge._sources.torch._purity import LOST, Purity
-from bridge._sources.torch._swap import as_it_was, put_in, until_put_back
+from bridge._sources.torch._swap import as_it_was, put_in, remember, until_put_back
 
 Tensors = dict[str, torch.Tensor]
 Modes = tuple[bool, ...]
@@ -41,9 +42,18 @@ class Pure:
         else:
             until_put_back(purity.watched())
             output = self._module(*args, **kwargs)
+            now = [*self._module.named_parameters(), *self._module.named_buffers()]
+            held = {name: x for name, x in now if name in given}
+            remember(functools.partial(self._put_in_again, held, modes))
         self._check_set(params)
         now = self._buffers_now(places)
         return output, {name: now[name].to(buffer.dtype) for name, buffer in buffers.items()}
+
+    def _put_in_again(self, held: Tensors, modes: Modes) -> None:
+        """Let the module hold what it held when it had been called, for a later backward pass."""
+        purity = Purity(self._module, self._name, held)
+        put_in(self._module, held, modes, hooked=True)
+        until_put_back(purity.watched())
 
     def _buffers_now(self, places: Sequence[Sequence[str]]) -> Tensors:
         """The buffers by name; raises if those that were one, at these places, are no longer."""

@@ -8,7 +8,7 @@ with its derivative, is over, and not only until the forward pass is.
 
 import contextlib
 import threading
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -31,6 +31,7 @@ class _Open(threading.local):
 
     stack: contextlib.ExitStack | None = None
     own: Mapping[int, str] = {}  # what was put aside, by what tells its memory
+    again: Callable[[], None] | None = None  # puts the same in where a backward pass comes later
 
 
 _open = _Open()
@@ -39,13 +40,13 @@ _open = _Open()
 @contextlib.contextmanager
 def putting_back() -> Generator[None]:
     """Give modules back at the end what `put_in` has replaced: NOTE [as long as the derivative]."""
-    outer = _open.stack, _open.own
+    outer = _open.stack, _open.own, _open.again
     with contextlib.ExitStack() as stack:
-        _open.stack, _open.own = stack, {}
+        _open.stack, _open.own, _open.again = stack, {}, None
         try:
             yield
         finally:
-            _open.stack, _open.own = outer
+            _open.stack, _open.own, _open.again = outer
 
 
 def as_it_was() -> None:
@@ -56,6 +57,16 @@ def as_it_was() -> None:
 def put_aside() -> Mapping[int, str]:
     """The names of the tensors that others were put in place of, by their `storage`."""
     return _open.own
+
+
+def remember(again: Callable[[], None]) -> None:
+    """Let a backward pass that comes later be preceded by `again`."""
+    _open.again = again
+
+
+def remembered() -> Callable[[], None] | None:
+    """What has to precede such a backward pass, if anything."""
+    return _open.again
 
 
 def until_put_back(context: contextlib.AbstractContextManager[Any]) -> None:
@@ -70,11 +81,16 @@ def _stack() -> contextlib.ExitStack:
 
 
 def put_in(
-    module: torch.nn.Module, tensors: Mapping[str, torch.Tensor], modes: Sequence[bool]
+    module: torch.nn.Module,
+    tensors: Mapping[str, torch.Tensor],
+    modes: Sequence[bool],
+    *,
+    hooked: bool = False,
 ) -> None:
     """Let `module` hold these parameters and buffers, and its parts be in these modes.
 
-    A tensor that the module holds under several names is replaced under each of them.
+    A tensor that the module holds under several names is replaced under each of them. Those that
+    are `hooked` already have the hooks of what they stand for.
     """
     stack = _stack()
     stack.enter_context(ALONE)
@@ -82,7 +98,7 @@ def put_in(
     own = {**dict(module.named_parameters()), **dict(module.named_buffers())}
     instead = {id(own[name]): x for name, x in tensors.items()}
     _open.own = {key: name for name in tensors if (key := storage(own[name])) is not None}
-    for name, x in tensors.items():
+    for name, x in () if hooked else tensors.items():
         _hook_alike(name, own[name], x)
     for part, mode in zip(module.modules(), modes, strict=True):
         stack.callback(_put_back, [(row, dict(row)) for row in _rows(part)])
