@@ -97,3 +97,12 @@ def test_masks_of_leading_and_of_last_axes(rank):
         f.derive("vmap", (0, None), 2).call(batch, mask),
         [torch.stack([fn(y, mask) for y in batch])],
     )
+
+
+def test_a_batch_of_a_function_that_uses_torch_func():
+    """Captured batches of a Hessian have another gradient: each example is computed alone."""
+    f = lambda x: torch.func.hessian(lambda z: z.tanh().sum() ** 2)(x).trace()
+    cotangents = MANY[:, 0].cos()
+    expected = torch.func.vjp(torch.func.vmap(f), MANY)[1](cotangents)
+    batch = op(f, X).derive("vmap", (0,), 3)
+    close(batch.derive("vjp", (0,), (0,)).call(MANY, cotangents), expected)

@@ -187,6 +187,10 @@ def is_hooked_after(x: torch.Tensor) -> bool:
     return bool(getattr(x, "_post_accumulate_grad_hooks", None))
 
 
+# Without the name, transformations within a function go unnoticed.
+_transforming: Callable[[], bool] = getattr(
+    torch._C, "_are_functorch_transforms_active", lambda: False
+)
 # What torch.no_grad calls; without the name it goes unnoticed.
 set_grad_enabled: Any = getattr(torch._C, "_set_grad_enabled", None)
 _REQUIRES_GRAD: Any = torch.Tensor.requires_grad.__get__  # pyright: ignore[reportAttributeAccessIssue]
@@ -200,6 +204,7 @@ class Blocks(TorchFunctionMode):
         asked: Whether it asked a tensor for them, which is another answer in torch.func.vmap.
         hooked: Whether they are changed on the way, by hooks, which `torch.func.vmap` ignores.
         wrong: What it calls that a graph may compute wrongly: graphs_have_a_loss_wrong.
+        transforms: Whether it uses torch.func, which graphs of batches differentiate wrongly.
         copied: Whether it makes a tensor of another by torch.tensor, which has no gradient.
         differentiates: Whether it takes gradients itself.
         functions: The classes of autograd.Functions that it calls.
@@ -209,6 +214,7 @@ class Blocks(TorchFunctionMode):
     asked = False
     hooked = False
     wrong: str | None = None
+    transforms = False
     copied = False
     differentiates = False
 
@@ -225,6 +231,7 @@ class Blocks(TorchFunctionMode):
         self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Any = None
     ) -> Any:
         """`func`, looked at."""
+        self.transforms = self.transforms or _transforming()
         if func is set_grad_enabled and not args[0]:
             self.unrecorded = True
         if func is torch.Tensor.register_hook:

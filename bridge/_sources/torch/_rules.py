@@ -141,7 +141,7 @@ class Function:
 
     def vmap(self, axes: Axes, size: int) -> "Function | Batched":
         """The function mapped over `axes` of its arguments."""
-        if self.draws and seeds_differ(self.settings, axes):
+        if self.blocks.transforms or (self.draws and seeds_differ(self.settings, axes)):
             return batched(self, axes, size, Looped)
         # Torch batches the views in such a derivative, not those in one of torch.func.
         whole = batched(dataclasses.replace(self, recorded=True), axes, size, Batched)
