@@ -34,6 +34,14 @@ def underived(x: torch.Tensor) -> torch.Tensor:
     return x
 
 
+def unwrapped(x: torch.Tensor) -> torch.Tensor:
+    """`x` without the levels of any transformation: all of a batch at once."""
+    functorch: Any = getattr(torch._C, "_functorch", None)
+    while functorch and (functorch.is_batchedtensor(x) or functorch.is_gradtrackingtensor(x)):
+        x = functorch.get_unwrapped(x)
+    return x
+
+
 def aside() -> contextlib.AbstractContextManager[Any]:
     """Nothing that the caller is at takes part in here: NOTE [what would take part]."""
     return _apart() if transforming() or _modes() else _NOTHING

@@ -118,7 +118,7 @@ def _effects(graph: Graph, cotangents: Sequence[Node]) -> tuple[list[Node], list
     for node in graph.nodes:
         if after.intersection(node.all_input_nodes):
             after.add(node)
-        if node.meta.get("effect") or draws(node):
+        if node.op == "call_function" and (is_kept(node) or draws(node)):
             (late if node in after else early).append(node)
     return early, late
 

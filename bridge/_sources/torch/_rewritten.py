@@ -7,6 +7,8 @@ from typing import Any
 import torch
 from torch.overrides import TorchFunctionMode
 
+from bridge._arrays.torch import unwrapped
+
 _Function = Callable[..., Any]
 
 
@@ -73,7 +75,25 @@ def _filled(x: torch.Tensor, dim: Any, index: torch.Tensor, value: Any) -> torch
     return torch.where(written.view(shape), value.to(x.dtype), x)
 
 
+def _checked(valid: torch.Tensor) -> bool:
+    """Leave to each run of a graph whether what a distribution checks is `valid`, as torch 2.15."""
+    _asserted(valid, "a parameter or value of a distribution is not within its constraint")
+    return True
+
+
+def _asserted(valid: torch.Tensor, message: str = "") -> None:
+    """Assert it for all examples of a batch at once: torch.func has no rule to batch this."""
+    _aten._assert_async.msg(unwrapped(valid).all(), message)
+
+
+_aten: Any = torch.ops.aten
+# What distributions check by; without the name, functions that use them run anew.
+_IS_ALL_TRUE: Any = getattr(torch, "_is_all_true", None)
+
 _REWRITTEN: list[tuple[Any, _Function]] = [
+    (_IS_ALL_TRUE, _checked),
+    (getattr(torch, "_assert_async", None), _asserted),
+    (_aten._assert_async.msg, _asserted),
     (torch.cov, _covariance),
     (torch.Tensor.cov, _covariance),
     (torch.corrcoef, _correlation),
