@@ -52,8 +52,13 @@ FUNCTIONS = {
 @pytest.mark.parametrize("name", FUNCTIONS)
 def test_a_seed_decides_the_gradient(name):
     f = op(lambda x, seed: FUNCTIONS[name](x), X, SEED, seed=1, capture="auto")
-    assert f.derive("split", (0,), (0,)) is None if name == "graph" else f.split is None
     gradient = f.derive("vjp", (0,), (0,))
+    halves = f.derive("split", (0,), (0,))
+    assert (halves is None) == (name == "graph")
+    for seed in (SEED, OTHER) if halves else ():
+        *_, number = halves.forward.call(X, seed)
+        both = [halves.backward((0,)).call(X, seed, number, ONE)[0] for _ in range(2)]
+        close(both, [gradient.call(X, seed, ONE)[0]] * 2)
     first, second, other = (gradient.call(X, s, ONE)[0] for s in (SEED, SEED, OTHER))
     close([first], [second])
     assert not torch.allclose(first, other)
@@ -75,15 +80,16 @@ def test_the_mask_of_a_gradient_is_that_of_the_value():
         close([found.round(decimals=2)], [mask])
 
 
-def test_gradients_of_calls_in_jax():
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_gradients_of_calls_in_jax(name):
     jax = pytest.importorskip("jax")
     from bridge import torch2jax
 
-    f = torch2jax(FUNCTIONS["graph"])
+    f = torch2jax(FUNCTIONS[name])
     x = jax.numpy.ones(3)
-    slope = jax.jit(jax.grad(lambda x, key: f(x, rng=key)))
-    first, second, other = (slope(x, jax.random.key(n)) for n in (0, 0, 1))
-    assert first.tolist() == second.tolist()
+    slope = jax.grad(lambda x, key: f(x, rng=key))
+    first, second, other = (jax.jit(slope)(x, jax.random.key(n)) for n in (0, 0, 1))
+    assert first.tolist() == second.tolist() == slope(x, jax.random.key(0)).tolist()
     assert first.tolist() != other.tolist()
     with pytest.raises(NoRuleError, match="Pass a key"):
         jax.grad(f)(x)

@@ -61,18 +61,30 @@ def seeded(run: Flat, position: int) -> Flat:
         seed = 0
         for word in xs[position].reshape(-1).tolist():  # a JAX key is two words of 32 bits
             seed = ((seed << 32 | seed >> 32) ^ word) & 0xFFFFFFFFFFFFFFFF
-        generators = _generators({x.device for x in xs})
-        with _drawing:
-            states = [generator.get_state() for generator in generators]
-            try:
-                for generator in generators:
-                    generator.manual_seed(seed)
-                return run(*xs)
-            finally:
-                for generator, state in zip(generators, states, strict=True):
-                    generator.set_state(state)
+        with own_generators(xs) as generators:
+            for generator in generators:
+                generator.manual_seed(seed)
+            return run(*xs)
 
     return call
+
+
+@contextlib.contextmanager
+def own_generators(xs: Sequence[torch.Tensor]) -> Generator[list[torch.Generator]]:
+    """The generators for tensors on the devices of `xs`, which are as before afterwards."""
+    generators = _generators({x.device for x in xs})
+    with _drawing:
+        before = [generator.get_state() for generator in generators]
+        try:
+            yield generators
+        finally:
+            for generator, state in zip(generators, before, strict=True):
+                generator.set_state(state)
+
+
+def generator_states(xs: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+    """Where the random numbers for tensors on the devices of `xs` go on."""
+    return [generator.get_state() for generator in _generators({x.device for x in xs})]
 
 
 def _generators(devices: set[torch.device]) -> list[torch.Generator]:

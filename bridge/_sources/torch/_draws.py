@@ -11,6 +11,7 @@ from collections.abc import Iterable, Iterator, Sequence
 
 import torch
 
+from bridge._errors import NoRuleError
 from bridge._op import Op, Positions, Specs, Split
 from bridge._sources.torch._capture import Fun
 from bridge._sources.torch._eager import made_up
@@ -22,6 +23,14 @@ OTHER_DRAWS = (
     "it would draw other random numbers from the same seed, as dropout in attention does. Draw "
     "them by operators of their own, such as torch.nn.functional.dropout."
 )
+
+
+def keyless_gradient(name: str) -> NoRuleError:
+    """The error of a function whose gradient is not that of another call."""
+    return NoRuleError(
+        f"{name} draws random numbers in its gradient, which have to follow from an argument. Pass "
+        "a key, `rng=`."
+    )
 
 
 def _arguments(primals: Specs, seed: int | None) -> Iterator[list[torch.Tensor]]:

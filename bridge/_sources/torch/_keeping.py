@@ -8,11 +8,12 @@ second half runs the function again.
 """
 
 import collections
+import contextlib
 import dataclasses
 import functools
 import itertools
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Sequence
 from typing import Any
 
 import torch
@@ -20,8 +21,9 @@ import torch
 from bridge._arrays.torch import FACE as ARRAYS
 from bridge._errors import NoRuleError
 from bridge._op import Op, Positions, Specs, Split
-from bridge._sources.torch._ambient import fresh, seeded
+from bridge._sources.torch._ambient import fresh, generator_states, own_generators, seeded
 from bridge._sources.torch._capture import Fun, dense
+from bridge._sources.torch._draws import keyless_gradient
 from bridge._sources.torch._looped import each
 from bridge._sources.torch._program import Settings
 from bridge._sources.torch._styles import ACCUMULATES, pulled
@@ -40,6 +42,7 @@ class _Graph:
     inputs: Sequence[torch.Tensor]
     outputs: Sequence[torch.Tensor]
     again: Callable[[], None] | None  # precedes the backward pass, which may read a module
+    states: Sequence[torch.Tensor]  # of generators, from which a backward pass may draw
 
 
 class _Graphs:
@@ -132,7 +135,7 @@ class Keeping:
                 found = [dense(y.detach()) for y in outputs]
                 again = remembered()
             check_same([*map(ARRAYS.spec, found)], self.outputs, self.name)
-            number = self.graphs.keep(_Graph(free, outputs, again))
+            number = self.graphs.keep(_Graph(free, outputs, again, generator_states(xs)))
             return (*found, torch.tensor(number, dtype=torch.int32))
 
         return call if self.settings.seed is None else seeded(call, self.settings.seed)
@@ -148,7 +151,7 @@ class Keeping:
                 return self.again(needed, given).call(*args[:count], *cotangents)
             inputs = [graph.inputs[self.wanted.index(i)] for i in needed]
             outputs = [graph.outputs[i] for i in given]
-            with fresh(self.settings.dtype), torch.enable_grad():
+            with fresh(self.settings.dtype), torch.enable_grad(), self._drawing(args[:count], graph):
                 if graph.again:
                     graph.again()
                 gradients = pulled(outputs, inputs, cotangents, again=False, retain=True)
@@ -159,6 +162,17 @@ class Keeping:
             return tuple(found)
 
         return self._op("backward", call, specs)
+
+    @contextlib.contextmanager
+    def _drawing(self, xs: Sequence[torch.Tensor], graph: _Graph) -> Generator[None]:
+        """Let a backward pass go on drawing where the call has stopped, if that had a seed."""
+        with own_generators(xs) as generators:
+            for generator, state in zip(generators, graph.states, strict=True):
+                generator.set_state(state)
+            yield
+            now = generator_states(xs)
+            if self.settings.seed is None and not all(map(torch.equal, graph.states, now)):
+                raise keyless_gradient(self.name)
 
 
 def keeps(function: Any) -> bool:

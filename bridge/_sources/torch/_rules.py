@@ -16,7 +16,7 @@ from bridge._sources.torch._agreement import (
 )
 from bridge._sources.torch._batched import Batched, Looped, batched
 from bridge._sources.torch._capture import Fun, trace
-from bridge._sources.torch._draws import same_gradients
+from bridge._sources.torch._draws import keyless_gradient, same_gradients
 from bridge._sources.torch._eager import anew, held_to, outline
 from bridge._sources.torch._followed import followed
 from bridge._sources.torch._internals import Blocks, is_about_style
@@ -110,10 +110,7 @@ class Function:
         if not isinstance(found, Function):
             return found
         if found.draws and self.settings.seed is None:
-            raise NoRuleError(
-                f"{self.name} draws random numbers in its gradient, which have to follow from an "
-                "argument. Pass a key, `rng=`."
-            )
+            raise keyless_gradient(self.name)
         found = self._opened(found, recorded_vjp, (wanted, given), of_batch)
         if self.program:
             return found
