@@ -249,7 +249,7 @@ class BridgedFunction:
                 kind = _arguments.kind(
                     leaf, self._home, self._away, traced=self._source.traces_numbers
                 )
-            if kind.spec is None:
+            if kind.spec is None and not (label == SEED and self._seeded):  # which is no static one
                 _arguments.check_static(leaf, self._away)
             spec = kind.spec and kind.spec(leaf)  # refuses what has no signature
             if spec and kind.owner == self._away:

@@ -111,7 +111,8 @@ def foreign_array(x: Any, crossing: Crossing) -> ArgumentError:
 
 def is_array_like(x: Any) -> bool:
     """Whether `x` is no array, but has the values of one, as a data frame has."""
-    return hasattr(type(x), "__array__") and type(x).__module__ != "numpy"
+    is_numpy = any(base.__module__ == "numpy" for base in type(x).__mro__)  # bfloat16(1) too
+    return hasattr(type(x), "__array__") and not is_numpy
 
 
 def as_array(x: Any) -> str:

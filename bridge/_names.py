@@ -36,12 +36,16 @@ def find(name: str) -> Any:
     return functools.reduce(getattr, path.split("."), importlib.import_module(module))
 
 
+def _kind(x: Any) -> str:
+    return "an array" if hasattr(x, "dtype") and hasattr(x, "shape") else f"a {type(x).__name__}"
+
+
 def check_named(argument: str, values: Any, names: Collection[str], module: str) -> None:
     """Raise unless `values` are by name those of a module, as `apply` takes them."""
     if not isinstance(values, Mapping):
         raise ArgumentError(
-            f"argument `{argument}` of {module} is of the class {type(values).__name__}. It has "
-            f"to be a dict like `net.{argument}`: call `net.apply(net.params, net.buffers, *args)`."
+            f"argument `{argument}` of {module} is {_kind(values)}. It has to be a dict like "
+            f"`net.{argument}`: call `net.apply(net.params, net.buffers, *args)`."
         )
     missing = [name for name in names if name not in values]
     unknown = [name for name in values if name not in names]

@@ -14,8 +14,7 @@ INTO = [d for d in _registry.directions() if d[0] == "jax"]
 
 
 def equinox_modules():
-    import jax
-
+    jax = pytest.importorskip("jax")
     eqx = pytest.importorskip("equinox")
 
     class Coder(eqx.Module):
@@ -40,8 +39,7 @@ def equinox_modules():
 
 
 def flax_modules():
-    import jax
-
+    jax = pytest.importorskip("jax")
     nnx, linen = pytest.importorskip("flax.nnx"), pytest.importorskip("flax.linen")
     model, dense = nnx.Linear(3, 2, rngs=nnx.Rngs(0)), linen.Dense(2)
     bound = dense.bind(dense.init(jax.random.key(0), np.ones(3, "float32")))
@@ -56,7 +54,7 @@ def flax_modules():
 
 
 def own_pytrees():
-    import jax
+    jax = pytest.importorskip("jax")
 
     @jax.tree_util.register_pytree_node_class
     class Scale:

@@ -202,7 +202,7 @@ def test_what_torch_cannot_do_has_a_name():
         def backward(ctx, cotangent):
             return cotangent * 2
 
-    with pytest.raises(NoRuleError, match="torch has no jvp of apply"):
+    with pytest.raises(NoRuleError, match="torch has no jvp of Old"):
         mx.jvp(torch2mlx(Old.apply, capture="never"), (X,), (X,))
 
 
@@ -320,6 +320,7 @@ def test_thousands_of_calls_take_no_memory(count):
 def peak_of_large_arrays():
     """Megabytes that the gradient of a function of 64 MB takes at most, and keeps."""
     bridged = torch2mlx(torch.sin)
+    mx.eval(mx.grad(lambda x: bridged(x).sum())(X))  # imports what captures functions
     x = mx.ones((16 * 2**20,))
     mx.eval(x)
     mx.set_cache_limit(0)

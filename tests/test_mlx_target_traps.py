@@ -331,7 +331,7 @@ def test_what_a_rule_returns_is_not_checked():
         vjp=lambda wanted, given: gradient,
     )
     f = FACE.expose(op, Runner, None)
-    with pytest.raises(TypeError, match=r"f.vjp returned \(float32\[2\]\), not \(float32\[3\]\)"):
+    with pytest.raises(TypeError, match=r"f.vjp returned \(float32\[2\]\) .*but \(float32\[3\]\)"):
         inner(lambda x: f(x)[0])(X)
 
 

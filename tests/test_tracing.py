@@ -268,12 +268,6 @@ def test_custom_jvp_is_respected_in_forward_mode():
     torch.testing.assert_close(found, torch.diag(30 * x**2))
 
 
-def test_custom_vjp_in_forward_mode_is_the_error_of_jax():
-    x = torch.tensor(X)
-    with pytest.raises(TypeError, match="can't apply forward-mode autodiff"):
-        torch.func.jvp(jax2torch(sine_with_vjp), (x,), (x,))
-
-
 def test_stop_gradient_is_respected():
     x = leaf()
     jax2torch(lambda x: (x * jax.lax.stop_gradient(jnp.sin(x))).sum())(x).backward()
