@@ -17,7 +17,7 @@ from typing import Any
 
 import mlx.core as mx
 
-from bridge._arrays.mlx import building, elsewhere
+from bridge._arrays.mlx import TracerError, building, elsewhere
 from bridge._errors import NoRuleError
 from bridge._op import Positions, Specs
 from bridge._sources.mlx._drawing import drawn, moved
@@ -176,8 +176,8 @@ def _watched(
 
     try:
         return elsewhere(lambda: run(placeholders))
-    except (ValueError, RuntimeError) as error:
-        if not looks_at_values(error):
+    except (ValueError, RuntimeError, TracerError) as error:  # the last if bridge converts one
+        if not (isinstance(error, TracerError) or looks_at_values(error)):
             raise
     return elsewhere(lambda: run(made_up))
 
