@@ -292,13 +292,6 @@ REFUSED = {
         lambda x: function(changed, lambda ctx, g: 2 * g * ctx.slope)(x * x),
         "what its forward computed besides its results.*changes an argument in place",
     ),
-    "random numbers": (
-        function(
-            lambda ctx, x: (ctx.save_for_backward(x, x * torch.rand(3)), x * 1)[1],
-            lambda ctx, g: g * ctx.saved_tensors[1],
-        ),
-        "besides its results.*it draws random numbers",
-    ),
 }
 
 
@@ -318,6 +311,15 @@ def test_a_gradient_that_looks_at_values_but_is_recorded():
     second = gradient.derive("vjp", (0,), (0,))
     rows = torch.stack([second.call(X, ONE, v)[0] for v in torch.eye(3, dtype=DOUBLE)])
     close([rows], [torch.func.hessian(composed(torch.sin))(X)])
+
+
+def test_noise_that_only_a_gradient_shows_asks_for_a_key():
+    f = function(
+        lambda ctx, x: (ctx.save_for_backward(x, x * torch.rand(3)), x * 1)[1],
+        lambda ctx, g: g * ctx.saved_tensors[1],
+    )
+    with pytest.raises(NoRuleError, match=r"draws random numbers in its gradient.* Pass a key"):
+        op(lambda x: f(x).sum(), X, capture="auto").derive("vjp", (0,), (0,))
 
 
 def test_dropout_of_the_user_keeps_its_second_derivative():

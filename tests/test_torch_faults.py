@@ -50,6 +50,18 @@ def test_both_ways_agree_with_differences(name, capture):
         close([(tangents[0] * c).sum()], [expected], rtol=1e-6, atol=1e-8)
 
 
+@pytest.mark.parametrize("lower", ["ffi", "xla"])
+def test_writing_by_strides_in_jax(lower):
+    jax = pytest.importorskip("jax")
+    from jax.test_util import check_grads
+
+    from bridge import torch2jax
+
+    f = torch2jax(FUNCTIONS["method"], lower=lower)
+    with jax.enable_x64(True):
+        check_grads(f, (X.numpy(), S.numpy()), order=2, atol=1e-6, rtol=1e-6)
+
+
 def test_writing_by_strides_has_its_gradient_wrong():
     """Until torch has it right, which `_mended` is for."""
     f = lambda x: torch.as_strided_scatter(x, S, (2, 2), (1, 2))

@@ -235,7 +235,8 @@ FAMILIES = {
                 x.slice_scatter(y[:, :2], 1, 0, 4, 2),
                 x.select_scatter(y[0], 0, 1),
                 x.diagonal_scatter(y[:, 0]),
-                torch.as_strided_scatter(x * 1, y[:2, :2], (2, 2), (1, 3), 1),
+                # Its gradient, which torch has wrong, is held to differences in test_torch_faults.
+                torch.as_strided_scatter(x * 1, y[:2, :2], (2, 2), (1, 3), 1).detach(),
             ),
             "squeezed": lambda x, y: (
                 x[:, :1].squeeze(),

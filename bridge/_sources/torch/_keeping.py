@@ -151,7 +151,11 @@ class Keeping:
                 return self.again(needed, given).call(*args[:count], *cotangents)
             inputs = [graph.inputs[self.wanted.index(i)] for i in needed]
             outputs = [graph.outputs[i] for i in given]
-            with fresh(self.settings.dtype), torch.enable_grad(), self._drawing(args[:count], graph):
+            with (
+                fresh(self.settings.dtype),
+                torch.enable_grad(),
+                self._drawing(args[:count], graph),
+            ):
                 if graph.again:
                     graph.again()
                 gradients = pulled(outputs, inputs, cotangents, again=False, retain=True)
