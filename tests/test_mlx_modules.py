@@ -167,8 +167,8 @@ WRONG = {
     "one that lacks": (lambda net: {"layers.0.weight": net.params["layers.0.weight"]}, "lacks"),
     "buffers": (lambda net: net.buffers, "lacks .* has an unknown layers.1.running_mean"),
     "one that is unknown": (lambda net: {**net.params, "w": X}, "has an unknown w"),
-    "a list": (lambda net: [*net.params.values()], "is of the class list.*dict like `net.params`"),
-    "an array": (lambda net: X, "is of the class array.*dict like `net.params`"),
+    "a list": (lambda net: [*net.params.values()], "is a list.*dict like `net.params`"),
+    "an array": (lambda net: X, "is an array.*dict like `net.params`"),
 }
 
 
