@@ -8,18 +8,16 @@ held, and the change is refused: a module that is itself passed to bridge return
 """
 
 import contextlib
-import functools
-import itertools
 import sys
 import threading
-import types
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator
 from typing import Any
 
 import mlx.core as mx
 
 from bridge._errors import ArgumentError
-from bridge._sources.mlx._places import Kept, names, places
+from bridge._places import places, reached
+from bridge._sources.mlx._places import Kept
 from bridge._sources.mlx._random import untouched
 
 
@@ -47,10 +45,10 @@ def run_on(fn: Callable[..., Any], xs: list[mx.array]) -> Any:
     """The results of `fn`: NOTE [modules that change]."""
     if not _local.looking:
         return fn(*xs)
-    reached = [*_reached(fn, set())]
-    modules = {id(part): part for x in reached if _is_module(x) for part in x.modules()}
+    captured = [*reached(fn, _is_module)]
+    modules = {id(part): part for x in captured if _is_module(x) for part in x.modules()}
     before = [(part, dict(part), dict(vars(part))) for part in modules.values()]
-    kept = Kept(place for x in reached if not _is_module(x) for place in places(x))
+    kept = Kept(place for x in captured if not _is_module(x) for place in places(x))
     changed: list[str] = []
     try:
         found = fn(*xs)
@@ -98,41 +96,3 @@ _NONE = object()
 def _is_module(x: Any) -> bool:
     nn = sys.modules.get("mlx.nn")
     return nn is not None and isinstance(x, nn.Module)
-
-
-def _reached(x: Any, seen: set[int]) -> Iterator[Any]:
-    """`x`, and what it can name if it is a function or holds functions; of modules no parts."""
-    if id(x) in seen:
-        return
-    seen.add(id(x))
-    yield x
-    for part in () if _is_module(x) else _named(x):
-        yield from _reached(part, seen)
-
-
-def _named(x: Any) -> list[Any]:
-    """What `x` holds, and what a function names that is of its own file, or no function."""
-    if isinstance(x, types.FunctionType):
-        cells = [cell.cell_contents for cell in x.__closure__ or () if cell != _EMPTY]
-        named = [x.__globals__.get(name) for name in names(x.__code__)]
-        here = [y for y in named if not _is_elsewhere(y, x)]
-        return [*cells, *here, *(x.__defaults__ or ()), *(x.__kwdefaults__ or {}).values()]
-    if isinstance(x, types.MethodType):
-        return [x.__func__, x.__self__]
-    if isinstance(x, functools.partial):
-        return [x.func, *x.args, *x.keywords.values()]
-    if isinstance(x, (list, tuple, dict)):
-        return [*itertools.islice(x.values() if isinstance(x, dict) else x, _MOST)]
-    return [*vars(x).values()] if _is_callable_object(x) else []
-
-
-_EMPTY = types.CellType()
-_MOST = 100  # layers are few; what is long are data
-
-
-def _is_elsewhere(x: Any, fn: types.FunctionType) -> bool:
-    return isinstance(x, types.FunctionType) and x.__globals__ is not fn.__globals__
-
-
-def _is_callable_object(x: Any) -> bool:
-    return callable(x) and hasattr(x, "__dict__") and not isinstance(x, (type, types.ModuleType))

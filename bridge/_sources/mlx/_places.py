@@ -6,58 +6,14 @@ it runs: also when it is looked at with arrays that have no values, which nobody
 afterwards. The places that it can name get back what they held, and the change is refused.
 """
 
-import dataclasses
-import types
 from collections.abc import Iterator
 from typing import Any
 
 import mlx.core as mx
 
+from bridge._places import Place
 from bridge._sources.mlx._drawing import is_same
 from bridge._sources.mlx._random import KEYS
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class Place:
-    """A place that holds values.
-
-    Attributes:
-        holder: A cell of a closure, a dictionary or a list.
-        names: Which keys of a dictionary count, if not all.
-        called: What it is to the user.
-    """
-
-    holder: Any
-    called: str = ""
-    names: frozenset[str] | None = None
-
-    def contents(self) -> dict[Any, Any]:
-        """What is in it by key."""
-        holder = self.holder
-        if isinstance(holder, types.CellType):
-            return {None: holder.cell_contents} if holder != _EMPTY else {}
-        if isinstance(holder, dict):
-            keys = holder if self.names is None else self.names & holder.keys()
-            return {key: holder[key] for key in keys}
-        return dict(enumerate(holder))
-
-    def put(self, key: Any, value: Any) -> None:
-        """Put `value` where `key` says."""
-        if isinstance(self.holder, types.CellType):
-            self.holder.cell_contents = value
-        else:
-            self.holder[key] = value
-
-    def remove(self, keys: list[Any]) -> None:
-        """Empty it of these `keys`."""
-        for key in sorted(keys, reverse=True) if isinstance(self.holder, list) else keys:
-            if isinstance(self.holder, types.CellType):
-                del self.holder.cell_contents
-            else:
-                del self.holder[key]
-
-
-_EMPTY = types.CellType()
 
 
 class Kept:
@@ -101,21 +57,3 @@ _NONE = object()
 
 def _named(place: Place, key: Any) -> str:
     return place.called if key is None else f"{place.called}[{key!r}]" if place.called else str(key)
-
-
-def places(x: Any) -> list[Place]:
-    """The places that `x` is, or that it can name if it is a function."""
-    if isinstance(x, types.FunctionType):
-        closed = zip(x.__code__.co_freevars, x.__closure__ or (), strict=True)
-        own = Place(x.__globals__, names=frozenset(names(x.__code__)))
-        return [own, *(Place(cell, name) for name, cell in closed)]
-    if isinstance(x, (dict, list)):
-        return [Place(x, type(x).__name__)]
-    plain = hasattr(x, "__dict__") and not isinstance(x, (type, types.ModuleType, types.MethodType))
-    return [Place(vars(x), str(type(x).__name__))] if plain else []
-
-
-def names(code: types.CodeType) -> set[str]:
-    """The names that `code` looks up, and the functions in it."""
-    inner = (const for const in code.co_consts if isinstance(const, types.CodeType))
-    return {*code.co_names}.union(*map(names, inner))

@@ -26,6 +26,7 @@ from bridge._sources.torch._applied import intercepted
 from bridge._sources.torch._capture import Fun, dense
 from bridge._sources.torch._internals import Blocks
 from bridge._sources.torch._program import Settings
+from bridge._sources.torch._untouched import untouched
 from bridge._spec import ArraySpec, check_same
 from bridge._tree import spread
 
@@ -104,7 +105,8 @@ def _agree(
     least: float = 0.0,
 ) -> bool:
     """Whether tangents times cotangents is the same for both sides, but for rounding."""
-    first = sides(xs)
+    with untouched(sides):
+        first = sides(xs)
     left, right = map(_inner, first)
     size = sum(float((_wide(a) * _wide(b)).abs().sum()) for p in first for a, b in _pairs(*p))
     eps = max(torch.finfo(x.dtype).eps for x in [*first[0][0], *first[1][1]])
@@ -112,7 +114,8 @@ def _agree(
         return True
     noise = 0.0  # of derivatives that are 0 but for rounding, nearby ones differ as much
     for n in range(_NEARBY):
-        other = sides([_nearby(x, n) for x in xs])
+        with untouched(sides):
+            other = sides([_nearby(x, n) for x in xs])
         noise += sum(abs(_inner(y) - z) for y, z in _pairs(other, (left, right)))
     return abs(left - right) <= 10 * noise
 
@@ -162,7 +165,7 @@ def outline(fun: Fun, primals: Specs, *, settings: Settings) -> tuple[Specs, boo
     """Specs of the outputs, whether random numbers were drawn, and what was done to gradients."""
     before = torch.get_rng_state()
     blocks = Blocks()
-    with fresh(settings.dtype), blocks, intercepted(blocks.apply):
+    with fresh(settings.dtype), untouched(fun), blocks, intercepted(blocks.apply):
         outputs = [dense(y.detach()) for y in fun(*made_up(primals))]
     drawn = not torch.equal(before, torch.get_rng_state())
     torch.set_rng_state(before)

@@ -1,0 +1,109 @@
+"""Places where a function finds values besides its arguments, and can put others."""
+
+import dataclasses
+import functools
+import itertools
+import types
+from collections.abc import Callable, Iterator
+from typing import Any
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Place:
+    """A place that holds values.
+
+    Attributes:
+        holder: A cell of a closure, a dictionary or a list.
+        names: Which keys of a dictionary count, if not all.
+        called: What it is to the user.
+    """
+
+    holder: Any
+    called: str = ""
+    names: frozenset[str] | None = None
+
+    def contents(self) -> dict[Any, Any]:
+        """What is in it by key."""
+        holder = self.holder
+        if isinstance(holder, types.CellType):
+            return {None: holder.cell_contents} if holder != _EMPTY else {}
+        if isinstance(holder, dict):
+            keys = holder if self.names is None else self.names & holder.keys()
+            return {key: holder[key] for key in keys}
+        return dict(enumerate(holder))
+
+    def put(self, key: Any, value: Any) -> None:
+        """Put `value` where `key` says."""
+        if isinstance(self.holder, types.CellType):
+            self.holder.cell_contents = value
+        else:
+            self.holder[key] = value
+
+    def remove(self, keys: list[Any]) -> None:
+        """Empty it of these `keys`."""
+        for key in sorted(keys, reverse=True) if isinstance(self.holder, list) else keys:
+            if isinstance(self.holder, types.CellType):
+                del self.holder.cell_contents
+            else:
+                del self.holder[key]
+
+
+_EMPTY = types.CellType()
+
+
+def places(x: Any) -> list[Place]:
+    """The places that `x` is, or that it can name if it is a function."""
+    if isinstance(x, types.FunctionType):
+        closed = zip(x.__code__.co_freevars, x.__closure__ or (), strict=True)
+        own = Place(x.__globals__, names=frozenset(names(x.__code__)))
+        return [own, *(Place(cell, name) for name, cell in closed)]
+    if isinstance(x, (dict, list)):
+        return [Place(x, type(x).__name__)]
+    plain = hasattr(x, "__dict__") and not isinstance(x, (type, types.ModuleType, types.MethodType))
+    return [Place(vars(x), str(type(x).__name__))] if plain else []
+
+
+def names(code: types.CodeType) -> set[str]:
+    """The names that `code` looks up, and the functions in it."""
+    inner = (const for const in code.co_consts if isinstance(const, types.CodeType))
+    return {*code.co_names}.union(*map(names, inner))
+
+
+def reached(
+    x: Any, is_module: Callable[[Any], bool], seen: set[int] | None = None
+) -> Iterator[Any]:
+    """`x`, and what it can name if it is a function or holds functions; of modules no parts."""
+    seen = set() if seen is None else seen
+    if id(x) in seen:
+        return
+    seen.add(id(x))
+    yield x
+    for part in () if is_module(x) else _named(x):
+        yield from reached(part, is_module, seen)
+
+
+def _named(x: Any) -> list[Any]:
+    """What `x` holds, and what a function names that is of its own file, or no function."""
+    if isinstance(x, types.FunctionType):
+        cells = [cell.cell_contents for cell in x.__closure__ or () if cell != _EMPTY]
+        named = [x.__globals__.get(name) for name in names(x.__code__)]
+        here = [y for y in named if not _is_elsewhere(y, x)]
+        return [*cells, *here, *(x.__defaults__ or ()), *(x.__kwdefaults__ or {}).values()]
+    if isinstance(x, types.MethodType):
+        return [x.__func__, x.__self__]
+    if isinstance(x, functools.partial):
+        return [x.func, *x.args, *x.keywords.values()]
+    if isinstance(x, (list, tuple, dict)):
+        return [*itertools.islice(x.values() if isinstance(x, dict) else x, _MOST)]
+    return [*vars(x).values()] if _is_callable_object(x) else []
+
+
+_MOST = 100  # layers are few; what is long are data
+
+
+def _is_elsewhere(x: Any, fn: types.FunctionType) -> bool:
+    return isinstance(x, types.FunctionType) and x.__globals__ is not fn.__globals__
+
+
+def _is_callable_object(x: Any) -> bool:
+    return callable(x) and hasattr(x, "__dict__") and not isinstance(x, (type, types.ModuleType))
