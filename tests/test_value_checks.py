@@ -66,7 +66,7 @@ def test_distributions_are_captured(density, lower):
 
 
 def test_batches_of_distributions():
-    density = lambda p, x: D.Normal(p, x).log_prob(x * p).sum()
+    density = lambda p, x: D.Normal(p, x, validate_args=True).log_prob(x * p).sum()
     there = torch2jax(density, capture="require")
     batch = np.stack([P, X]), np.exp(np.stack([X, P]))
     slopes = jax.vmap(jax.grad(there, argnums=1))(*batch)
@@ -79,7 +79,9 @@ def test_batches_of_distributions():
 
 
 def test_what_a_distribution_checks_is_held_by_gradients():
-    there = torch2jax(lambda p, x: D.Gamma(p, p).log_prob(x).sum(), capture="require")
+    there = torch2jax(
+        lambda p, x: D.Gamma(p, p, validate_args=True).log_prob(x).sum(), capture="require"
+    )
     assert there(jnp.ones(3), jnp.ones(3)) == -3
     for fn in (there, jax.grad(there)):
         with pytest.raises(RuntimeError, match=r"not within its constraint|Expected"):

@@ -102,6 +102,12 @@ def _mask_rewritten(graph: Graph, node: Node) -> bool:
     return True
 
 
+def checks(node: Node) -> bool:
+    """Whether an operator raises or does nothing, as assertions do, which have no results."""
+    schema = getattr(node.target, "_schema", None)
+    return bool(node.meta.get("effect")) or (schema is not None and not schema.returns)
+
+
 def is_kept(node: Node) -> bool:
     """Whether a node does something besides its result: checks, or draws random numbers."""
     return node.is_impure() or bool(node.meta.get("effect"))

@@ -17,7 +17,7 @@ import torch
 from torch.fx import Graph, GraphModule, Node
 
 from bridge._op import Positions
-from bridge._sources.torch._graph import apart, draws, is_kept, results
+from bridge._sources.torch._graph import apart, checks, draws, is_kept, results
 from bridge._sources.torch._internals import fake_tensors, returns_view
 from bridge._spec import ArraySpec
 
@@ -118,7 +118,7 @@ def _effects(graph: Graph, cotangents: Sequence[Node]) -> tuple[list[Node], list
     for node in graph.nodes:
         if after.intersection(node.all_input_nodes):
             after.add(node)
-        if node.op == "call_function" and (is_kept(node) or draws(node)):
+        if checks(node) or draws(node):
             (late if node in after else early).append(node)
     return early, late
 
