@@ -32,15 +32,29 @@ class Place:
             return {key: holder[key] for key in keys}
         return dict(enumerate(holder))
 
-    def put(self, key: Any, value: Any) -> None:
-        """Put `value` where `key` says."""
+    def restore(self, before: dict[Any, Any], is_array: Callable[[Any], bool]) -> list[Any]:
+        """Put back the arrays among its contents `before`; the keys of those that were replaced."""
+        now, replaced = self.contents(), list[Any]()
+        for key, value in before.items():
+            other = now.get(key, _NONE)
+            if other is value:
+                continue
+            if is_array(value):
+                replaced.append(key)
+            if is_array(value) or is_array(other):
+                self._put(key, value)
+        self._remove([key for key, x in now.items() if key not in before and is_array(x)])
+        return replaced
+
+    def _put(self, key: Any, value: Any) -> None:
         if isinstance(self.holder, types.CellType):
             self.holder.cell_contents = value
+        elif isinstance(self.holder, list) and key >= len(self.holder):  # it has become shorter
+            self.holder.append(value)
         else:
             self.holder[key] = value
 
-    def remove(self, keys: list[Any]) -> None:
-        """Empty it of these `keys`."""
+    def _remove(self, keys: list[Any]) -> None:
         for key in sorted(keys, reverse=True) if isinstance(self.holder, list) else keys:
             if isinstance(self.holder, types.CellType):
                 del self.holder.cell_contents
@@ -49,6 +63,7 @@ class Place:
 
 
 _EMPTY = types.CellType()
+_NONE = object()
 
 
 def places(x: Any) -> list[Place]:

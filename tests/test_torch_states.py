@@ -62,6 +62,27 @@ class Leaky(torch.nn.Module):
         return (self.state * x).sum()
 
 
+def queue():
+    states = [torch.zeros(3)]
+
+    def f(x):
+        states.append(0.5 * states.pop() + x)
+        return (states[-1] * x).sum()
+
+    return f
+
+
+def taken():
+    states = {"state": torch.zeros(3)}
+
+    def f(x):
+        new = 0.5 * states.pop("state" if "state" in states else "other") + x
+        states["other"] = new
+        return (new * x).sum()
+
+    return f
+
+
 def module():
     leaky = Leaky()
     return lambda x: leaky(x)
@@ -72,6 +93,8 @@ STATES = {
     "global": lambda: rebound,
     "written": written,
     "dictionary": memory,
+    "list": queue,
+    "dictionary under another name": taken,
     "module": module,
 }
 

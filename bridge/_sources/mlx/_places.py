@@ -26,33 +26,26 @@ class Kept:
             id(x): (x, x[...], place, key)
             for place, contents in self._before
             for key, x in contents.items()
-            if isinstance(x, mx.array)
+            if _is_array(x)
         }
 
     def put_back(self) -> list[str]:
         """The names of the arrays that were written to or replaced, before they were put back."""
-        changed = [self._restored(place, before) for place, before in self._before]
+        replaced = [
+            _named(place, key)
+            for place, before in self._before
+            for key in place.restore(before, _is_array)
+        ]
         written = []
         for x, as_it_was, place, key in self._arrays.values():
             if not is_same(x, as_it_was):
                 x[...] = as_it_was
                 written.append(_named(place, key))
-        return [*[name for names in changed for name in names], *written]
-
-    def _restored(self, place: Place, before: dict[Any, Any]) -> list[str]:
-        now, changed = place.contents(), list[str]()
-        for key, value in before.items():
-            if now.get(key, _NONE) is value:
-                continue
-            if isinstance(value, mx.array):
-                changed.append(_named(place, key))
-            if isinstance(value, mx.array) or isinstance(now.get(key), mx.array):
-                place.put(key, value)
-        place.remove([k for k, x in now.items() if k not in before and isinstance(x, mx.array)])
-        return changed
+        return [*replaced, *written]
 
 
-_NONE = object()
+def _is_array(x: Any) -> bool:
+    return isinstance(x, mx.array)
 
 
 def _named(place: Place, key: Any) -> str:

@@ -35,7 +35,7 @@ def untouched(fun: Callable[..., Any]) -> Generator[None]:
         for x, before in memory.values():
             x.untyped_storage().copy_(before)
         for place, before in contents:
-            _put_back(place, before)
+            place.restore(before, _is_tensor)
 
 
 def _places(fun: Callable[..., Any]) -> list[Place]:
@@ -47,15 +47,6 @@ def _places(fun: Callable[..., Any]) -> list[Place]:
 
 def _is_module(x: Any) -> bool:
     return isinstance(x, torch.nn.Module)
-
-
-def _put_back(place: Place, before: dict[Any, Any]) -> None:
-    now = place.contents()
-    for key, value in before.items():
-        other = now.get(key, value)
-        if other is not value and (_is_tensor(value) or _is_tensor(other)):
-            place.put(key, value)
-    place.remove([key for key, x in now.items() if key not in before and _is_tensor(x)])
 
 
 def _is_tensor(x: Any) -> bool:
