@@ -4,7 +4,6 @@ from typing import Any
 
 import jax.numpy as jnp
 
-from bridge._errors import NoRuleError
 from bridge._targets.jax._operators._table import Result, operator, wide
 
 _READ: Any = {"mode": "fill"}
@@ -33,10 +32,14 @@ def _embedding_backward(
     by_frequency: bool,
 ) -> Any:
     rows, index = gradient.reshape(-1, gradient.shape[-1]), index.reshape(-1)
-    if by_frequency:
-        seen = jnp.zeros(count, rows.dtype).at[index].add(1)
-        rows = rows / seen[index][:, None]
+    rows = _per_occurrence(rows, index, count) if by_frequency else rows
     return _summed(rows, index, out.shape, padding)
+
+
+def _per_occurrence(rows: Any, index: Any, count: int) -> Any:
+    """Gradients of rows of a table, each divided by how often its row is read."""
+    seen = jnp.zeros(count, rows.dtype).at[index].add(1)
+    return rows / seen[index][:, None]
 
 
 def _summed(rows: Any, index: Any, shape: Any, padding: int) -> Any:
@@ -127,12 +130,6 @@ def _embedding_bag_backward(
     padding: int = -1,
 ) -> Any:
     del of_bags, sizes, sparse  # the first two follow from the offsets, a gradient is dense
-    if by_frequency:  # torch divides the gradient of a row by how often another one occurs
-        raise NoRuleError(
-            "the gradient of an embedding_bag with scale_grad_by_freq=True has no rule, since "
-            "torch computes it wrongly on CPUs. Divide the rows of torch.nn.functional.embedding, "
-            "and sum them up."
-        )
     bags, width = gradient.shape
     if mode == _MAX:
         columns = jnp.broadcast_to(jnp.arange(width), places.shape)
@@ -143,6 +140,7 @@ def _embedding_bag_backward(
         gradient = gradient / jnp.maximum(_sizes(bag, bags), 1)[:, None].astype(gradient.dtype)
     rows = gradient.at[bag].get(mode="fill", fill_value=0)
     rows = rows if factors is None else rows * factors[:, None]
+    rows = _per_occurrence(rows, index, count) if by_frequency else rows
     return _summed(rows, index, out.shape, padding)
 
 
