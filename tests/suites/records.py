@@ -63,24 +63,21 @@ def _samples(record: Any, dtype: torch.dtype) -> Iterator[Sample]:
         if any(x.layout != torch.strided for x in tensors):
             continue
         yield Sample(
-            function=_of_tensors(_operator(record), given, leaves, places, structure),
+            function=_of_tensors(record, given, leaves, places, structure),
             tensors=tensors,
             free=tuple(i for i, x in enumerate(tensors) if smooth(x)),
         )
 
 
-def _operator(record: Any) -> Callable[..., Any]:
-    """What is asked about: of what holds for Hermitian matrices alone, a function of all others."""
-    wrapper = record.gradcheck_wrapper
-    if "hermitian" not in wrapper.__name__:
-        return record.op
-    return functools.partial(wrapper, record.op)
-
-
 def _of_tensors(
-    operator: Callable[..., Any], given: Any, leaves: list[Any], places: list[int], structure: Any
+    record: Any, given: Any, leaves: list[Any], places: list[int], structure: Any
 ) -> Callable[..., list[torch.Tensor]]:
-    """The operator as a function of its tensors, followed by what makes its results unique."""
+    """The operator as a function of its tensors, followed by what makes its results unique.
+
+    What reads only one triangle of a matrix, or takes it to be Hermitian, is given such a part of
+    any matrix, so that it is a function of all numbers.
+    """
+    operator = functools.partial(record.gradcheck_wrapper, record.op)
 
     def function(*tensors: torch.Tensor) -> list[torch.Tensor]:
         filled = list(leaves)
@@ -90,5 +87,5 @@ def _of_tensors(
         results = given.output_process_fn_grad(operator(first, *args, **kwargs))
         return [y for y in _pytree.tree_leaves(results) if isinstance(y, torch.Tensor)]
 
-    function.__name__ = getattr(operator, "__name__", "operator")
+    function.__name__ = _name(record)
     return function
