@@ -34,7 +34,7 @@ def _embedding_bag(*args: Any, **kwargs: Any) -> Any:
     """Bags of rows from F.embedding, whose gradients are divided by the right counts."""
     call = _BAG.bind(*args, **kwargs)
     call.apply_defaults()
-    of = call.arguments
+    of: dict[str, Any] = dict(call.arguments)
     index, table, padding = of["input"], of["weight"], of["padding_idx"]
     if not of["scale_grad_by_freq"] or index.is_nested or not _bags_have_wrong_counts():
         return F.embedding_bag(*args, **kwargs)
