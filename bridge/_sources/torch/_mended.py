@@ -34,7 +34,7 @@ def _embedding_bag(*args: Any, **kwargs: Any) -> Any:
     """Bags of rows from F.embedding, whose gradients are divided by the right counts."""
     call = _BAG.bind(*args, **kwargs)
     call.apply_defaults()
-    of: dict[str, Any] = dict(call.arguments)
+    of = call.arguments
     index, table, padding = of["input"], of["weight"], of["padding_idx"]
     if not of["scale_grad_by_freq"] or index.is_nested or not _bags_have_wrong_counts():
         return F.embedding_bag(*args, **kwargs)
@@ -47,9 +47,13 @@ def _embedding_bag(*args: Any, **kwargs: Any) -> Any:
     of["input"] = torch.arange(len(rows), dtype=index.dtype, device=rows.device).view(index.shape)
     of.update(max_norm=None, scale_grad_by_freq=False, padding_idx=None)
     if of["mode"] != "mean":
-        return F.embedding_bag(**of | {"weight": rows})
-    total, sizes = (F.embedding_bag(**of | {"weight": x, "mode": "sum"}) for x in (rows, counts))
+        return _bags(of, weight=rows)
+    total, sizes = (_bags(of, weight=x, mode="sum") for x in (rows, counts))
     return total / sizes.clamp(min=1)
+
+
+def _bags(call: dict[str, Any], **others: Any) -> torch.Tensor:
+    return F.embedding_bag(**{**call, **others})
 
 
 _BAG = inspect.signature(F.embedding_bag)
