@@ -1,5 +1,6 @@
 """Torch's own records of its operators, and samples of them."""
 
+import dataclasses
 import functools
 import itertools
 from collections.abc import Callable, Iterator
@@ -10,6 +11,7 @@ from torch.testing._internal.autograd_function_db import autograd_function_db
 from torch.testing._internal.common_methods_invocations import op_db
 from torch.utils import _pytree
 
+from tests.suites import truth
 from tests.suites.samples import Sample, smooth
 
 # Their results are whatever the memory held before.
@@ -56,17 +58,31 @@ def _has_several(sample: Sample) -> bool:
 
 def _samples(record: Any, dtype: torch.dtype) -> Iterator[Sample]:
     torch.manual_seed(7)
-    for given in record.sample_inputs("cpu", dtype, requires_grad=False):
+    moves = dtype.is_floating_point or dtype.is_complex
+    for given in record.sample_inputs(
+        "cpu", dtype, requires_grad=moves and record.supports_autograd
+    ):
         leaves, structure = _pytree.tree_flatten((given.input, given.args, given.kwargs))
         places = [i for i, leaf in enumerate(leaves) if isinstance(leaf, torch.Tensor)]
         tensors = tuple(leaves[i].detach().clone() for i in places)
         if any(x.layout != torch.strided for x in tensors):
             continue
-        yield Sample(
+        sample = Sample(
             function=_of_tensors(record, given, leaves, places, structure),
             tensors=tensors,
             free=tuple(i for i, x in enumerate(tensors) if smooth(x)),
         )
+        meant = tuple(i for i, place in enumerate(places) if leaves[place].requires_grad)
+        yield sample if _is_differentiable(sample) else dataclasses.replace(sample, free=meant)
+
+
+def _is_differentiable(sample: Sample) -> bool:
+    """Whether torch takes gradients by all arguments that are free, as by no running mean."""
+    try:
+        sample.function(*[x.clone() for x in truth.leaves(sample)])
+    except RuntimeError as error:
+        return "is not differentiable with respect to" not in str(error)
+    return True
 
 
 def _of_tensors(

@@ -44,8 +44,7 @@ class Question:
 def asked(sample: Sample) -> Question:
     """The question about a sample; its results must not depend on chance."""
     generator = torch.Generator().manual_seed(11)
-    leaves = _leaves(sample)
-    results = sample.function(*[x.clone() for x in leaves])
+    results = sample.function(*[x.clone() for x in leaves(sample)])
     flowing = tuple(i for i, y in enumerate(results) if y.requires_grad)
     like = lambda x: torch.randn(x.shape, dtype=x.dtype, generator=generator)
     cotangents = [like(results[i].detach()) for i in flowing]
@@ -64,8 +63,8 @@ def draws(sample: Sample) -> bool:
     return not all(x.is_sparse or same(x, y) for x, y in pairs)
 
 
-def _leaves(sample: Sample) -> list[torch.Tensor]:
-    return [x.clone().requires_grad_(smooth(x)) for x in sample.tensors]
+def leaves(sample: Sample) -> list[torch.Tensor]:
+    return [x.clone().requires_grad_(i in sample.free) for i, x in enumerate(sample.tensors)]
 
 
 def value(question: Question) -> list[torch.Tensor]:
@@ -75,15 +74,15 @@ def value(question: Question) -> list[torch.Tensor]:
 
 def gradient(question: Question) -> list[torch.Tensor]:
     """By the free arguments."""
-    leaves = _leaves(question.sample)
-    return [x.detach() for x in _gradient(question, leaves, create_graph=False)]
+    arguments = leaves(question.sample)
+    return [x.detach() for x in _gradient(question, arguments, create_graph=False)]
 
 
 def _gradient(
-    question: Question, leaves: list[torch.Tensor], *, create_graph: bool
+    question: Question, arguments: list[torch.Tensor], *, create_graph: bool
 ) -> Sequence[torch.Tensor]:
-    results = question.sample.function(*[x.clone() for x in leaves])
-    free = [leaves[i] for i in question.sample.free]
+    results = question.sample.function(*[x.clone() for x in arguments])
+    free = [arguments[i] for i in question.sample.free]
     return torch.autograd.grad(
         [results[i] for i in question.flowing],
         free,
@@ -107,9 +106,9 @@ def tangent(question: Question) -> list[torch.Tensor]:
 
 def second_order(question: Question) -> list[torch.Tensor]:
     """The gradient of the gradient, multiplied by the tangents."""
-    leaves = _leaves(question.sample)
-    gradients = _gradient(question, leaves, create_graph=True)
-    free = [leaves[i] for i in question.sample.free]
+    arguments = leaves(question.sample)
+    gradients = _gradient(question, arguments, create_graph=True)
+    free = [arguments[i] for i in question.sample.free]
     moved = [(g, t) for g, t in zip(gradients, question.tangents, strict=True) if g.requires_grad]
     if not moved:
         return [torch.zeros_like(x) for x in free]
