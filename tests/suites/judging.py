@@ -95,7 +95,7 @@ def _difference(mine: Sequence[np.ndarray], theirs: Sequence[torch.Tensor]) -> s
     if len(mine) != len(theirs):
         return f"{len(mine)} results instead of {len(theirs)}"
     for i, (x, y) in enumerate(zip(mine, theirs, strict=True)):
-        y = (y.to_dense() if y.is_sparse else y).detach().resolve_conj().resolve_neg()
+        y = _plain(y.to_dense() if y.is_sparse else y)
         expected = y.float().numpy() if y.dtype == torch.bfloat16 else y.numpy()
         if x.shape != expected.shape:
             return f"result {i} has shape {x.shape} instead of {expected.shape}"
@@ -104,6 +104,15 @@ def _difference(mine: Sequence[np.ndarray], theirs: Sequence[torch.Tensor]) -> s
         if not _close(x, expected, _ROOM.get(str(expected.dtype), 0)):
             return f"result {i} is {_short(x)} instead of {_short(expected)}"
     return None
+
+
+def _numpy(x: torch.Tensor) -> np.ndarray:
+    return _plain(x).numpy()
+
+
+def _plain(x: torch.Tensor) -> torch.Tensor:
+    """`x` with numbers in its memory, where torch may have put off to write them, even zeros."""
+    return x.detach().resolve_conj().resolve_neg().clone()
 
 
 def _close(x: np.ndarray, y: np.ndarray, room: float) -> bool:
@@ -150,6 +159,6 @@ def _agrees(mode: str, question: Question, mine: Sequence[np.ndarray]) -> bool:
         found = [truth.inner(question.tangents, found)]
     expected = truth.differences(mode, question)
     return all(
-        _close(x.numpy(), y.numpy(), max(_ROOM_OF_DIFFERENCES, _ROOM.get(str(x.numpy().dtype), 0)))
-        for x, y in zip(found, expected, strict=True)
+        _close(x, y, max(_ROOM_OF_DIFFERENCES, _ROOM.get(str(x.dtype), 0)))
+        for x, y in zip(map(_numpy, found), map(_numpy, expected), strict=True)
     )
