@@ -64,7 +64,10 @@ def _answer(mode: str, question: Question) -> list[torch.Tensor] | None:
 
 def _found(question: Question, way: Any, modes: Sequence[str]) -> dict[str, Any]:
     """What a way finds in each mode, or the error that it raises."""
-    asked = way.ask(question)
+    try:
+        asked = way.ask(question)
+    except BridgeError as error:  # a result's dtype, of which the target has no cotangent
+        return dict.fromkeys(modes, error)
     together = [mode for mode in modes if mode in way.at_once]
     found = _tried(asked, way, together)
     alone = [mode for mode in modes if mode not in found]
