@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import torch
 
-from bridge._targets.jax import _abi
+from bridge._targets.jax import ffi_structs
 
 Function = Callable[..., tuple[torch.Tensor, ...]]
 
@@ -25,25 +25,25 @@ _kept: list[Any] = []
 
 def handler(fn: Function, shapes: Sequence[tuple[int, ...]], results: int) -> Callable[..., Any]:
     """`fn`, of float32 tensors of these `shapes`, with as many `results` of the first shape."""
-    frames = c_int64 * (ctypes.sizeof(_abi.CallFrame) // 8)
-    offset = _abi.Arguments.values.offset
-    operands_at = (_abi.CallFrame.arguments.offset + offset) // 8
-    results_at = (_abi.CallFrame.results.offset + offset) // 8
+    frames = c_int64 * (ctypes.sizeof(ffi_structs.CallFrame) // 8)
+    offset = ffi_structs.Arguments.values.offset
+    operands_at = (ffi_structs.CallFrame.arguments.offset + offset) // 8
+    results_at = (ffi_structs.CallFrame.results.offset + offset) // 8
 
     def tensors(table: int, sizes: Sequence[tuple[int, ...]]) -> list[torch.Tensor]:
         found = []
         for at, size in zip((c_int64 * len(sizes)).from_address(table), sizes, strict=True):
-            data = c_int64.from_address(at + _abi.Buffer.data.offset).value
+            data = c_int64.from_address(at + ffi_structs.Buffer.data.offset).value
             memory = (c_char * (4 * math.prod(size))).from_address(data)
             found.append(torch.frombuffer(memory, dtype=torch.float32).view(size))
         return found
 
-    @_abi.FUNCTION
+    @ffi_structs.FUNCTION
     def call(frame: int) -> None:
         words = frames.from_address(frame)[:]
         if words[1]:
-            asked = _abi.MetadataExtension.from_address(words[1]).metadata.contents
-            asked.version.major, asked.version.minor = _abi.VERSION
+            asked = ffi_structs.MetadataExtension.from_address(words[1]).metadata.contents
+            asked.version.major, asked.version.minor = ffi_structs.VERSION
             asked.traits = 0
             return
         outputs = fn(*tensors(words[operands_at], shapes))

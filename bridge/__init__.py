@@ -1,7 +1,11 @@
 """Functions of JAX, MLX and PyTorch, each called from the others."""
 
 from bridge import testing as testing
-from bridge._errors import (
+from bridge._api.convert import to_jax as to_jax, to_mlx as to_mlx, to_torch as to_torch
+from bridge._api.jax import jax2mlx as jax2mlx, jax2torch as jax2torch
+from bridge._api.mlx import mlx2jax as mlx2jax, mlx2torch as mlx2torch
+from bridge._api.torch import torch2jax as torch2jax, torch2mlx as torch2mlx
+from bridge._core.errors import (
     ArgumentError as ArgumentError,
     BridgeError as BridgeError,
     CopyError as CopyError,
@@ -14,11 +18,7 @@ from bridge._errors import (
     RangeError as RangeError,
     UnknownFrameworkError as UnknownFrameworkError,
 )
-from bridge._listing import torch_operator as torch_operator
-from bridge._op import Op as Op
-from bridge._transfer import to_jax as to_jax, to_mlx as to_mlx, to_torch as to_torch
-from bridge._wrap.jax import jax2mlx as jax2mlx, jax2torch as jax2torch
-from bridge._wrap.mlx import mlx2jax as mlx2jax, mlx2torch as mlx2torch
-from bridge._wrap.torch import torch2jax as torch2jax, torch2mlx as torch2mlx
+from bridge._core.op import Op as Op
+from bridge._lowering.user import torch_operator as torch_operator
 
 __version__ = "0.1.0"

@@ -8,13 +8,13 @@ import sys
 from collections.abc import Iterator
 from typing import Any, cast
 
-from bridge import _tracebacks
-from bridge._errors import MissingFrameworkError, OutdatedFrameworkError, UnknownFrameworkError
-from bridge._protocols import ArrayFace, AwayFace, HomeFace, SourceFace, TargetFace
+from bridge._core import tracebacks
+from bridge._core.errors import MissingFrameworkError, OutdatedFrameworkError, UnknownFrameworkError
+from bridge._core.protocols import ArrayFace, AwayFace, HomeFace, SourceFace, TargetFace
 
 _MODULES = {"torch": "torch", "jax": "jax", "mlx": "mlx.core", "numpy": "numpy"}
 _PACKAGES = {"torch": "torch", "jax": "jax", "jaxlib": "jax", "mlx": "mlx", "numpy": "numpy"}
-_tracebacks.FRAMEWORKS |= {*_PACKAGES}
+tracebacks.FRAMEWORKS |= {*_PACKAGES}
 _NETWORKS = {"torch": "torch.nn", "mlx": "mlx.nn"}  # where their class `Module` is
 _SOURCES: tuple[str, ...] = ("jax", "torch", "mlx")
 _TARGETS: tuple[str, ...] = ("torch", "jax", "mlx")

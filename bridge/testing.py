@@ -8,8 +8,11 @@ import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from bridge import _arguments, _names, _registry, _transfer, _tree
-from bridge._errors import ArgumentError, OptionError
+from bridge import _registry
+from bridge._api.convert import convert
+from bridge._calls import arguments
+from bridge._core import import_path, pytree
+from bridge._core.errors import ArgumentError, OptionError
 
 _MODES = ("fwd", "rev")
 _MANY_ELEMENTS = 100
@@ -68,7 +71,7 @@ def check_gradients(
     chosen = (modes,) if isinstance(modes, str) else tuple(_MODES if modes is None else modes)
     if not chosen or {*chosen} - {*_MODES}:
         raise OptionError(f'modes={modes!r}, but the modes are "fwd" and "rev".')
-    leaves, structure = _tree.flatten((args, kwargs), _registry.container)
+    leaves, structure = pytree.flatten((args, kwargs), _registry.container)
     owners = [_registry.owner(leaf) for leaf in leaves]
     at = [i for i, face in enumerate(owners) if face and _smooth(face, leaves[i])]
     names = {face.name for i in at if (face := owners[i])}
@@ -77,20 +80,20 @@ def check_gradients(
             f"check_gradients needs floating-point arrays of one framework, not of {sorted(names)}."
         )
     name = names.pop()
-    parameters = _arguments.parameters(fn, (), ())
-    labels = [f"argument {parameters.label(p)}" for p in _tree.paths(structure)]
+    parameters = arguments.parameters(fn, (), ())
+    labels = [f"argument {parameters.label(p)}" for p in pytree.paths(structure)]
     if eps is None:
         _check_precision([leaves[i] for i in at], [labels[i] for i in at])
 
     def flat(*free: Any) -> tuple[Any, ...]:
-        positional, named = _tree.unflatten(structure, _tree.spread(free, at, leaves))
-        outputs = _tree.flatten(fn(*positional, **named), _registry.container)[0]
+        positional, named = pytree.unflatten(structure, pytree.spread(free, at, leaves))
+        outputs = pytree.flatten(fn(*positional, **named), _registry.container)[0]
         faces = [_registry.owner(y) for y in outputs]
         return tuple(y for y, face in zip(outputs, faces, strict=True) if face and _smooth(face, y))
 
     subject = _Subject(
         flat,
-        _names.called(inspect.unwrap(fn)),
+        import_path.called(inspect.unwrap(fn)),
         name,
         [leaves[i] for i in at],
         [labels[i] for i in at],
@@ -178,17 +181,17 @@ class _Subject:
 
     def _unit(self, outputs: Sequence[Any], position: int) -> list[Any]:
         """Cotangents that are 1 for one element of all results and 0 for the others."""
-        hosts = [y * 0 for y in _transfer.convert(list(outputs), "numpy", copy=True)]
+        hosts = [y * 0 for y in convert(list(outputs), "numpy", copy=True)]
         _at(hosts, position, 1)
-        return _transfer.convert(hosts, self.framework, copy=True)
+        return convert(hosts, self.framework, copy=True)
 
     def _moved(self, position: int, step: float) -> Sequence[Any]:
         """The results where one element of all arguments is another."""
         target = _registry.target(self.framework)
         plain = target.pullback(lambda *xs: xs, self.xs)[0]
-        hosts = [x + 0 for x in _transfer.convert(list(plain), "numpy", copy=True)]  # to be written
+        hosts = [x + 0 for x in convert(list(plain), "numpy", copy=True)]  # to be written
         _at(hosts, position, step)
-        return target.pullback(self.fn, _transfer.convert(hosts, self.framework, copy=True))[0]
+        return target.pullback(self.fn, convert(hosts, self.framework, copy=True))[0]
 
 
 def _at(arrays: Sequence[Any], position: int, step: float) -> None:
@@ -202,7 +205,7 @@ def _at(arrays: Sequence[Any], position: int, step: float) -> None:
 
 def _numbers(arrays: Sequence[Any]) -> list[float]:
     """The real parts of all elements."""
-    hosts = _transfer.convert(list(arrays), "numpy", copy=True)
+    hosts = convert(list(arrays), "numpy", copy=True)
     return [float(element.real) for array in hosts for element in array.flat]
 
 

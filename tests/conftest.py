@@ -3,7 +3,9 @@ import functools
 import pytest
 
 import bridge
-from bridge import _listing, _registry, _repeats
+from bridge import _registry
+from bridge._calls import rewrapping
+from bridge._lowering import user
 from tests import processes
 from tests.kits import Kit, kit
 
@@ -47,16 +49,16 @@ def _lacking(request):
 @pytest.fixture(autouse=True)
 def _wrapped_anew(monkeypatch):
     """Tests and their parameters wrap one function often, and mean it."""
-    monkeypatch.setattr(_repeats, "_MOST", 10**9)
+    monkeypatch.setattr(rewrapping, "_MOST", 10**9)
 
 
 @pytest.fixture(autouse=True)
 def _registered():
     """Forget the operators that a test, or an example in it, has registered."""
-    before = dict(_listing.RULES)
+    before = dict(user.RULES)
     yield
-    _listing.RULES.clear()
-    _listing.RULES.update(before)
+    user.RULES.clear()
+    user.RULES.update(before)
 
 
 @pytest.fixture(autouse=True, scope="module")

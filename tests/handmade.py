@@ -9,10 +9,11 @@ import jax
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from bridge import _registry, _transfer
-from bridge._op import Op, Split
-from bridge._spec import ArraySpec
-from bridge._tree import spread
+from bridge import _registry
+from bridge._calls import executor
+from bridge._core.op import Op, Split
+from bridge._core.pytree import spread
+from bridge._core.spec import ArraySpec
 
 # torch keeps the level of forward mode for the whole process: on several threads at once, one finds
 # it missing ("no level exists").
@@ -144,7 +145,7 @@ def _grown(spec, axis, size):
 
 def exposed(op):
     """An Op of torch as a function of JAX arrays, which returns a tuple."""
-    runner = _transfer.carrier("torch", "jax", device="cpu", computes_on="cpu")
+    runner = executor.carrier("torch", "jax", device="cpu", computes_on="cpu")
     return _registry.target("jax").expose(op, runner, None)
 
 

@@ -5,9 +5,9 @@ import inspect
 import pytest
 
 import bridge
-from bridge import _errors
+from bridge._core import errors
 
-ERRORS = [kind for _, kind in inspect.getmembers(_errors, inspect.isclass)]
+ERRORS = [kind for _, kind in inspect.getmembers(errors, inspect.isclass)]
 
 
 @pytest.mark.parametrize("kind", ERRORS)

@@ -93,8 +93,8 @@ def test_values_are_shared(torch, jax):
 @pytest.fixture
 def doubled(torch, jax):
     """A function of torch as one of JAX, and the devices it ran on."""
-    from bridge._op import Op
-    from bridge._spec import ArraySpec
+    from bridge._core.op import Op
+    from bridge._core.spec import ArraySpec
     from tests.handmade import exposed
 
     seen = []

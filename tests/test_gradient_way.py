@@ -11,7 +11,7 @@ torch = pytest.importorskip("torch")
 import jax.numpy as jnp  # noqa: E402, after the check that JAX is there
 
 from bridge import jax2torch  # noqa: E402, as above
-from bridge._sources.jax import _choice  # noqa: E402, as above
+from bridge._sources.jax import strategy  # noqa: E402, as above
 
 RANDOM = np.random.default_rng(21)
 X = RANDOM.uniform(-1.3, 1.5, (5, 3)).astype("float32")
@@ -31,8 +31,8 @@ def loss(xp, x, w):
 @pytest.fixture(autouse=True)
 def whenever_it_is_exact(monkeypatch):
     """As if it always cost least: what is tested is where it may be taken."""
-    monkeypatch.setattr(_choice, "running", lambda jaxpr: 1.0)
-    monkeypatch.setattr(_choice, "keeping", lambda *_: 0.0)
+    monkeypatch.setattr(strategy, "running", lambda jaxpr: 1.0)
+    monkeypatch.setattr(strategy, "keeping", lambda *_: 0.0)
 
 
 @pytest.fixture

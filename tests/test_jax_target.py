@@ -16,9 +16,10 @@ import torch
 from jax import lax
 from jax.interpreters import partial_eval
 
-from bridge import ArgumentError, _transfer
-from bridge._op import Op, Split
-from bridge._spec import ArraySpec
+from bridge import ArgumentError
+from bridge._calls import executor
+from bridge._core.op import Op, Split
+from bridge._core.spec import ArraySpec
 from tests.handmade import Handmade, exposed, into_jax
 
 RANDOM = np.random.default_rng(0)
@@ -313,7 +314,7 @@ def test_some_of_the_tangents_of_a_derivative():
 
 
 def test_arrays_cross_outside_of_programs():
-    runner = _transfer.carrier("torch", "jax", device="cpu", computes_on="cpu")
+    runner = executor.carrier("torch", "jax", device="cpu", computes_on="cpu")
     x = jnp.asarray(Z)
     made = Handmade(lambda x: (x * 2, x.abs()), "f", (ArraySpec((3,), "complex128"),)).op()
     got = runner.evaluate(made, [x])

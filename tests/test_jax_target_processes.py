@@ -160,7 +160,8 @@ def test_functions_are_freed_with_their_programs(eager):
     run(
         f"""
         import weakref
-        from bridge._targets.jax import _ffi, _task
+        from bridge._targets.jax import ffi
+        from bridge._targets.jax import ffi_call
 
         alive = weakref.WeakSet()
 
@@ -182,7 +183,7 @@ def test_functions_are_freed_with_their_programs(eager):
         for i in range(300):
             once(i)
         grown = memory() - before
-        counts = len(alive), len(_task._named), len(_task._made), len(_ffi._kept)
+        counts = len(alive), len(ffi_call._named), len(ffi_call._made), len(ffi._kept)
         print(counts, grown)
         assert max(counts) == 0
         assert grown < 10
@@ -193,8 +194,9 @@ def test_functions_are_freed_with_their_programs(eager):
 def test_the_other_transport():
     run(
         """
-        from bridge._targets.jax import _callback, _transport
-        assert _transport.lower is _callback.lower
+        from bridge._targets.jax import callback
+        from bridge._targets.jax import transport
+        assert transport.lower is callback.lower
         loss = lambda h: lambda x, w: (h(x, w) ** 2).sum()
         for transform in (jax.grad, jax.jit, jax.hessian, lambda h: jax.vmap(h, (0, None))):
             equal(transform(loss(f))(x, w), transform(loss(g))(x, w))

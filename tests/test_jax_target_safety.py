@@ -15,10 +15,10 @@ import jax.numpy as jnp
 import torch
 
 from bridge import ArgumentError, NoValuesError
-from bridge._op import Op
-from bridge._spec import ArraySpec
-from bridge._targets.jax import _ffi, _task
-from bridge._targets.jax._capsule import DeviceBuffer
+from bridge._core.op import Op
+from bridge._core.spec import ArraySpec
+from bridge._targets.jax import ffi, ffi_call
+from bridge._targets.jax.capsule import DeviceBuffer
 from tests.handmade import exposed, into_jax
 
 X = np.array([0.5, -1.5, 2.0], np.float32)
@@ -188,9 +188,9 @@ def test_many_threads():
 
 
 def test_another_version_of_the_interface_is_refused(monkeypatch):
-    monkeypatch.setattr(_ffi._abi, "VERSION", (0, 1000))
+    monkeypatch.setattr(ffi._abi, "VERSION", (0, 1000))
     with pytest.raises(Exception, match=r"has version 0\.\d+ of XLA's foreign function interface"):
-        _ffi._check_version()
+        ffi._check_version()
 
 
 def test_a_compiled_program_outlives_its_function():
@@ -204,4 +204,4 @@ def test_a_program_cannot_leave_its_process():
     with pytest.raises(ArgumentError, match="f has no name that another process could find it by"):
         jax.export.export(f)(X)
     with pytest.raises(ArgumentError, match="calls f#0-0, a function of another process"):
-        _task.find(b"f#0-0")
+        ffi_call.find(b"f#0-0")

@@ -20,7 +20,9 @@ jax = pytest.importorskip("jax")
 
 import jax.numpy as jnp  # noqa: E402, behind the skips
 
-from bridge import _call, _op, jax2torch  # noqa: E402
+from bridge import jax2torch  # noqa: E402
+from bridge._calls import bridged_function  # noqa: E402
+from bridge._core import op  # noqa: E402
 
 X = np.random.default_rng(51).uniform(0.3, 1.5, (4, 3)).astype("float32")
 
@@ -282,14 +284,14 @@ def test_memory_of_many_shapes_is_flat():
     """
     added, programs = measured(memory_of_shapes, 1000, timeout=2400)
     assert added < 60
-    assert programs <= 2 * _call._MOST_PLANS
+    assert programs <= 2 * bridged_function._MOST_PLANS
 
 
 @pytest.fixture
 def few_kept(monkeypatch):
     """Eight of what is kept in the hundreds, so that a test reaches the end of it."""
-    monkeypatch.setattr(_call, "_MOST_PLANS", 8)
-    monkeypatch.setattr(_op, "_MOST_DERIVED", 8)
+    monkeypatch.setattr(bridged_function, "_MOST_PLANS", 8)
+    monkeypatch.setattr(op, "_MOST_DERIVED", 8)
     return 8
 
 

@@ -11,8 +11,9 @@ import numpy as np
 import torch
 from jax import lax
 
-from bridge import NoRuleError, NoValuesError, OptionError, _listing, torch2jax, torch_operator
-from bridge._targets.jax._operators import _table
+from bridge import NoRuleError, NoValuesError, OptionError, torch2jax, torch_operator
+from bridge._lowering import user
+from bridge._lowering.jax.operators import lowerings
 from tests.torch_functions import Clipped, Reversal, StraightThrough
 
 X = np.array([0.3, -1.2, 0.7])
@@ -25,8 +26,8 @@ pytestmark = pytest.mark.usefixtures("x64")
 @pytest.fixture
 def rules(monkeypatch):
     """What is registered in a test is forgotten after it."""
-    monkeypatch.setattr(_listing, "RULES", {})
-    monkeypatch.setattr(_table, "RULES", _listing.RULES)
+    monkeypatch.setattr(user, "RULES", {})
+    monkeypatch.setattr(lowerings, "RULES", user.RULES)
 
 
 def xla(function):

@@ -20,8 +20,8 @@ import torch
 
 import bridge
 from bridge import mlx2jax, mlx2torch
-from bridge._arrays.mlx import _handles
-from bridge._sources.mlx._outline import ALLOCATING
+from bridge._arrays.mlx import handles
+from bridge._sources.mlx.graph_summary import ALLOCATING
 
 X = torch.tensor([0.3, -1.25, 0.7])
 ROWS = torch.tensor([[0.3, -1.25, 0.7], [1.5, 0.5, -0.25]])
@@ -124,7 +124,7 @@ keeping = functools.partial(mlx2torch, residuals="save")
 
 def kept():
     gc.collect()
-    return len(_handles._kept)
+    return len(handles._kept)
 
 
 def test_a_second_backward_pass_recomputes():

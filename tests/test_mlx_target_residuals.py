@@ -9,8 +9,9 @@ import pytest
 mx = pytest.importorskip("mlx.core")
 torch = pytest.importorskip("torch")
 pytest.importorskip("jax")
-from bridge import ArgumentError, _registry, _transfer, jax2mlx  # noqa: E402
-from bridge._spec import ArraySpec  # noqa: E402
+from bridge import ArgumentError, _registry, jax2mlx  # noqa: E402
+from bridge._calls import executor  # noqa: E402
+from bridge._core.spec import ArraySpec  # noqa: E402
 from tests.handmade import Handmade  # noqa: E402
 
 X = mx.array([0.3, -1.25, 0.7])
@@ -45,7 +46,7 @@ def into_mlx(fn, *, arguments=1, keep=True, shape=(3,)):
     """A function of vectors in MLX, and its Op."""
     made = Recorded(fn, "f", [ArraySpec(shape, "float32")] * arguments, keep=keep)
     made.asked, made.residuals = [], []
-    runner = _transfer.carrier("torch", "mlx", device="cpu", computes_on="cpu")
+    runner = executor.carrier("torch", "mlx", device="cpu", computes_on="cpu")
     return _registry.target("mlx").expose(made.op(), runner, None), made
 
 

@@ -308,7 +308,7 @@ def test_what_a_rule_returns_is_not_checked():
     assert inner(wrong)(X).shape != X.shape
 
     from bridge import Op
-    from bridge._spec import ArraySpec
+    from bridge._core.spec import ArraySpec
     from bridge._targets.mlx import FACE
 
     class Runner:
@@ -443,9 +443,9 @@ def test_mx_compile_takes_what_does_not_depend_on_its_arguments():
 
 
 def test_placeholders_raise_where_nobody_tells_who_asks(monkeypatch):
-    from bridge._targets.mlx import _call
+    from bridge._targets.mlx import call
 
-    monkeypatch.setattr(_call, "recording", lambda: False)
+    monkeypatch.setattr(call, "recording", lambda: False)
     cube = torch2mlx(lambda x: x**3)
     results = mx.compile(inner(cube))(X)
     with pytest.raises(RuntimeError, match="compil"):

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from bridge import ArgumentError, RangeError, torch2jax
-from bridge._spec import check_range
+from bridge._core.spec import check_range
 
 torch = pytest.importorskip("torch")
 jax = pytest.importorskip("jax")

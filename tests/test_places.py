@@ -14,8 +14,8 @@ import torch
 from bridge import torch2jax
 from tests.handmade import spec
 
-filling = importlib.import_module("bridge._arrays.torch._fill")
-tensors = importlib.import_module("bridge._arrays.torch._tensors")
+filling = importlib.import_module("bridge._arrays.torch.execute")
+tensors = importlib.import_module("bridge._arrays.torch.backend")
 jnp = jax.numpy
 
 # A result of another shape than every argument cannot take their place.

@@ -407,7 +407,7 @@ def test_the_model_chooses_what_was_measured_to_be_fastest(function, dtype, shap
     """By CPU time on one core; nothing is compiled here."""
     jax = pytest.importorskip("jax")
     from bridge import _registry
-    from bridge._spec import ArraySpec
+    from bridge._core.spec import ArraySpec
 
     primals = tuple(ArraySpec(shape, dtype) for shape in shapes)
     op = _registry.source("jax").op(

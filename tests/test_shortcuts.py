@@ -10,10 +10,10 @@ import jax.numpy as jnp  # noqa: E402, after the check that JAX is there
 import jaxlib._jax  # noqa: E402, as above
 from torch.utils.dlpack import from_dlpack  # noqa: E402, as above
 
-import bridge._arrays.jax._face as jax_arrays  # noqa: E402, as above
-import bridge._arrays.torch._tensors as torch_arrays  # noqa: E402, as above
+import bridge._arrays.jax.backend as jax_arrays  # noqa: E402, as above
+import bridge._arrays.torch.backend as torch_arrays  # noqa: E402, as above
 from bridge import jax2torch  # noqa: E402, as above
-from bridge._targets.torch import _function, _internals  # noqa: E402, as above
+from bridge._targets.torch import internals, target  # noqa: E402, as above
 
 X = np.random.default_rng(3).uniform(-1.3, 1.5, (4, 3)).astype("float32")
 
@@ -22,7 +22,7 @@ def test_private_names_are_used_where_they_are():
     """Fails when one is gone, and the public one is at work."""
     assert torch_arrays._take is torch._C._from_dlpack
     assert jax_arrays._capsule is jaxlib._jax.buffer_to_dlpack_managed_tensor
-    assert _internals.transforming is torch._C._are_functorch_transforms_active
+    assert internals.transforming is torch._C._are_functorch_transforms_active
 
 
 def public_capsule(y):
@@ -32,8 +32,8 @@ def public_capsule(y):
 PUBLIC = {
     "from_dlpack": (torch_arrays, "_take", from_dlpack),
     "__dlpack__": (jax_arrays, "_capsule", public_capsule),
-    "transforming": (_function, "transforming", lambda: True),
-    "undisturbed": (_function, "undisturbed", lambda: False),
+    "transforming": (target, "transforming", lambda: True),
+    "undisturbed": (target, "undisturbed", lambda: False),
 }
 
 
@@ -56,7 +56,7 @@ def test_without_a_shortcut_nothing_changes(monkeypatch, shortcut, residuals):
 @pytest.mark.parametrize("residuals", ["save", "recompute"])
 def test_first_order_without_asking_the_engine(monkeypatch, residuals):
     """`apply` of torch, instead of that of its engine."""
-    monkeypatch.setattr(_function, "_apply_plain", lambda name: _function._Plain.apply)
+    monkeypatch.setattr(target, "_apply_plain", lambda name: target._Plain.apply)
     f = jax2torch(jnp.sin, residuals=residuals)
     x = torch.tensor(X, requires_grad=True)
     torch.testing.assert_close(torch.autograd.grad(f(x).sum(), x)[0], x.detach().cos())

@@ -406,4 +406,4 @@ def test_an_object_of_another_process_is_refused(into_torch):
 
 
 def staged_functions():
-    return importlib.import_module("bridge._targets.torch._staging")._anonymous
+    return importlib.import_module("bridge._targets.torch.staging")._anonymous

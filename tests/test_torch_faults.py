@@ -71,9 +71,9 @@ def test_writing_by_strides_has_its_gradient_wrong():
 
 def test_a_gradient_that_differences_contradict_is_refused(monkeypatch):
     """Of two ways of torch that disagree; here nothing stands in for the one that is wrong."""
-    from bridge._sources.torch import _mended
+    from bridge._sources.torch.capture import corrections
 
-    monkeypatch.setattr(_mended, "_OTHERS", {})
+    monkeypatch.setattr(corrections, "_OTHERS", {})
     f = op(lambda x: torch.as_strided_scatter(x, S, (2, 2), (1, 2)).sin(), X)
     with pytest.raises(NoRuleError, match="torch has the gradient of f wrong"):
         f.derive("jvp", (0,))

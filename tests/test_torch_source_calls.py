@@ -15,7 +15,7 @@ from torch.nn import functional as F  # noqa: E402, N812
 
 import bridge  # noqa: E402
 from bridge import _registry  # noqa: E402
-from bridge._errors import ArgumentError, NoRuleError, NoValuesError, OptionError  # noqa: E402
+from bridge._core.errors import ArgumentError, NoRuleError, NoValuesError, OptionError  # noqa: E402
 from tests.torch_ops import SOURCE, backward, close, cube, like, op, recorded, spec  # noqa: E402
 
 DOUBLE = torch.float64

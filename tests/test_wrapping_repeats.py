@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import bridge
-from bridge import _repeats
+from bridge._calls import rewrapping
 from tests.kits import kit
 
 X = np.array([0.5, 2.0], "float32")
@@ -18,7 +18,7 @@ MANY = 4
 
 @pytest.fixture(autouse=True)
 def _few(monkeypatch):
-    monkeypatch.setattr(_repeats, "_MOST", MANY - 1)
+    monkeypatch.setattr(rewrapping, "_MOST", MANY - 1)
 
 
 def line_of(warning):

@@ -3,7 +3,7 @@
 import torch
 
 from bridge import _registry
-from bridge._spec import ArraySpec
+from bridge._core.spec import ArraySpec
 
 SOURCE = _registry.source("torch")
 

@@ -6,8 +6,8 @@ from typing import Any
 import numpy as np
 
 from bridge._arrays.numpy import FACE as NUMPY
-from bridge._errors import ArgumentError
-from bridge._spec import ArraySpec
+from bridge._core.errors import ArgumentError
+from bridge._core.spec import ArraySpec
 
 _HOST = 1
 

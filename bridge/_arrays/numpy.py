@@ -6,8 +6,8 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 
-from bridge._errors import ArgumentError, CopyError
-from bridge._spec import NARROW_INTEGERS, ArraySpec, check_range
+from bridge._core.errors import ArgumentError, CopyError
+from bridge._core.spec import NARROW_INTEGERS, ArraySpec, check_range
 
 
 def plain(x: np.ndarray) -> tuple[np.ndarray, str | None]:

@@ -1,13 +1,13 @@
 """Arrays of JAX."""
 
-from bridge._arrays.jax._devices import reach as reach
-from bridge._arrays.jax._face import (
+from bridge._arrays.jax.backend import (
     FACE as FACE,
     NARROW as NARROW,
     abstract as abstract,
     conjugate as conjugate,
 )
-from bridge._arrays.jax._modes import (
+from bridge._arrays.jax.devices import reach as reach
+from bridge._arrays.jax.modes import (
     admitting as admitting,
     crossing as crossing,
     not_forked as not_forked,

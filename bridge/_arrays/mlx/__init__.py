@@ -1,7 +1,21 @@
 """Arrays of MLX."""
 
-from bridge._arrays.mlx._face import FACE as FACE, constants as constants
-from bridge._arrays.mlx._graph import (
+from bridge._arrays.mlx.backend import FACE as FACE, constants as constants
+from bridge._arrays.mlx.handles import Handle as Handle, taken_back as taken_back
+from bridge._arrays.mlx.memory import (
+    dtype_of as dtype_of,
+    overwrite as overwrite,
+    owned as owned,
+    zeros as zeros,
+)
+from bridge._arrays.mlx.streams import (
+    building as building,
+    computing as computing,
+    rested as rested,
+    resting as resting,
+)
+from bridge._arrays.mlx.threads import elsewhere as elsewhere, note_thread as note_thread
+from bridge._arrays.mlx.transforms import (
     TracerError as TracerError,
     begin as begin,
     captures_traced as captures_traced,
@@ -11,17 +25,3 @@ from bridge._arrays.mlx._graph import (
     transforming as transforming,
     unmarked as unmarked,
 )
-from bridge._arrays.mlx._handles import Handle as Handle, taken_back as taken_back
-from bridge._arrays.mlx._memory import (
-    dtype_of as dtype_of,
-    overwrite as overwrite,
-    owned as owned,
-    zeros as zeros,
-)
-from bridge._arrays.mlx._streams import (
-    building as building,
-    computing as computing,
-    rested as rested,
-    resting as resting,
-)
-from bridge._arrays.mlx._threads import elsewhere as elsewhere, note_thread as note_thread

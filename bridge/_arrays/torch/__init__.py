@@ -1,10 +1,10 @@
 """Tensors of PyTorch."""
 
-from bridge._arrays.torch._apart import (
+from bridge._arrays.torch.backend import FACE as FACE
+from bridge._arrays.torch.dtypes import dtype_name as dtype_name
+from bridge._arrays.torch.isolation import (
     aside as aside,
     recording as recording,
     transforming as transforming,
     unwrapped as unwrapped,
 )
-from bridge._arrays.torch._dtypes import dtype_name as dtype_name
-from bridge._arrays.torch._tensors import FACE as FACE

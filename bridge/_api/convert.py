@@ -1,0 +1,121 @@
+"""Values of one framework as values of another."""
+
+from typing import Any
+
+from bridge import _registry
+from bridge._calls.wrong_framework import check_value
+from bridge._core import pytree
+from bridge._core.errors import ArgumentError, CopyError, NoValuesError
+
+
+def to_torch(tree: Any, *, copy: bool | None = None) -> Any:
+    """`tree` with every array in it as a tensor.
+
+    Values cross, gradients do not: a function crosses with `jax2torch`.
+
+    Args:
+        tree: A pytree with arrays of JAX, MLX, NumPy or torch in it, or objects with `__dlpack__`,
+            of any shape and of the dtypes torch has. Everything else in it is returned as it is.
+        copy: `None` shares memory where it can and copies otherwise, `True` always copies,
+            `False` raises where memory cannot be shared. A shared tensor is writable: changing
+            it in place changes the array it came from, immutable or not, and what has the same
+            memory, as equal gradients in MLX may have.
+
+    Returns:
+        The same tree; dtypes, shapes and devices are kept.
+
+    Raises:
+        ArgumentError: For an array torch has no counterpart of, such as a PRNG key, and for
+            what is no array but may be meant as one: a data frame, a module, a function.
+        CopyError: If `copy=False` and memory cannot be shared.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> to_torch({"x": jnp.arange(3.0)})
+        {'x': tensor([0., 1., 2.])}
+
+    DLPack: https://dmlc.github.io/dlpack/latest/python_spec.html
+    """
+    return convert(tree, "torch", copy=copy)
+
+
+def to_jax(tree: Any, *, copy: bool | None = None) -> Any:
+    """`tree` with every array in it as a JAX array.
+
+    Values cross, gradients do not: a tensor that requires grad is refused.
+
+    Args:
+        tree: A pytree with tensors or arrays in it, of any shape and of the dtypes JAX has.
+            Everything else in it is returned as it is.
+        copy: `None` shares memory where it can and copies otherwise, `True` always copies,
+            `False` raises where memory cannot be shared. JAX takes a shared array for constant:
+            do not change the tensor it came from while the array is in use.
+
+    Returns:
+        The same tree; dtypes, shapes and devices are kept.
+
+    Raises:
+        ArgumentError: For a tensor that requires grad, a sparse or nested one, or one of
+            64 bits while JAX is in 32-bit mode.
+        CopyError: If `copy=False` and memory cannot be shared.
+
+    Example:
+        >>> import torch
+        >>> to_jax([torch.arange(3.0), "name"])
+        [Array([0., 1., 2.], dtype=float32), 'name']
+
+    DLPack: https://dmlc.github.io/dlpack/latest/python_spec.html
+    """
+    return convert(tree, "jax", copy=copy)
+
+
+def to_mlx(tree: Any, *, copy: bool | None = None) -> Any:
+    """`tree` with every array in it as an MLX array.
+
+    Values cross, gradients do not: a tensor that requires grad is refused.
+
+    Args:
+        tree: A pytree with tensors or arrays in it, of any shape and of the dtypes MLX has.
+            Everything else in it is returned as it is.
+        copy: MLX copies what it takes from others, so that `None` and `True` are alike, and
+            `False` raises.
+
+    Returns:
+        The same tree; dtypes and shapes are kept. The arrays share memory with nothing.
+
+    Raises:
+        ArgumentError: For a tensor that requires grad, a sparse or nested one, or one of a dtype
+            that MLX lacks, such as complex128.
+        DeviceError: For an array on a device that MLX cannot read.
+        CopyError: If `copy=False`.
+
+    Example:
+        >>> import torch
+        >>> to_mlx([torch.arange(3.0), "name"])
+        [array([0, 1, 2], dtype=float32), 'name']
+
+    DLPack: https://dmlc.github.io/dlpack/latest/python_spec.html
+    """
+    return convert(tree, "mlx", copy=copy)
+
+
+def convert(tree: Any, name: str, *, copy: bool | None = None) -> Any:
+    """`tree` with every array in it as one of the framework `name`."""
+    to = _registry.arrays(name)
+    leaves, structure = pytree.flatten(tree, _registry.container)
+    moved = []
+    for leaf, path in zip(leaves, pytree.paths(structure), strict=True):
+        owner = _registry.owner(leaf)
+        if owner is None or (owner is to and not copy):
+            if owner is None:
+                check_value(leaf, name, alone=not path)
+            moved.append(leaf)
+            continue
+        try:
+            buffer = owner.export(leaf, dense=to.dense, copy=copy, whole=owner is not to)
+            moved.append(to.convert(buffer, copy=copy))
+        except (ArgumentError, CopyError, NoValuesError) as error:
+            leaf_name = f"leaf {pytree.label(path)}" if path else "the value"
+            what = f"{leaf_name} cannot be converted: {error}"
+            raise type(error)(what) from error.__cause__
+    return pytree.unflatten(structure, moved)

@@ -1,0 +1,160 @@
+"""Functions of MLX as functions of other frameworks."""
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, overload
+
+from bridge._api.wrapping import wrapped
+
+if TYPE_CHECKING:
+    from bridge._calls.bridged_function import BridgedFunction
+
+
+@overload
+def mlx2torch(
+    fn: Callable[..., Any],
+    /,
+    *,
+    static_argnums: int | Sequence[int] = ...,
+    static_argnames: str | Sequence[str] = ...,
+    compile: bool = ...,
+    residuals: str = ...,
+    device: str | None = ...,
+) -> "BridgedFunction": ...
+@overload
+def mlx2torch(
+    fn: None = None,
+    /,
+    *,
+    static_argnums: int | Sequence[int] = ...,
+    static_argnames: str | Sequence[str] = ...,
+    compile: bool = ...,
+    residuals: str = ...,
+    device: str | None = ...,
+) -> Callable[[Callable[..., Any]], "BridgedFunction"]: ...
+def mlx2torch(
+    fn: Callable[..., Any] | None = None,
+    /,
+    *,
+    static_argnums: int | Sequence[int] = (),
+    static_argnames: str | Sequence[str] = (),
+    compile: bool = False,
+    residuals: str = "auto",
+    device: str | None = None,
+) -> Any:
+    """An MLX function as a differentiable function of torch tensors; also a decorator.
+
+    Derivatives of every order, forward mode and batching are MLX's own, reached through
+    `torch.autograd`, `torch.func` and `torch.autograd.forward_ad`.
+
+    Args:
+        fn: A pure function written with MLX. Its arguments and results are arbitrary pytrees of
+            torch or MLX. Tensors in them arrive as MLX arrays of the same shape and dtype, as do
+            NumPy and MLX arrays, which get no gradient. Everything else, numbers too, arrives as
+            it is.
+        static_argnums: Positions of arguments that are passed as they are, arrays in them refused.
+        static_argnames: Their names.
+        compile: Whether `mx.compile` fuses the operations of the function and of its derivatives.
+            MLX 0.32 may abort at exit if several threads have called what is compiled.
+        residuals: `"save"` keeps what the backward pass needs, `"recompute"` keeps the arguments
+            only and runs the function again, `"auto"` chooses.
+        device: `"cpu"` lets MLX take tensors of another device from the host, which copies.
+
+    Returns:
+        A function of the same signature. Its results are new tensors on the device of the
+        arguments, which share memory with nothing.
+
+    Raises:
+        ArgumentError: When called with an argument that cannot cross; the text says which.
+        NoRuleError: When MLX lacks a derivative or a batched form that is asked for.
+
+    Example:
+        >>> import mlx.core as mx, torch
+        >>> @mlx2torch
+        ... def energy(x):
+        ...     return mx.sum(mx.sin(x) ** 2)
+        >>> x = torch.tensor([0.5, 1.0], requires_grad=True)
+        >>> energy(x).backward()
+        >>> x.grad
+        tensor([0.8415, 0.9093])
+
+    `mx.vjp`: https://ml-explore.github.io/mlx/build/html/python/_autosummary/mlx.core.vjp.html
+    """
+    return wrapped(
+        fn,
+        direction=("mlx", "torch"),
+        static=(static_argnums, static_argnames),
+        device=device,
+        options={"compile": compile, "residuals": residuals},
+    )
+
+
+@overload
+def mlx2jax(
+    fn: Callable[..., Any],
+    /,
+    *,
+    static_argnums: int | Sequence[int] = ...,
+    static_argnames: str | Sequence[str] = ...,
+    compile: bool = ...,
+    device: str | None = ...,
+) -> "BridgedFunction": ...
+@overload
+def mlx2jax(
+    fn: None = None,
+    /,
+    *,
+    static_argnums: int | Sequence[int] = ...,
+    static_argnames: str | Sequence[str] = ...,
+    compile: bool = ...,
+    device: str | None = ...,
+) -> Callable[[Callable[..., Any]], "BridgedFunction"]: ...
+def mlx2jax(
+    fn: Callable[..., Any] | None = None,
+    /,
+    *,
+    static_argnums: int | Sequence[int] = (),
+    static_argnames: str | Sequence[str] = (),
+    compile: bool = False,
+    device: str | None = None,
+) -> Any:
+    """An MLX function as a differentiable function of JAX arrays; also a decorator.
+
+    It works under `jax.jit`, `jax.grad`, `jax.vmap` and every other transformation, to any order:
+    MLX computes, and derivatives are MLX's own.
+
+    Args:
+        fn: A pure function written with MLX. Its arguments and results are arbitrary pytrees of
+            MLX or JAX. Arrays in them arrive as MLX arrays of the same shape and dtype, as do
+            NumPy arrays, which get no gradient. Everything else, numbers too, arrives as it is.
+        static_argnums: Positions of arguments that are passed as they are, arrays in them refused.
+        static_argnames: Their names.
+        compile: Whether `mx.compile` fuses the operations of the function and of its derivatives.
+            MLX 0.32 may abort at exit if several threads have called what is compiled.
+        device: `"cpu"` lets MLX take arrays of another device from the host, which copies.
+
+    Returns:
+        A function of the same signature. Its results are new arrays, which share memory with
+        nothing.
+
+    Raises:
+        ArgumentError: When called with an argument or for a result that cannot cross, such as a
+            float64 result while JAX is in 32-bit mode; the text says which.
+        NoRuleError: When MLX lacks a derivative or a batched form that is asked for.
+
+    Example:
+        >>> import jax, jax.numpy as jnp, mlx.core as mx
+        >>> @mlx2jax
+        ... def energy(x):
+        ...     return mx.sum(x * x * x)
+        >>> jax.jit(jax.grad(energy))(jnp.array([0.5, 2.0]))
+        Array([ 0.75, 12.  ], dtype=float32)
+
+    `mx.vjp`: https://ml-explore.github.io/mlx/build/html/python/_autosummary/mlx.core.vjp.html
+    """
+    return wrapped(
+        fn,
+        direction=("mlx", "jax"),
+        static=(static_argnums, static_argnames),
+        device=device,
+        options={"compile": compile, "residuals": "recompute"},
+    )

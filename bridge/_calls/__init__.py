@@ -1,0 +1,1 @@
+"""A bridged function, from its arguments to its results."""

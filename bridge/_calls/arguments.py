@@ -1,0 +1,246 @@
+"""The arguments of a call: which are arrays, which are static, and what they are called."""
+
+import dataclasses
+import inspect
+import types
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+from bridge import _registry
+from bridge._calls.wrong_framework import Crossing, as_array, foreign_array, is_array_like
+from bridge._core import pytree
+from bridge._core.errors import ArgumentError, OptionError
+from bridge._core.spec import ArraySpec
+
+
+class Static:
+    """An argument whose value is part of the key of a trace; no dataclass, so that it is a leaf."""
+
+    __slots__ = ("value",)
+
+    def __init__(self, value: Any) -> None:
+        self.value = value
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Static) and typed(self.value) == typed(other.value)
+
+    def __hash__(self) -> int:
+        return hash(typed(self.value))
+
+
+@dataclasses.dataclass(frozen=True)
+class Kind:
+    """How leaves of one class are treated.
+
+    Attributes:
+        signature: Their part in the key of a call.
+        spec: What is known of them as arrays; `None` for static ones.
+        prepare: Applied before they are handed on, `None` for nothing.
+        owner: The framework whose arrays they are.
+    """
+
+    signature: Callable[[Any], Hashable]
+    spec: Callable[[Any], ArraySpec] | None = None
+    prepare: Callable[[Any], Any] | None = None
+    owner: str | None = None
+
+
+_NUMBERS = {int: "int64", float: "float64", complex: "complex128"}
+
+
+def kind(leaf: Any, home: str, away: str, *, traced: bool) -> Kind:
+    """How leaves of the class of `leaf` are treated by a function of `home` called from `away`."""
+    face = _registry.owner(leaf)
+    if face is not None:
+        if face.name not in (home, away, "numpy"):
+            raise foreign_array(leaf, Crossing(home, away))
+        if face.name == away:
+            caller = _registry.away(away)
+            return Kind(caller.key, caller.seen, owner=away)
+        prepare = _own if face.name == "numpy" else face.untraced
+        return Kind(face.signature, face.spec, prepare, face.name)
+    if traced and type(leaf) in _NUMBERS:
+        return _number(type(leaf))
+    number = _as_number(leaf)
+    if traced and type(number) in _NUMBERS:
+        return dataclasses.replace(_number(type(number)), prepare=_as_number)
+    return Kind(_static_key)
+
+
+def _own(x: Any) -> Any:
+    """A copy of a NumPy array, in native byte order: it may change before a backward pass."""
+    return x.astype(x.dtype.newbyteorder("="))
+
+
+def _number(type_: type) -> Kind:
+    spec = ArraySpec((), _NUMBERS[type_], weak=True)
+    return Kind(lambda _: type_, lambda _: spec)
+
+
+def _as_number(x: Any) -> Any:
+    """The Python number a NumPy scalar stands for, else `x`."""
+    return x.item() if type(x).__module__ == "numpy" and hasattr(x, "item") else x
+
+
+def _static_key(leaf: Any) -> Hashable:
+    return typed(value(leaf))
+
+
+# Methods by which generators of random numbers are known: of NumPy, of Python, of a framework.
+_DRAWS = ("bit_generator", "random_sample", "getrandbits", "initial_seed")
+
+
+def check_static(leaf: Any, away: str) -> None:
+    """Raise unless the value of a static leaf can be a constant of a trace, and part of its key."""
+    given = value(leaf)
+    if isinstance(given, Iterator):
+        raise ArgumentError(
+            f"it is a {type(given).__name__}, which can be read once, but a function may run more "
+            "than once, to be captured and for each derivative. Pass a list."
+        )
+    if any(hasattr(type(given), name) for name in _DRAWS):
+        raise ArgumentError(
+            f"it is a {type(given).__name__}, whose random numbers would be constants of a trace, "
+            "or others where the function runs again for a derivative. Pass numbers that it has "
+            "drawn."
+        )
+    if leaf is given and is_array_like(given):
+        raise ArgumentError(
+            f"it is a {type(given).__name__}, no array of a framework. Pass {as_array(given)}, or "
+            "name it static."
+        )
+    if _holds_arrays(given, away):
+        raise ArgumentError(
+            f"it is static, and a {type(given).__name__} that holds arrays, which would be "
+            "constants to the trace and get no gradient. Pass its arrays; for a class of your "
+            "own, make it a dataclass or register it as a pytree."
+        )
+    try:
+        hash(given)
+    except (TypeError, ValueError) as error:
+        raise ArgumentError(
+            f"it is a {type(given).__name__}, no array, number or known container, so it must be "
+            f"static; but it cannot be hashed ({error})."
+        ) from None
+
+
+def _holds_arrays(x: Any, away: str) -> bool:
+    """Whether `x` is an array of the caller's or hides one in its members or attributes."""
+    seen: dict[int, Any] = {}
+    found = [x]
+    while found and len(seen) < _MANY_OBJECTS:
+        inner = found.pop()
+        if id(inner) in seen or isinstance(inner, type) or inspect.isroutine(inner):
+            continue
+        seen[id(inner)] = inner
+        owner = _registry.owner(inner)
+        if owner is None:
+            found += _held(inner)
+        elif owner.name == away:
+            return True
+    return False
+
+
+_MANY_OBJECTS = 10_000
+
+
+def _held(x: Any) -> list[Any]:
+    """The members and attributes of an object."""
+    if isinstance(x, (str, bytes, int, float, complex, types.ModuleType)):
+        return []
+    if isinstance(x, Mapping):
+        return list(x.values())
+    held = list(x) if isinstance(x, (tuple, list, set, frozenset)) else []
+    slots = [slot for kind in type(x).__mro__ for slot in _names(getattr(kind, "__slots__", ()))]
+    attributes = [*getattr(x, "__dict__", {}).values(), *(getattr(x, s, None) for s in slots)]
+    return held + attributes
+
+
+def _names(slots: str | Iterable[str]) -> list[str]:
+    return [slots] if isinstance(slots, str) else list(slots)
+
+
+def typed(value: Any) -> Hashable:
+    """A key that tells apart what Python calls equal: `1`, `1.0` and `True`; `0.0` and `-0.0`."""
+    if isinstance(value, (tuple, frozenset)):
+        return type(value), type(value) is frozenset, _members(value)
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        fields = [getattr(value, field.name) for field in dataclasses.fields(value)]
+        return type(value), value, _members(tuple(fields))
+    if isinstance(value, (float, complex)):
+        return type(value), repr(value)
+    return type(value), value
+
+
+def _members(value: Iterable[Any]) -> Hashable:
+    members = map(typed, value)
+    return frozenset(members) if isinstance(value, frozenset) else tuple(members)
+
+
+def _mark(x: Any) -> Static:
+    return x if isinstance(x, Static) else Static(x)
+
+
+def value(leaf: Any) -> Any:
+    """What the user passed for a static leaf."""
+    return leaf.value if isinstance(leaf, Static) else leaf
+
+
+@dataclasses.dataclass(frozen=True)
+class Parameters:
+    """The parameters of a function: their names, and which of them are static."""
+
+    names: tuple[str, ...]
+    every: frozenset[str]
+    variadic: str | None
+    static: bool
+    static_argnums: frozenset[int]
+    static_argnames: frozenset[str]
+
+    def mark(
+        self, args: Sequence[Any], kwargs: Mapping[str, Any]
+    ) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """The arguments with the static ones wrapped, so that they are leaves."""
+        at = {i + len(args) if i < 0 else i for i in self.static_argnums}
+        return (
+            tuple(_mark(x) if i in at else x for i, x in enumerate(args)),
+            {k: _mark(x) if k in self.static_argnames else x for k, x in kwargs.items()},
+        )
+
+    def label(self, path: Sequence[Any]) -> str:
+        """The name of the argument that a leaf is, or is a part of: `x['weights'][0]`."""
+        keyword, position, *rest = path
+        if keyword:
+            return pytree.label([position, *rest])
+        if position < len(self.names):
+            return pytree.label([self.names[position], *rest])
+        if self.variadic:
+            return pytree.label([self.variadic, position - len(self.names), *rest])
+        return pytree.label([position, *rest])
+
+
+def parameters(
+    fn: Callable[..., Any], static_argnums: Sequence[int], static_argnames: Sequence[str]
+) -> Parameters:
+    """The parameters of `fn`; a static one is static by position and by name, as in `jax.jit`."""
+    try:
+        known = list(inspect.signature(fn).parameters.values())
+    except (TypeError, ValueError):  # some builtins have no signature
+        known = []
+    names = [p.name for p in known if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
+    variadic = next((p.name for p in known if p.kind is p.VAR_POSITIONAL), None)
+    if known and not any(p.kind is p.VAR_KEYWORD for p in known):
+        unknown = {*static_argnames} - {p.name for p in known}
+        if unknown:
+            raise OptionError(f"static_argnames names {sorted(unknown)}, no parameter of {names}.")
+    nums = {i + len(names) if i < 0 and not variadic else i for i in static_argnums}
+    if known and not variadic and any(not 0 <= i < len(names) for i in nums):
+        raise OptionError(
+            f"static_argnums={tuple(static_argnums)}, but the parameters are {names}."
+        )
+    nums |= {names.index(name) for name in static_argnames if name in names}
+    named = {*static_argnames, *(names[i] for i in nums if 0 <= i < len(names))}
+    every = frozenset(p.name for p in known if p.kind is not p.VAR_KEYWORD)
+    return Parameters(
+        tuple(names), every, variadic, bool(nums or named), frozenset(nums), frozenset(named)
+    )

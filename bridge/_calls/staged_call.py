@@ -1,0 +1,88 @@
+"""A call of a bridged function that a graph holds, with what is derived from it.
+
+NOTE [steps of a recorded call]
+A graph holds a call with the rules that it was derived by. They name positions of the arrays that
+the graph passes: those of the caller, then the cotangents or tangents of each derivative. Python
+numbers among the arguments are known to the plan alone; all of a batch share them.
+"""
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from bridge._calls.plan import Plan
+from bridge._core import pytree
+from bridge._core.op import Arrays, Op, Specs, Step
+
+Names = Sequence[Sequence[int | str]]
+Shapes = Sequence[Sequence[int | str]] | None
+
+
+@dataclasses.dataclass(frozen=True)
+class Recorded:
+    """A call with arguments of some structure.
+
+    Attributes:
+        plan: What is known of such calls.
+        leaves: What its Op takes: arrays, or what stands for them, and numbers.
+        at: Positions of the arrays among them.
+        source_shapes: `(flat, primals, names) -> shapes`, as the source finds them.
+    """
+
+    plan: Plan
+    leaves: Sequence[Any]
+    at: Sequence[int]
+    source_shapes: Callable[..., Any]
+
+    def specs(self) -> Specs:
+        """What is known of the results."""
+        return self.plan.op.specs()
+
+    @property
+    def structure(self) -> Any:
+        """The structure of the results."""
+        return self.plan.flat.results
+
+    def shapes(self, names: Names) -> Shapes:
+        """Shapes of the results where those of the arrays have names in them, if that is known."""
+        primals, notes = self.plan.primals, self.plan.op.notes
+        known: list[Sequence[int | str]] = [spec.shape for spec in primals]
+        mixed = pytree.spread(names, self.at, known)
+        asked = ("shapes", *map(tuple, mixed))
+        if asked not in notes:  # a compiler asks many times, and each runs the function
+            notes[asked] = self.source_shapes(self.plan.flat, primals, mixed)
+        return notes[asked]
+
+    def reached(self, steps: Sequence[Step], wanted: Sequence[int]) -> list[int]:
+        """Positions of the results that depend on one of the arrays at `wanted`."""
+        op, at = self._derived(steps)
+        free = {at[i] for i in wanted}
+        reach = op.reach() if op.reach else [free for _ in op.specs()]
+        return [i for i, primals in enumerate(reach) if free & primals]
+
+    def smooth(self, steps: Sequence[Step]) -> list[int]:
+        """Positions of the results of a differentiable dtype, which have tangents."""
+        specs = self._derived(steps)[0].specs()
+        return [i for i, spec in enumerate(specs) if spec.differentiable]
+
+    def evaluate(self, steps: Sequence[Step], arrays: Sequence[Any]) -> Arrays:
+        """The results for these arrays."""
+        op, at = self._derived(steps)
+        added = [None] * (len(at) - len(self.at))
+        return self.plan.runner.evaluate(op, pytree.spread(arrays, at, [*self.leaves, *added]))
+
+    def _derived(self, steps: Sequence[Step]) -> tuple[Op, list[int]]:
+        """The Op, and the positions of the arrays: NOTE [steps of a recorded call]."""
+        op, at, count = self.plan.op, list(self.at), len(self.leaves)
+        for kind, *about in steps:
+            if kind == "vmap":
+                axes, size = about
+                onto = pytree.spread(axes, at, [None] * count)
+                op = op.derive("vmap", tuple(onto), size)
+                continue
+            moved = tuple(at[i] for i in about[0])
+            op = op.derive(kind, moved, *about[1:])
+            added = len(about[-1])  # cotangents of outputs, or tangents of arrays
+            at += range(count, count + added)
+            count += added
+        return op, at

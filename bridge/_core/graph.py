@@ -1,0 +1,62 @@
+"""A function written out: its operators one after the other, in no framework's terms."""
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from bridge._core.spec import ArraySpec
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Value:
+    """An array of a listing: an input, a constant or the result of an instruction.
+
+    Attributes:
+        number: Which one, inputs counted first, then constants, then instructions.
+        item: Which of several results, if an instruction has several.
+    """
+
+    number: int
+    item: int | None = None
+
+
+@dataclasses.dataclass(frozen=True, eq=False, slots=True)
+class Instruction:
+    """An operator applied to values.
+
+    Attributes:
+        operator: Its name, as its framework spells it: `aten.add.Tensor`.
+        args: Numbers, strings, None, dtypes by name, Values, and sequences of them.
+        kwargs: The same by keyword.
+        results: The spec of the result, specs of several; `None` for what is no array.
+        operands: The Values among the arguments, in the order in which `parts` takes them.
+        draw: For an operator that draws random numbers, how many others draw before it.
+        parts: The same in terms of other operators, `None` where there is no such thing.
+    """
+
+    operator: str
+    args: tuple[Any, ...]
+    kwargs: Mapping[str, Any]
+    results: Any
+    operands: tuple[Value, ...]
+    draw: int | None
+    parts: Callable[[], "Listing | None"]
+
+
+@dataclasses.dataclass(frozen=True, eq=False, slots=True)
+class Listing:
+    """A pure function of arrays as instructions, with static shapes.
+
+    Attributes:
+        inputs: Of the arguments.
+        constants: NumPy arrays.
+        instructions: In an order in which they can be evaluated.
+        outputs: What is returned, `None` for what is no array.
+        seed: Position of the input that random numbers follow from, if there is one.
+    """
+
+    inputs: tuple[ArraySpec, ...]
+    constants: tuple[Any, ...]
+    instructions: tuple[Instruction, ...]
+    outputs: tuple[Value | None, ...]
+    seed: int | None = None

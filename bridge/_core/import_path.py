@@ -1,0 +1,58 @@
+"""Functions by the place they are imported from, which means the same in another process."""
+
+import functools
+import importlib
+from collections.abc import Callable, Collection, Mapping
+from typing import Any
+
+from bridge._core.errors import ArgumentError
+
+
+def called(fn: Callable[..., Any]) -> str:
+    """What a function is called; a partial one as the function it is of.
+
+    What a class applies is the class: the `apply` of an `autograd.Function` says nothing.
+    """
+    while isinstance(fn, functools.partial):
+        fn = fn.func
+    owner = getattr(fn, "__self__", None)
+    if isinstance(owner, type) and getattr(fn, "__name__", "") == "apply":
+        return owner.__name__
+    return getattr(fn, "__name__", type(fn).__name__)
+
+
+def place(thing: Any) -> str | None:
+    """`module:qualified.name`, if `thing` is what is found there."""
+    name = f"{getattr(thing, '__module__', '')}:{getattr(thing, '__qualname__', '')}"
+    try:
+        return name if find(name) is thing else None
+    except (ImportError, AttributeError, ValueError):  # a lambda, a local function, no module
+        return None
+
+
+def find(name: str) -> Any:
+    """What is at this place; its module is imported."""
+    module, _, path = name.partition(":")
+    return functools.reduce(getattr, path.split("."), importlib.import_module(module))
+
+
+def _kind(x: Any) -> str:
+    return "an array" if hasattr(x, "dtype") and hasattr(x, "shape") else f"a {type(x).__name__}"
+
+
+def check_named(argument: str, values: Any, names: Collection[str], module: str) -> None:
+    """Raise unless `values` are by name those of a module, as `apply` takes them."""
+    if not isinstance(values, Mapping):
+        raise ArgumentError(
+            f"argument `{argument}` of {module} is {_kind(values)}. It has to be a dict like "
+            f"`net.{argument}`: call `net.apply(net.params, net.buffers, *args)`."
+        )
+    missing = [name for name in names if name not in values]
+    unknown = [name for name in values if name not in names]
+    said = [f"lacks {', '.join(missing)}"] if missing else []
+    said += [f"has an unknown {', '.join(map(str, unknown))}"] if unknown else []
+    if said:
+        raise ArgumentError(
+            f"argument `{argument}` of {module} {' and '.join(said)}. Pass all that are in "
+            f"`net.{argument}`, changed or not: `{{**net.{argument}, **yours}}`."
+        )

@@ -1,0 +1,105 @@
+"""Tracebacks as the user wrote the program: without the frames of this package.
+
+NOTE [which frames are left out]
+An exception passes some ten frames of ours and as many of the frameworks between the call of a user
+and the function of the user that it comes from. Where it leaves us, in a function that a user or a
+framework has called, all frames are taken out from the first of ours to the last, or to the one
+that calls the user's function. The first stays, to tell that it was a bridged call. Type, text and
+notes are not touched. With `GRADBRIDGE_TRACEBACK=full` in the environment, all frames stay.
+"""
+
+import functools
+import inspect
+import os
+import types
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+_FOLDER = os.path.dirname(os.path.dirname(__file__)) + os.sep  # of the package
+FRAMEWORKS: set[str] = set()  # packages whose frames before the user's function are left out
+_ENTRANCES: set[types.CodeType] = set()
+_EXITS: set[types.CodeType] = set()
+
+
+def entrance(fn: F) -> F:
+    """`fn` itself, which calls `shorten` for what it raises."""
+    _ENTRANCES.add(fn.__code__)
+    return fn
+
+
+def user_exit(fn: F) -> F:
+    """`fn` itself, which calls the user's function."""
+    _EXITS.add(fn.__code__)
+    return fn
+
+
+def shortened(fn: F) -> F:
+    """`fn`, which a framework calls, with shorter tracebacks of what it raises."""
+
+    @functools.wraps(fn)
+    def bridged(*args: Any, **kwargs: Any) -> Any:
+        try:
+            return fn(*args, **kwargs)
+        except Exception as error:
+            shorten(error)
+            raise
+
+    entrance(bridged)
+    return bridged  # pyright: ignore[reportReturnType]
+
+
+def shorten(error: BaseException) -> None:
+    """Take our frames out of the traceback of `error`: NOTE [which frames are left out].
+
+    To be called where it is caught, before it is raised again.
+    """
+    if os.environ.get("GRADBRIDGE_TRACEBACK") == "full":
+        return
+    seen: set[int] = set()
+    link: BaseException | None = error
+    while link is not None and id(link) not in seen:
+        seen.add(id(link))
+        link.__traceback__ = _without_ours(link.__traceback__)
+        link = link.__cause__ or (None if link.__suppress_context__ else link.__context__)
+
+
+def user_level() -> int:
+    """The `stacklevel` with which a warning of its caller points at code of the user."""
+    level, frame = 0, inspect.currentframe()
+    while frame is not None and _is_skipped(frame):
+        level, frame = level + 1, frame.f_back
+    return max(level, 1)
+
+
+def _without_ours(traceback: types.TracebackType | None) -> types.TracebackType | None:
+    steps: list[types.TracebackType] = []
+    while traceback is not None:
+        steps.append(traceback)
+        traceback = traceback.tb_next
+    ours = [i for i, step in enumerate(steps) if _is_ours(step.tb_frame)]
+    exits = [i for i in ours if steps[i].tb_frame.f_code in _EXITS]
+    within = [i for i in ours if steps[i].tb_frame.f_code not in _ENTRANCES]
+    last = (exits or within or ours[:1] or [-1])[-1]
+    kept = [i for i in range(last + 1, len(steps)) if i not in within]
+    kept = kept[next((k for k, i in enumerate(kept) if not _is_framework(steps[i].tb_frame)), 0) :]
+    if ours and ours[0] <= last:
+        kept = [*range(ours[0] + 1), *kept]
+    rebuilt: types.TracebackType | None = None
+    for i in reversed(kept):
+        step = steps[i]
+        rebuilt = types.TracebackType(rebuilt, step.tb_frame, step.tb_lasti, step.tb_lineno)
+    return rebuilt
+
+
+def _is_skipped(frame: types.FrameType) -> bool:
+    return _is_ours(frame) or _is_framework(frame)
+
+
+def _is_framework(frame: types.FrameType) -> bool:
+    return frame.f_globals.get("__name__", "").partition(".")[0] in FRAMEWORKS
+
+
+def _is_ours(frame: types.FrameType) -> bool:
+    return frame.f_code.co_filename.startswith(_FOLDER)

@@ -1,0 +1,1 @@
+"""Programs as code of a target, a module for each target."""

@@ -1,0 +1,137 @@
+"""Listings as code of JAX, which XLA compiles with what is around it.
+
+NOTE [64 bits inside]
+Graphs of torch are full of 64-bit integers, as positions and sizes. They are computed as such even
+while JAX is in 32-bit mode: what its mode forbids are 64-bit arrays that users see.
+"""
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.core import ShapedArray
+from jax.interpreters import mlir
+
+from bridge._core.errors import ArgumentError, NoRuleError
+from bridge._core.graph import Instruction, Listing, Value
+from bridge._core.op import Op
+from bridge._core.spec import ArraySpec
+from bridge._lowering.jax.operators import Result, cast, rule
+
+
+def lower(ctx: Any, operands: Sequence[Any], op: Op, listing: Listing) -> Sequence[Any]:
+    """The instructions of `op` in a program that is being compiled."""
+
+    def run(*xs: Any) -> list[Any]:
+        with jax.named_scope(op.name):
+            return evaluated(listing, xs, op.name)
+
+    given = zip(listing.inputs, ctx.avals_in, strict=True)
+    # A cotangent that nothing depends on is no array in a graph of torch.
+    avals = [ShapedArray(x.shape, jnp.dtype(x.dtype)) if x else aval for x, aval in given]
+    # Which shapes and dtypes go together has been settled by torch, whatever JAX is set to.
+    ranks, dtypes = jax.numpy_rank_promotion("allow"), jax.numpy_dtype_promotion("standard")
+    with ranks, dtypes, jax.enable_x64(new_val=True):  # NOTE [64 bits inside]
+        return mlir.lower_fun(run)(dataclasses.replace(ctx, avals_in=avals), *operands)
+
+
+def evaluated(listing: Listing, xs: Sequence[Any], name: str) -> list[Any]:
+    """The outputs of a listing for arrays."""
+    key = None if listing.seed is None else _key(xs[listing.seed])
+    return _run(listing, xs, _Caller(name, key))
+
+
+@dataclasses.dataclass(frozen=True)
+class _Caller:
+    """What instructions belong to: a function, its key, the operators that they are parts of."""
+
+    name: str
+    key: Any = None
+    within: tuple[str, ...] = ()
+
+
+def _key(seed: Any) -> Any:
+    """A key for what is drawn, from the integers of a seed."""
+    key = jax.random.key(0)
+    for word in jnp.ravel(seed):
+        key = jax.random.fold_in(key, word.astype("uint32"))
+    return key
+
+
+def _run(listing: Listing, xs: Sequence[Any], caller: _Caller) -> list[Any]:
+    found: list[Any] = [*xs, *map(jnp.asarray, listing.constants)]
+    for instruction in listing.instructions:
+        found.append(_result(instruction, found, caller))
+    return [_filled(value, found) for value in listing.outputs]
+
+
+def _filled(x: Any, found: Sequence[Any]) -> Any:
+    """`x` with arrays instead of values."""
+    if isinstance(x, Value):
+        return found[x.number] if x.item is None else found[x.number][x.item]
+    return tuple(_filled(item, found) for item in x) if isinstance(x, tuple) else x
+
+
+def _result(instruction: Instruction, found: Sequence[Any], caller: _Caller) -> Any:
+    """The array, or the arrays, that an instruction computes."""
+    made, name = instruction.results, instruction.operator
+    specs = made if isinstance(made, tuple) else (made,)
+    key = _drawn(instruction, caller)
+    compute = rule(name)
+    if compute is None:
+        row = _in_parts(instruction, found, dataclasses.replace(caller, key=key))
+    else:
+        args = _filled(instruction.args, found)
+        kwargs = {key: _filled(x, found) for key, x in instruction.kwargs.items()}
+        results = compute(Result(specs, key), *args, **kwargs)
+        row = results if isinstance(results, (tuple, list)) else [results]
+    if len(row) != len(specs):
+        raise ArgumentError(f"{_where(name, caller)} has {len(row)} results, not {len(specs)}.")
+    held = [_held(x, spec, _where(name, caller)) for x, spec in zip(row, specs, strict=True)]
+    return held if isinstance(made, tuple) else held[0]
+
+
+def _drawn(instruction: Instruction, caller: _Caller) -> Any:
+    """The key of what an operator draws."""
+    if instruction.draw is None:
+        return None
+    if caller.key is None:
+        raise NoRuleError(
+            f"{_where(instruction.operator, caller)} draws random numbers that follow from no "
+            "key: those of a derivative or of a batch, say. Draw them in the function itself."
+        )
+    return jax.random.fold_in(caller.key, instruction.draw)
+
+
+def _in_parts(instruction: Instruction, found: Sequence[Any], caller: _Caller) -> Sequence[Any]:
+    """The results of an operator by those that it is made of."""
+    name = instruction.operator
+    parts = None if name in caller.within else instruction.parts()
+    if parts is None:
+        whole = (*caller.within, name)[0]
+        because = f" for want of {name}, which torch makes it of" if caller.within else ""
+        raise NoRuleError(
+            f"the operator {whole} of {caller.name} cannot be compiled{because}. Say how it is "
+            f'computed, with @bridge.torch_operator("{whole}") above a function of JAX arrays that '
+            'takes what the operator takes, or let torch compute with lower="ffi".'
+        )
+    xs = [_filled(value, found) for value in instruction.operands]
+    return _run(parts, xs, dataclasses.replace(caller, within=(*caller.within, name)))
+
+
+def _where(operator: str, caller: _Caller) -> str:
+    within = f", in {caller.within[0]}" if caller.within else ""
+    return f"the operator {operator} of {caller.name}{within}"
+
+
+def _held(x: Any, spec: ArraySpec | None, where: str) -> Any:
+    """A result in the dtype that torch says; raises if it has another shape."""
+    if spec is None:
+        return None
+    if jnp.shape(x) != spec.shape:
+        raise ArgumentError(
+            f"{where} has a result of shape {list(jnp.shape(x))}, and torch says that it is {spec}."
+        )
+    return cast(x, spec.dtype)

@@ -1,0 +1,162 @@
+"""Rows of a table that are looked up, one by one or in bags."""
+
+from typing import Any
+
+import jax.numpy as jnp
+
+from bridge._lowering.jax.operators.lowerings import Result, operator, wide
+
+_READ: Any = {"mode": "fill"}
+_WRITE: Any = {"mode": "drop"}
+_SUM, _MEAN, _MAX = range(3)  # the modes of bags, by torch's numbers
+
+
+def _strict(index: Any, size: int) -> Any:
+    """Indices of which negative ones are out of bounds."""
+    return jnp.where(index < 0, size, index)
+
+
+@operator("aten.embedding.default")
+def _embedding(out: Result, weight: Any, index: Any, *_: Any, **__: Any) -> Any:
+    return jnp.take(weight, _strict(index, weight.shape[0]), 0, **_READ)
+
+
+@operator("aten.embedding_dense_backward.default")
+@wide
+def _embedding_backward(
+    out: Result,
+    gradient: Any,
+    index: Any,
+    count: int,
+    padding: int,
+    by_frequency: bool,
+) -> Any:
+    rows, index = gradient.reshape(-1, gradient.shape[-1]), index.reshape(-1)
+    rows = _per_occurrence(rows, index, count) if by_frequency else rows
+    return _summed(rows, index, out.shape, padding)
+
+
+def _per_occurrence(rows: Any, index: Any, count: int) -> Any:
+    """Gradients of rows of a table, each divided by how often its row is read."""
+    seen = jnp.zeros(count, rows.dtype).at[index].add(1)
+    return rows / seen[index][:, None]
+
+
+def _summed(rows: Any, index: Any, shape: Any, padding: int) -> Any:
+    """The sums of rows with the same index, but for that of the padding."""
+    index = jnp.where(index == padding, shape[0], _strict(index, shape[0]))
+    return jnp.zeros(shape, rows.dtype).at[index].add(rows, **_WRITE)
+
+
+@operator("aten.embedding_renorm.default")
+@wide
+def _renormalized(out: Result, weight: Any, index: Any, most: float, order: float) -> Any:
+    sizes = jnp.linalg.norm(weight, ord=order, axis=-1, keepdims=True)
+    read = jnp.zeros(weight.shape[0], bool).at[index.reshape(-1)].set(values=True, **_WRITE)
+    shrunk = weight * (most / (sizes + 1e-7))  # the constant is torch's
+    return jnp.where(read[:, None] & (sizes > most), shrunk, weight)
+
+
+def _bags(index: Any, offsets: Any, count: int, padding: int) -> Any:
+    """The bag of each index; those in no bag, as padding, are in one after the last."""
+    bag = jnp.searchsorted(offsets, jnp.arange(index.shape[0]), side="right") - 1
+    return jnp.where(index == padding, count, jnp.where(bag < 0, count, bag))
+
+
+def _sizes(bag: Any, count: int) -> Any:
+    return jnp.zeros(count, "int64").at[bag].add(1, **_WRITE)
+
+
+@operator("aten._embedding_bag.default", "aten._embedding_bag_forward_only.default")
+@wide
+def _embedding_bag(
+    out: Result,
+    weight: Any,
+    index: Any,
+    offsets: Any,
+    by_frequency: bool = False,
+    mode: int = _SUM,
+    sparse: bool = False,
+    factors: Any = None,
+    include_last: bool = False,
+    padding: int = -1,
+) -> tuple[Any, ...]:
+    del by_frequency, sparse, include_last  # of the gradient; what is last shows in the shape
+    count, (_, of_bags, sizes, places) = out.shape[0], out.specs
+    bag = _bags(index, offsets, count, padding)
+    rows = jnp.take(weight, _strict(index, weight.shape[0]), 0, **_READ)
+    rows = rows if factors is None else rows * factors[:, None]
+    within = _sizes(bag, count)
+    # What only torch's own gradient reads is of shapes of its own.
+    found = [_shaped(within * 0, of_bags), _shaped(within, sizes)]
+    if mode == _MAX:
+        largest = jnp.full(out.shape, -jnp.inf, rows.dtype).at[bag].max(rows, **_WRITE)
+        best = _first(index, bag, rows == largest[jnp.minimum(bag, count - 1)], out.shape)
+        largest = jnp.where(within[:, None] == 0, 0, largest)
+        return largest, *found, _shaped(best, places)
+    total = jnp.zeros(out.shape, rows.dtype).at[bag].add(rows, **_WRITE)
+    if mode == _MEAN:
+        total = total / jnp.maximum(within, 1)[:, None].astype(total.dtype)
+    return total, *found, _shaped(within, places)
+
+
+def _shaped(x: Any, spec: Any) -> Any:
+    return x if x.shape == spec.shape else jnp.zeros(spec.shape, x.dtype)
+
+
+def _first(index: Any, bag: Any, largest: Any, shape: Any) -> Any:
+    """Which row has the largest number of each bag first, -1 where there is none."""
+    count = index.shape[0]
+    places = jnp.where(largest, jnp.arange(count)[:, None], count)
+    first = jnp.full(shape, count).at[bag].min(places, **_WRITE)
+    return index.at[first].get(mode="fill", fill_value=-1)
+
+
+@operator("aten._embedding_bag_backward.default")
+@wide
+def _embedding_bag_backward(
+    out: Result,
+    gradient: Any,
+    index: Any,
+    offsets: Any,
+    of_bags: Any,
+    sizes: Any,
+    places: Any,
+    count: int,
+    by_frequency: bool,
+    mode: int,
+    sparse: bool,
+    factors: Any,
+    padding: int = -1,
+) -> Any:
+    del of_bags, sizes, sparse  # the first two follow from the offsets, a gradient is dense
+    bags, width = gradient.shape
+    if mode == _MAX:
+        columns = jnp.broadcast_to(jnp.arange(width), places.shape)
+        at = jnp.zeros(out.shape, gradient.dtype).at[_strict(places, count), columns]
+        return at.add(gradient, **_WRITE)
+    bag = _bags(index, offsets, bags, padding)
+    if mode == _MEAN:
+        gradient = gradient / jnp.maximum(_sizes(bag, bags), 1)[:, None].astype(gradient.dtype)
+    rows = gradient.at[bag].get(mode="fill", fill_value=0)
+    rows = rows if factors is None else rows * factors[:, None]
+    rows = _per_occurrence(rows, index, count) if by_frequency else rows
+    return _summed(rows, index, out.shape, padding)
+
+
+@operator("aten._embedding_bag_per_sample_weights_backward.default")
+@wide
+def _factors_backward(
+    out: Result,
+    gradient: Any,
+    weight: Any,
+    index: Any,
+    offsets: Any,
+    of_bags: Any,
+    mode: int,
+    padding: int = -1,
+) -> Any:
+    del of_bags, mode  # the first follows from the offsets, and only sums have factors
+    bag = _bags(index, offsets, gradient.shape[0], padding)
+    rows = gradient.at[bag].get(mode="fill", fill_value=0)
+    return jnp.sum(rows * jnp.take(weight, _strict(index, weight.shape[0]), 0, **_READ), -1)

@@ -1,0 +1,56 @@
+"""Fourier transforms."""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import jax.numpy as jnp
+
+from bridge._lowering.jax.operators.lowerings import Result, cast, operator
+
+Sizes = Sequence[int]
+
+
+def _factor(sizes: Sizes, normalization: int) -> float:
+    """What a Fourier transform is divided by: nothing, the root of its size, or its size."""
+    total = math.prod(sizes)
+    return (1.0, total**0.5, float(total))[normalization]
+
+
+@operator("aten._fft_c2c.default")
+def _fft(out: Result, x: Any, dims: Sizes, normalization: int, forward: bool) -> Any:
+    return _full(x, dims, forward=forward) / _factor([x.shape[d] for d in dims], normalization)
+
+
+def _full(x: Any, dims: Sizes, *, forward: bool) -> Any:
+    """The transform without a factor, over any number of axes."""
+    for dim in dims:
+        x = jnp.fft.fft(x, axis=dim) if forward else jnp.fft.ifft(x, axis=dim, norm="forward")
+    return x
+
+
+@operator("aten._fft_r2c.default")
+def _rfft(out: Result, x: Any, dims: Sizes, normalization: int, onesided: bool) -> Any:
+    factor = _factor([x.shape[d] for d in dims], normalization)
+    if not onesided:
+        return _full(cast(x, out.dtype), dims, forward=True) / factor
+    *others, last = dims
+    return _full(jnp.fft.rfft(x, axis=last), others, forward=True) / factor
+
+
+@operator("aten._fft_c2r.default")
+def _irfft(out: Result, x: Any, dims: Sizes, normalization: int, size: int) -> Any:
+    *others, last = dims
+    x = _full(x, others, forward=False)
+    found = jnp.fft.irfft(x, size, axis=last, norm="forward")
+    return found / _factor([found.shape[d] for d in dims], normalization)
+
+
+@operator("aten.fft_fftfreq.default")
+def _frequencies(out: Result, n: int, d: float = 1.0, **_: Any) -> Any:
+    return jnp.fft.fftfreq(n, d, dtype=out.dtype)
+
+
+@operator("aten.fft_rfftfreq.default")
+def _half_of_frequencies(out: Result, n: int, d: float = 1.0, **_: Any) -> Any:
+    return jnp.fft.rfftfreq(n, d, dtype=out.dtype)

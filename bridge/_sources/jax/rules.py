@@ -1,0 +1,171 @@
+"""The vjp, jvp and batched form of a function of JAX, each again such a function.
+
+NOTE [halves that cannot be had]
+Halves are made before a derivative is asked for, and for all that may be: all arguments of a call
+in MLX, all results, and in torch the derivative of a gradient that is taken with create_graph=True.
+A rule may refuse one of them, with any exception, as `symbolic_zeros` lets it, and callbacks have
+none. Then nothing is kept, and what is asked for in truth is derived from the arguments, where a
+rule that refuses that raises again.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+
+from bridge._arrays.jax import FACE as ARRAYS, conjugate
+from bridge._core.op import Op, Positions, Specs, Split
+from bridge._core.pytree import spread
+from bridge._core.spec import ArraySpec
+from bridge._sources.jax.derivative import Derivative
+from bridge._sources.jax.environment import Ambient
+from bridge._sources.jax.forward_mode import push
+from bridge._sources.jax.strategy import split
+from bridge._sources.jax.trace import Program, compiled, found_out, trace
+from bridge._sources.jax.x64_boundary import copied, guarded, outside
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """How the Ops of one function are made, its derivatives included.
+
+    Attributes:
+        jit: Whether it is traced whole; otherwise it runs anew on each call.
+        mode: The settings of JAX that they are traced and run with.
+        residuals: `save`, `recompute` or `auto`, how its first derivative is taken.
+        labels: What its arguments are called in errors.
+    """
+
+    jit: bool
+    mode: Ambient
+    residuals: str
+    labels: tuple[str, ...]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Function:
+    """A pure function of flat arrays of these `primals`, and its rules.
+
+    Attributes:
+        name: Of the user's function and the rules applied to it.
+        primals: Arguments, as the caller sees them.
+        settings: Those of the user's function.
+        fun: What JAX transforms.
+        program: The same, if it was traced.
+        known: Its outputs, if it is a derivative that was not traced.
+    """
+
+    name: str
+    primals: Specs
+    settings: Settings
+    fun: Callable[..., Any]
+    program: Program | None
+    known: Callable[[], Specs] | None = None
+
+    def op(self) -> Op:
+        """The function as an Op, compiled when it is first called."""
+        call = compiled(self.program, self.name) if self.program else copied(self.fun)
+        return Op(
+            name=self.name,
+            home="jax",
+            call=guarded(call, self.primals, mode=self.settings.mode, labels=self.settings.labels),
+            specs=self.specs,
+            expected=None if self.program else lambda: self._expected,
+            vjp=self.vjp,
+            jvp=self.jvp,
+            vmap=self.vmap,
+            split=self.split if self.program and self.settings.residuals != "recompute" else None,
+            reach=self.program.reach if self.program else None,
+        )
+
+    def specs(self, *_: ArraySpec) -> Specs:
+        """The outputs, as the caller sees them."""
+        mode = self.settings.mode
+        program = self.program or trace(self.fun, self.primals, mode=mode)
+        return outside(program.outputs, self.primals, x64=mode.x64)
+
+    @functools.cached_property
+    def _expected(self) -> Specs:
+        if self.known:
+            return self.known()
+        found = found_out(self.fun, self.primals, mode=self.settings.mode)
+        return outside(found, self.primals, x64=self.settings.mode.x64)
+
+    def vjp(self, wanted: Positions, given: Positions) -> Op:
+        """The gradients of the primals at `wanted`; only the outputs at `given` take part."""
+        count = len(self.primals)
+
+        def gradients(*args: Any) -> tuple[Any, ...]:
+            xs, cotangents = args[:count], args[count:]
+
+            def of_wanted(*free: Any) -> list[Any]:
+                outputs = self.fun(*spread(free, wanted, xs))
+                return [outputs[i] for i in given]
+
+            pull = jax.vjp(of_wanted, *(xs[i] for i in wanted))[1]
+            return conjugate(pull(list(conjugate(cotangents))))
+
+        outputs = self.specs() if self.program else vars(self).get("_expected")
+        cotangents = (outputs[i] if outputs else _UNKNOWN for i in given)
+        known = lambda: tuple(self.primals[i] for i in wanted)
+        return self._derived("vjp", gradients, (*self.primals, *cotangents), known)
+
+    def jvp(self, given: Positions) -> Op:
+        """The tangents of the differentiable outputs; only the primals at `given` move."""
+        count = len(self.primals)
+
+        def tangents(*args: Any) -> Sequence[Any]:
+            xs, directions = args[:count], args[count:]
+
+            def of_given(*free: Any) -> list[Any]:
+                outputs = self.fun(*spread(free, given, xs))
+                return [y for y in outputs if ARRAYS.spec(y).differentiable]
+
+            return push(of_given, [xs[i] for i in given], directions, self.name)
+
+        moving = tuple(self.primals[i] for i in given)
+        known = lambda: tuple(spec for spec in self._expected if spec.differentiable)
+        return self._derived("jvp", tangents, (*self.primals, *moving), known)
+
+    def vmap(self, axes: tuple[int | None, ...], size: int) -> Op:
+        """The function mapped over `axes` of its arguments."""
+        batched = jax.vmap(self.fun, in_axes=axes, axis_size=size)
+        primals = [s.grown(axis, size) for s, axis in zip(self.primals, axes, strict=True)]
+        known = lambda: tuple(spec.grown(0, size) for spec in self._expected)
+        return self._derived("vmap", batched, tuple(primals), known)
+
+    def split(self, wanted: Positions, given: Positions) -> Split | None:
+        """The first derivative in two halves, `None` where recomputing costs less."""
+        if self.program is None:
+            return None
+        mode = self.settings.mode
+        of = Derivative(self.program, self.name, self.primals, mode, wanted, given)
+        try:
+            return split(of, self.settings.residuals)
+        except Exception:  # noqa: BLE001, NOTE [halves that cannot be had]
+            return None
+
+    def _derived(
+        self, rule: str, fun: Callable[..., Any], primals: Specs, known: Callable[[], Specs]
+    ) -> Op:
+        made = function(fun, f"{self.name}.{rule}", primals, self.settings)
+        return dataclasses.replace(made, known=known).op()
+
+
+def function(
+    fun: Callable[..., Any],
+    name: str,
+    primals: Specs,
+    settings: Settings,
+) -> Function:
+    """`fun` with its rules, traced now unless the settings say otherwise."""
+    if not settings.jit:
+        return Function(name, primals, settings, fun, None)
+    program = trace(fun, primals, mode=settings.mode, labels=settings.labels)
+    return Function(name, primals, settings, program, program)
+
+
+# A cotangent of an eager function, whose outputs nobody has asked for before it is called.
+_UNKNOWN = ArraySpec((), "unknown")

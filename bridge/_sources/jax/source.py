@@ -1,0 +1,94 @@
+"""What JAX shows to bridge as a source of functions."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from bridge._arrays.jax import reach, x64_mode
+from bridge._core.errors import ArgumentError, OptionError
+from bridge._core.op import Op, Specs
+from bridge._core.spec import is_device
+from bridge._sources.jax.environment import ambient, settings
+from bridge._sources.jax.modules import holds_parameters
+from bridge._sources.jax.rules import Settings, function
+from bridge._sources.jax.trace import symbolic
+
+
+class JaxSource:
+    """JAX's functions."""
+
+    traces_numbers = True
+    takes_seeds = False
+
+    def check(self, *, residuals: str, **_: Any) -> None:
+        """Raise unless `residuals` is one of the three ways."""
+        if residuals not in ("auto", "save", "recompute"):
+            raise OptionError(f'residuals={residuals!r} is neither "auto", "save" nor "recompute".')
+
+    def check_device(self, device: str) -> None:
+        """Raise unless it is the host or a CUDA device."""
+        if not is_device(device):
+            raise OptionError(
+                f'device={device!r} is no device that JAX computes on here. Pass "cpu", "cuda" or '
+                'one of several, "cuda:1", or leave it out to compute where the arguments are.'
+            )
+
+    def is_module(self, fn: Any) -> bool:
+        """Never: modules of libraries of JAX are pytrees, which functions take."""
+        return False
+
+    holds_parameters = staticmethod(holds_parameters)
+    ambient = staticmethod(ambient)
+
+    def device(self, device: str, asked: str | None) -> str:
+        """`asked`, or the device of the arguments."""
+        return reach(device, asked)
+
+    def op(
+        self,
+        fn: Callable[..., Any],
+        *,
+        name: str,
+        primals: Specs,
+        labels: Sequence[str],
+        jit: bool,
+        x64: bool | None,
+        residuals: str,
+    ) -> Op:
+        """`fn` as an Op for arguments of these specs, traced now unless `jit` is False."""
+        mode = settings(x64=_wide(primals, labels, x64=x64))
+        made = Settings(jit, mode, residuals, tuple(labels))
+        return function(fn, name, primals, made).op()
+
+    def shapes(
+        self,
+        fn: Callable[..., Any],
+        primals: Specs,
+        names: Sequence[Sequence[int | str]],
+        *,
+        x64: bool | None,
+        **_: Any,
+    ) -> list[tuple[int | str, ...]] | None:
+        """Shapes of the outputs of `fn` where those of `primals` have names in them."""
+        wide = _wide(primals, [""] * len(primals), x64=x64)
+        return symbolic(fn, primals, names, x64=wide)
+
+
+def _wide(primals: Specs, labels: Sequence[str], *, x64: bool | None) -> bool:
+    """Whether to compute in 64-bit mode: where a 64-bit float comes in, or by the global flag."""
+    wide = [
+        (label, spec)
+        for label, spec in zip(labels, primals, strict=True)
+        if spec.dtype in ("float64", "complex128") and not spec.weak
+    ]
+    if x64 is None:
+        return x64_mode() or bool(wide)
+    if wide and not x64:
+        label, spec = wide[0]
+        raise ArgumentError(
+            f"{label} is {spec}, which x64=False would narrow. "
+            "Convert it yourself, or leave x64 out."
+        )
+    return x64
+
+
+FACE = JaxSource()

@@ -1,0 +1,47 @@
+"""What MLX says where it lacks a rule, and where a function looks at values."""
+
+import contextlib
+import re
+from collections.abc import Generator
+
+from bridge._core.errors import NoRuleError
+
+_LOOKING = (
+    *("during function transformations", "Not allowed inside a graph transformation"),
+    "Attempting to eval an array without a primitive",
+)
+_PRIMITIVE = re.compile(r"^\[Primitive::(vjp|jvp|vmap)\] Not implemented for (\w+)")
+_MEANT = {"vjp": "derivative", "jvp": "derivative", "vmap": "batched form"}
+_OTHER = re.compile(
+    r"^(?=.*\b(vjp|jvp|vmap|gradient)\b)(\[|\w+::|JVP)"
+    r".*(not( yet)? (implemented|supported)|NYI|cannot|\bno (gradient|jvp)\b|invalid arg index)",
+    re.IGNORECASE,
+)
+
+
+def looks_at_values(error: Exception) -> bool:
+    """Whether MLX refused to evaluate an array that has no values."""
+    return any(sign in str(error) for sign in _LOOKING)
+
+
+def lacked(error: Exception) -> str | None:
+    """What MLX has no formula for, if that is what it says."""
+    found = _PRIMITIVE.match(str(error))
+    if found:
+        return f"MLX has no {_MEANT[found[1]]} of {found[2]}"
+    return "MLX lacks a formula" if _OTHER.match(str(error)) else None
+
+
+@contextlib.contextmanager
+def explained(name: str) -> Generator[None]:
+    """Raise `NoRuleError` in here where MLX lacks a formula."""
+    try:
+        yield
+    except (ValueError, RuntimeError) as error:
+        what = lacked(error)
+        if what is None:
+            raise
+        raise NoRuleError(
+            f"{name} cannot be had: {what} ({error}). Write that part by other operations, or give "
+            "it a rule of its own with mx.custom_function."
+        ) from error

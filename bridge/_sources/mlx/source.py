@@ -1,0 +1,120 @@
+"""What MLX shows to bridge as a source of functions."""
+
+import functools
+import sys
+from collections.abc import Callable, Hashable, Sequence
+from typing import Any
+
+import mlx.core as mx
+
+from bridge._core.errors import ArgumentError, DeviceError, OptionError
+from bridge._core.op import Op, Specs
+from bridge._sources.mlx.call_checks import check_captured
+from bridge._sources.mlx.eager import outputs_of, remembered
+from bridge._sources.mlx.module import taken_apart
+from bridge._sources.mlx.native import Settings, native
+from bridge._sources.mlx.random import Fun
+from bridge._sources.mlx.rules import Function
+from bridge._sources.mlx.upstream_bugs import safe_outline
+
+
+class MlxSource:
+    """MLX's functions."""
+
+    traces_numbers = False
+    takes_seeds = True
+
+    def check(self, *, residuals: str, compile: bool) -> None:
+        """Raise unless `residuals` is one of the three ways, and one that `compile` allows."""
+        if residuals not in ("auto", "save", "recompute"):
+            raise OptionError(f'residuals={residuals!r} is neither "auto", "save" nor "recompute".')
+        if compile and residuals == "save":
+            raise OptionError(
+                'residuals="save" keeps a graph for the backward pass, and compile=True fuses it '
+                "with that of the forward pass. Leave out one of them."
+            )
+
+    def check_device(self, device: str) -> None:
+        """Raise unless it is the host."""
+        if device != "cpu":
+            raise OptionError(
+                f"device={device!r} is no device whose memory MLX takes arguments from. Pass "
+                '"cpu", which copies what is elsewhere, or leave it out. Where MLX computes is '
+                "decided by mx.set_default_device."
+            )
+
+    def is_module(self, fn: Any) -> bool:
+        """Whether `fn` is an `mlx.nn.Module`."""
+        nn = sys.modules.get("mlx.nn")
+        return nn is not None and isinstance(fn, nn.Module)
+
+    def holds_parameters(self, x: Any) -> bool:
+        """Never: a module is one, and what is made of its methods captures constants."""
+        return False
+
+    taken_apart = staticmethod(taken_apart)
+
+    def ambient(self) -> Hashable:
+        """Where MLX computes."""
+        return mx.default_device().type.value
+
+    def device(self, device: str, asked: str | None) -> str:
+        """The host, whose memory MLX computes in, whatever its default device is."""
+        wanted = asked or device
+        if wanted != "cpu":
+            raise DeviceError(
+                f"MLX cannot compute on {wanted}. Let it take arguments from the memory of the "
+                'host with device="cpu", which copies them and the results.'
+            )
+        return wanted
+
+    def op(
+        self,
+        fn: Callable[..., Any],
+        *,
+        name: str,
+        primals: Specs,
+        labels: Sequence[str],
+        compile: bool,
+        residuals: str,
+        seed: int | None = None,
+    ) -> Op:
+        """`fn` as an Op for arguments of these specs, looked at now.
+
+        Random numbers follow from the argument at the position `seed`, an integer or several.
+        """
+        for spec, label in zip(primals, labels, strict=True):
+            if spec.weak:
+                raise ArgumentError(
+                    f"{label} is a Python number, which reaches a function of MLX as it is. Name "
+                    "it static, or pass an array."
+                )
+        settings = Settings(compile, residuals, seed)
+        return _function(native(fn, seed), name, primals, settings).op()
+
+    def shapes(
+        self,
+        fn: Callable[..., Any],
+        primals: Specs,
+        names: Sequence[Sequence[int | str]],
+        **_: Any,
+    ) -> list[tuple[int | str, ...]] | None:
+        """`None`: graphs are for shapes that are known."""
+        del fn, primals, names
+
+
+def _function(fun: Fun, name: str, primals: Specs, settings: Settings) -> Function:
+    """`fun` with its rules, looked at now."""
+    captures = functools.partial(check_captured, fun, primals, name)
+    captures()
+    known = safe_outline(fun, name, primals)
+    if known:
+        outputs, draws = known.outputs, known.draws
+    else:
+        fun = remembered(fun)
+        outputs, draws = outputs_of(fun, primals, name)
+    draws = draws and settings.seed is None
+    return Function(name, primals, settings, fun, outputs, known, draws=draws, captures=captures)
+
+
+FACE = MlxSource()

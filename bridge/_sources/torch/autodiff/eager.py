@@ -1,0 +1,207 @@
+"""Functions of torch that run anew on each call, since they look at values.
+
+NOTE [made-up values]
+What such a function returns is not known before it runs. So it is run once, on values that are
+made up: between 0 and 1 by a fixed generator, integers 0. Each call is then held to the shapes and
+dtypes that were found.
+
+NOTE [tangents that torch ignores]
+`torch.func.jvp` ignores operators that it does not know of, as `torch.library` makes them, and
+hooks. So tangents are held to gradients: each is the transpose of the other. That is tried on
+made-up values, and since another call may take another way, again on each.
+"""
+
+import math
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+
+from bridge._arrays.torch import FACE as ARRAYS
+from bridge._core.errors import NoRuleError
+from bridge._core.op import Positions, Specs
+from bridge._core.pytree import spread
+from bridge._core.spec import ArraySpec, check_same
+from bridge._sources.torch.autodiff.function_calls import intercepted
+from bridge._sources.torch.capture.environment import fresh, seeded
+from bridge._sources.torch.capture.trace import Fun, dense
+from bridge._sources.torch.internals import Blocks
+from bridge._sources.torch.program import Settings
+from bridge._sources.torch.state.dry_run import untouched
+
+DISAGREE = (
+    "tangents and gradients disagree, where an autograd.Function or a custom operator has "
+    "a gradient that cannot be differentiated itself. Give that a jvp, or use reverse mode."
+)
+
+
+def transposed(tangents: Any, gradients: Any, primals: Specs, moving: Specs, given: Specs) -> bool:
+    """Whether two functions are linear maps and each the transpose of the other.
+
+    NOTE [tangents that torch ignores].
+    """
+    dx, dy = made_up(moving, 1), made_up(given, 2)
+    state = torch.get_rng_state()
+
+    def sides(xs: Sequence[torch.Tensor]) -> Sides:
+        torch.set_rng_state(state)
+        ys = tangents(*xs, *dx)
+        torch.set_rng_state(state)
+        return (ys, dy), (dx, gradients(*xs, *dy))
+
+    # Integers that are all 0 are indices of one element, where much is undefined. Others may be out
+    # of bounds, for which CUDA ends the process.
+    varied = all(spec.device == "cpu" for spec in primals) and any(map(_is_index, primals))
+    counts = (1, sys.maxsize, 3, 2) if varied else (1,)
+    try:
+        return any(_at(highest, sides, primals) for highest in counts)
+    finally:
+        torch.set_rng_state(state)
+
+
+def follows_tangents(
+    function: Any, sides: tuple[Any, Any], primals: Specs, given: Positions, smooth: Positions
+) -> bool:
+    """Whether values go with tangents, the first of the `sides`, rather than with gradients."""
+    xs, dx = made_up(primals), made_up(tuple(primals[i] for i in given), 1)
+    step = max(torch.finfo(x.dtype).eps for x in dx) ** (1 / 3)
+
+    def values(sign: int) -> list[torch.Tensor]:
+        moved = [xs[i] + sign * step * d for i, d in _pairs(given, dx)]
+        outputs = function(*spread(moved, given, xs))
+        return [outputs[i] for i in smooth]
+
+    try:
+        slopes = [(a - b) / (2 * step) for a, b in _pairs(values(1), values(-1))]
+        dy = [torch.rand(y.shape, generator=torch.Generator().manual_seed(2)).to(y) for y in slopes]
+        tangents, gradients = sides[0](*xs, *dx), sides[1](*xs, *dy)
+    except (RuntimeError, IndexError):
+        return False
+    expected = _inner((slopes, dy))
+    off = [abs(_inner(pair) - expected) for pair in ((tangents, dy), (dx, gradients))]
+    return off[0] < 0.1 * off[1]
+
+
+def _at(highest: int, sides: "Callable[[Any], Sides]", primals: Specs) -> bool:
+    """Whether two sides agree on made-up values; also if these say nothing, and are usual ones."""
+    try:
+        return _agree(sides, made_up(primals, highest=highest))
+    except (RuntimeError, IndexError):  # as of a singular matrix
+        return highest == 1
+
+
+def _is_index(spec: ArraySpec) -> bool:
+    return not spec.differentiable
+
+
+# Outputs with their cotangents, and primals with their gradients.
+Sides = tuple[tuple[Any, Any], tuple[Any, Any]]
+
+
+def _agree(
+    sides: Callable[[Sequence[torch.Tensor]], Sides],
+    xs: Sequence[torch.Tensor],
+    least: float = 0.0,
+) -> bool:
+    """Whether tangents times cotangents is the same for both sides, but for rounding."""
+    with untouched(sides):
+        first = sides(xs)
+    left, right = map(_inner, first)
+    size = sum(float((_wide(a) * _wide(b)).abs().sum()) for p in first for a, b in _pairs(*p))
+    eps = max(torch.finfo(x.dtype).eps for x in [*first[0][0], *first[1][1]])
+    if not abs(left - right) > max(1e3 * eps, least) * size:  # what is not a number says nothing
+        return True
+    noise = 0.0  # of derivatives that are 0 but for rounding, nearby ones differ as much
+    for n in range(_NEARBY):
+        with untouched(sides):
+            other = sides([_nearby(x, n) for x in xs])
+        noise += sum(abs(_inner(y) - z) for y, z in _pairs(other, (left, right)))
+    return abs(left - right) <= 10 * noise
+
+
+_NEARBY = 3
+
+
+def _inner(pair: tuple[Any, Any]) -> float:
+    return sum(float((_wide(a) * _wide(b)).sum()) for a, b in _pairs(*pair))
+
+
+def _pairs(xs: Any, ys: Any) -> Any:
+    return zip(xs, ys, strict=True)
+
+
+def _nearby(x: torch.Tensor, seed: int) -> torch.Tensor:
+    """`x`, as far as it is a float moved by a few of the smallest steps that it can make."""
+    if not (x.is_floating_point() or x.is_complex()):
+        return x
+    steps = torch.rand(x.shape, generator=torch.Generator().manual_seed(seed)).to(x.device)
+    return x * (1 + 8 * torch.finfo(x.dtype).eps * steps).to(x.dtype)
+
+
+def held_to(gradients: Any, given: Specs, count: int, name: str) -> Callable[[Any, Any], None]:
+    """A check of each call that computes tangents: NOTE [tangents that torch ignores].
+
+    It takes the arguments, `count` primals and their tangents, and the results, and does not look
+    closely, since a function may be ill-conditioned where it is called.
+    """
+    dy = made_up(given, seed=2)
+
+    def check(xs: Sequence[torch.Tensor], ys: Sequence[torch.Tensor]) -> None:
+        sides = lambda primals: ((ys, dy), (xs[count:], gradients(*primals, *dy)))
+        if not _agree(sides, xs[:count], least=0.01):
+            raise NoRuleError(f"torch has no jvp of {name}: {DISAGREE}")
+
+    return check
+
+
+def _wide(x: torch.Tensor) -> torch.Tensor:
+    """`x` as real numbers of double precision."""
+    x = torch.view_as_real(x) if x.is_complex() else x
+    return x.double().reshape(-1)
+
+
+def outline(fun: Fun, primals: Specs, *, settings: Settings) -> tuple[Specs, bool, Blocks]:
+    """Specs of the outputs, whether random numbers were drawn, and what was done to gradients."""
+    before = torch.get_rng_state()
+    blocks = Blocks()
+    with fresh(settings.dtype), untouched(fun), blocks, intercepted(blocks.apply):
+        outputs = [dense(y.detach()) for y in fun(*made_up(primals))]
+    drawn = not torch.equal(before, torch.get_rng_state())
+    torch.set_rng_state(before)
+    return tuple(map(ARRAYS.spec, outputs)), drawn, blocks
+
+
+def made_up(specs: Specs, seed: int = 0, highest: int = 1) -> list[torch.Tensor]:
+    """Tensors of these specs, integers in them below `highest`: NOTE [made-up values]."""
+    generator = torch.Generator().manual_seed(seed)
+    return [_like(spec, generator, highest).to(spec.device) for spec in specs]
+
+
+def _like(spec: ArraySpec, generator: torch.Generator, highest: int) -> torch.Tensor:
+    dtype = getattr(torch, spec.dtype)
+    if not spec.differentiable:
+        return (torch.arange(math.prod(spec.shape)) % highest).to(dtype).reshape(spec.shape)
+    wide = dtype if dtype.is_complex else torch.float32
+    return torch.rand(spec.shape, dtype=wide, generator=generator).to(dtype)
+
+
+def anew(
+    fun: Fun,
+    outputs: Specs,
+    check: Callable[[Any, Any], None] | None,
+    *,
+    name: str,
+    settings: Settings,
+) -> Callable[..., Any]:
+    """`fun` on copies of its arguments, with copies of its results, which are checked."""
+
+    def call(*xs: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        with fresh(settings.dtype):
+            found = [dense(y.detach()) for y in fun(*[x.detach().clone() for x in xs])]
+        check_same([*map(ARRAYS.spec, found)], outputs, name)
+        if check:
+            check(xs, found)
+        return tuple(found)
+
+    return call if settings.seed is None else seeded(call, settings.seed)

@@ -1,0 +1,1 @@
+"""Batched forms of functions of torch."""

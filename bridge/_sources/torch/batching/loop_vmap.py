@@ -1,0 +1,67 @@
+"""Batches over several seeds, one example after the other.
+
+NOTE [a seed for each example]
+torch seeds a generator, not an example: batched operators draw for all examples from one state. An
+example has to draw what it would alone, so each is computed alone, within one call, and so is each
+derivative of it.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+
+from bridge._core.op import Op, Specs
+from bridge._sources.torch.program import Settings
+
+Axes = tuple[int | None, ...]
+
+
+def grown(specs: Specs, axes: Axes, size: int) -> Specs:
+    """`specs` with an axis of this size where `axes` is no `None`."""
+    return tuple(spec.grown(axis, size) for spec, axis in zip(specs, axes, strict=True))
+
+
+def seeds_differ(settings: Settings, axes: Axes) -> bool:
+    """Whether each example has a seed of its own."""
+    return settings.seed is not None and axes[settings.seed] is not None
+
+
+def looped(one: Op, axes: Axes, onto: Axes, size: int, outputs: Specs) -> Callable[..., Any]:
+    """The call of `one` for each example: NOTE [a seed for each example].
+
+    Of its results, those whose axis in `onto` is `None` are summed; together they are `outputs`.
+    """
+
+    def call(*xs: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        if not size:
+            return tuple(torch.zeros(s.shape, dtype=getattr(torch, s.dtype)) for s in outputs)
+        rows = [one.call(*_example(xs, axes, n)) for n in range(size)]
+        columns = zip(zip(*rows, strict=True), onto, strict=True)
+        return tuple(
+            torch.stack(ys).sum(0) if axis is None else torch.stack(ys, axis)
+            for ys, axis in columns
+        )
+
+    return call
+
+
+def _example(xs: Sequence[torch.Tensor], axes: Axes, n: int) -> list[torch.Tensor]:
+    # In memory as a single argument is, for functions that go by strides.
+    pairs = zip(xs, axes, strict=True)
+    return [x if axis is None else x.select(axis, n).contiguous() for x, axis in pairs]
+
+
+def each(one: Op, axes: Axes, size: int) -> Op:
+    """`one`, which is not differentiated, mapped over `axes` of its arguments."""
+    outputs = tuple(spec.grown(0, size) for spec in one.specs())
+    found = Op(
+        name=f"{one.name}.vmap",
+        home="torch",
+        call=looped(one, axes, (0,) * len(outputs), size, outputs),
+        specs=lambda *_: outputs,
+        vmap=lambda axes, size: each(found, axes, size),
+        reach=one.reach,
+        text=one.text,
+    )
+    return found

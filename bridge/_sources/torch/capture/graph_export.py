@@ -1,0 +1,166 @@
+"""Captured graphs as listings, which need no torch to be read.
+
+NOTE [in parts]
+Most operators of torch can be taken apart, by tables that it has for its own compiler. Whoever
+reads a listing may lack an operator, and then asks for its parts; an operator that is known is not
+taken apart, since nothing is gained by that, and sometimes a lot of time is lost.
+"""
+
+import functools
+import operator
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, cast
+
+import torch
+from torch.fx import GraphModule, Node
+
+from bridge._arrays.torch import FACE as ARRAYS, dtype_name
+from bridge._core.errors import NoRuleError
+from bridge._core.graph import Instruction, Listing, Value
+from bridge._sources.torch.capture.graph import draws, results
+from bridge._sources.torch.capture.trace import functional
+from bridge._sources.torch.code.codegen import attribute
+from bridge._sources.torch.internals import decomposition
+from bridge._sources.torch.program import Program, Settings
+
+_aten: Any = torch.ops.aten
+_export = ARRAYS.lender("cpu")
+# They read memory, whose layout a listing does not know.
+_BY_LAYOUT = {_aten.as_strided.default, _aten.as_strided_scatter.default}
+# They factor the transpose of a real matrix that lies row by row, and derivatives know that.
+_BY_ROWS = {_aten._linalg_det.default, _aten._linalg_slogdet.default}
+# What says where and how an array lies, and nothing about its values.
+_NOT_SAID = {"device", "layout", "pin_memory", "memory_format", "generator", "non_blocking"}
+_UNSAID = (torch.device, torch.layout, torch.memory_format, torch.Generator)
+
+
+def listed(program: Program, settings: Settings) -> Callable[[], Listing] | None:
+    """What lists `program`, `None` where that is not asked for."""
+    if not settings.listed:
+        return None
+    return functools.cache(lambda: _listing(program.module, settings.dtype, settings.seed))
+
+
+def _listing(module: GraphModule, dtype: torch.dtype, seed: int | None = None) -> Listing:
+    """The graph of `module`, random numbers following from the input at the position `seed`."""
+    graph = module.graph
+    inputs: list[Node] = list(graph.find_nodes(op="placeholder"))
+    attributes: list[Node] = list(graph.find_nodes(op="get_attr"))
+    constants = [attribute(module, str(node.target)) for node in attributes]
+    specs = {node: _specs(node.meta.get("val")) for node in graph.nodes}
+    specs |= {node: _specs(x) for node, x in zip(attributes, constants, strict=True)}
+    writer = _Writer([*inputs, *attributes], specs, dtype)
+    for node in graph.nodes:
+        if node.op == "call_function":
+            writer.add(node)
+    return Listing(
+        inputs=tuple(specs[node] for node in inputs),
+        constants=tuple(_export(constants)),
+        instructions=tuple(writer.instructions),
+        outputs=tuple(None if node is None else writer.values[node] for node in results(graph)),
+        seed=seed,
+    )
+
+
+class _NotTakenApartError(Exception):
+    """Torch's tables have an operator, but not for such arguments."""
+
+
+class _Writer:
+    """Instructions for the nodes of one graph, one after the other."""
+
+    def __init__(self, known: Sequence[Node], specs: dict[Node, Any], dtype: torch.dtype) -> None:
+        self.instructions: list[Instruction] = []
+        self.values = {node: Value(i) for i, node in enumerate(known)}
+        self._known, self._specs, self._dtype = len(known), specs, dtype
+        self._drawn = 0
+        self._parts: dict[str, Listing | None] = {}
+
+    def add(self, node: Node) -> None:
+        """One more node."""
+        if node.target is operator.getitem:
+            source: Any = node.args[0]
+            self.values[node] = Value(self.values[source].number, cast(int, node.args[1]))
+            return
+        if node.target in _BY_LAYOUT:
+            _check_layout(node)
+        draw = self._drawn if draws(node) else None
+        self._drawn += draw is not None
+        kwargs = {k: self._neutral(x) for k, x in node.kwargs.items() if k not in _NOT_SAID}
+        if node.target in _BY_ROWS and _lies_by_rows(node.all_input_nodes[0].meta["val"]):
+            kwargs["transposed"] = True
+        made = Instruction(
+            operator=str(node.target),
+            args=self._neutral(node.args),
+            kwargs=kwargs,
+            results=self._specs[node],
+            operands=tuple(self.values[x] for x in node.all_input_nodes),
+            draw=draw,
+            parts=lambda: self._taken_apart(node),
+        )
+        self.values[node] = Value(self._known + len(self.instructions))
+        self.instructions.append(made)
+
+    def _neutral(self, x: Any) -> Any:
+        if isinstance(x, Node):
+            return self.values[x]
+        if isinstance(x, torch.dtype):
+            return dtype_name(x)
+        if isinstance(x, (list, tuple)):
+            return tuple(map(self._neutral, x))
+        return None if isinstance(x, _UNSAID) else x
+
+    def _taken_apart(self, node: Node) -> Listing | None:
+        """What torch makes of an operator: NOTE [in parts]."""
+        key = f"{node.target} {_filled(node.args, self._specs)} {_filled(node.kwargs, self._specs)}"
+        if key not in self._parts:
+            how = decomposition(node.target)
+            try:
+                self._parts[key] = how and self._traced(node, how)
+            except _NotTakenApartError:
+                self._parts[key] = None
+        return self._parts[key]
+
+    def _traced(self, node: Node, how: Callable[..., Any]) -> Listing:
+        inputs = list(node.all_input_nodes)
+
+        def fun(*xs: torch.Tensor) -> Sequence[Any]:
+            row = dict(zip(inputs, xs, strict=True))
+            found = how(*_filled(node.args, row), **_filled(node.kwargs, row))
+            if found is NotImplemented:  # for these shapes, say
+                raise _NotTakenApartError
+            return found if isinstance(found, (list, tuple)) else [found]
+
+        primals = tuple(self._specs[x] for x in inputs)
+        module = functional(fun, primals, name=str(node.target), dtype=self._dtype)
+        return _listing(module, self._dtype)
+
+
+def _filled(x: Any, row: Mapping[Node, Any]) -> Any:
+    """`x` with what `row` has for its nodes."""
+    if isinstance(x, Node):
+        return row[x]
+    if isinstance(x, (list, tuple)):
+        return [_filled(item, row) for item in x]
+    return {k: _filled(item, row) for k, item in x.items()} if isinstance(x, dict) else x
+
+
+def _specs(value: Any) -> Any:
+    if isinstance(value, (list, tuple)):
+        return tuple(map(_specs, value))
+    return ARRAYS.spec(value) if isinstance(value, torch.Tensor) else None
+
+
+def _lies_by_rows(matrix: torch.Tensor) -> bool:
+    return matrix.is_contiguous() and not matrix.is_complex()
+
+
+def _check_layout(node: Node) -> None:
+    """Raise unless the tensor whose memory an operator reads lies there row by row."""
+    value = node.all_input_nodes[0].meta["val"]
+    if not value.is_contiguous() or value.storage_offset():
+        raise NoRuleError(
+            f"{node.target} reads the memory of a tensor of shape {list(value.shape)} and strides "
+            f"{list(value.stride())}, which arrays outside of torch do not have. Call "
+            "`.contiguous()` on the tensor first."
+        )

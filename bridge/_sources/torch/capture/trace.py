@@ -1,0 +1,245 @@
+"""Functions of torch as graphs, made from tensors without values."""
+
+import contextlib
+import functools
+from collections.abc import Callable, Generator, Sequence
+from typing import Any
+
+import torch
+
+from bridge._arrays.torch import FACE as ARRAYS
+from bridge._core.errors import ArgumentError, BridgeError, NoRuleError, NoValuesError
+from bridge._core.op import Positions, Specs
+from bridge._sources.torch.autodiff.function_calls import intercepted
+from bridge._sources.torch.autodiff.transforms import ACCUMULATES
+from bridge._sources.torch.capture.corrections import Mended
+from bridge._sources.torch.capture.environment import fresh
+from bridge._sources.torch.capture.graph import apart, results, tidy
+from bridge._sources.torch.capture.rewrites import Rewritten
+from bridge._sources.torch.capture.sparse import Dense, SparseError
+from bridge._sources.torch.capture.torch_settings import capturing
+from bridge._sources.torch.code.codegen import attribute
+from bridge._sources.torch.internals import (
+    Blocks,
+    Watch,
+    accumulates,
+    export,
+    exporter,
+    fake_tensors,
+    graphs_have_a_loss_wrong,
+    is_fake,
+    is_unknown,
+    needs_values,
+    storage,
+)
+from bridge._sources.torch.program import Program, Settings
+from bridge._sources.torch.state.replaced_tensors import ALONE, past, put_aside
+
+Fun = Callable[..., Sequence[torch.Tensor]]
+
+
+def pure(fn: Callable[..., Any], name: str) -> Fun:
+    """`fn` on copies of its arguments, its results as tensors; by operators torch can transform."""
+
+    def fun(*xs: torch.Tensor) -> list[torch.Tensor]:
+        with Mended():
+            found = fn(*[x.clone() for x in xs])
+        row = [found] if isinstance(found, torch.Tensor) else list(found)
+        return [_tensor(y, f"result {i} of {name}") for i, y in enumerate(row)]
+
+    return fun
+
+
+def _tensor(y: Any, label: str) -> torch.Tensor:
+    if isinstance(y, (bool, int, float, complex)):
+        return torch.tensor(y)
+    if type(y).__module__ == "numpy" and hasattr(y, "dtype"):
+        return torch.tensor(y)
+    if not isinstance(y, torch.Tensor):
+        raise ArgumentError(f"{label} is a {type(y).__name__}, no tensor or number.")
+    try:
+        ARRAYS.spec(y)
+    except ArgumentError as error:
+        raise ArgumentError(f"{label} cannot cross: {error}") from None
+    return y
+
+
+def dense(y: torch.Tensor) -> torch.Tensor:
+    """`y` row by row in memory of its own, nothing about it put off."""
+    return y.resolve_conj().resolve_neg().clone(memory_format=torch.contiguous_format)
+
+
+def trace(
+    fun: Fun, primals: Specs, *, name: str, settings: Settings, training: bool = False
+) -> Program:
+    """`fun` for arguments of these specs; raises `NoValuesError` if it looks at values.
+
+    A function that asks whether its arguments require gradients sees that they do if `training`.
+    """
+    blocks = Blocks()
+
+    def outputs(*xs: torch.Tensor, training: bool) -> tuple[torch.Tensor, ...]:
+        watch = Watch(_refuse(name))
+        with torch.enable_grad(), watch, blocks, Dense(), Rewritten(), intercepted(blocks.apply):
+            free = [x.detach().requires_grad_(training and _smooth(x)) for x in xs]
+            return tuple(dense(y.detach()) for y in fun(*free))
+
+    with _capture(name, settings.dtype):
+        fakes = fake_tensors(primals)
+        module = export(functools.partial(outputs, training=training), fakes, joint=False)
+        _check_constants(module, name)
+        tidy(module)
+        apart(module.graph)
+    if blocks.wrong and graphs_have_a_loss_wrong():
+        raise NoValuesError(
+            f"{name} cannot be captured as a graph: torch computes {blocks.wrong} wrongly there."
+        )
+    return program(module, blocks)
+
+
+def functional(
+    fun: Callable[..., Sequence[Any]], primals: Specs, *, name: str, dtype: torch.dtype
+) -> torch.fx.GraphModule:
+    """The graph of `fun` on such arguments; its results that are no tensors are `None`."""
+    kinds: list[bool] = []
+
+    def outputs(*xs: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        found = fun(*[x.clone() for x in xs])  # some operators say that they write to arguments
+        kinds[:] = [isinstance(y, torch.Tensor) for y in found]
+        return tuple(dense(y) for y in found if isinstance(y, torch.Tensor))
+
+    with _capture(name, dtype), torch.no_grad():
+        module = export(outputs, fake_tensors(primals), joint=False)
+        tidy(module)
+    found = iter(results(module.graph))
+    end = module.graph.output_node()
+    end.args = (tuple(next(found) if kind else None for kind in kinds),)
+    return module
+
+
+def trace_joint(
+    fun: Fun,
+    primals: Specs,
+    wanted: Positions,
+    given: Positions,
+    *,
+    name: str,
+    settings: Settings,
+) -> tuple[torch.fx.GraphModule, Positions]:
+    """The graph of all outputs and of the gradients of all primals, `None` for those unwanted.
+
+    Its inputs are the primals and cotangents of those outputs at the positions that are returned
+    with it: the given ones that a wanted primal reaches.
+    """
+    flows: dict[int, None] = {}
+
+    def outputs(*xs: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        with torch.enable_grad(), Watch(_refuse(name)), Dense(), Rewritten():
+            found = fun(*xs)
+            flows.update((i, None) for i in given if found[i].requires_grad)
+            return tuple(dense(y if i in flows else y.detach()) for i, y in enumerate(found))
+
+    with _capture(name, settings.dtype):
+        fakes = fake_tensors(primals)
+        for i in wanted:
+            fakes[i].requires_grad_()
+        module = export(outputs, fakes, joint=True)
+        _check_constants(module, name)
+        tidy(module)
+    if not flows:
+        end = module.graph.output_node()
+        end.args = ((*results(module.graph), *[None] * len(primals)),)
+    return module, tuple(flows)
+
+
+def program(module: torch.fx.GraphModule, blocks: Blocks | None = None) -> Program:
+    """The function that the graph of `module` computes."""
+    values = [node.meta["val"] for node in results(module.graph)]
+    return Program(module, tuple(map(ARRAYS.spec, values)), blocks or Blocks())
+
+
+def _smooth(x: torch.Tensor) -> bool:
+    return x.is_floating_point() or x.is_complex()
+
+
+@contextlib.contextmanager
+def _capture(name: str, dtype: torch.dtype) -> Generator[None]:
+    exporter()  # imported before any setting is changed
+    try:
+        with ALONE, fresh(dtype), capturing():
+            yield
+    except BridgeError:
+        raise
+    except (RuntimeError, AssertionError, TypeError) as error:
+        explained = _explained(name, error)
+        if explained is None:
+            raise
+        raise explained from error
+
+
+def _explained(name: str, error: Exception) -> Exception | None:
+    """What an error that torch raises while it captures says to the user, if we know."""
+    if "mutating a non-functional tensor" in str(error):
+        return _changes(name, "a tensor")
+    if accumulates(error):
+        return NoRuleError(ACCUMULATES)
+    reason = _no_graph(error)
+    return reason and NoValuesError(f"{name} cannot be captured as a graph, since {reason}")
+
+
+def _no_graph(error: Exception) -> Any:
+    """Why a function that may run anew has no graph, if `error` says so."""
+    if isinstance(error, SparseError):
+        return str(error)
+    if "entirely functional graph" in str(error):
+        return (
+            "it changes in place what it has computed from tensors that it captures alone. Pass "
+            "them as arguments."
+        )
+    if is_unknown(error):
+        return (
+            "torch cannot tell the shapes of the results of an operator without values "
+            f"({error}). `torch.library.register_fake` tells it, if the operator is yours."
+        )
+    if needs_values(error):
+        return (
+            f"it looks at the values of tensors ({error}): by `if`, `.item()`, NumPy, or a shape "
+            "that depends on them."
+        )
+    return None
+
+
+def _check_constants(module: torch.fx.GraphModule, name: str) -> None:
+    """Raise if a constant of the graph is one that another was put in place of, or has no values.
+
+    A graph is made by running the function more than once. What one run has left for the next, in
+    a cache say, is a tensor without values, whose memory holds anything.
+    """
+    own = put_aside()
+    for node in module.graph.find_nodes(op="get_attr"):
+        constant = attribute(module, str(node.target))
+        if is_fake(constant):
+            raise ArgumentError(
+                f"{name} keeps a tensor ({ARRAYS.spec(constant)}) of one run for the next, in an "
+                "attribute, a cache or a global, where it cannot stay: while a function is "
+                "captured, it has no values. Fill a cache before, by calling the function once "
+                "in torch; pass a state as an argument, and return its new value."
+            )
+        label = own.get(storage(constant) or 0)
+        if label:
+            raise ArgumentError(f"{name} {past(label)}")
+
+
+def _refuse(name: str) -> Callable[[torch.Tensor], None]:
+    def refuse(x: torch.Tensor) -> None:
+        raise _changes(name, f"a tensor ({ARRAYS.spec(x)})")
+
+    return refuse
+
+
+def _changes(name: str, what: str) -> ArgumentError:
+    return ArgumentError(
+        f"{name} changes {what} in place that is none of its arguments, so each call, and each "
+        "derivative, would change it again. Pass it as an argument and return its new value, as "
+        "torch.func.functional_call does with the buffers of a module."
+    )

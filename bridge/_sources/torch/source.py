@@ -1,0 +1,109 @@
+"""What PyTorch shows to bridge as a source of functions."""
+
+import dataclasses
+from collections.abc import Callable, Hashable, Sequence
+from typing import Any
+
+import torch
+
+from bridge._core.errors import DeviceError, OptionError
+from bridge._core.op import Op, Specs
+from bridge._core.spec import is_device
+from bridge._sources.torch.capture.trace import pure
+from bridge._sources.torch.program import Settings
+from bridge._sources.torch.rules import native
+from bridge._sources.torch.state.module import taken_apart
+
+
+class TorchSource:
+    """PyTorch's functions."""
+
+    traces_numbers = False
+    takes_seeds = True
+
+    def check(self, *, capture: str, lower: str = "ffi", **_: Any) -> None:
+        """Raise unless `capture` is one of the three ways, and goes with `lower`."""
+        if capture not in ("auto", "require", "never"):
+            raise OptionError(f'capture={capture!r} is neither "auto", "require" nor "never".')
+        if lower not in ("ffi", "xla"):
+            raise OptionError(f'lower={lower!r} is neither "ffi" nor "xla".')
+        if lower == "xla" and capture == "never":
+            raise OptionError(
+                'lower="xla" compiles the graph of a function, and capture="never" makes none. '
+                "Leave one of them out."
+            )
+
+    def check_device(self, device: str) -> None:
+        """Raise unless it is the host or a CUDA device."""
+        if not is_device(device):
+            raise OptionError(
+                f'device={device!r} is no device that torch computes on here. Pass "cpu", "cuda" '
+                'or one of several, "cuda:1", or leave it out to compute where the arguments are.'
+            )
+
+    def is_module(self, fn: Any) -> bool:
+        """Whether `fn` is an `nn.Module`."""
+        return isinstance(fn, torch.nn.Module)
+
+    def holds_parameters(self, x: Any) -> bool:
+        """Never: a module is one, and what is made of its methods captures constants."""
+        return False
+
+    taken_apart = staticmethod(taken_apart)
+
+    def ambient(self) -> Hashable:
+        """What torch makes of a Python number, and what else a function can ask for, if changed.
+
+        Gradient modes, autocast and the default device are not followed: calls have a torch just
+        started.
+        """
+        dtype, precision = torch.get_default_dtype(), torch.get_float32_matmul_precision()
+        deterministic = torch.are_deterministic_algorithms_enabled()
+        if not deterministic and precision == "highest":
+            return dtype
+        return dtype, deterministic, precision
+
+    def device(self, device: str, asked: str | None) -> str:
+        """`asked`, or the device of the arguments."""
+        wanted = asked or device
+        if wanted.startswith("cuda") and not torch.cuda.is_available():
+            raise DeviceError(
+                f"torch cannot compute on {wanted}: this is torch {torch.__version__} without a "
+                'CUDA device. Let it compute on the host with device="cpu", which copies.'
+            )
+        return wanted
+
+    def op(
+        self,
+        fn: Callable[..., Any],
+        *,
+        name: str,
+        primals: Specs,
+        labels: Sequence[str],
+        capture: str,
+        lower: str = "ffi",
+        seed: int | None = None,
+    ) -> Op:
+        """`fn` as an Op for arguments of these specs, captured now unless `capture` forbids it.
+
+        Random numbers follow from the argument at the position `seed`, an integer or several. Ops
+        are written out where `lower` is `"xla"`, and captured on the host: torch computes nothing.
+        """
+        listed = lower == "xla"
+        if listed:
+            primals = tuple(dataclasses.replace(spec, device="cpu") for spec in primals)
+        settings = Settings(capture, torch.get_default_dtype(), seed, listed)
+        return native(pure(fn, name), name, primals, settings).op()
+
+    def shapes(
+        self,
+        fn: Callable[..., Any],
+        primals: Specs,
+        names: Sequence[Sequence[int | str]],
+        **_: Any,
+    ) -> list[tuple[int | str, ...]] | None:
+        """`None`: graphs are for shapes that are known."""
+        del fn, primals, names
+
+
+FACE = TorchSource()

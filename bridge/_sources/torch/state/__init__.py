@@ -1,0 +1,1 @@
+"""Tensors that a function of torch finds besides its arguments."""

@@ -1,0 +1,38 @@
+"""Calls from compiled programs through JAX's own callbacks, which copy arguments and results."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from jax.interpreters import mlir
+
+from bridge._core.op import Op, Specs
+from bridge._targets.jax.calls import Site
+from bridge._targets.jax.ffi_call import task
+
+
+def lower(
+    ctx: Any, operands: Sequence[Any], op: Op, site: Site, specs: Specs, *, effect: bool
+) -> Sequence[Any]:
+    """A call of `op` in a program that is being compiled, which keeps its task alive.
+
+    With an `effect` it is made whoever uses the results.
+    """
+    made = task(op, site, specs)
+
+    def call(*arrays: np.ndarray) -> list[np.ndarray]:
+        results = [np.empty(spec.shape, np.dtype(spec.dtype)) for spec in made.results]
+        made([np.array(x) for x in arrays], results)  # what JAX hands in is read-only
+        return results
+
+    values, _, _ = mlir.emit_python_callback(
+        ctx,
+        call,
+        None,
+        operands,
+        ctx.avals_in,
+        ctx.avals_out,
+        has_side_effect=effect,
+        returns_token=False,
+    )
+    return values

@@ -1,0 +1,257 @@
+"""What equations of JAX hold: Ops to call, and derivatives of them that are still to be taken.
+
+They are compared by value, so that a trace made again is the same trace to a compiler.
+"""
+
+import dataclasses
+import functools
+import weakref
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from bridge._core.op import Op, Positions, Specs, Split
+from bridge._core.protocols import Fill, Origin
+
+Axes = tuple[int | None, ...]
+
+
+class Programs(dict[Any, Callable[..., list[Any]]]):
+    """What was compiled for calls outside of `jax.jit`; it goes with the function it is for."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Site:
+    """A function that is called from JAX.
+
+    Attributes:
+        fill: What evaluates Ops on buffers.
+        programs: Held weakly: JAX keeps traces, which hold calls, for as long as the programs that
+            were compiled from them.
+        root: The function itself.
+        origin: Where another process finds it, if that can be told.
+    """
+
+    fill: Fill
+    programs: weakref.ref[Programs] = dataclasses.field(compare=False, repr=False)
+    root: Op = dataclasses.field(compare=False, repr=False)
+    origin: Origin | None = dataclasses.field(compare=False, repr=False)
+
+
+@dataclasses.dataclass(frozen=True)
+class Kept:
+    """A first derivative in two halves, and what it is made for."""
+
+    split: Split
+    wanted: Positions
+    given: Positions
+
+    @property
+    def extras(self) -> int:
+        """How many arrays besides primals the second half takes from the first."""
+        residuals = len(self.split.forward.specs()) - self.split.outputs
+        return len(self.split.kept_outputs) + residuals
+
+    def found(self, results: Sequence[Any]) -> list[Any]:
+        """These arrays, among the results of the first half."""
+        kept = [results[i] for i in self.split.kept_outputs]
+        return [*kept, *results[self.split.outputs :]]
+
+    def backward(self, needed: Positions, given: Positions) -> Op | None:
+        """The second half, `None` where it needs what was not kept."""
+        if not {*needed} <= {*self.wanted}:
+            return None
+        if given == self.given:
+            return self.split.backward(needed)
+        return self.split.narrowed(needed, given) if self.split.narrowed else None
+
+
+@dataclasses.dataclass(frozen=True)
+class Call:
+    """An Op as it is called: what it means, and what is run for it.
+
+    Attributes:
+        op: What it means. All derivatives are those of this Op, which takes the first operands.
+        site: The function of the user that it belongs to.
+        arity: How many operands `op` takes.
+        instead: What is run: an Op with the outputs of `op`, and residuals behind them. It may take
+            operands behind those of `op`, which are residuals of an earlier call.
+        takes: Which operands it takes.
+        kept: What residuals behind the outputs are for.
+        gradient: The derivative that it is the transpose of, if it is one.
+    """
+
+    op: Op
+    site: Site
+    arity: int
+    instead: Op | None = None
+    takes: Positions = ()
+    kept: Kept | None = None
+    gradient: "Gradient | None" = None
+
+    def __repr__(self) -> str:
+        return self.runs.name
+
+    @property
+    def runs(self) -> Op:
+        """The Op that is run."""
+        return self.instead or self.op
+
+    def specs(self) -> Specs:
+        """Of the results."""
+        return self.runs.specs()
+
+    @property
+    def operands(self) -> Positions:
+        """Which operands it takes."""
+        return self.takes if self.instead else tuple(range(self.arity))
+
+    @property
+    def width(self) -> int:
+        """How many operands there are, with those that only matter to derivatives."""
+        return max((self.arity, *(i + 1 for i in self.takes)))
+
+    @property
+    def extras(self) -> int:
+        """How many residuals there are behind the outputs."""
+        return len(self.runs.specs()) - len(self.op.specs())
+
+    def keeping(self, wanted: Positions, given: Positions) -> "Call":
+        """The same call, with the residuals of its first derivative if that saves running it again.
+
+        An Op whose halves cannot be batched recomputes: a batch may come later.
+        """
+        split = self.op.derive("split", wanted, given) if self.op.split else None
+        if split is None or split.forward.vmap is None:
+            return self
+        everything = tuple(range(self.arity))
+        kept = Kept(split, wanted, given)
+        return Call(self.op, self.site, self.arity, split.forward, everything, kept)
+
+    def vmap(self, axes: Axes, size: int) -> "Call":
+        """The call mapped over `axes` of its operands."""
+        op = self.op.derive("vmap", axes[: self.arity], size)
+        made = Call(op, self.site, self.arity)
+        if self.gradient:
+            made = dataclasses.replace(made, gradient=self.gradient.vmap(axes[: self.arity], size))
+        if self.instead is None:
+            return made
+        taken = tuple(axes[i] for i in self.takes)
+        instead = self.instead.derive("vmap", taken, size)
+        return dataclasses.replace(made, instead=instead, takes=self.takes)
+
+
+@dataclasses.dataclass(frozen=True)
+class Linear:
+    """The derivative of a call: a linear function of tangents.
+
+    Its operands are the primals, what the call kept, and the tangents of the primals at `wanted`.
+
+    Attributes:
+        op: What is differentiated.
+        site: The function of the user that it belongs to.
+        arity: How many primals there are.
+        wanted: Positions of those that have tangents.
+        kept: The halves of the derivative, if the call kept residuals.
+        levels: Axes of the operands, and size, of each `vmap` around the derivative. The tangents
+            are mapped along their first axis.
+    """
+
+    op: Op
+    site: Site
+    arity: int
+    wanted: Positions
+    kept: Kept | None = None
+    levels: tuple[tuple[Axes, int], ...] = ()
+
+    def __repr__(self) -> str:
+        return f"{self.op.name}.jvp{'.vmap' * len(self.levels)}"
+
+    def specs(self) -> Specs:
+        """Of the tangents. The Op is not asked: a gradient alone never needs its tangents."""
+        found = [self.op.specs()[i] for i in self.smooth]
+        for _, size in self.levels:
+            found = [spec.grown(0, size) for spec in found]
+        return tuple(found)
+
+    @property
+    def first(self) -> int:
+        """The position of the first tangent."""
+        return self.arity + (self.kept.extras if self.kept else 0)
+
+    @functools.cached_property
+    def runs(self) -> Op:
+        """The Op that is run, from primals and tangents to the tangents of smooth outputs."""
+        op = self.op.derive("jvp", self.wanted)
+        for axes, size in self.levels:
+            op = op.derive("vmap", (*axes[: self.arity], *axes[self.first :]), size)
+        return op
+
+    @property
+    def smooth(self) -> Positions:
+        """The outputs that have tangents."""
+        return smooth(self.op.specs())
+
+    def vmap(self, axes: Axes, size: int) -> "Linear":
+        """The derivative mapped over `axes` of its operands."""
+        return dataclasses.replace(self, levels=(*self.levels, (axes, size)))
+
+    def narrowed(self, at: Positions) -> "Linear":
+        """The same for some of the tangents: those at these positions among them."""
+        levels = tuple(
+            ((*axes[: self.first], *(axes[self.first + i] for i in at)), size)
+            for axes, size in self.levels
+        )
+        wanted = tuple(self.wanted[i] for i in at)
+        return dataclasses.replace(self, wanted=wanted, levels=levels)
+
+    def transposed(self, needed: Positions, given: Positions) -> Call:
+        """What gives the cotangents of the primals at `needed` for those of the outputs at `given`.
+
+        It takes the primals, these cotangents, and what the call kept.
+        """
+        vjp, kept = self.op.derive("vjp", needed, given), self.kept
+        whole = Linear(self.op, self.site, self.arity, needed)
+        gradient = Gradient(whole, given)
+        call = Call(vjp, self.site, self.arity + len(given), gradient=gradient)
+        if kept and (backward := kept.backward(needed, given)):
+            behind = range(call.arity, call.arity + kept.extras)
+            takes = (*kept.split.kept_primals, *behind, *range(self.arity, call.arity))
+            call = dataclasses.replace(call, instead=backward, takes=takes)
+        for axes, size in self.levels:
+            extras = axes[self.arity : self.first]
+            call = call.vmap((*axes[: self.arity], *(0 for _ in given), *extras), size)
+        return call
+
+
+@dataclasses.dataclass(frozen=True)
+class Gradient:
+    """The transpose of `linear`, for cotangents of the outputs at `given`."""
+
+    linear: Linear
+    given: Positions
+
+    def vmap(self, axes: Axes, size: int) -> "Gradient | None":
+        """It mapped over `axes` of primals and cotangents; `None` if the latter are not at 0."""
+        arity = self.linear.arity
+        if any(axis != 0 for axis in axes[arity:]):
+            return None
+        mapped = self.linear.vmap((*axes[:arity], *(0 for _ in self.linear.wanted)), size)
+        return Gradient(mapped, self.given)
+
+    def transposed(self, at: Positions) -> tuple[Linear, Positions]:
+        """The tangents, where primals at these positions of `wanted` have some, and which to take.
+
+        They are those of the outputs that have cotangents.
+        """
+        smooth = self.linear.smooth
+        return self.linear.narrowed(at), tuple(smooth.index(i) for i in self.given)
+
+
+def smooth(specs: Specs) -> Positions:
+    """The outputs of a differentiable dtype."""
+    return tuple(i for i, spec in enumerate(specs) if spec.differentiable)
+
+
+def has_empty(specs: Specs) -> bool:
+    """Whether there are no results, or one has no elements: NOTE [results without elements]."""
+    return not specs or any(0 in spec.shape for spec in specs)

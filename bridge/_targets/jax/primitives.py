@@ -1,0 +1,223 @@
+"""Ops as operations of JAX, with the rules of its transformations.
+
+NOTE [two primitives]
+A call is one operation, its derivative another, which is linear in tangents. JAX differentiates
+a call to the derivative, and transposes the derivative to a call of the vjp; it maps both over
+batches. What a rule returns is again one of the two, so transformations nest in any order.
+
+NOTE [residuals have no tangents]
+Outputs that a call has besides those of its Op feed nothing but its own derivatives, which take
+the primals as well, and whose own derivatives are those of the vjp of the Op at the primals. So
+what the residuals would contribute is counted there, once.
+
+NOTE [results without elements]
+XLA replaces an array without elements by a constant, and drops a call that then has no use. Nothing
+would notice that the values of a function that runs anew ask for elements, or raise, so such a call
+is marked as one with an effect. XLA cannot partition these: for several devices it is refused where
+sizes may follow from values.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.extend.core import Primitive
+from jax.interpreters import ad, batching, mlir
+
+from bridge._core.errors import ArgumentError, NoRuleError
+from bridge._core.op import Positions, Specs
+from bridge._core.spec import ArraySpec
+from bridge._core.tracebacks import shortened
+from bridge._lowering.jax import interpreter
+from bridge._targets.jax.binding import call, call_p, derivative, linear_p
+from bridge._targets.jax.calls import Call, Linear, has_empty, smooth
+from bridge._targets.jax.failures import with_own_errors
+from bridge._targets.jax.internals import (
+    devices,
+    drop_unused,
+    hold_weakly,
+    jit_is_disabled,
+    named_in_errors,
+    result,
+)
+from bridge._targets.jax.transport import lower
+from bridge._targets.jax.transposes import transpose_call, transpose_derivative
+
+
+def _results(specs: Specs, operands: Sequence[Any]) -> list[Any]:
+    return [result(spec.shape, jnp.dtype(spec.dtype), operands) for spec in specs]
+
+
+def _call_jvp(primals: Sequence[Any], tangents: Sequence[Any], *, function: Call) -> Any:
+    op, arity = function.op, function.arity
+    moving = tuple(i for i in range(arity) if _moves(tangents[i]))
+    flows = tuple(i for i in smooth(op.specs()) if op.reached([i], moving))
+    made = function.keeping(moving, flows) if flows and not function.extras else function
+    results = call(made, primals[: made.width])
+    outputs = results[: len(op.specs())] if made is not function else results
+    moved: list[Any] = [ad.Zero(jax.typeof(y).to_tangent_aval()) for y in outputs]
+    if flows:
+        kept = made.kept if made.kept and {*moving} <= {*made.kept.wanted} else None
+        extras = kept.found(results) if kept else ()
+        linear = Linear(op, function.site, arity, moving, kept)
+        found = derivative(linear, [*primals[:arity], *extras, *(tangents[i] for i in moving)])
+        for i, tangent in zip(linear.smooth, found, strict=True):
+            moved[i] = tangent if i in flows else moved[i]
+    return outputs, moved
+
+
+def _moves(tangent: Any) -> bool:
+    """Whether a tangent is neither known to be zero nor that of an integer."""
+    return type(tangent) is not ad.Zero and tangent.dtype != jax.dtypes.float0
+
+
+def _linear_jvp(primals: Sequence[Any], tangents: Sequence[Any], *, function: Linear) -> Any:
+    arity, first = function.arity, function.first
+    if any(map(_moves, tangents[:arity])):
+        whole = Call(function.runs, function.site, arity + len(function.wanted))
+        operands = [*primals[:arity], *primals[first:]]
+        return _call_jvp(operands, [*tangents[:arity], *tangents[first:]], function=whole)
+    at = tuple(i for i, tangent in enumerate(tangents[first:]) if _moves(tangent))
+    outputs = derivative(function, primals)
+    if not at:
+        return outputs, [ad.Zero(jax.typeof(y).to_tangent_aval()) for y in outputs]
+    moving = [tangents[first + i] for i in at]
+    return outputs, derivative(function.narrowed(at), [*primals[:first], *moving])
+
+
+def _pairs(xs: Sequence[Any], ys: Sequence[Any]) -> Iterator[tuple[Any, Any]]:
+    return zip(xs, ys, strict=True)
+
+
+def _call_batch(operands: Sequence[Any], axes: Sequence[Any], *, function: Call) -> Any:
+    outputs = call(function.vmap(tuple(axes), _size(operands, axes)), operands)
+    return outputs, [0] * len(outputs)
+
+
+def _linear_batch(operands: Sequence[Any], axes: Sequence[Any], *, function: Linear) -> Any:
+    # A tangent that is not mapped gets a gradient for each member of the batch: JAX sums them.
+    size, first = _size(operands, axes), function.first
+    tangents = [
+        jnp.broadcast_to(x, (size, *x.shape)) if axis is None else jnp.moveaxis(x, axis, 0)
+        for x, axis in zip(operands[first:], axes[first:], strict=True)
+    ]
+    mapped = function.vmap((*axes[:first], *(0 for _ in tangents)), size)
+    outputs = derivative(mapped, [*operands[:first], *tangents])
+    return outputs, [0] * len(outputs)
+
+
+def _size(operands: Sequence[Any], axes: Sequence[Any]) -> int:
+    """How large the batch is."""
+    return next(x.shape[axis] for x, axis in _pairs(operands, axes) if axis is not None)
+
+
+def _call_dce(used: Sequence[bool], eqn: Any) -> Any:
+    """Residuals that nobody uses are not computed: under `jax.checkpoint`, in a forward pass."""
+    function: Call = eqn.params["function"]
+    count = len(function.op.specs())
+    if not any(used) and not _is_checked(function):
+        return [False] * len(eqn.invars), None
+    if function.extras and not any(used[count:]):
+        plain = Call(function.op, function.site, function.arity)
+        eqn = eqn.replace(params={"function": plain}, outvars=eqn.outvars[:count])
+    return [True] * len(eqn.invars), eqn
+
+
+def _is_checked(function: Call) -> bool:
+    """Whether a call is to find out about sizes: NOTE [results without elements]."""
+    return not function.specs() or (function.site.root.anew and has_empty(function.op.specs()))
+
+
+def _lower_call(ctx: Any, *operands: Any, function: Call) -> Sequence[Any]:
+    return _lower(ctx, operands, function, function.operands)
+
+
+def _lower_linear(ctx: Any, *operands: Any, function: Linear) -> Sequence[Any]:
+    taken = (*range(function.arity), *range(function.first, len(operands)))
+    return _lower(ctx, operands, function, taken)
+
+
+def _lower(ctx: Any, operands: Sequence[Any], function: Call | Linear, taken: Positions) -> Any:
+    given = [operands[i] for i in taken]
+    for found, said in _pairs(function.runs.specs(), function.specs()):
+        if (found.shape, found.dtype) != (said.shape, said.dtype):
+            raise ArgumentError(f"{function} gives {found}, where {said} was expected.")
+    avals = [ctx.avals_in[i] for i in taken]
+    inner = dataclasses.replace(ctx, avals_in=avals)
+    if function.runs.listing:
+        return interpreter.lower(inner, given, function.runs, function.runs.listing())
+    if function.site.root.listing:
+        raise NoRuleError(
+            f"{function} runs one example after the other, as where each has a key of its own for "
+            "random numbers, which cannot be compiled. Share one key, or let torch compute with "
+            'lower="ffi".'
+        )
+    specs = tuple(ArraySpec(tuple(aval.shape), str(aval.dtype)) for aval in avals)
+    effect = has_empty(function.specs()) and _can_have_effect(ctx, function)
+    return lower(inner, given, function.runs, function.site, specs, effect=effect)
+
+
+def _can_have_effect(ctx: Any, function: Call | Linear) -> bool:
+    """Whether a call can be marked: NOTE [results without elements]."""
+    count = devices(ctx)
+    if count > 1 and function.site.root.anew:
+        shapes = ", ".join(map(str, function.specs()))
+        raise ArgumentError(
+            f"{function} returned ({shapes}) for values that were made up, and runs anew since it "
+            f"looks at values. Where a result has no elements, XLA on {count} devices would not "
+            "call it to find out about others. Return results whose sizes follow from those of "
+            "the arguments, a mask say, or call it on one device."
+        )
+    return count == 1
+
+
+def _compiled(primitive: Primitive, function: Call | Linear) -> Callable[..., list[Any]]:
+    """An operation compiled on its own, for calls outside of `jax.jit`."""
+    programs = function.site.programs()
+    if programs is None:  # a pullback, say, that outlives its function
+        return _orphaned(primitive, function)
+    key = primitive, function
+    return programs.get(key) or programs.setdefault(key, _compile(primitive, function))
+
+
+def _compile(primitive: Primitive, function: Call | Linear) -> Callable[..., list[Any]]:
+    def run(*operands: Any) -> list[Any]:
+        return primitive.bind(*operands, function=function)
+
+    run.__name__ = run.__qualname__ = repr(function)
+    return jax.jit(named_in_errors(run))
+
+
+_orphaned = functools.lru_cache(maxsize=64)(_compile)
+
+
+def _eager(primitive: Primitive, *operands: Any, function: Call | Linear) -> list[Any]:
+    if jit_is_disabled():
+        with jax.disable_jit(disable=False):
+            return with_own_errors(_compiled(primitive, function), operands)
+    return with_own_errors(_compiled(primitive, function), operands)
+
+
+def _register() -> None:
+    outputs = lambda *operands, function: _results(function.specs(), operands)
+    rules = {
+        call_p: (_call_jvp, _call_batch, _lower_call),
+        linear_p: (_linear_jvp, _linear_batch, _lower_linear),
+    }
+    for primitive, (jvp, batch, lowering) in rules.items():
+        primitive.multiple_results = True
+        primitive.def_impl(functools.partial(_eager, primitive))
+        primitive.def_abstract_eval(outputs)
+        ad.primitive_jvps[primitive] = shortened(jvp)
+        batching.primitive_batchers[primitive] = shortened(batch)
+        mlir.register_lowering(primitive, shortened(lowering), cacheable=False)
+    ad.primitive_transposes[call_p] = shortened(transpose_call)
+    ad.primitive_transposes[linear_p] = shortened(transpose_derivative)
+    drop_unused(call_p, _call_dce)
+    hold_weakly(Call, Linear)
+
+
+_register()

@@ -1,0 +1,121 @@
+"""What calls of one Op have in common, found out once."""
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+import mlx.core as mx
+
+from bridge._arrays.mlx import FACE as ARRAYS, dtype_of
+from bridge._core.op import Op, Positions, Specs
+from bridge._core.pytree import spread
+from bridge._targets.mlx.residuals import Halves
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Way:
+    """A gradient.
+
+    Attributes:
+        needed: Positions of the primals that get it.
+        given: Positions of the outputs that have cotangents.
+        op: What is evaluated on primals and cotangents, `None` where there is nothing to be had.
+    """
+
+    needed: Positions
+    given: Positions
+    op: Op | None
+
+
+@dataclasses.dataclass(eq=False, kw_only=True)
+class Recipe:
+    """Calls of an Op with arrays in the same places.
+
+    Attributes:
+        op: What is called.
+        at: Positions of the arrays among its arguments.
+        arity: How many arguments there are, with constants.
+        linear: In how many of the last ones it is linear: in none, unless it is a derivative.
+        free: Positions of the arrays that may have gradients.
+        marked: Positions of those that it is to be found out for whether they are wanted.
+        specs: Its outputs.
+        results: Their shapes and dtypes.
+        smooth: Positions of those that have gradients.
+        asked: Primals and cotangents that gradients were asked of, where halves gave none.
+        splits: The derivatives in two halves so far.
+        ways: The gradients so far.
+    """
+
+    op: Op
+    at: Positions
+    arity: int
+    linear: int
+    free: Positions
+    marked: Positions
+    specs: Specs
+    results: list[tuple[Any, mx.Dtype]]
+    smooth: Positions
+    asked: tuple[Positions, Positions] | None = None
+    splits: dict[tuple[Positions, Positions], Halves | None] = dataclasses.field(
+        default_factory=dict
+    )
+    ways: dict[tuple[Positions, Positions], Way] = dataclasses.field(default_factory=dict)
+
+    @property
+    def watched(self) -> bool:
+        """Whether anything about the use of a call has to be found out."""
+        return bool(self.marked) or len(self.specs) > 1
+
+    def row(self, arrays: Sequence[Any], rest: Sequence[Any]) -> Sequence[Any]:
+        """All arguments, of which `rest` are the constants."""
+        return arrays if len(self.at) == self.arity else spread(arrays, self.at, rest)
+
+    def way(self, needed: Positions, given: Positions) -> Way:
+        """The gradient of these primals for the cotangents of these outputs."""
+        found = self.ways.get((needed, given))
+        if found is None:
+            found = self.ways[needed, given] = self._way(needed, given)
+        return found
+
+    def _way(self, wanted: Positions, given: Positions) -> Way:
+        needed = self.op.reached(given, wanted)
+        found = self.op.derive("vjp", needed, given) if given and needed else None
+        return Way(needed, given, found)
+
+    def halves(self) -> Halves | None:
+        """The derivative in two halves, for what was asked for so far: at first, everything."""
+        key = self.asked or (self.free, self.smooth)
+        if key not in self.splits:
+            asked = all(key) and not self.linear
+            split = self.op.halved(*key) if asked else None
+            self.splits[key] = Halves(split, *key) if split else None
+        return self.splits[key]
+
+    def remember(self, way: Way) -> None:
+        """Let the next halves give a gradient too that these could not."""
+        before = self.asked[0] if self.asked else ()
+        self.asked = tuple(sorted({*before, *way.needed})), way.given
+
+
+def recipe(op: Op, xs: Sequence[Any], at: Positions, linear: int) -> Recipe:
+    """That of a call on `xs` with arrays `at` these positions."""
+    return op.notes.get(("calls", at)) or _make(op, xs, at, linear)
+
+
+def _make(op: Op, xs: Sequence[Any], at: Positions, linear: int) -> Recipe:
+    specs = op.expected() if op.expected else op.specs()  # which may have to run for that
+    free = tuple(i for i in at if ARRAYS.spec(xs[i]).differentiable)
+    primals = tuple(i for i in free if i < len(xs) - linear)
+    smooth = tuple(i for i, spec in enumerate(specs) if spec.differentiable)
+    found = op.notes["calls", at] = Recipe(
+        op=op,
+        at=at,
+        arity=len(xs),
+        linear=linear,
+        free=free,
+        marked=primals if len(primals) > 1 else (),
+        specs=specs,
+        results=[(spec.shape, dtype_of(spec.dtype)) for spec in specs],
+        smooth=smooth,
+    )
+    return found
