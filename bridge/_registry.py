@@ -10,12 +10,14 @@ from typing import Any, cast
 
 from bridge._core import tracebacks
 from bridge._core.errors import MissingFrameworkError, OutdatedFrameworkError, UnknownFrameworkError
-from bridge._core.protocols import ArrayFace, AwayFace, HomeFace, SourceFace, TargetFace
+from bridge._core.protocols import ArrayBackend, Source, SourceArrays, Target, TargetArrays
 
 _MODULES = {"torch": "torch", "jax": "jax", "mlx": "mlx.core", "numpy": "numpy"}
 _PACKAGES = {"torch": "torch", "jax": "jax", "jaxlib": "jax", "mlx": "mlx", "numpy": "numpy"}
 tracebacks.FRAMEWORKS |= {*_PACKAGES}
 _NETWORKS = {"torch": "torch.nn", "mlx": "mlx.nn"}  # where their class `Module` is
+# What each room shows of a framework.
+_OBJECTS = {"_arrays": "ARRAYS", "_sources": "SOURCE", "_targets": "TARGET"}
 _SOURCES: tuple[str, ...] = ("jax", "torch", "mlx")
 _TARGETS: tuple[str, ...] = ("torch", "jax", "mlx")
 
@@ -43,7 +45,7 @@ def _load(room: str, name: str) -> Any:
             f"Install it with: pip install 'gradbridge[{name}]'"
         ) from error
     _check_version(name, getattr(module, "__version__", ""))
-    return importlib.import_module(f"bridge.{room}.{name}").FACE
+    return getattr(importlib.import_module(f"bridge.{room}.{name}"), _OBJECTS[room])
 
 
 def _check_version(name: str, version: str) -> None:
@@ -77,40 +79,40 @@ def _release(version: str) -> list[int]:
     )
 
 
-def arrays(name: str) -> ArrayFace:
+def arrays(name: str) -> ArrayBackend:
     """The arrays of a framework."""
-    return cast(ArrayFace, _load("_arrays", name))
+    return cast(ArrayBackend, _load("_arrays", name))
 
 
-def home(name: str) -> HomeFace:
+def source_arrays(name: str) -> SourceArrays:
     """The arrays of a framework, as the functions that live there take them."""
-    return cast(HomeFace, _load("_arrays", name))
+    return cast(SourceArrays, _load("_arrays", name))
 
 
-def away(name: str) -> AwayFace:
+def target_arrays(name: str) -> TargetArrays:
     """The arrays of a framework that functions are called from."""
-    return cast(AwayFace, _load("_arrays", name))
+    return cast(TargetArrays, _load("_arrays", name))
 
 
-def source(name: str) -> SourceFace:
+def source(name: str) -> Source:
     """The functions of a framework."""
-    return cast(SourceFace, _load("_sources", name))
+    return cast(Source, _load("_sources", name))
 
 
-def target(name: str) -> TargetFace:
+def target(name: str) -> Target:
     """The call sites of a framework."""
-    return cast(TargetFace, _load("_targets", name))
+    return cast(Target, _load("_targets", name))
 
 
-def loaded() -> list[ArrayFace]:
+def loaded() -> list[ArrayBackend]:
     """The arrays of every framework somebody has imported, and last those of nobody."""
     names = [name for name, module in _MODULES.items() if sys.modules.get(module)]
     return [*map(arrays, names), *([_exporters()] if "numpy" in names else [])]
 
 
 @functools.cache
-def _exporters() -> ArrayFace:
-    return importlib.import_module("bridge._arrays.exporters").FACE
+def _exporters() -> ArrayBackend:
+    return importlib.import_module("bridge._arrays.exporters").ARRAYS
 
 
 def framework(module: str) -> str | None:
@@ -129,14 +131,14 @@ def module_owner(x: Any) -> str | None:
     return None
 
 
-def owner(x: Any) -> ArrayFace | None:
+def array_owner(x: Any) -> ArrayBackend | None:
     """The framework `x` is an array of; one that is not imported owns nothing."""
-    return next((face for face in loaded() if face.owns(x)), None)
+    return next((face for face in loaded() if face.is_array(x)), None)
 
 
-def container(x: Any) -> Any:
+def pytree_node(x: Any) -> Any:
     """How to take apart and rebuild `x`, if it is a node to a framework that is imported."""
-    if owner(x) is not None:
+    if array_owner(x) is not None:
         return None
-    found = (face.container(x) for face in loaded())
+    found = (face.pytree_node(x) for face in loaded())
     return next((how for how in found if how is not None), None)

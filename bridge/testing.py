@@ -71,8 +71,8 @@ def check_gradients(
     chosen = (modes,) if isinstance(modes, str) else tuple(_MODES if modes is None else modes)
     if not chosen or {*chosen} - {*_MODES}:
         raise OptionError(f'modes={modes!r}, but the modes are "fwd" and "rev".')
-    leaves, structure = pytree.flatten((args, kwargs), _registry.container)
-    owners = [_registry.owner(leaf) for leaf in leaves]
+    leaves, structure = pytree.flatten((args, kwargs), _registry.pytree_node)
+    owners = [_registry.array_owner(leaf) for leaf in leaves]
     at = [i for i, face in enumerate(owners) if face and _smooth(face, leaves[i])]
     names = {face.name for i in at if (face := owners[i])}
     if len(names) != 1 or not names <= _registry.frameworks():
@@ -81,19 +81,19 @@ def check_gradients(
         )
     name = names.pop()
     parameters = arguments.parameters(fn, (), ())
-    labels = [f"argument {parameters.label(p)}" for p in pytree.paths(structure)]
+    labels = [f"argument {parameters.argument_name(p)}" for p in pytree.paths(structure)]
     if eps is None:
         _check_precision([leaves[i] for i in at], [labels[i] for i in at])
 
     def flat(*free: Any) -> tuple[Any, ...]:
-        positional, named = pytree.unflatten(structure, pytree.spread(free, at, leaves))
-        outputs = pytree.flatten(fn(*positional, **named), _registry.container)[0]
-        faces = [_registry.owner(y) for y in outputs]
+        positional, named = pytree.unflatten(structure, pytree.replace_at(free, at, leaves))
+        outputs = pytree.flatten(fn(*positional, **named), _registry.pytree_node)[0]
+        faces = [_registry.array_owner(y) for y in outputs]
         return tuple(y for y, face in zip(outputs, faces, strict=True) if face and _smooth(face, y))
 
     subject = _Subject(
         flat,
-        import_path.called(inspect.unwrap(fn)),
+        import_path.function_name(inspect.unwrap(fn)),
         name,
         [leaves[i] for i in at],
         [labels[i] for i in at],
@@ -119,7 +119,7 @@ def _smooth(face: Any, x: Any) -> bool:
 def _check_precision(xs: Sequence[Any], labels: Sequence[str]) -> None:
     """Raise for arguments of single precision."""
     for x, label in zip(xs, labels, strict=True):
-        face = _registry.owner(x)
+        face = _registry.array_owner(x)
         if face and face.spec(x).dtype not in ("float64", "complex128"):
             raise ArgumentError(
                 f"{label} is {face.spec(x)}, and finite differences need float64: a step of "
@@ -152,7 +152,7 @@ class _Subject:
             raise
 
     def _is_small(self) -> bool:
-        specs = [face.spec(x) for x in self.xs if (face := _registry.owner(x))]
+        specs = [face.spec(x) for x in self.xs if (face := _registry.array_owner(x))]
         on_host = all(spec.device == "cpu" for spec in specs)
         return on_host and sum(math.prod(spec.shape) for spec in specs) <= _MANY_ELEMENTS
 

@@ -55,10 +55,10 @@ def _wrapped_anew(monkeypatch):
 @pytest.fixture(autouse=True)
 def _registered():
     """Forget the operators that a test, or an example in it, has registered."""
-    before = dict(user.RULES)
+    before = dict(user.USER_LOWERINGS)
     yield
-    user.RULES.clear()
-    user.RULES.update(before)
+    user.USER_LOWERINGS.clear()
+    user.USER_LOWERINGS.update(before)
 
 
 @pytest.fixture(autouse=True, scope="module")

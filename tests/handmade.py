@@ -11,8 +11,8 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from bridge import _registry
 from bridge._calls import executor
-from bridge._core.op import Op, Split
-from bridge._core.pytree import spread
+from bridge._core.op import ForwardBackward, Op
+from bridge._core.pytree import replace_at
 from bridge._core.spec import ArraySpec
 
 # torch keeps the level of forward mode for the whole process: on several threads at once, one finds
@@ -43,14 +43,14 @@ class Handmade:
     def op(self):
         return Op(
             name=self.name,
-            home="torch",
+            framework="torch",
             call=self.call,
-            specs=self.specs,
+            output_specs=self.specs,
             vjp=self.vjp,
             jvp=self.jvp,
             vmap=self.vmap,
-            split=self.split if self.keep else None,
-            reach=(lambda: self.reach) if self.reach else None,
+            forward_backward=self.split if self.keep else None,
+            dependencies=(lambda: self.reach) if self.reach else None,
         )
 
     def call(self, *xs):
@@ -70,7 +70,7 @@ class Handmade:
 
     def pull(self, xs, wanted, given, cotangents):
         def of(*free):
-            outputs = self.fn(*spread(free, wanted, xs))
+            outputs = self.fn(*replace_at(free, wanted, xs))
             return tuple(outputs[i] for i in given)
 
         return torch.func.vjp(of, *(xs[i] for i in wanted))[1](tuple(cotangents))
@@ -86,7 +86,7 @@ class Handmade:
 
         def fn(*args):
             xs, tangents = args[:count], args[count:]
-            of = lambda *free: tuple(y for y in self.fn(*spread(free, given, xs)) if smooth(y))
+            of = lambda *free: tuple(y for y in self.fn(*replace_at(free, given, xs)) if smooth(y))
             with FORWARD_MODE:
                 return torch.func.jvp(of, tuple(xs[i] for i in given), tuple(tangents))[1]
 
@@ -112,20 +112,20 @@ class Handmade:
         @functools.cache
         def backward(needed):
             def fn(*args):
-                xs = spread(args[: len(whole)], whole, [None] * count)
+                xs = replace_at(args[: len(whole)], whole, [None] * count)
                 args = args[len(whole) + 1 :]
-                xs = spread([2 * x for x in args[: len(halved)]], halved, xs)
+                xs = replace_at([2 * x for x in args[: len(halved)]], halved, xs)
                 return self.pull(xs, needed, given, args[len(halved) :])
 
             return self.derived("backward", fn, row).op()
 
-        return Split(
-            way="save",
+        return ForwardBackward(
+            strategy="save",
             forward=first.op(),
             backward=backward,
-            outputs=outputs,
-            kept_primals=whole,
-            kept_outputs=(0,),
+            output_count=outputs,
+            saved_primals=whole,
+            saved_outputs=(0,),
         )
 
 
@@ -145,8 +145,8 @@ def _grown(spec, axis, size):
 
 def exposed(op):
     """An Op of torch as a function of JAX arrays, which returns a tuple."""
-    runner = executor.carrier("torch", "jax", device="cpu", computes_on="cpu")
-    return _registry.target("jax").expose(op, runner, None)
+    runner = executor.make_executor("torch", "jax", device="cpu", compute_device="cpu")
+    return _registry.target("jax").make_native(op, runner, None)
 
 
 def into_jax(fn, *, name=None, keep=False, calls=None, reach=None):

@@ -52,7 +52,7 @@ class Kit:
         if not re.fullmatch(r"bool|(u?int|b?float|complex)\d\w*", name):
             return True
         with self.wide():
-            return _registry.away(self.name).holds(name)
+            return _registry.target_arrays(self.name).supports_dtype(name)
 
 
 def kit(name: str) -> Kit:

@@ -130,7 +130,7 @@ def test_numpy_array_does_not_retrace_when_it_changes(kits, bridged):
 @pytest.mark.parametrize("kind", [np.float16, np.float32, np.float64, np.int8, np.int64, np.uint16])
 def test_numpy_scalar_is_a_number(into_torch, torch, kind):
     """It gives way to the dtype of arrays, and its value does not retrace where it is traced."""
-    traced = _registry.source(into_torch[0].name).traces_numbers
+    traced = _registry.source(into_torch[0].name).traces_scalars
     fn, runs = counted(lambda x, n: x * n)
     there = into_torch[1](fn)
     for number in (kind(2), kind(5)):
@@ -218,7 +218,7 @@ def test_prng_key_split_inside_of_a_differentiated_function(jax, torch):
 )
 def test_number_is_traced_and_weak(kits, bridged, values, dtype):
     source, target = kits
-    if not _registry.source(source.name).traces_numbers:
+    if not _registry.source(source.name).traces_scalars:
         pytest.skip(f"{source.name} takes numbers as they are")
     fn, runs = counted(lambda x, n: x * n)
     there = bridged(fn)
@@ -236,7 +236,7 @@ def test_number_is_traced_in_the_derivative(into_torch, torch):
         x = torch.tensor(X, requires_grad=True)
         there(x, number).sum().backward()
         torch.testing.assert_close(x.grad, 2 * x.detach() * number)
-    assert len(runs) == 1 or not _registry.source(into_torch[0].name).traces_numbers
+    assert len(runs) == 1 or not _registry.source(into_torch[0].name).traces_scalars
 
 
 def test_float_number_leaves_integers_to_promote_as_in_the_source(jax, torch):

@@ -104,7 +104,9 @@ def doubled(torch, jax):
         return (x * 2,)
 
     spec = ArraySpec((1 << 20,), "float32")
-    return exposed(Op(name="f", home="torch", call=call, specs=lambda *_: (spec,))), seen
+    return exposed(
+        Op(name="f", framework="torch", call=call, output_specs=lambda *_: (spec,))
+    ), seen
 
 
 def test_jax_lends_its_memory_and_its_stream(torch, jax, doubled):

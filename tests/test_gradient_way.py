@@ -31,8 +31,8 @@ def loss(xp, x, w):
 @pytest.fixture(autouse=True)
 def whenever_it_is_exact(monkeypatch):
     """As if it always cost least: what is tested is where it may be taken."""
-    monkeypatch.setattr(strategy, "running", lambda jaxpr: 1.0)
-    monkeypatch.setattr(strategy, "keeping", lambda *_: 0.0)
+    monkeypatch.setattr(strategy, "recompute_cost", lambda jaxpr: 1.0)
+    monkeypatch.setattr(strategy, "residual_cost", lambda *_: 0.0)
 
 
 @pytest.fixture

@@ -18,7 +18,7 @@ from jax.interpreters import partial_eval
 
 from bridge import ArgumentError
 from bridge._calls import executor
-from bridge._core.op import Op, Split
+from bridge._core.op import ForwardBackward, Op
 from bridge._core.spec import ArraySpec
 from tests.handmade import Handmade, exposed, into_jax
 
@@ -274,23 +274,25 @@ def test_narrowed_halves_serve_some_of_the_results():
             ran.append(name)
             return call(*xs)
 
-        return Op(name=name, home="torch", call=noted, specs=results, vmap=lambda *_: None)
+        return Op(
+            name=name, framework="torch", call=noted, output_specs=results, vmap=lambda *_: None
+        )
 
     spec = ArraySpec((3,), "float64")
     forward = half("forward", lambda x: (x.sin(), x.exp(), x.cos()), lambda *_: (spec,) * 3)
     both = half("both", lambda y, c, s, e: (c * s + y * e,), lambda *_: (spec,))
     first = half("first", lambda y, c, s: (c * s,), lambda *_: (spec,))
-    split = Split(
-        way="save",
+    split = ForwardBackward(
+        strategy="save",
         forward=forward,
         backward=lambda needed: both,
-        outputs=2,
-        kept_primals=(),
-        kept_outputs=(1,),
-        narrowed=lambda needed, given: first if given == (0,) else None,
+        output_count=2,
+        saved_primals=(),
+        saved_outputs=(1,),
+        backward_from=lambda needed, given: first if given == (0,) else None,
     )
     made = Handmade(lambda x: (x.sin(), x.exp()), "f", (spec,)).op()
-    f = exposed(dataclasses.replace(made, split=lambda wanted, given: split))
+    f = exposed(dataclasses.replace(made, forward_backward=lambda wanted, given: split))
     x = jnp.asarray(X)
     equal(jax.grad(lambda x: f(x)[0].sum())(x), jnp.cos(x))
     equal(jax.grad(lambda x: sum(f(x)).sum())(x), jnp.cos(x) + jnp.exp(x))
@@ -314,10 +316,10 @@ def test_some_of_the_tangents_of_a_derivative():
 
 
 def test_arrays_cross_outside_of_programs():
-    runner = executor.carrier("torch", "jax", device="cpu", computes_on="cpu")
+    runner = executor.make_executor("torch", "jax", device="cpu", compute_device="cpu")
     x = jnp.asarray(Z)
     made = Handmade(lambda x: (x * 2, x.abs()), "f", (ArraySpec((3,), "complex128"),)).op()
-    got = runner.evaluate(made, [x])
+    got = runner.execute(made, [x])
     equal(got, (2 * x, jnp.abs(x)))
     assert got[0].dtype == np.complex128
 

@@ -118,10 +118,10 @@ def test_a_device_that_there_is_none_of(pair, word):
 
 @from_jax
 def test_a_device_where_the_arrays_are_not(pair):
-    runner = type("Runner", (), {"moves": True, "fill": None})()
-    op = type("Op", (), {"name": "f", "listing": None})()
+    runner = type("Runner", (), {"changes_device": True, "execute_into": None})()
+    op = type("Op", (), {"name": "f", "graph": None})()
     with pytest.raises(bridge.DeviceError, match="f is to compute on another device than that"):
-        _registry.target("jax").expose(op, runner, None)
+        _registry.target("jax").make_native(op, runner, None)
 
 
 DOUBLES = {

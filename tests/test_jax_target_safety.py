@@ -32,7 +32,7 @@ SHAPES = [(), (1,), (0,), (3, 0, 2), (2, 3), (1, 2, 1, 2, 1, 1, 2, 1, 1, 3)]
 
 def wrong(call, results):
     """An Op that promises `results` and returns what `call` does."""
-    return exposed(Op(name="f", home="torch", call=call, specs=lambda *_: results))
+    return exposed(Op(name="f", framework="torch", call=call, output_specs=lambda *_: results))
 
 
 def values(shape, dtype):
@@ -188,7 +188,7 @@ def test_many_threads():
 
 
 def test_another_version_of_the_interface_is_refused(monkeypatch):
-    monkeypatch.setattr(ffi._abi, "VERSION", (0, 1000))
+    monkeypatch.setattr(ffi.ffi_structs, "VERSION", (0, 1000))
     with pytest.raises(Exception, match=r"has version 0\.\d+ of XLA's foreign function interface"):
         ffi._check_version()
 
@@ -204,4 +204,4 @@ def test_a_program_cannot_leave_its_process():
     with pytest.raises(ArgumentError, match="f has no name that another process could find it by"):
         jax.export.export(f)(X)
     with pytest.raises(ArgumentError, match="calls f#0-0, a function of another process"):
-        ffi_call.find(b"f#0-0")
+        ffi_call.lookup(b"f#0-0")

@@ -26,8 +26,8 @@ pytestmark = pytest.mark.usefixtures("x64")
 @pytest.fixture
 def rules(monkeypatch):
     """What is registered in a test is forgotten after it."""
-    monkeypatch.setattr(user, "RULES", {})
-    monkeypatch.setattr(lowerings, "RULES", user.RULES)
+    monkeypatch.setattr(user, "USER_LOWERINGS", {})
+    monkeypatch.setattr(lowerings, "USER_LOWERINGS", user.USER_LOWERINGS)
 
 
 def xla(function):

@@ -13,7 +13,7 @@ import bridge
 from bridge import _registry, to_jax, to_mlx, to_torch
 
 mx = pytest.importorskip("mlx.core")
-from bridge._arrays.mlx import owned  # noqa: E402
+from bridge._arrays.mlx import own_memory  # noqa: E402
 
 
 @pytest.fixture
@@ -289,7 +289,7 @@ def run(code):
 
 @pytest.fixture
 def face():
-    return _registry.home("mlx")
+    return _registry.source_arrays("mlx")
 
 
 def addresses(torch, capsules):
@@ -300,7 +300,7 @@ def test_owned_arrays_are_alone_in_their_memory(torch, face):
     x = mx.arange(4.0)
     mx.eval(x)
     shared = [x, x, x.reshape(2, 2), mx.contiguous(x), x + 1, x + 1]
-    capsules = face.releaser("cpu")(owned(shared))
+    capsules = face.releaser("cpu")(own_memory(shared))
     tensors = [torch.utils.dlpack.from_dlpack(c) for c in capsules]
     assert len({t.data_ptr() for t in tensors}) == len(tensors)
     for t in tensors:
@@ -318,7 +318,7 @@ def test_released_arrays_are_dense(torch, face, layout):
 
 def test_lent_arrays_are_dense_and_borrowed_ones_copies(face):
     x = arange()
-    (lent,) = _registry.away("mlx").lender("cpu")([x.T])
+    (lent,) = _registry.target_arrays("mlx").lender("cpu")([x.T])
     assert lent.flags.c_contiguous
     (borrowed,) = face.borrower("cpu")([lent])
     lent[...] = 9

@@ -46,8 +46,8 @@ def into_mlx(fn, *, arguments=1, keep=True, shape=(3,)):
     """A function of vectors in MLX, and its Op."""
     made = Recorded(fn, "f", [ArraySpec(shape, "float32")] * arguments, keep=keep)
     made.asked, made.residuals = [], []
-    runner = executor.carrier("torch", "mlx", device="cpu", computes_on="cpu")
-    return _registry.target("mlx").expose(made.op(), runner, None), made
+    runner = executor.make_executor("torch", "mlx", device="cpu", compute_device="cpu")
+    return _registry.target("mlx").make_native(made.op(), runner, None), made
 
 
 def cube(x):

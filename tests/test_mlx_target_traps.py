@@ -309,28 +309,28 @@ def test_what_a_rule_returns_is_not_checked():
 
     from bridge import Op
     from bridge._core.spec import ArraySpec
-    from bridge._targets.mlx import FACE
+    from bridge._targets.mlx import TARGET
 
     class Runner:
         @staticmethod
-        def evaluate(op, xs):
+        def execute(op, xs):
             return op.call(*xs)
 
     said = ArraySpec((3,), "float32")
     gradient = Op(
         name="f.vjp",
-        home="torch",
+        framework="torch",
         call=lambda *_: (mx.zeros((2,)),),
-        specs=lambda *_: (said,),
+        output_specs=lambda *_: (said,),
     )
     op = Op(
         name="f",
-        home="torch",
+        framework="torch",
         call=lambda x: (mx.array(x) * 2,),
-        specs=lambda *_: (said,),
+        output_specs=lambda *_: (said,),
         vjp=lambda wanted, given: gradient,
     )
-    f = FACE.expose(op, Runner, None)
+    f = TARGET.make_native(op, Runner, None)
     with pytest.raises(TypeError, match=r"f.vjp returned \(float32\[2\]\) .*but \(float32\[3\]\)"):
         inner(lambda x: f(x)[0])(X)
 
@@ -445,7 +445,7 @@ def test_mx_compile_takes_what_does_not_depend_on_its_arguments():
 def test_placeholders_raise_where_nobody_tells_who_asks(monkeypatch):
     from bridge._targets.mlx import call
 
-    monkeypatch.setattr(call, "recording", lambda: False)
+    monkeypatch.setattr(call, "is_compiling", lambda: False)
     cube = torch2mlx(lambda x: x**3)
     results = mx.compile(inner(cube))(X)
     with pytest.raises(RuntimeError, match="compil"):

@@ -119,16 +119,16 @@ def test_random_numbers_stay_the_same(monkeypatch):
 def written(fn, monkeypatch):
     """Which results were written where they belong, and whether XLA lent memory twice."""
     found = []
-    fill = tensors.fill
+    fill = tensors.execute_into
 
     def watched(op, operands, results):
-        xs, places = ([filling.over(x) for x in row] for row in (operands, results))
-        outputs = op.into(places, xs)
+        xs, places = ([filling.tensor_from_buffer(x) for x in row] for row in (operands, results))
+        outputs = op.call_into(places, xs)
         row = [y.data_ptr() == place.data_ptr() for y, place in zip(outputs, places, strict=True)]
-        found.append((row, filling._apart(places, xs)))
+        found.append((row, filling._no_overlap(places, xs)))
         fill(op, operands, results)
 
-    monkeypatch.setattr(tensors, "fill", watched)
+    monkeypatch.setattr(tensors, "execute_into", watched)
     jax.block_until_ready(jax.jit(torch2jax(fn), donate_argnums=(0, 1))(X, Y))
     return found
 
@@ -149,15 +149,15 @@ def test_what_is_written_in_place(name, rows, monkeypatch):
 
 @pytest.mark.parametrize("shift", [0, 2, -2])
 def test_a_place_that_an_argument_lies_in_is_written_last(shift):
-    from bridge._sources.torch import FACE
+    from bridge._sources.torch import SOURCE
 
     memory = np.linspace(0.1, 1.0, 10, dtype="float32")
     x, place, other = memory[2:8], memory[2 + shift : 8 + shift], np.zeros(6, np.float32)
     expected = np.exp(x), np.sin(x)
     like = spec(torch.ones(6))
-    op = FACE.op(
+    op = SOURCE.make_op(
         lambda x: [x.exp(), x.sin()], name="f", primals=(like,), labels=["x"], capture="require"
     )
-    tensors.FACE.fill(op, [x], [place, other], None)
+    tensors.ARRAYS.execute_into(op, [x], [place, other], None)
     np.testing.assert_allclose(place, expected[0], rtol=1e-6)
     np.testing.assert_allclose(other, expected[1], rtol=1e-6)

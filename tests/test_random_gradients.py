@@ -53,7 +53,7 @@ FUNCTIONS = {
 def test_a_seed_decides_the_gradient(name):
     f = op(lambda x, seed: FUNCTIONS[name](x), X, SEED, seed=1, capture="auto")
     gradient = f.derive("vjp", (0,), (0,))
-    halves = f.derive("split", (0,), (0,))
+    halves = f.derive("forward_backward", (0,), (0,))
     assert (halves is None) == (name == "graph")
     for seed in (SEED, OTHER) if halves else ():
         *_, number = halves.forward.call(X, seed)

@@ -410,7 +410,7 @@ def test_the_model_chooses_what_was_measured_to_be_fastest(function, dtype, shap
     from bridge._core.spec import ArraySpec
 
     primals = tuple(ArraySpec(shape, dtype) for shape in shapes)
-    op = _registry.source("jax").op(
+    op = _registry.source("jax").make_op(
         lambda *xs: [function(jax.numpy, *xs)],
         name="f",
         primals=primals,
@@ -419,8 +419,8 @@ def test_the_model_chooses_what_was_measured_to_be_fastest(function, dtype, shap
         x64=None,
         residuals="auto",
     )
-    op.derive("split", (0,) if len(shapes) < 3 else tuple(range(1, len(shapes))), (0,))
-    assert op.residuals() == {way}
+    op.derive("forward_backward", (0,) if len(shapes) < 3 else tuple(range(1, len(shapes))), (0,))
+    assert op.residual_strategies() == {way}
 
 
 @pytest.mark.parametrize(("function", "shape", "way"), AUTO.values(), ids=AUTO)

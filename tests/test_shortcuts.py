@@ -33,7 +33,7 @@ PUBLIC = {
     "from_dlpack": (torch_arrays, "_take", from_dlpack),
     "__dlpack__": (jax_arrays, "_capsule", public_capsule),
     "transforming": (target, "transforming", lambda: True),
-    "undisturbed": (target, "undisturbed", lambda: False),
+    "undisturbed": (target, "is_plain_autograd", lambda: False),
 }
 
 

@@ -157,10 +157,10 @@ def test_compiled_calls_keep_nothing_more(into_torch):
     f = wrap(lambda x, how: source.xp.sin(x), static_argnames="how")
     step = compiled(lambda x: f(x, frozenset([1])))
     step(X)
-    kept = len(f.kept)
+    kept = len(f.graph_objects)
     for _ in range(20):
         step(X)
-    assert len(f.kept) == kept
+    assert len(f.graph_objects) == kept
 
 
 # Objects that compiled code makes or changes

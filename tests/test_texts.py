@@ -58,12 +58,12 @@ def told(x):
 
 
 def decoded_elsewhere(text):
-    return json.loads(json.dumps(told(serialization.decoded(text))))
+    return json.loads(json.dumps(told(serialization.decode(text))))
 
 
 def test_a_tree_is_the_same_in_another_process():
-    text = serialization.encoded(TREE)
-    assert told(serialization.decoded(text)) == told(TREE)
+    text = serialization.encode(TREE)
+    assert told(serialization.decode(text)) == told(TREE)
     assert fresh_process(decoded_elsewhere, text) == json.loads(json.dumps(told(TREE)))
 
 
@@ -74,7 +74,7 @@ class Local:
 @pytest.mark.parametrize("thing", [Local(), Local, len, b"bytes", {1}, lambda: 0, object()])
 def test_what_has_no_text_is_refused(thing):
     with pytest.raises(ArgumentError, match="has no text to find it again by"):
-        serialization.encoded([thing])
+        serialization.encode([thing])
 
 
 @pytest.mark.parametrize("kind", ["enum", "named", "dataclass"])
@@ -82,7 +82,7 @@ def test_what_has_no_text_is_refused(thing):
 def test_a_text_makes_nothing_but_data(kind, place):
     about = {"enum": [place, "x"], "named": [place, []], "dataclass": [place, [], []]}[kind]
     with pytest.raises(ArgumentError, match=f"{place} is not the class that it was"):
-        serialization.decoded(json.dumps({kind: about}))
+        serialization.decode(json.dumps({kind: about}))
 
 
 class Running:

@@ -73,7 +73,7 @@ def test_a_gradient_that_differences_contradict_is_refused(monkeypatch):
     """Of two ways of torch that disagree; here nothing stands in for the one that is wrong."""
     from bridge._sources.torch.capture import corrections
 
-    monkeypatch.setattr(corrections, "_OTHERS", {})
+    monkeypatch.setattr(corrections, "_CORRECTED", {})
     f = op(lambda x: torch.as_strided_scatter(x, S, (2, 2), (1, 2)).sin(), X)
     with pytest.raises(NoRuleError, match="torch has the gradient of f wrong"):
         f.derive("jvp", (0,))

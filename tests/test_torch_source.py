@@ -27,7 +27,7 @@ def test_results_and_specs_equal_native(fn, xs):
     expected = row(fn(*(x.clone() for x in xs)))
     found = f.call(*xs)
     close(found, expected)
-    assert f.specs(*map(spec, xs)) == tuple(map(spec, expected))
+    assert f.output_specs(*map(spec, xs)) == tuple(map(spec, expected))
 
 
 @every_function
@@ -36,7 +36,7 @@ def test_results_lie_in_memory_of_their_own(fn, xs):
     f = op(fn, *xs)
     found = storages([*xs, *f.call(*xs), *f.call(*xs)])
     assert len(set(found)) == len(found)
-    split = f.derive("split", smooth(xs), smooth(f.call(*xs)))
+    split = f.derive("forward_backward", smooth(xs), smooth(f.call(*xs)))
     found = storages([*xs, *split.forward.call(*xs)])
     assert len(set(found)) == len(found)
     close(xs, before, rtol=0, atol=0)
@@ -48,9 +48,9 @@ def test_split_gives_the_gradients_of_plain_autograd(fn, xs):
     native = row(fn(*(x.clone() for x in xs)))
     wanted, given = smooth(xs), smooth(native)
     cotangents = [like(native[i], 7 + i) for i in given]
-    split = f.derive("split", wanted, given)
+    split = f.derive("forward_backward", wanted, given)
     results = split.forward.call(*xs)
-    close(results[: split.outputs], native)
+    close(results[: split.output_count], native)
     found = backward(split, xs, results, cotangents, wanted)
     close(found, recorded(fn, xs, wanted, given, cotangents))
     close(backward(split, xs, results, cotangents, wanted[-1:]), found[-1:])
@@ -62,7 +62,7 @@ def test_split_for_one_argument_and_one_result(fn, xs):
     native = row(fn(*(x.clone() for x in xs)))
     wanted, given = smooth(xs)[:1], smooth(native)[-1:]
     cotangents = [like(native[i], 3) for i in given]
-    split = f.derive("split", wanted, given)
+    split = f.derive("forward_backward", wanted, given)
     found = backward(split, xs, split.forward.call(*xs), cotangents, wanted)
     close(found, recorded(fn, xs, wanted, given, cotangents))
 
@@ -151,7 +151,7 @@ def test_vjp_of_vmap_equals_a_loop(fn, xs):
     cotangents = [like(native[i], 7 + i) for i in given]
     expected = recorded(loop, many, wanted, given, cotangents)
     close(batched.derive("vjp", wanted, given).call(*many, *cotangents), expected)
-    if split := batched.split and batched.derive("split", wanted, given):
+    if split := batched.forward_backward and batched.derive("forward_backward", wanted, given):
         results = split.forward.call(*many)
         close(backward(split, many, results, cotangents, wanted), expected)
 
@@ -162,12 +162,12 @@ def test_halves_can_be_batched(fn, xs):
     f = op(fn, *xs)
     native = row(fn(*(x.clone() for x in xs)))
     wanted, given = smooth(xs), smooth(native)
-    split = f.derive("split", wanted, given)
+    split = f.derive("forward_backward", wanted, given)
     results = split.forward.derive("vmap", axes, 3).call(*many)
     cotangents = [torch.stack([like(native[i], 7 + i + n) for n in range(3)]) for i in given]
-    kept = [many[i] for i in split.kept_primals]
-    rest = [*(results[i] for i in split.kept_outputs), *results[split.outputs :], *cotangents]
-    inputs = (*(axes[i] for i in split.kept_primals), *[0] * len(rest))
+    kept = [many[i] for i in split.saved_primals]
+    rest = [*(results[i] for i in split.saved_outputs), *results[split.output_count :], *cotangents]
+    inputs = (*(axes[i] for i in split.saved_primals), *[0] * len(rest))
     found = split.backward(wanted).derive("vmap", inputs, 3).call(*kept, *rest)
     expected = [
         recorded(fn, example, wanted, given, [c[n] for c in cotangents])
@@ -210,6 +210,6 @@ def test_second_order_equals_plain_autograd(fn, xs):
     gradients = f.derive("vjp", wanted, given)
     every = tuple(range(len(wanted)))
     close(gradients.derive("vjp", smooth(args), every).call(*args, *others), expected)
-    split = gradients.derive("split", smooth(args), every)
+    split = gradients.derive("forward_backward", smooth(args), every)
     results = split.forward.call(*args)
     close(backward(split, args, results, others, smooth(args)), expected)

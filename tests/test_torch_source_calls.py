@@ -19,7 +19,7 @@ from bridge._core.errors import ArgumentError, NoRuleError, NoValuesError, Optio
 from tests.torch_ops import SOURCE, backward, close, cube, like, op, recorded, spec  # noqa: E402
 
 DOUBLE = torch.float64
-HOME = _registry.home("torch")
+HOME = _registry.source_arrays("torch")
 X = torch.randn(4, dtype=DOUBLE)
 
 
@@ -28,7 +28,7 @@ X = torch.randn(4, dtype=DOUBLE)
 
 def test_dropout_has_one_mask_for_value_and_gradient():
     x = torch.randn(1000)
-    split = op(lambda x: F.dropout(x * 2, 0.4), x).derive("split", (0,), (0,))
+    split = op(lambda x: F.dropout(x * 2, 0.4), x).derive("forward_backward", (0,), (0,))
     results = split.forward.call(x)
     (found,) = backward(split, [x], results, [torch.ones(1000)], (0,))
     mask = results[0] != 0
@@ -51,7 +51,7 @@ def test_a_seed_decides_random_numbers_in_every_derivative():
     (value,) = f.call(x, SEED)
     assert torch.equal(value, f.call(x, SEED)[0])
     assert not torch.equal(value, f.call(x, torch.tensor([17, 18], dtype=torch.uint32))[0])
-    split = f.derive("split", (0,), (0,))
+    split = f.derive("forward_backward", (0,), (0,))
     results = split.forward.call(x, SEED)
     assert torch.equal(results[0], value)
     (kept,) = backward(split, [x, SEED], results, [c], (0,))
@@ -72,7 +72,7 @@ def test_dropout_in_attention_has_one_mask_for_value_and_gradient():
 
     q, c = torch.randn(2, 2, 5, 3, dtype=DOUBLE), torch.randn(2, 2, 5, 3, dtype=DOUBLE)
     f = op(fn, q, SEED, seed=1)
-    split = f.derive("split", (0,), (0,))
+    split = f.derive("forward_backward", (0,), (0,))
     results = split.forward.call(q, SEED)
     close(results[:1], f.call(q, SEED))
     kept = backward(split, [q, SEED], results, [c], (0,))
@@ -110,7 +110,7 @@ def test_capturing_leaves_the_generator_of_torch_alone():
     for capture in ("require", "never"):
         f = op(lambda x: F.dropout(x, 0.5), X, capture=capture)
     assert torch.equal(torch.rand(4), expected)
-    assert f.specs() == (spec(X),)
+    assert f.output_specs() == (spec(X),)
 
 
 def test_examples_share_the_seed_and_the_random_numbers():
@@ -129,7 +129,7 @@ def test_a_singular_matrix_is_an_error_of_each_call():
     close(f.call(2 * a), [a / 2])
     with pytest.raises(RuntimeError, match="singular"):
         f.call(0 * a)
-    split = f.derive("split", (0,), (0,))
+    split = f.derive("forward_backward", (0,), (0,))
     with pytest.raises(RuntimeError, match="singular"):
         split.forward.call(0 * a)
 
@@ -267,7 +267,7 @@ def test_random_numbers_of_a_function_that_runs_anew_need_a_seed():
 
 def test_an_unknown_way_of_capturing():
     with pytest.raises(OptionError, match="capture='maybe' is neither"):
-        SOURCE.check(capture="maybe")
+        SOURCE.check_options(capture="maybe")
 
 
 # What a function may not do.
@@ -330,7 +330,7 @@ def test_a_closed_over_parameter_is_a_constant_of_its_current_value():
     with torch.no_grad():
         layer.weight.mul_(2)
     close(f.call(X), [layer(X)])
-    split = f.derive("split", (0,), (0,))
+    split = f.derive("forward_backward", (0,), (0,))
     results = split.forward.call(X)
     c = torch.randn(2, dtype=DOUBLE)
     close(backward(split, [X], results, [c], (0,)), [c @ layer.weight])
@@ -347,7 +347,7 @@ def test_batch_norm_with_its_statistics_as_arguments():
     f = op(fn, *xs)
     close(f.call(*xs), fn(*(x.clone() for x in xs)))
     c = torch.randn(6, 3, dtype=DOUBLE)
-    split = f.derive("split", (0,), (0,))
+    split = f.derive("forward_backward", (0,), (0,))
     found = backward(split, xs, split.forward.call(*xs), [c], (0,))
     close(found, recorded(fn, xs, (0,), (0,), [c]))
     assert xs[2].eq(1).all()
@@ -433,21 +433,21 @@ def test_the_state_of_torch_does_not_leak_in(context, when, capture):
 
 
 def test_the_default_dtype_is_that_of_the_making():
-    assert SOURCE.ambient() == torch.float32
+    assert SOURCE.trace_context() == torch.float32
     f = op(lambda x: x + torch.ones(3), torch.randn(3))
     eager = op(lambda x: x + torch.ones(3), torch.randn(3), capture="never")
     try:
         torch.set_default_dtype(torch.float64)
-        assert SOURCE.ambient() == torch.float64
+        assert SOURCE.trace_context() == torch.float64
         for g in (f, eager):
             assert g.call(torch.ones(3, dtype=torch.float32))[0].dtype == torch.float32
-            assert g.derive("vjp", (0,), (0,)).specs()[0].dtype == "float32"
+            assert g.derive("vjp", (0,), (0,)).output_specs()[0].dtype == "float32"
             assert torch.get_default_dtype() == torch.float64
         ratio = op(lambda n: n / 3, torch.arange(3))
         torch.set_default_dtype(torch.float32)
         assert ratio.call(torch.arange(3))[0].dtype == torch.float64
         torch.set_default_dtype(torch.float64)
-        assert op(lambda x: torch.ones(3), torch.randn(3)).specs()[0].dtype == "float64"
+        assert op(lambda x: torch.ones(3), torch.randn(3)).output_specs()[0].dtype == "float64"
     finally:
         torch.set_default_dtype(torch.float32)
 
@@ -475,7 +475,7 @@ def test_autocast_in_a_function_is_kept():
 
     for capture in ("require", "never"):
         f = op(fn, torch.randn(3, 3), capture=capture)
-        assert f.specs()[0].dtype == "bfloat16"
+        assert f.output_specs()[0].dtype == "bfloat16"
 
 
 # Dtypes, reach, lifetimes, threads.
@@ -491,7 +491,7 @@ DTYPES = [
 def test_every_dtype(dtype):
     x = torch.ones(2, 3).to(getattr(torch, dtype))
     f = op(lambda x: (x, x.mT, x[0]), x)
-    assert [str(s) for s in f.specs()] == [f"{dtype}[{s}]" for s in ("2,3", "3,2", "3")]
+    assert [str(s) for s in f.output_specs()] == [f"{dtype}[{s}]" for s in ("2,3", "3,2", "3")]
     for found, expected in zip(f.call(x), (x, x.mT, x[0]), strict=True):
         assert found.dtype == x.dtype
         assert torch.equal(
@@ -512,7 +512,7 @@ def test_reach():
         return x * y.detach(), torch.zeros_like(z), y[n], torch.ones(2), z.sin()
 
     xs = X, X, torch.tensor([0, 1]), X
-    found = op(fn, *xs).reach()
+    found = op(fn, *xs).dependencies()
     assert [set(positions) for positions in found] == [{0, 1}, set(), {1, 2}, set(), {3}]
 
 
@@ -527,10 +527,10 @@ def test_captured_once():
     traced = len(runs)
     for _ in range(5):
         f.call(X)
-        f.derive("split", (0,), (0,)).forward.call(X)
+        f.derive("forward_backward", (0,), (0,)).forward.call(X)
     split = len(runs)
     for _ in range(5):
-        f.derive("split", (0,), (0,)).forward.call(X)
+        f.derive("forward_backward", (0,), (0,)).forward.call(X)
         f.call(X)
     assert len(runs) == split
     assert traced <= 2
@@ -539,7 +539,7 @@ def test_captured_once():
 def test_an_op_is_freed_with_its_constants():
     big = torch.randn(1000)
     f = op(lambda x, big=big: x * big.sum(), X)
-    f.derive("split", (0,), (0,)).backward((0,))
+    f.derive("forward_backward", (0,), (0,)).backward((0,))
     f.derive("vjp", (0,), (0,))
     kept = weakref.ref(big)
     del big, f

@@ -74,7 +74,7 @@ def test_three_rules_in_any_order(path):
     f, native = op(field, X, W), Native(lambda x, w: (field(x, w),))
     args = [X, W]
     for step in path:
-        count, outputs = len(args), f.specs()
+        count, outputs = len(args), f.output_specs()
         if step == "vjp":
             every = tuple(range(len(outputs)))
             args += [torch.randn(y.shape, dtype=DOUBLE) for y in outputs]
@@ -89,7 +89,7 @@ def test_three_rules_in_any_order(path):
                 for x, axis in zip(args, axes, strict=True)
             ]
             f, native = f.derive("vmap", axes, 3), native.vmap(axes)
-    assert f.specs() == tuple(map(spec, native.fn(*args)))
+    assert f.output_specs() == tuple(map(spec, native.fn(*args)))
     close(f.call(*args), native.fn(*args))
 
 
@@ -223,7 +223,7 @@ def test_a_part_without_gradient_has_no_tangent_either():
 def test_an_operator_that_cannot_be_batched_is_named():
     x = torch.randn(6, dtype=DOUBLE)
     f = op(lambda x: torch.as_strided(x * 2, (2, 2), (1, 2)), x)
-    split = f.derive("split", (0,), (0,))
+    split = f.derive("forward_backward", (0,), (0,))
     with pytest.raises(NotImplementedError, match="aten::as_strided_scatter"):
         split.backward((0,)).derive("vmap", (0,), 3)
 
@@ -239,7 +239,7 @@ def test_nothing_warns():
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         f = op(field, X, W)
-        split = f.derive("split", (0, 1), (0,))
+        split = f.derive("forward_backward", (0, 1), (0,))
         backward(split, [X, W], split.forward.call(X, W), [C], (0, 1))
 
 
@@ -271,7 +271,7 @@ def test_in_place_code_is_batched_without_a_loop():
         return y * x
 
     f = op(fn, X)
-    split = f.derive("split", (0,), (0,))
+    split = f.derive("forward_backward", (0,), (0,))
     many = torch.randn(50, 3, dtype=DOUBLE)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -287,7 +287,7 @@ def test_custom_operators():
     c, many = X.cos(), torch.stack([X, X.sin()])
     close(f.call(X, S), [plain(X, S)])
     expected = vjp(plain, X, S)[1](c)
-    split = f.derive("split", (0, 1), (0,))
+    split = f.derive("forward_backward", (0, 1), (0,))
     close(backward(split, [X, S], split.forward.call(X, S), [c], (0, 1)), expected)
     gradients = f.derive("vjp", (0, 1), (0,))
     close(gradients.call(X, S, c), expected)
@@ -325,7 +325,7 @@ def test_a_function_that_asks_for_gradients_keeps_them_in_a_batch():
     many = torch.stack([X, X.sin()])
     found = batch.derive("vjp", (0,), (0,)).call(many, many.cos())
     close(found, [2 * many * many.cos()])
-    assert batch.derive("split", (0,), (0,)) is None
+    assert batch.derive("forward_backward", (0,), (0,)) is None
 
 
 def test_a_harmless_question_costs_a_batch_nothing():
@@ -334,7 +334,7 @@ def test_a_harmless_question_costs_a_batch_nothing():
 
     batch = op(fn, X).derive("vmap", (0,), 2)
     many = torch.stack([X, X.sin()])
-    split = batch.derive("split", (0,), (0,))
+    split = batch.derive("forward_backward", (0,), (0,))
     found = backward(split, [many], split.forward.call(many), [many], (0,))
     close(found, [many.cos() * many])
 

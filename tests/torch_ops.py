@@ -27,7 +27,7 @@ def spec(x):
 def op(fn, *xs, capture="require", seed=None):
     labels = [f"argument {i} of f" for i in range(len(xs))]
     primals = tuple(map(spec, xs))
-    return SOURCE.op(fn, name="f", primals=primals, labels=labels, capture=capture, seed=seed)
+    return SOURCE.make_op(fn, name="f", primals=primals, labels=labels, capture=capture, seed=seed)
 
 
 def row(results):
@@ -61,9 +61,11 @@ def recorded(fn, xs, wanted, given, cotangents, **options):
 
 
 def backward(split, xs, results, cotangents, needed):
-    kept = [*(xs[i] for i in split.kept_primals), *(results[i] for i in split.kept_outputs)]
+    kept = [*(xs[i] for i in split.saved_primals), *(results[i] for i in split.saved_outputs)]
     # Dense copies, as they are after a framework has kept them.
-    residuals = [r.clone(memory_format=torch.contiguous_format) for r in results[split.outputs :]]
+    residuals = [
+        r.clone(memory_format=torch.contiguous_format) for r in results[split.output_count :]
+    ]
     return split.backward(needed).call(*kept, *residuals, *cotangents)
 
 

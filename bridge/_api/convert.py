@@ -102,20 +102,22 @@ def to_mlx(tree: Any, *, copy: bool | None = None) -> Any:
 def convert(tree: Any, name: str, *, copy: bool | None = None) -> Any:
     """`tree` with every array in it as one of the framework `name`."""
     to = _registry.arrays(name)
-    leaves, structure = pytree.flatten(tree, _registry.container)
+    leaves, structure = pytree.flatten(tree, _registry.pytree_node)
     moved = []
     for leaf, path in zip(leaves, pytree.paths(structure), strict=True):
-        owner = _registry.owner(leaf)
+        owner = _registry.array_owner(leaf)
         if owner is None or (owner is to and not copy):
             if owner is None:
                 check_value(leaf, name, alone=not path)
             moved.append(leaf)
             continue
         try:
-            buffer = owner.export(leaf, dense=to.dense, copy=copy, whole=owner is not to)
+            buffer = owner.export(
+                leaf, dense=to.requires_contiguous, copy=copy, whole=owner is not to
+            )
             moved.append(to.convert(buffer, copy=copy))
         except (ArgumentError, CopyError, NoValuesError) as error:
-            leaf_name = f"leaf {pytree.label(path)}" if path else "the value"
+            leaf_name = f"leaf {pytree.format_path(path)}" if path else "the value"
             what = f"{leaf_name} cannot be converted: {error}"
             raise type(error)(what) from error.__cause__
     return pytree.unflatten(structure, moved)

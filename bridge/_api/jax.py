@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, overload
 
-from bridge._api.wrapping import wrapped
+from bridge._api.wrapping import wrap
 
 if TYPE_CHECKING:
     from bridge._calls.bridged_function import BridgedFunction
@@ -95,7 +95,7 @@ def jax2torch(
 
     `jax.jit`: https://docs.jax.dev/en/latest/_autosummary/jax.jit.html
     """
-    return wrapped(
+    return wrap(
         fn,
         direction=("jax", "torch"),
         static=(static_argnums, static_argnames),
@@ -176,7 +176,7 @@ def jax2mlx(
 
     `mx.custom_function`: https://ml-explore.github.io/mlx/build/html/python/_autosummary/mlx.core.custom_function.html
     """
-    return wrapped(
+    return wrap(
         fn,
         direction=("jax", "mlx"),
         static=(static_argnums, static_argnames),

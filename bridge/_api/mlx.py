@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, overload
 
-from bridge._api.wrapping import wrapped
+from bridge._api.wrapping import wrap
 
 if TYPE_CHECKING:
     from bridge._calls.bridged_function import BridgedFunction
@@ -79,7 +79,7 @@ def mlx2torch(
 
     `mx.vjp`: https://ml-explore.github.io/mlx/build/html/python/_autosummary/mlx.core.vjp.html
     """
-    return wrapped(
+    return wrap(
         fn,
         direction=("mlx", "torch"),
         static=(static_argnums, static_argnames),
@@ -151,7 +151,7 @@ def mlx2jax(
 
     `mx.vjp`: https://ml-explore.github.io/mlx/build/html/python/_autosummary/mlx.core.vjp.html
     """
-    return wrapped(
+    return wrap(
         fn,
         direction=("mlx", "jax"),
         static=(static_argnums, static_argnames),

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, overload
 
-from bridge._api.wrapping import wrapped
+from bridge._api.wrapping import wrap
 from bridge._core.errors import OptionError
 
 if TYPE_CHECKING:
@@ -94,7 +94,7 @@ def torch2jax(
             f'device={device!r} says where torch computes, and with lower="xla" XLA computes, '
             "where the arrays are. Leave one of them out."
         )
-    return wrapped(
+    return wrap(
         fn,
         direction=("torch", "jax"),
         static=(static_argnums, static_argnames),
@@ -167,7 +167,7 @@ def torch2mlx(
 
     `mx.custom_function`: https://ml-explore.github.io/mlx/build/html/python/_autosummary/mlx.core.custom_function.html
     """
-    return wrapped(
+    return wrap(
         fn,
         direction=("torch", "mlx"),
         static=(static_argnums, static_argnames),

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from bridge._arrays.numpy import FACE as NUMPY
+from bridge._arrays.numpy import ARRAYS as NUMPY
 from bridge._core.errors import ArgumentError
 from bridge._core.spec import ArraySpec
 
@@ -16,10 +16,10 @@ class Exporters:
     """Objects that lend their memory by DLPack, and of which nothing else is known."""
 
     name = "dlpack"
-    dense = False
-    untraced = None
+    requires_contiguous = False
+    check_not_traced = None
 
-    def owns(self, x: Any) -> bool:
+    def is_array(self, x: Any) -> bool:
         """Whether `x` is an object, and no class, with `__dlpack__`."""
         return hasattr(type(x), "__dlpack__") and hasattr(type(x), "__dlpack_device__")
 
@@ -49,9 +49,9 @@ class Exporters:
         """Nothing: nobody asks for such arrays."""
         raise NotImplementedError
 
-    def container(self, x: Any) -> None:
+    def pytree_node(self, x: Any) -> None:
         """Nothing: they have no pytrees."""
         return
 
 
-FACE = Exporters()
+ARRAYS = Exporters()

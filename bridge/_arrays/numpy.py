@@ -10,7 +10,7 @@ from bridge._core.errors import ArgumentError, CopyError
 from bridge._core.spec import NARROW_INTEGERS, ArraySpec, check_range
 
 
-def plain(x: np.ndarray) -> tuple[np.ndarray, str | None]:
+def as_dlpack_dtype(x: np.ndarray) -> tuple[np.ndarray, str | None]:
     """`x` as DLPack takes it: low precision as integers, with the name of its dtype."""
     name = x.dtype.name
     if name in _NUMBERS:
@@ -24,7 +24,7 @@ _NUMBERS = {
 }
 
 
-def fitted(x: np.ndarray, dtype: np.dtype, name: str) -> np.ndarray:
+def narrow_checked(x: np.ndarray, dtype: np.dtype, name: str) -> np.ndarray:
     """`x`, or its integers of 64 bits as those of a smaller `dtype`: NOTE [narrowing]."""
     if NARROW_INTEGERS.get(x.dtype.name) != dtype.name:
         return x
@@ -33,7 +33,7 @@ def fitted(x: np.ndarray, dtype: np.dtype, name: str) -> np.ndarray:
     return x.astype(dtype)
 
 
-class OnHost:
+class HostCapsule:
     """A DLPack capsule of memory on the host, for those who ask an object where its memory is."""
 
     __slots__ = ("_capsule",)
@@ -52,9 +52,9 @@ class NumpyArrays:
     """NumPy's arrays, which live on the host and carry no gradient."""
 
     name = "numpy"
-    dense = False
+    requires_contiguous = False
 
-    def owns(self, x: Any) -> bool:
+    def is_array(self, x: Any) -> bool:
         """Whether `x` is an array; a NumPy scalar counts as the Python number it stands for."""
         return isinstance(x, np.ndarray)
 
@@ -88,9 +88,9 @@ class NumpyArrays:
         """An array over the memory of `x`, or a copy of it."""
         return np.from_dlpack(x, copy=copy)
 
-    def container(self, x: Any) -> None:
+    def pytree_node(self, x: Any) -> None:
         """Nothing: NumPy has no pytrees."""
         return
 
 
-FACE = NumpyArrays()
+ARRAYS = NumpyArrays()

@@ -7,7 +7,12 @@ from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Seq
 from typing import Any
 
 from bridge import _registry
-from bridge._calls.wrong_framework import Crossing, as_array, foreign_array, is_array_like
+from bridge._calls.wrong_framework import (
+    Direction,
+    array_advice,
+    foreign_array_error,
+    is_array_like,
+)
 from bridge._core import pytree
 from bridge._core.errors import ArgumentError, OptionError
 from bridge._core.spec import ArraySpec
@@ -22,14 +27,14 @@ class Static:
         self.value = value
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, Static) and typed(self.value) == typed(other.value)
+        return isinstance(other, Static) and static_key(self.value) == static_key(other.value)
 
     def __hash__(self) -> int:
-        return hash(typed(self.value))
+        return hash(static_key(self.value))
 
 
 @dataclasses.dataclass(frozen=True)
-class Kind:
+class LeafHandler:
     """How leaves of one class are treated.
 
     Attributes:
@@ -48,33 +53,33 @@ class Kind:
 _NUMBERS = {int: "int64", float: "float64", complex: "complex128"}
 
 
-def kind(leaf: Any, home: str, away: str, *, traced: bool) -> Kind:
+def leaf_handler(leaf: Any, home: str, away: str, *, traced: bool) -> LeafHandler:
     """How leaves of the class of `leaf` are treated by a function of `home` called from `away`."""
-    face = _registry.owner(leaf)
+    face = _registry.array_owner(leaf)
     if face is not None:
         if face.name not in (home, away, "numpy"):
-            raise foreign_array(leaf, Crossing(home, away))
+            raise foreign_array_error(leaf, Direction(home, away))
         if face.name == away:
-            caller = _registry.away(away)
-            return Kind(caller.key, caller.seen, owner=away)
-        prepare = _own if face.name == "numpy" else face.untraced
-        return Kind(face.signature, face.spec, prepare, face.name)
+            caller = _registry.target_arrays(away)
+            return LeafHandler(caller.target_signature, caller.target_spec, owner=away)
+        prepare = _copy_native if face.name == "numpy" else face.check_not_traced
+        return LeafHandler(face.signature, face.spec, prepare, face.name)
     if traced and type(leaf) in _NUMBERS:
         return _number(type(leaf))
     number = _as_number(leaf)
     if traced and type(number) in _NUMBERS:
         return dataclasses.replace(_number(type(number)), prepare=_as_number)
-    return Kind(_static_key)
+    return LeafHandler(_static_key)
 
 
-def _own(x: Any) -> Any:
+def _copy_native(x: Any) -> Any:
     """A copy of a NumPy array, in native byte order: it may change before a backward pass."""
     return x.astype(x.dtype.newbyteorder("="))
 
 
-def _number(type_: type) -> Kind:
-    spec = ArraySpec((), _NUMBERS[type_], weak=True)
-    return Kind(lambda _: type_, lambda _: spec)
+def _number(type_: type) -> LeafHandler:
+    spec = ArraySpec((), _NUMBERS[type_], weak_type=True)
+    return LeafHandler(lambda _: type_, lambda _: spec)
 
 
 def _as_number(x: Any) -> Any:
@@ -83,7 +88,7 @@ def _as_number(x: Any) -> Any:
 
 
 def _static_key(leaf: Any) -> Hashable:
-    return typed(value(leaf))
+    return static_key(unwrap_static(leaf))
 
 
 # Methods by which generators of random numbers are known: of NumPy, of Python, of a framework.
@@ -92,7 +97,7 @@ _DRAWS = ("bit_generator", "random_sample", "getrandbits", "initial_seed")
 
 def check_static(leaf: Any, away: str) -> None:
     """Raise unless the value of a static leaf can be a constant of a trace, and part of its key."""
-    given = value(leaf)
+    given = unwrap_static(leaf)
     if isinstance(given, Iterator):
         raise ArgumentError(
             f"it is a {type(given).__name__}, which can be read once, but a function may run more "
@@ -106,8 +111,8 @@ def check_static(leaf: Any, away: str) -> None:
         )
     if leaf is given and is_array_like(given):
         raise ArgumentError(
-            f"it is a {type(given).__name__}, no array of a framework. Pass {as_array(given)}, or "
-            "name it static."
+            f"it is a {type(given).__name__}, no array of a framework. Pass {array_advice(given)}, "
+            "or name it static."
         )
     if _holds_arrays(given, away):
         raise ArgumentError(
@@ -133,9 +138,9 @@ def _holds_arrays(x: Any, away: str) -> bool:
         if id(inner) in seen or isinstance(inner, type) or inspect.isroutine(inner):
             continue
         seen[id(inner)] = inner
-        owner = _registry.owner(inner)
+        owner = _registry.array_owner(inner)
         if owner is None:
-            found += _held(inner)
+            found += _members(inner)
         elif owner.name == away:
             return True
     return False
@@ -144,7 +149,7 @@ def _holds_arrays(x: Any, away: str) -> bool:
 _MANY_OBJECTS = 10_000
 
 
-def _held(x: Any) -> list[Any]:
+def _members(x: Any) -> list[Any]:
     """The members and attributes of an object."""
     if isinstance(x, (str, bytes, int, float, complex, types.ModuleType)):
         return []
@@ -160,28 +165,28 @@ def _names(slots: str | Iterable[str]) -> list[str]:
     return [slots] if isinstance(slots, str) else list(slots)
 
 
-def typed(value: Any) -> Hashable:
+def static_key(value: Any) -> Hashable:
     """A key that tells apart what Python calls equal: `1`, `1.0` and `True`; `0.0` and `-0.0`."""
     if isinstance(value, (tuple, frozenset)):
-        return type(value), type(value) is frozenset, _members(value)
+        return type(value), type(value) is frozenset, _member_keys(value)
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         fields = [getattr(value, field.name) for field in dataclasses.fields(value)]
-        return type(value), value, _members(tuple(fields))
+        return type(value), value, _member_keys(tuple(fields))
     if isinstance(value, (float, complex)):
         return type(value), repr(value)
     return type(value), value
 
 
-def _members(value: Iterable[Any]) -> Hashable:
-    members = map(typed, value)
+def _member_keys(value: Iterable[Any]) -> Hashable:
+    members = map(static_key, value)
     return frozenset(members) if isinstance(value, frozenset) else tuple(members)
 
 
-def _mark(x: Any) -> Static:
+def _wrap_static(x: Any) -> Static:
     return x if isinstance(x, Static) else Static(x)
 
 
-def value(leaf: Any) -> Any:
+def unwrap_static(leaf: Any) -> Any:
     """What the user passed for a static leaf."""
     return leaf.value if isinstance(leaf, Static) else leaf
 
@@ -197,26 +202,26 @@ class Parameters:
     static_argnums: frozenset[int]
     static_argnames: frozenset[str]
 
-    def mark(
+    def wrap_static(
         self, args: Sequence[Any], kwargs: Mapping[str, Any]
     ) -> tuple[tuple[Any, ...], dict[str, Any]]:
         """The arguments with the static ones wrapped, so that they are leaves."""
         at = {i + len(args) if i < 0 else i for i in self.static_argnums}
         return (
-            tuple(_mark(x) if i in at else x for i, x in enumerate(args)),
-            {k: _mark(x) if k in self.static_argnames else x for k, x in kwargs.items()},
+            tuple(_wrap_static(x) if i in at else x for i, x in enumerate(args)),
+            {k: _wrap_static(x) if k in self.static_argnames else x for k, x in kwargs.items()},
         )
 
-    def label(self, path: Sequence[Any]) -> str:
+    def argument_name(self, path: Sequence[Any]) -> str:
         """The name of the argument that a leaf is, or is a part of: `x['weights'][0]`."""
         keyword, position, *rest = path
         if keyword:
-            return pytree.label([position, *rest])
+            return pytree.format_path([position, *rest])
         if position < len(self.names):
-            return pytree.label([self.names[position], *rest])
+            return pytree.format_path([self.names[position], *rest])
         if self.variadic:
-            return pytree.label([self.variadic, position - len(self.names), *rest])
-        return pytree.label([position, *rest])
+            return pytree.format_path([self.variadic, position - len(self.names), *rest])
+        return pytree.format_path([position, *rest])
 
 
 def parameters(

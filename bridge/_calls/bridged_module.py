@@ -5,7 +5,7 @@ from typing import Any
 
 from bridge._calls.bridged_function import BridgedFunction
 from bridge._core.errors import ArgumentError
-from bridge._core.tracebacks import shortened
+from bridge._core.tracebacks import shortens_tracebacks
 
 
 class BridgedModule:
@@ -50,7 +50,7 @@ class BridgedModule:
             "the output and the new buffers."
         )
 
-    @shortened
+    @shortens_tracebacks
     def apply(self, params: Any, buffers: Any, *args: Any, **kwargs: Any) -> Any:
         """The output of the module and its new buffers, as a tuple.
 

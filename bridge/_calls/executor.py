@@ -6,11 +6,11 @@ from typing import Any
 
 from bridge import _registry
 from bridge._core.op import Arrays, Op
-from bridge._core.protocols import Fill, HomeFace, Run, RunAndKeep, Runner
+from bridge._core.protocols import Execute, ExecuteAndSave, ExecuteInto, Executor, SourceArrays
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class Carrier:
+class OpExecutor:
     """How Ops are evaluated for a caller: on arrays, or on buffers that a compiler handed out.
 
     Attributes:
@@ -20,27 +20,27 @@ class Carrier:
         moves: Whether they compute on another device than that of the caller's arrays.
     """
 
-    evaluate: Run
-    evaluate_and_keep: RunAndKeep
-    at_home: HomeFace
-    moves: bool = False
+    execute: Execute
+    execute_and_save: ExecuteAndSave
+    source_arrays: SourceArrays
+    changes_device: bool = False
 
     @property
-    def fill(self) -> Fill:
+    def execute_into(self) -> ExecuteInto:
         """What writes the outputs for buffers into others."""
-        return self.at_home.fill
+        return self.source_arrays.execute_into
 
 
-def carrier(home: str, away: str, *, device: str, computes_on: str) -> Runner:
+def make_executor(home: str, away: str, *, device: str, compute_device: str) -> Executor:
     """How Ops of `home` are evaluated on arrays of `away` that live on `device`."""
-    at_home, abroad = _registry.home(home), _registry.away(away)
+    at_home, abroad = _registry.source_arrays(home), _registry.target_arrays(away)
     if device == "meta":
-        outlined: Run = lambda op, xs: abroad.empty(op.specs())
-        return Carrier(outlined, lambda op, xs, count: (outlined(op, xs)[:count], ()), at_home)
+        outlined: Execute = lambda op, xs: abroad.meta_arrays(op.output_specs())
+        return OpExecutor(outlined, lambda op, xs, count: (outlined(op, xs)[:count], ()), at_home)
 
     # Made once: what follows runs on every call.
-    lend, borrow = abroad.lender(computes_on), at_home.borrower(computes_on)
-    release, adopt = at_home.releaser(computes_on), abroad.adopter(device)
+    lend, borrow = abroad.lender(compute_device), at_home.borrower(compute_device)
+    release, adopt = at_home.releaser(compute_device), abroad.adopter(device)
 
     def run(op: Op, xs: Sequence[Any]) -> Arrays:
         return adopt(release(op.call(*borrow(lend(xs)))))
@@ -49,10 +49,10 @@ def carrier(home: str, away: str, *, device: str, computes_on: str) -> Runner:
         outputs = op.call(*borrow(lend(xs)))
         return adopt(release(outputs[:count])), outputs
 
-    moves = computes_on not in (device, device.removesuffix(":0"))
-    working = at_home.working
+    moves = compute_device not in (device, device.removesuffix(":0"))
+    working = at_home.compute_context
     if working is None:
-        return Carrier(run, run_and_keep, at_home, moves)
+        return OpExecutor(run, run_and_keep, at_home, moves)
 
     def work(op: Op, xs: Sequence[Any]) -> Arrays:
         with working():
@@ -62,4 +62,4 @@ def carrier(home: str, away: str, *, device: str, computes_on: str) -> Runner:
         with working():
             return run_and_keep(op, xs, count)
 
-    return Carrier(work, work_and_keep, at_home, moves)
+    return OpExecutor(work, work_and_keep, at_home, moves)

@@ -21,17 +21,17 @@ from typing import Any
 
 from bridge import _registry
 from bridge._calls import arguments
-from bridge._calls.wrong_framework import MISTAKES, Crossing, check_result, explain
+from bridge._calls.wrong_framework import USER_ERRORS, Direction, add_note, check_result
 from bridge._core import pytree
 from bridge._core.errors import ArgumentError, NoValuesError
 from bridge._core.op import Op, Specs
-from bridge._core.protocols import Runner
+from bridge._core.protocols import Executor
 from bridge._core.spec import ArraySpec
-from bridge._core.tracebacks import user_exit
+from bridge._core.tracebacks import user_call
 
 
 @dataclasses.dataclass(frozen=True)
-class Leaf:
+class LeafInfo:
     """One leaf of the arguments, described.
 
     Attributes:
@@ -41,10 +41,10 @@ class Leaf:
         kind: How leaves of its class are treated.
     """
 
-    label: str
+    name: str
     signature: Any
     spec: ArraySpec | None
-    kind: arguments.Kind
+    kind: arguments.LeafHandler
 
     def prepare(self, name: str) -> Callable[[Any], Any] | None:
         """What is applied to arguments of the function `name`, whose errors name the argument."""
@@ -56,13 +56,13 @@ class Leaf:
             try:
                 return prepare(x)
             except (ArgumentError, NoValuesError) as error:
-                what = f"argument {self.label} of {name} cannot cross: {error}"
+                what = f"argument {self.name} of {name} cannot cross: {error}"
                 raise type(error)(what) from None
 
         return prepared
 
 
-class Flat:
+class FlatFunction:
     """The user's function on the arrays among its leaves; notes the structure of its results."""
 
     def __init__(
@@ -78,62 +78,69 @@ class Flat:
         self.__name__ = self.__qualname__ = name  # what a tracer's errors call it
         self.written = fn  # for errors that name it
         self._fn, self._structure, self._leaves = fn, structure, leaves
-        self._crossing = Crossing(*direction)
+        self._crossing = Direction(*direction)
         self._seeded = seeded
         self._at = [i for i, leaf in enumerate(leaves) if leaf is ARRAY]
-        self._is_row = len(self._at) == len(leaves) and structure == pytree.row(len(leaves))
+        self._is_row = len(self._at) == len(leaves) and structure == pytree.args_structure(
+            len(leaves)
+        )
         self._signatures: dict[type, Callable[[Any], Any]] = {}
         self._checked: Any = None
-        self._at_home = _registry.home(self._crossing.home)
+        self._at_home = _registry.source_arrays(self._crossing.source)
         self._opened: dict[int, str] = {}
         self.results: Any = None
         self.build: Callable[[Sequence[Any]], Any] = list
 
     def __call__(self, *arrays: Any) -> list[Any]:
         try:
-            results = self._results(arrays)
-        except MISTAKES as error:
-            explain(error, self._fn, arrays, self._crossing)
+            results = self._call(arrays)
+        except USER_ERRORS as error:
+            add_note(error, self._fn, arrays, self._crossing)
             raise
         if results.__class__ in self._signatures:  # a leaf, as others of its class were
             outputs, structure = [results], pytree.LEAF
         else:
-            outputs, structure = pytree.flatten(results, _registry.container)
-        opened = self._open(outputs)
-        likeness = self._likeness(outputs)
+            outputs, structure = pytree.flatten(results, _registry.pytree_node)
+        opened = self._unwrap_keys(outputs)
+        likeness = self._results_signature(outputs)
         if likeness is None or (structure, likeness, opened) != self._checked:
             for output, path in zip(outputs, pytree.paths(structure), strict=True):
                 self._check(output, path)
             self.results, self._opened = structure, opened
-            plain = pytree.builder(structure)
-            self.build = functools.partial(self._build_closed, plain) if opened else plain
-            self._checked = structure, self._likeness(outputs), opened
+            plain = pytree.unflattener(structure)
+            self.build = functools.partial(self._build_with_keys, plain) if opened else plain
+            self._checked = structure, self._results_signature(outputs), opened
         return outputs
 
     def unsupported(self) -> str | None:
         """A result that only the home framework has, which a graph cannot hold."""
         paths = pytree.paths(self.results) if self._opened else []
         return next(
-            (f"{self._place(paths[i])} is a key of {kind}" for i, kind in self._opened.items()),
+            (
+                f"{self._result_name(paths[i])} is a key of {kind}"
+                for i, kind in self._opened.items()
+            ),
             None,
         )
 
-    def _open(self, outputs: list[Any]) -> dict[int, str]:
+    def _unwrap_keys(self, outputs: list[Any]) -> dict[int, str]:
         """Replace results by what others can hold: NOTE [results that only one framework has]."""
-        if self._at_home.opened is None:
+        if self._at_home.unwrap_key is None:
             return {}
         opened = {}
         for i, output in enumerate(outputs):
-            if self._at_home.owns(output) and (parts := self._at_home.opened(output)):
+            if self._at_home.is_array(output) and (parts := self._at_home.unwrap_key(output)):
                 outputs[i], opened[i] = parts
         return opened
 
-    def _build_closed(self, plain: Callable[[Sequence[Any]], Any], outputs: Sequence[Any]) -> Any:
-        closed, away = list(outputs), _registry.away(self._crossing.away)
-        close: Any = self._at_home.closed
+    def _build_with_keys(
+        self, plain: Callable[[Sequence[Any]], Any], outputs: Sequence[Any]
+    ) -> Any:
+        closed, away = list(outputs), _registry.target_arrays(self._crossing.target)
+        close: Any = self._at_home.wrap_key
         for i, kind in self._opened.items():
             try:
-                closed[i] = close(away.values(outputs[i]), kind)
+                closed[i] = close(away.read_values(outputs[i]), kind)
             except (ArgumentError, NoValuesError) as error:
                 raise type(error)(
                     f"{self.unsupported()}, which has to be made of values here. Within a "
@@ -142,40 +149,40 @@ class Flat:
                 ) from None
         return plain(closed)
 
-    @user_exit
-    def _results(self, arrays: Sequence[Any]) -> Any:
+    @user_call
+    def _call(self, arrays: Sequence[Any]) -> Any:
         """What the user's function returns."""
         if self._is_row:
             return self._fn(*arrays)
-        leaves = pytree.spread(arrays, self._at, self._leaves)
+        leaves = pytree.replace_at(arrays, self._at, self._leaves)
         args, kwargs = pytree.unflatten(self._structure, leaves)
         if self._seeded:  # the source has set its generators by it
             del kwargs[SEED]
         return self._fn(*args, **kwargs)
 
-    def _likeness(self, outputs: Sequence[Any]) -> list[Any] | None:
+    def _results_signature(self, outputs: Sequence[Any]) -> list[Any] | None:
         """What the check of results depends on: NOTE [results like the last]."""
         try:
             return [(y.__class__, self._signatures[y.__class__](y)) for y in outputs]
         except (KeyError, RuntimeError, NoValuesError):  # new ones, nested tensors, tracers
             return None
 
-    def _place(self, path: Sequence[Any]) -> str:
+    def _result_name(self, path: Sequence[Any]) -> str:
         return f"result{''.join(f'[{key!r}]' for key in path)} of {self.__name__}"
 
     def _check(self, output: Any, path: Sequence[Any]) -> None:
         """Raise for a result that the caller's framework cannot hold."""
         if isinstance(output, (bool, int, float, complex)):
             return
-        where = self._place(path)
+        where = self._result_name(path)
         owner = check_result(output, where, self._fn, self._crossing)
         try:
             spec = owner.spec(output)
         except ArgumentError as error:
             raise ArgumentError(f"{where} cannot cross: {error}") from None
-        caller = _registry.away(self._crossing.away)
-        if not caller.holds(spec.dtype):
-            raise ArgumentError(f"{where} is {spec}, {caller.lacking(spec.dtype)}")
+        caller = _registry.target_arrays(self._crossing.target)
+        if not caller.supports_dtype(spec.dtype):
+            raise ArgumentError(f"{where} is {spec}, {caller.unsupported_dtype_advice(spec.dtype)}")
         self._signatures[type(output)] = owner.signature
 
 
@@ -183,7 +190,7 @@ ARRAY = object()
 SEED = "rng"
 
 
-def keyless(name: str) -> ArgumentError:
+def missing_key_error(name: str) -> ArgumentError:
     """What is wrong with a call of a function that draws random numbers."""
     return ArgumentError(
         f"{name} draws random numbers, which have to follow from an argument. Pass a key, "
@@ -206,19 +213,21 @@ class Plan:
     """
 
     op: Op
-    runner: Runner
+    executor: Executor
     primals: Specs
     native: Callable[..., Any]
-    flat: Flat
-    dynamic: Sequence[tuple[int, Callable[[Any], Any] | None]]
-    as_they_are: bool
+    flat: FlatFunction
+    array_leaves: Sequence[tuple[int, Callable[[Any], Any] | None]]
+    passthrough: bool
 
     def __call__(self, leaves: Sequence[Any]) -> Any:
-        if not self.as_they_are:
-            leaves = self.prepared(leaves)
+        if not self.passthrough:
+            leaves = self.select_arrays(leaves)
         outputs = self.native(*leaves)  # without a trace, the structure is known only now
         return self.flat.build(outputs)
 
-    def prepared(self, leaves: Sequence[Any]) -> list[Any]:
+    def select_arrays(self, leaves: Sequence[Any]) -> list[Any]:
         """The leaves that `native` takes."""
-        return [leaves[i] if prepare is None else prepare(leaves[i]) for i, prepare in self.dynamic]
+        return [
+            leaves[i] if prepare is None else prepare(leaves[i]) for i, prepare in self.array_leaves
+        ]

@@ -18,7 +18,7 @@ Line = tuple[str, int]
 
 
 @dataclasses.dataclass(eq=False)
-class Wrapping:
+class WrapperCounter:
     """One wrapper of a function or module, as far as others of the same are counted.
 
     Attributes:
@@ -35,7 +35,7 @@ class Wrapping:
     line: Line
     traced: bool = False
 
-    def note(self) -> None:
+    def record_trace(self) -> None:
         """Count the wrapper when it is traced for the first time; warns once there are many."""
         if self.traced:
             return
@@ -55,13 +55,13 @@ class Wrapping:
             )
 
 
-def wrapping(fn: Any, crossing: str) -> Wrapping | None:
+def count_wrapper(fn: Any, crossing: str) -> WrapperCounter | None:
     """What counts a new wrapper of `fn`; `None` for what has no code of its own."""
     try:
         counts = _counts.setdefault(_code(fn), {})
     except TypeError:  # it cannot be hashed, or referred to weakly
         return None
-    return Wrapping(import_path.called(fn), crossing, counts, _users_line())
+    return WrapperCounter(import_path.function_name(fn), crossing, counts, _users_line())
 
 
 # By the code of functions, which a lambda in a loop has in common with those before it; modules are

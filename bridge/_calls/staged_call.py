@@ -12,14 +12,14 @@ from typing import Any
 
 from bridge._calls.plan import Plan
 from bridge._core import pytree
-from bridge._core.op import Arrays, Op, Specs, Step
+from bridge._core.op import AppliedRule, Arrays, Op, Specs
 
 Names = Sequence[Sequence[int | str]]
 Shapes = Sequence[Sequence[int | str]] | None
 
 
 @dataclasses.dataclass(frozen=True)
-class Recorded:
+class StagedCall:
     """A call with arguments of some structure.
 
     Attributes:
@@ -31,53 +31,53 @@ class Recorded:
 
     plan: Plan
     leaves: Sequence[Any]
-    at: Sequence[int]
+    array_positions: Sequence[int]
     source_shapes: Callable[..., Any]
 
-    def specs(self) -> Specs:
+    def output_specs(self) -> Specs:
         """What is known of the results."""
-        return self.plan.op.specs()
+        return self.plan.op.output_specs()
 
     @property
     def structure(self) -> Any:
         """The structure of the results."""
         return self.plan.flat.results
 
-    def shapes(self, names: Names) -> Shapes:
+    def symbolic_shapes(self, names: Names) -> Shapes:
         """Shapes of the results where those of the arrays have names in them, if that is known."""
         primals, notes = self.plan.primals, self.plan.op.notes
         known: list[Sequence[int | str]] = [spec.shape for spec in primals]
-        mixed = pytree.spread(names, self.at, known)
+        mixed = pytree.replace_at(names, self.array_positions, known)
         asked = ("shapes", *map(tuple, mixed))
         if asked not in notes:  # a compiler asks many times, and each runs the function
             notes[asked] = self.source_shapes(self.plan.flat, primals, mixed)
         return notes[asked]
 
-    def reached(self, steps: Sequence[Step], wanted: Sequence[int]) -> list[int]:
+    def dependent_outputs(self, steps: Sequence[AppliedRule], argnums: Sequence[int]) -> list[int]:
         """Positions of the results that depend on one of the arrays at `wanted`."""
         op, at = self._derived(steps)
-        free = {at[i] for i in wanted}
-        reach = op.reach() if op.reach else [free for _ in op.specs()]
+        free = {at[i] for i in argnums}
+        reach = op.dependencies() if op.dependencies else [free for _ in op.output_specs()]
         return [i for i, primals in enumerate(reach) if free & primals]
 
-    def smooth(self, steps: Sequence[Step]) -> list[int]:
+    def differentiable_outputs(self, steps: Sequence[AppliedRule]) -> list[int]:
         """Positions of the results of a differentiable dtype, which have tangents."""
-        specs = self._derived(steps)[0].specs()
+        specs = self._derived(steps)[0].output_specs()
         return [i for i, spec in enumerate(specs) if spec.differentiable]
 
-    def evaluate(self, steps: Sequence[Step], arrays: Sequence[Any]) -> Arrays:
+    def execute(self, steps: Sequence[AppliedRule], arrays: Sequence[Any]) -> Arrays:
         """The results for these arrays."""
         op, at = self._derived(steps)
-        added = [None] * (len(at) - len(self.at))
-        return self.plan.runner.evaluate(op, pytree.spread(arrays, at, [*self.leaves, *added]))
+        added = [None] * (len(at) - len(self.array_positions))
+        return self.plan.executor.execute(op, pytree.replace_at(arrays, at, [*self.leaves, *added]))
 
-    def _derived(self, steps: Sequence[Step]) -> tuple[Op, list[int]]:
+    def _derived(self, steps: Sequence[AppliedRule]) -> tuple[Op, list[int]]:
         """The Op, and the positions of the arrays: NOTE [steps of a recorded call]."""
-        op, at, count = self.plan.op, list(self.at), len(self.leaves)
+        op, at, count = self.plan.op, list(self.array_positions), len(self.leaves)
         for kind, *about in steps:
             if kind == "vmap":
                 axes, size = about
-                onto = pytree.spread(axes, at, [None] * count)
+                onto = pytree.replace_at(axes, at, [None] * count)
                 op = op.derive("vmap", tuple(onto), size)
                 continue
             moved = tuple(at[i] for i in about[0])

@@ -17,17 +17,17 @@ from typing import Any
 from bridge import _registry
 from bridge._core import import_path
 from bridge._core.errors import ArgumentError, BridgeError
-from bridge._core.protocols import ArrayFace
+from bridge._core.protocols import ArrayBackend
 
 # What frameworks raise for an argument of a class that they do not know.
-MISTAKES = (TypeError, AttributeError, ValueError, RuntimeError, BufferError, IndexError)
+USER_ERRORS = (TypeError, AttributeError, ValueError, RuntimeError, BufferError, IndexError)
 _PACKAGE = __name__.partition(".")[0]
 _SUFFIX = "is wrapped by"
 _LISTS = re.compile(r"\b(list|tuple)\b")
 
 
 @dataclasses.dataclass(frozen=True)
-class Crossing:
+class Direction:
     """From which framework a function is brought to which, as its user wrote it.
 
     Attributes:
@@ -35,55 +35,55 @@ class Crossing:
         away: The framework it is called from.
     """
 
-    home: str
-    away: str
+    source: str
+    target: str
 
     def __str__(self) -> str:
-        return f"{self.home}2{self.away}"
+        return f"{self.source}2{self.target}"
 
-    def meant(self, other: str) -> str:
+    def suggest(self, other: str) -> str:
         """The wrapper for a function of a framework that is not `home`."""
-        return f"{other}2{self.away if self.away != other else self.home}"
+        return f"{other}2{self.target if self.target != other else self.source}"
 
 
-def check_function(fn: Any, crossing: Crossing) -> None:
+def check_function(fn: Any, crossing: Direction) -> None:
     """Raise unless `fn` can be a function, or a module, of the framework that is expected."""
-    expected = f"{crossing} expects a function of {crossing.home}"
+    expected = f"{crossing} expects a function of {crossing.source}"
     if inspect.iscoroutinefunction(fn) or inspect.isasyncgenfunction(fn):
         raise ArgumentError(
-            f"{expected}, but {import_path.called(fn)} is a coroutine function, which returns no "
-            "arrays. Write it without `async`."
+            f"{expected}, but {import_path.function_name(fn)} is a coroutine function, which "
+            "returns no arrays. Write it without `async`."
         )
     if inspect.isgeneratorfunction(fn):
         raise ArgumentError(
-            f"{expected}, but {import_path.called(fn)} is a generator function, which returns no "
-            "arrays. Return a list of them."
+            f"{expected}, but {import_path.function_name(fn)} is a generator function, which "
+            "returns no arrays. Return a list of them."
         )
     other = _registry.module_owner(fn)
     if other is not None and isinstance(fn, type):
         raise ArgumentError(
             f"{crossing} expects a function or a module, but got the class {fn.__name__}. Make a "
-            f"module of it: {crossing if other == crossing.home else crossing.meant(other)}"
+            f"module of it: {crossing if other == crossing.source else crossing.suggest(other)}"
             f"({fn.__name__}(...))."
         )
-    if other not in (None, crossing.home):
+    if other not in (None, crossing.source):
         raise ArgumentError(
             f"{expected}, but got a module of {other}, {type(fn).__name__}. Did you mean "
-            f"{crossing.meant(str(other))}?"
+            f"{crossing.suggest(str(other))}?"
         )
 
 
-def check_result(output: Any, where: str, fn: Any, crossing: Crossing) -> ArrayFace:
+def check_result(output: Any, where: str, fn: Any, crossing: Direction) -> ArrayBackend:
     """The arrays that a result of `fn` is one of; raises if they are not those of its framework."""
-    owner = _registry.owner(output)
+    owner = _registry.array_owner(output)
     kind = type(output).__name__
-    if owner is not None and owner.name in (crossing.home, "numpy"):
+    if owner is not None and owner.name in (crossing.source, "numpy"):
         return owner
     if owner is not None and owner.name in _registry.frameworks():
         raise ArgumentError(
             f"{where} is a {owner.name} {kind}, but {crossing} expects a function of "
-            f"{crossing.home}, which returns arrays of {crossing.home} or numbers. Did you mean "
-            f"{crossing.meant(owner.name)}?"
+            f"{crossing.source}, which returns arrays of {crossing.source} or numbers. Did you "
+            f"mean {crossing.suggest(owner.name)}?"
         )
     advice = "Return arrays and numbers only."
     if isinstance(fn, type) and isinstance(output, fn):
@@ -91,23 +91,23 @@ def check_result(output: Any, where: str, fn: Any, crossing: Crossing) -> ArrayF
     elif inspect.isgenerator(output) or inspect.iscoroutine(output):
         advice = "Return a list of arrays."
     raise ArgumentError(
-        f"{where} is a {kind}, no array of {crossing.home} or number, nor a known container of "
+        f"{where} is a {kind}, no array of {crossing.source} or number, nor a known container of "
         f"these. {advice}"
     )
 
 
-def foreign_array(x: Any, crossing: Crossing) -> ArgumentError:
+def foreign_array_error(x: Any, crossing: Direction) -> ArgumentError:
     """The error for an argument that is an array of neither framework of a crossing."""
-    owner = _registry.owner(x)
+    owner = _registry.array_owner(x)
     if owner is None or owner.name not in _registry.frameworks():
         return ArgumentError(
-            f"it is a {type(x).__name__}, no array of {crossing.away}. Convert it with "
-            f"bridge.to_{crossing.away}."
+            f"it is a {type(x).__name__}, no array of {crossing.target}. Convert it with "
+            f"bridge.to_{crossing.target}."
         )
     return ArgumentError(
         f"it is an array of {owner.name}, but {crossing} makes functions of arrays of "
-        f"{crossing.away}. Convert it with bridge.to_{crossing.away}, or make a function of arrays "
-        f"of {owner.name} with {crossing.home}2{owner.name}."
+        f"{crossing.target}. Convert it with bridge.to_{crossing.target}, or make a function of "
+        f"arrays of {owner.name} with {crossing.source}2{owner.name}."
     )
 
 
@@ -117,7 +117,7 @@ def is_array_like(x: Any) -> bool:
     return hasattr(type(x), "__array__") and not is_numpy
 
 
-def as_array(x: Any) -> str:
+def array_advice(x: Any) -> str:
     """How a user makes an array of such a thing."""
     return "`.to_numpy()` of it" if hasattr(x, "to_numpy") else "`numpy.asarray` of it"
 
@@ -129,7 +129,7 @@ def check_value(x: Any, target: str, *, alone: bool) -> None:
     """
     if is_array_like(x):
         raise ArgumentError(
-            f"to_{target} converts arrays, but got a {type(x).__name__}. Pass {as_array(x)}."
+            f"to_{target} converts arrays, but got a {type(x).__name__}. Pass {array_advice(x)}."
         )
     owner = _registry.module_owner(x)
     if owner == target:
@@ -141,10 +141,10 @@ def check_value(x: Any, target: str, *, alone: bool) -> None:
         )
     if alone and callable(x):
         raise ArgumentError(
-            f"to_{target} converts arrays, but got the function {import_path.called(x)}. "
+            f"to_{target} converts arrays, but got the function {import_path.function_name(x)}. "
             f"{_wrappers(x, target)} makes a function of {target} of it."
         )
-    if alone and any(map(_registry.owner, getattr(x, "__dict__", {}).values())):
+    if alone and any(map(_registry.array_owner, getattr(x, "__dict__", {}).values())):
         raise ArgumentError(
             f"to_{target} converts arrays and containers of them, but got a {type(x).__name__}, "
             "which holds arrays and is no known container. Make it a dataclass, or register it as "
@@ -154,28 +154,28 @@ def check_value(x: Any, target: str, *, alone: bool) -> None:
 
 def _wrappers(fn: Any, target: str) -> str:
     sources = [source for source, other in _registry.directions() if other == target]
-    home = _registry.framework(_place(fn))
+    home = _registry.framework(_module_of(fn))
     return f"{home}2{target}" if home in sources else " or ".join(f"{s}2{target}" for s in sources)
 
 
-def explain(error: Exception, fn: Any, arrays: Any, crossing: Crossing) -> None:
+def add_note(error: Exception, fn: Any, arrays: Any, crossing: Direction) -> None:
     """Add a note to what `fn` has raised, if arrays of the wrong framework may be the cause."""
     if isinstance(error, BridgeError) or any(_SUFFIX in n for n in _notes(error)):
         return
-    name = import_path.called(fn)
-    spoken = sorted({_class(type(x)) for x in arrays if _speaks_of(error, type(x))})
-    others = _foreign(error, fn, crossing.home, certain=bool(spoken))
+    name = import_path.function_name(fn)
+    spoken = sorted({_class(type(x)) for x in arrays if _mentions(error, type(x))})
+    others = _foreign_frameworks(error, fn, crossing.source, certain=bool(spoken))
     if len(others) == 1:
         (other,) = others
         error.add_note(
-            f"{crossing} calls {name} with arrays of {crossing.home}, and {name} uses {other}. Did "
-            f"you mean {crossing.meant(other)}? A part of {name} that is written with {other} "
-            f"{_SUFFIX} {other}2{crossing.home}; dtypes are those of {crossing.home}."
+            f"{crossing} calls {name} with arrays of {crossing.source}, and {name} uses {other}. "
+            f"Did you mean {crossing.suggest(other)}? A part of {name} that is written with "
+            f"{other} {_SUFFIX} {other}2{crossing.source}; dtypes are those of {crossing.source}."
         )
     elif spoken:
         lists = " A list or tuple stays one: pass an array." if _LISTS.search(str(error)) else ""
         error.add_note(
-            f"{crossing} calls {name} with arrays of {crossing.home}: each "
+            f"{crossing} calls {name} with arrays of {crossing.source}: each "
             f"{' and each '.join(spoken)} is one.{lists}"
         )
 
@@ -184,7 +184,7 @@ def _class(kind: type) -> str:
     return f"{kind.__module__}.{kind.__name__}"
 
 
-def _speaks_of(error: Exception, kind: type) -> bool:
+def _mentions(error: Exception, kind: type) -> bool:
     """Whether the text names the class, not just by a word that has other senses."""
     return bool(re.search(rf"(?:not |and |type |^|['.]){kind.__name__}\b", str(error)))
 
@@ -193,14 +193,14 @@ def _notes(error: Exception) -> list[str]:
     return getattr(error, "__notes__", [])
 
 
-def _foreign(error: Exception, fn: Any, home: str, *, certain: bool) -> set[str]:
+def _foreign_frameworks(error: Exception, fn: Any, home: str, *, certain: bool) -> set[str]:
     """Frameworks other than `home` whose code has failed: NOTE [whose code has failed].
 
     Code that names both is innocent, unless the error is `certain` to be about arrays of `home`.
     """
     while isinstance(fn, functools.partial):
         fn = fn.func
-    names = _frameworks([_place(fn)]) - {home} or _frameworks(_named(error))
+    names = _frameworks([_module_of(fn)]) - {home} or _frameworks(_modules_named(error))
     return names - {home} if certain or home not in names else set()
 
 
@@ -208,7 +208,7 @@ def _frameworks(places: Iterable[str]) -> set[str]:
     return {name for place in places if (name := _registry.framework(place))} - {"numpy"}
 
 
-def _named(error: Exception) -> Iterator[str]:
+def _modules_named(error: Exception) -> Iterator[str]:
     """The places of what the innermost code of the user names."""
     frames: list[types.FrameType] = []
     step = error.__traceback__
@@ -220,13 +220,13 @@ def _named(error: Exception) -> Iterator[str]:
         if place.partition(".")[0] != _PACKAGE and not _registry.framework(place):
             values = [frame.f_globals.get(name) for name in frame.f_code.co_names]
             values += [frame.f_locals.get(name) for name in frame.f_code.co_freevars]
-            yield from map(_place, values)
+            yield from map(_module_of, values)
             return
 
 
-def _place(thing: Any) -> str:
+def _module_of(thing: Any) -> str:
     """The module that a function or an array is of."""
-    owner = _registry.owner(thing)
+    owner = _registry.array_owner(thing)
     if owner is not None:
         return owner.name
     if isinstance(thing, types.ModuleType):

@@ -9,7 +9,7 @@ from typing import Any
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Place:
+class Holder:
     """A place that holds values.
 
     Attributes:
@@ -66,16 +66,16 @@ _EMPTY = types.CellType()
 _NONE = object()
 
 
-def places(x: Any) -> list[Place]:
+def holders(x: Any) -> list[Holder]:
     """The places that `x` is, or that it can name if it is a function."""
     if isinstance(x, types.FunctionType):
         closed = zip(x.__code__.co_freevars, x.__closure__ or (), strict=True)
-        own = Place(x.__globals__, names=frozenset(names(x.__code__)))
-        return [own, *(Place(cell, name) for name, cell in closed)]
+        own = Holder(x.__globals__, names=frozenset(names(x.__code__)))
+        return [own, *(Holder(cell, name) for name, cell in closed)]
     if isinstance(x, (dict, list)):
-        return [Place(x, type(x).__name__)]
+        return [Holder(x, type(x).__name__)]
     plain = hasattr(x, "__dict__") and not isinstance(x, (type, types.ModuleType, types.MethodType))
-    return [Place(vars(x), str(type(x).__name__))] if plain else []
+    return [Holder(vars(x), str(type(x).__name__))] if plain else []
 
 
 def names(code: types.CodeType) -> set[str]:
@@ -84,7 +84,7 @@ def names(code: types.CodeType) -> set[str]:
     return {*code.co_names}.union(*map(names, inner))
 
 
-def reached(
+def walk_holders(
     x: Any, is_module: Callable[[Any], bool], seen: set[int] | None = None
 ) -> Iterator[Any]:
     """`x`, and what it can name if it is a function or holds functions; of modules no parts."""
@@ -93,11 +93,11 @@ def reached(
         return
     seen.add(id(x))
     yield x
-    for part in () if is_module(x) else _named(x):
-        yield from reached(part, is_module, seen)
+    for part in () if is_module(x) else _named_values(x):
+        yield from walk_holders(part, is_module, seen)
 
 
-def _named(x: Any) -> list[Any]:
+def _named_values(x: Any) -> list[Any]:
     """What `x` holds, and what a function names that is of its own file, or no function."""
     if isinstance(x, types.FunctionType):
         cells = [cell.cell_contents for cell in x.__closure__ or () if cell != _EMPTY]

@@ -8,7 +8,7 @@ from bridge._core.spec import ArraySpec
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class Value:
+class ValueRef:
     """An array of a listing: an input, a constant or the result of an instruction.
 
     Attributes:
@@ -16,12 +16,12 @@ class Value:
         item: Which of several results, if an instruction has several.
     """
 
-    number: int
-    item: int | None = None
+    index: int
+    output_index: int | None = None
 
 
 @dataclasses.dataclass(frozen=True, eq=False, slots=True)
-class Instruction:
+class Operation:
     """An operator applied to values.
 
     Attributes:
@@ -37,14 +37,14 @@ class Instruction:
     operator: str
     args: tuple[Any, ...]
     kwargs: Mapping[str, Any]
-    results: Any
-    operands: tuple[Value, ...]
-    draw: int | None
-    parts: Callable[[], "Listing | None"]
+    output_specs: Any
+    operands: tuple[ValueRef, ...]
+    rng_index: int | None
+    decompose: Callable[[], "Graph | None"]
 
 
 @dataclasses.dataclass(frozen=True, eq=False, slots=True)
-class Listing:
+class Graph:
     """A pure function of arrays as instructions, with static shapes.
 
     Attributes:
@@ -57,6 +57,6 @@ class Listing:
 
     inputs: tuple[ArraySpec, ...]
     constants: tuple[Any, ...]
-    instructions: tuple[Instruction, ...]
-    outputs: tuple[Value | None, ...]
-    seed: int | None = None
+    operations: tuple[Operation, ...]
+    outputs: tuple[ValueRef | None, ...]
+    rng_input: int | None = None

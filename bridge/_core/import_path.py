@@ -8,7 +8,7 @@ from typing import Any
 from bridge._core.errors import ArgumentError
 
 
-def called(fn: Callable[..., Any]) -> str:
+def function_name(fn: Callable[..., Any]) -> str:
     """What a function is called; a partial one as the function it is of.
 
     What a class applies is the class: the `apply` of an `autograd.Function` says nothing.
@@ -21,16 +21,16 @@ def called(fn: Callable[..., Any]) -> str:
     return getattr(fn, "__name__", type(fn).__name__)
 
 
-def place(thing: Any) -> str | None:
+def import_path(thing: Any) -> str | None:
     """`module:qualified.name`, if `thing` is what is found there."""
     name = f"{getattr(thing, '__module__', '')}:{getattr(thing, '__qualname__', '')}"
     try:
-        return name if find(name) is thing else None
+        return name if import_object(name) is thing else None
     except (ImportError, AttributeError, ValueError):  # a lambda, a local function, no module
         return None
 
 
-def find(name: str) -> Any:
+def import_object(name: str) -> Any:
     """What is at this place; its module is imported."""
     module, _, path = name.partition(":")
     return functools.reduce(getattr, path.split("."), importlib.import_module(module))
@@ -40,7 +40,7 @@ def _kind(x: Any) -> str:
     return "an array" if hasattr(x, "dtype") and hasattr(x, "shape") else f"a {type(x).__name__}"
 
 
-def check_named(argument: str, values: Any, names: Collection[str], module: str) -> None:
+def check_parameter_names(argument: str, values: Any, names: Collection[str], module: str) -> None:
     """Raise unless `values` are by name those of a module, as `apply` takes them."""
     if not isinstance(values, Mapping):
         raise ArgumentError(

@@ -15,14 +15,14 @@ from collections.abc import Callable, Iterable, Sequence, Set
 from typing import Any
 
 from bridge._core.errors import NoRuleError
-from bridge._core.graph import Listing
+from bridge._core.graph import Graph
 from bridge._core.spec import NARROW_INTEGERS, ArraySpec
 
 Arrays = tuple[Any, ...]
 Specs = tuple[ArraySpec, ...]
 Positions = tuple[int, ...]
 # A rule by name with its arguments; of a split also which half, and the arguments of that.
-Step = tuple[Any, ...]
+AppliedRule = tuple[Any, ...]
 
 _MOST_DERIVED = 256
 
@@ -67,21 +67,21 @@ class Op:
     """
 
     name: str
-    home: str
+    framework: str
     call: Callable[..., Arrays]
-    specs: Callable[..., Specs]
-    into: Callable[[Sequence[Any], Sequence[Any]], Arrays] | None = None
+    output_specs: Callable[..., Specs]
+    call_into: Callable[[Sequence[Any], Sequence[Any]], Arrays] | None = None
     vjp: Callable[[Positions, Positions], "Op"] | None = None
     jvp: Callable[[Positions], "Op"] | None = None
     vmap: Callable[[tuple[int | None, ...], int], "Op"] | None = None
-    split: Callable[[Positions, Positions], "Split | None"] | None = None
-    reach: Callable[[], Sequence[Set[int]]] | None = None
-    draws: bool = False
-    expected: Callable[[], Specs] | None = None
-    anew: bool = False
-    text: Callable[[], str] | None = None
-    steps: tuple[Step, ...] = ()
-    listing: Callable[[], Listing] | None = None
+    forward_backward: Callable[[Positions, Positions], "ForwardBackward | None"] | None = None
+    dependencies: Callable[[], Sequence[Set[int]]] | None = None
+    uses_rng: bool = False
+    observed_specs: Callable[[], Specs] | None = None
+    reruns: bool = False
+    fingerprint: Callable[[], str] | None = None
+    derivation: tuple[AppliedRule, ...] = ()
+    graph: Callable[[], Graph] | None = None
 
     notes: dict[Any, Any] = dataclasses.field(default_factory=dict, repr=False)
     _derived: dict[tuple[Any, ...], Any] = dataclasses.field(default_factory=dict, repr=False)
@@ -103,52 +103,60 @@ class Op:
         # two threads may both make an Op: setdefault lets every caller go on with the same.
         for oldest in list(self._derived)[: 1 - _MOST_DERIVED]:
             self._derived.pop(oldest, None)
-        found = _marked(rule(*args), (*self.steps, (kind, *args)))
+        found = _with_derivation(rule(*args), (*self.derivation, (kind, *args)))
         return self._derived.setdefault((kind, args), found)
 
-    def reached(self, outputs: Iterable[int], primals: Positions) -> Positions:
+    def dependent_primals(self, outputs: Iterable[int], primals: Positions) -> Positions:
         """Those of `primals` that one of `outputs` depends on."""
-        if self.reach is None:
+        if self.dependencies is None:
             return primals
-        reach = self.reach()
+        reach = self.dependencies()
         together = frozenset[int]().union(*(reach[y] for y in outputs))
         return tuple(i for i in primals if i in together)
 
-    def halved(self, wanted: Positions, given: Positions) -> "Split | None":
+    def try_forward_backward(
+        self, argnums: Positions, outnums: Positions
+    ) -> "ForwardBackward | None":
         """The derivative in two halves; one that cannot be had may not be asked for either."""
         try:
             # What runs anew keeps more than arrays, and nobody here tells when that has been used.
-            return self.derive("split", wanted, given) if self.split and not self.anew else None
+            return (
+                self.derive("forward_backward", argnums, outnums)
+                if self.forward_backward and not self.reruns
+                else None
+            )
         except NoRuleError:
             return None
 
-    def narrowed(self, output: int) -> "Op":
+    def narrow_integers(self, output: int) -> "Op":
         """The Op from one of the outputs, integers of 64 bits, to the same in 32: NOTE [narrowing].
 
         It is derived as by a rule.
         """
-        return _narrowing(f"result {output} of {self.name}", self.home, self.specs()[output])
+        return _narrow_integers(
+            f"result {output} of {self.name}", self.framework, self.output_specs()[output]
+        )
 
-    def followed(self, steps: Sequence[Step]) -> list["Op"]:
+    def replay(self, steps: Sequence[AppliedRule]) -> list["Op"]:
         """This Op and those that the `steps` lead to, one after the other."""
         row: list[Op] = [self]
         for kind, *args in steps:
-            if kind != "split":
+            if kind != "forward_backward":
                 row.append(row[-1].derive(kind, *args))
                 continue
             wanted, given, half, *needed = args
-            found = getattr(row[-1].derive("split", wanted, given), half)
+            found = getattr(row[-1].derive("forward_backward", wanted, given), half)
             row.append(found(*needed) if needed else found)
         return row
 
-    def residuals(self) -> set[str]:
+    def residual_strategies(self) -> set[str]:
         """Which ways first derivatives have been taken."""
-        splits = [split for (kind, _), split in self._derived.items() if kind == "split"]
-        return {split.way if split else "recompute" for split in splits}
+        splits = [split for (kind, _), split in self._derived.items() if kind == "forward_backward"]
+        return {split.strategy if split else "recompute" for split in splits}
 
 
 @dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
-class Split:
+class ForwardBackward:
     """A derivative in two halves, with what the first keeps for the second.
 
     A target whose calls can be batched after they were differentiated, as JAX's can, uses it if the
@@ -168,42 +176,44 @@ class Split:
             cannot run the forward half again for fewer outputs recompute.
     """
 
-    way: str
+    strategy: str
     forward: Op
     backward: Callable[[Positions], Op]
-    outputs: int
-    kept_primals: Positions
-    kept_outputs: Positions
-    narrowed: Callable[[Positions, Positions], Op | None] | None = None
+    output_count: int
+    saved_primals: Positions
+    saved_outputs: Positions
+    backward_from: Callable[[Positions, Positions], Op | None] | None = None
 
 
-def _narrowing(name: str, home: str, wide: ArraySpec) -> Op:
+def _narrow_integers(name: str, home: str, wide: ArraySpec) -> Op:
     small = dataclasses.replace(wide, dtype=NARROW_INTEGERS[wide.dtype])
 
     def vmap(axes: tuple[int | None, ...], size: int) -> Op:
         if axes != (0,):
             raise NoRuleError(f"{name} was batched along axis {axes[0]}, where results have 0.")
-        return _narrowing(name, home, wide.grown(0, size))
+        return _narrow_integers(name, home, wide.with_axis(0, size))
 
-    return Op(name=name, home=home, call=lambda x: (x,), specs=lambda *_: (small,), vmap=vmap)
+    return Op(
+        name=name, framework=home, call=lambda x: (x,), output_specs=lambda *_: (small,), vmap=vmap
+    )
 
 
-def _marked(found: Any, steps: tuple[Step, ...]) -> Any:
+def _with_derivation(found: Any, steps: tuple[AppliedRule, ...]) -> Any:
     """What a rule returned, with the steps that led to it."""
     if isinstance(found, Op):
-        return dataclasses.replace(found, steps=steps)
-    if not isinstance(found, Split):
+        return dataclasses.replace(found, derivation=steps)
+    if not isinstance(found, ForwardBackward):
         return found
 
     def half(name: str, make: Callable[..., Any]) -> Callable[..., Any]:
         # Kept, so that the same arguments give the same Op.
         return functools.cache(
-            lambda *args: _marked(make(*args), (*steps[:-1], (*steps[-1], name, *args)))
+            lambda *args: _with_derivation(make(*args), (*steps[:-1], (*steps[-1], name, *args)))
         )
 
     return dataclasses.replace(
         found,
         forward=half("forward", lambda: found.forward)(),
         backward=half("backward", found.backward),
-        narrowed=found.narrowed and half("narrowed", found.narrowed),
+        backward_from=found.backward_from and half("backward_from", found.backward_from),
     )

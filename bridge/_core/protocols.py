@@ -4,56 +4,58 @@ from collections.abc import Callable, Hashable, Sequence
 from contextlib import AbstractContextManager
 from typing import Any, Protocol
 
-from bridge._core.op import Arrays, Op, Specs, Step
+from bridge._core.op import AppliedRule, Arrays, Op, Specs
 from bridge._core.spec import ArraySpec
 
 # Where work on a device is queued: the number of the device, the address of its stream.
-Stream = tuple[int, int]
+DeviceStream = tuple[int, int]
 # Evaluates an Op on buffers, and writes its outputs into others.
-Fill = Callable[[Op, Sequence[Any], Sequence[Any], Stream | None], None]
+ExecuteInto = Callable[[Op, Sequence[Any], Sequence[Any], DeviceStream | None], None]
 
 
 # Evaluates an Op on arrays of the caller's framework.
-Run = Callable[[Op, Sequence[Any]], Arrays]
+Execute = Callable[[Op, Sequence[Any]], Arrays]
 # The same for so many of the outputs, the first ones, and all outputs as they are at home.
-RunAndKeep = Callable[[Op, Sequence[Any], int], tuple[Arrays, Sequence[Any]]]
+ExecuteAndSave = Callable[[Op, Sequence[Any], int], tuple[Arrays, Sequence[Any]]]
 
 
-class Runner(Protocol):
+class Executor(Protocol):
     """How Ops are evaluated for a caller."""
 
     @property
-    def fill(self) -> Fill:
+    def execute_into(self) -> ExecuteInto:
         """What evaluates them on buffers."""
         ...
 
     @property
-    def moves(self) -> bool:
+    def changes_device(self) -> bool:
         """Whether they compute on another device than that of the caller's arrays."""
         ...
 
     @property
-    def evaluate(self) -> Run:
+    def execute(self) -> Execute:
         """What gives the outputs for arrays of the caller's framework."""
         ...
 
     @property
-    def evaluate_and_keep(self) -> RunAndKeep:
+    def execute_and_save(self) -> ExecuteAndSave:
         """What gives some of them, and all of them as arrays that an Op takes."""
         ...
 
 
 # What optree wants to know of a class: how to take an instance apart, how to rebuild it.
-Container = tuple[Callable[..., Any], Callable[..., Any]]
+PytreeNode = tuple[Callable[..., Any], Callable[..., Any]]
 
 
-class ArrayFace(Protocol):
+class ArrayBackend(Protocol):
     """What every kind of array can do: be known, and leave."""
 
     name: str
-    dense: bool  # whether arrays can be made only over memory without gaps or reversed axes
+    requires_contiguous: (
+        bool  # whether arrays can be made only over memory without gaps or reversed axes
+    )
 
-    def owns(self, x: Any) -> bool:
+    def is_array(self, x: Any) -> bool:
         """Whether `x` is an array of this framework."""
         ...
 
@@ -66,7 +68,7 @@ class ArrayFace(Protocol):
         ...
 
     @property
-    def untraced(self) -> Callable[[Any], Any] | None:
+    def check_not_traced(self) -> Callable[[Any], Any] | None:
         """An array as it is now; raises if a call would lose its gradient, where `key` does not."""
         ...
 
@@ -81,20 +83,20 @@ class ArrayFace(Protocol):
         """An array over what a framework exported; `copy` as in the array API standard."""
         ...
 
-    def container(self, x: Any) -> Container | None:
+    def pytree_node(self, x: Any) -> PytreeNode | None:
         """How to take apart and rebuild a node of this framework's pytrees, as optree asks."""
         ...
 
 
-class HomeFace(ArrayFace, Protocol):
+class SourceArrays(ArrayBackend, Protocol):
     """Arrays a function runs on at home, over memory that belongs to its caller."""
 
     # What Ops are called and their outputs released in, if that is anything.
-    working: Callable[[], AbstractContextManager[None]] | None
+    compute_context: Callable[[], AbstractContextManager[None]] | None
     # From a result that no other framework can hold to an array and its kind, `None` for others;
     # and from its values and its kind back. Without it, if there are no such results.
-    opened: Callable[[Any], tuple[Any, str] | None] | None
-    closed: Callable[[Any, str], Any] | None
+    unwrap_key: Callable[[Any], tuple[Any, str] | None] | None
+    wrap_key: Callable[[Any, str], Any] | None
 
     def check_dtype(self, dtype: str) -> None:
         """Raise for arguments of a dtype that is lacking here."""
@@ -108,8 +110,8 @@ class HomeFace(ArrayFace, Protocol):
         """From outputs on `device` to DLPack capsules of host memory; elsewhere arrays."""
         ...
 
-    def fill(
-        self, op: Op, operands: Sequence[Any], results: Sequence[Any], stream: Stream | None
+    def execute_into(
+        self, op: Op, operands: Sequence[Any], results: Sequence[Any], stream: DeviceStream | None
     ) -> None:
         """Evaluate `op` on the memory of `operands` and write its outputs into that of `results`.
 
@@ -122,14 +124,14 @@ class HomeFace(ArrayFace, Protocol):
         ...
 
 
-class AwayFace(ArrayFace, Protocol):
+class TargetArrays(ArrayBackend, Protocol):
     """Arrays a function that lives elsewhere is called with."""
 
-    def key(self, x: Any) -> Hashable:
+    def target_signature(self, x: Any) -> Hashable:
         """What `seen` depends on; `x` may be traced by the caller."""
         ...
 
-    def seen(self, x: Any) -> ArraySpec:
+    def target_spec(self, x: Any) -> ArraySpec:
         """Shape, dtype and device of `x` to a function of another framework."""
         ...
 
@@ -140,7 +142,7 @@ class AwayFace(ArrayFace, Protocol):
         """
         ...
 
-    def values(self, x: Any) -> Any:
+    def read_values(self, x: Any) -> Any:
         """A buffer with the values of a result that no derivative is taken by, if it has values."""
         ...
 
@@ -148,26 +150,26 @@ class AwayFace(ArrayFace, Protocol):
         """From what was released to arrays on `device` that own it; waits until it is written."""
         ...
 
-    def holds(self, dtype: str) -> bool:
+    def supports_dtype(self, dtype: str) -> bool:
         """Whether results of this dtype can be had, if within a range: NOTE [narrowing]."""
         ...
 
-    def lacking(self, dtype: str) -> str:
+    def unsupported_dtype_advice(self, dtype: str) -> str:
         """Why results of this dtype cannot be had, and what to write instead."""
         ...
 
-    def empty(self, specs: Specs) -> Arrays:
+    def meta_arrays(self, specs: Specs) -> Arrays:
         """Arrays of these shapes and dtypes that have no values."""
         ...
 
 
-class SourceFace(Protocol):
+class Source(Protocol):
     """Functions that live here and are wanted elsewhere."""
 
-    traces_numbers: bool  # whether Python numbers are arrays to a trace, or constants
-    takes_seeds: bool  # whether random numbers follow from a seed that is no argument
+    traces_scalars: bool  # whether Python numbers are arrays to a trace, or constants
+    supports_rng: bool  # whether random numbers follow from a seed that is no argument
 
-    def check(self, **options: Any) -> None:
+    def check_options(self, **options: Any) -> None:
         """Raise if an option of a wrapped function has a value it does not take."""
         ...
 
@@ -183,19 +185,19 @@ class SourceFace(Protocol):
         """Whether a function made of `x` would freeze parameters that are arguments to others."""
         ...
 
-    def taken_apart(self, module: Any, *, wide: bool) -> tuple[Any, Any, Any, Any]:
+    def functionalize(self, module: Any, *, wide: bool) -> tuple[Any, Any, Any, Any]:
         """A pure function `(modes, params, buffers, *args)`, what gives the modes, both values."""
         ...
 
-    def ambient(self) -> Hashable:
+    def trace_context(self) -> Hashable:
         """The settings a trace depends on besides its arguments."""
         ...
 
-    def device(self, device: str, asked: str | None) -> str:
+    def compute_device(self, device: str, asked: str | None) -> str:
         """Where a call with arrays on `device` computes; raises if that is out of reach."""
         ...
 
-    def op(
+    def make_op(
         self,
         fn: Callable[..., Any],
         *,
@@ -207,7 +209,7 @@ class SourceFace(Protocol):
         """`fn`, of flat arrays, as an Op whose rules are this framework's own autodiff."""
         ...
 
-    def shapes(
+    def symbolic_shapes(
         self,
         fn: Callable[..., Any],
         primals: Specs,
@@ -218,12 +220,12 @@ class SourceFace(Protocol):
         ...
 
 
-class Staged(Protocol):
+class StageableFunction(Protocol):
     """A bridged function, as a target that records it in a graph sees it."""
 
-    staged: Any  # what a compiler runs to trace it
-    kept: list[Any]  # what graphs refer to by number
-    constants: Any  # what graphs refer to by name
+    staged_function: Any  # what a compiler runs to trace it
+    graph_objects: list[Any]  # what graphs refer to by number
+    graph_constants: Any  # what graphs refer to by name
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """The results."""
@@ -233,16 +235,16 @@ class Staged(Protocol):
         """The leaves of the arguments, and their structure."""
         ...
 
-    def plain(self, leaves: Sequence[Any]) -> list[Any]:
+    def unwrap_leaves(self, leaves: Sequence[Any]) -> list[Any]:
         """These leaves as they were passed, static ones too."""
         ...
 
-    def recorded(self, args: Any, kwargs: Any) -> "Recorded":
+    def record_call(self, args: Any, kwargs: Any) -> "StagedCall":
         """A call with these arguments."""
         ...
 
 
-class Recorded(Protocol):
+class StagedCall(Protocol):
     """A call of a bridged function that a graph holds, and the rules that it is derived by."""
 
     @property
@@ -250,48 +252,52 @@ class Recorded(Protocol):
         """The structure of the results."""
         ...
 
-    def specs(self) -> Specs:
+    def output_specs(self) -> Specs:
         """What is known of the results."""
         ...
 
-    def shapes(self, names: Sequence[Sequence[int | str]]) -> Sequence[Sequence[int | str]] | None:
+    def symbolic_shapes(
+        self, names: Sequence[Sequence[int | str]]
+    ) -> Sequence[Sequence[int | str]] | None:
         """Shapes of the results where those of the arrays have names in them, if that is known."""
         ...
 
-    def reached(self, steps: Sequence[Step], wanted: Sequence[int]) -> list[int]:
+    def dependent_outputs(self, steps: Sequence[AppliedRule], argnums: Sequence[int]) -> list[int]:
         """Positions of the results that depend on one of the arrays at `wanted`."""
         ...
 
-    def smooth(self, steps: Sequence[Step]) -> list[int]:
+    def differentiable_outputs(self, steps: Sequence[AppliedRule]) -> list[int]:
         """Positions of the results of a differentiable dtype, which have tangents."""
         ...
 
-    def evaluate(self, steps: Sequence[Step], arrays: Sequence[Any]) -> Arrays:
+    def execute(self, steps: Sequence[AppliedRule], arrays: Sequence[Any]) -> Arrays:
         """The results for these arrays: of the caller, then what each derivative takes."""
         ...
 
 
 # Where a function is found in any process, the settings and the arguments it is planned for, each
 # as text; raises `ArgumentError` if there is no such text, without naming the function.
-Origin = Callable[[], tuple[str, str, str]]
+ExportKey = Callable[[], tuple[str, str, str]]
 
 
-class Found(Protocol):
+class RebuildableFunction(Protocol):
     """A bridged function that a compiled program of another process names."""
 
-    def made_again(self, ambient: str, arguments: str) -> tuple[Op, Fill]:
+    def rebuild(self, ambient: str, arguments: str) -> tuple[Op, ExecuteInto]:
         """The Op for what an `Origin` says, and what evaluates it."""
         ...
 
 
-class TargetFace(Protocol):
+class Target(Protocol):
     """Call sites here for functions that live elsewhere."""
 
-    def expose(self, op: Op, runner: Runner, origin: Origin | None) -> Callable[..., Arrays]:
+    def make_native(
+        self, op: Op, runner: Executor, origin: ExportKey | None
+    ) -> Callable[..., Arrays]:
         """A native differentiable function that evaluates `op` by `runner`."""
         ...
 
-    def seed(self, key: Any) -> Any:
+    def rng_seed(self, key: Any) -> Any:
         """The integers of a key for random numbers, as an array."""
         ...
 
@@ -299,11 +305,11 @@ class TargetFace(Protocol):
         """Integers drawn as the caller draws random numbers; `None` if calls must be pure."""
         ...
 
-    def aside(self) -> AbstractContextManager[None]:
+    def suspend_transforms(self) -> AbstractContextManager[None]:
         """What is done in here takes no part in what the caller is at, and keeps nobody waiting."""
         ...
 
-    def compiling(self) -> bool:
+    def is_compiling(self) -> bool:
         """Whether a compiler is reading the caller's code."""
         ...
 
@@ -311,15 +317,15 @@ class TargetFace(Protocol):
         """Whether `x` stands for an array in a graph that is being recorded."""
         ...
 
-    def sketch(self, x: Any) -> tuple[Hashable, ArraySpec]:
+    def staged_spec(self, x: Any) -> tuple[Hashable, ArraySpec]:
         """Signature and spec of a staged array, unknown sizes replaced by examples."""
         ...
 
-    def compiled(self, function: Staged, args: Any, kwargs: Any) -> Any:
+    def call_in_compiled_code(self, function: StageableFunction, args: Any, kwargs: Any) -> Any:
         """The results of a call in compiled code; the compiler reads this."""
         ...
 
-    def stage(self, function: Staged, args: Any, kwargs: Any) -> tuple[Any, Any]:
+    def stage(self, function: StageableFunction, args: Any, kwargs: Any) -> tuple[Any, Any]:
         """The outputs of a call that is recorded in a graph, and their structure."""
         ...
 

@@ -26,37 +26,37 @@ _settings.enter_context(optree.dict_insertion_ordered(True, namespace=NAMESPACE)
 # looked at once: is it a node to a framework that is loaded, or a dataclass? If so it is
 # registered and the tree is flattened again, otherwise it is remembered as a leaf.
 Unpack = Callable[[Any], tuple[Sequence[Any], Any] | None]
-Container = tuple[Callable[[Any], Any], Callable[[Any, Iterable[Any]], Any]]
+PytreeNode = tuple[Callable[[Any], Any], Callable[[Any, Iterable[Any]], Any]]
 
 # Weak, so that a class made in a function goes with it.
 _leaves: weakref.WeakSet[type] = weakref.WeakSet()
 
 
-def flatten(tree: Any, container: Callable[[Any], Container | None]) -> tuple[list[Any], Any]:
+def flatten(tree: Any, container: Callable[[Any], PytreeNode | None]) -> tuple[list[Any], Any]:
     """The leaves of `tree` and its structure; `container` says what else is a node."""
     while True:
-        found, structure = leaves(tree)
+        found, structure = flatten_known(tree)
         met = {leaf.__class__: leaf for leaf in found if leaf.__class__ not in _leaves}
-        new = [_enter(kind, leaf, container) for kind, leaf in met.items()]
+        new = [_register(kind, leaf, container) for kind, leaf in met.items()]
         if not any(new):
             return found, structure
 
 
-def leaves(tree: Any) -> tuple[list[Any], Any]:
+def flatten_known(tree: Any) -> tuple[list[Any], Any]:
     """The same of a tree whose containers have all been met."""
     return optree.tree_flatten(tree, namespace=NAMESPACE)
 
 
-LEAF = leaves(0)[1]
+LEAF = flatten_known(0)[1]
 
 
 @functools.cache
-def row(count: int) -> Any:
+def args_structure(count: int) -> Any:
     """The structure of a call with this many positional arguments, each of them a leaf."""
-    return leaves((tuple(range(count)), {}))[1]
+    return flatten_known((tuple(range(count)), {}))[1]
 
 
-def _enter(kind: type, leaf: Any, container: Callable[[Any], Container | None]) -> bool:
+def _register(kind: type, leaf: Any, container: Callable[[Any], PytreeNode | None]) -> bool:
     found = container(leaf) or (_dataclass(kind) if dataclasses.is_dataclass(kind) else None)
     if found is None:
         _leaves.add(kind)
@@ -66,7 +66,7 @@ def _enter(kind: type, leaf: Any, container: Callable[[Any], Container | None]) 
     return True
 
 
-def _dataclass(kind: type) -> Container:
+def _dataclass(kind: type) -> PytreeNode:
     """How to take apart and rebuild a dataclass without running its constructor.
 
     `__init__` and `__post_init__` may check or convert values, which tracers do not survive.
@@ -77,7 +77,7 @@ def _dataclass(kind: type) -> Container:
         return tuple(held.values()), tuple(held), tuple(held)
 
     def build(names: tuple[str, ...], children: Iterable[Any]) -> Any:
-        return instance(kind, names, children)
+        return make_instance(kind, names, children)
 
     return take, build
 
@@ -90,7 +90,7 @@ def attributes(x: Any) -> dict[str, Any]:
     return {name: getattr(x, name) for name in names}
 
 
-def instance(kind: type, names: Iterable[str], values: Iterable[Any]) -> Any:
+def make_instance(kind: type, names: Iterable[str], values: Iterable[Any]) -> Any:
     """An object of this class with these attributes, made without its constructor."""
     made = object.__new__(kind)
     for name, value in zip(names, values, strict=True):
@@ -103,12 +103,12 @@ def unflatten(structure: Any, values: Iterable[Any]) -> Any:
     return structure.unflatten(values)
 
 
-def builder(structure: Any) -> Callable[[Sequence[Any]], Any]:
+def unflattener(structure: Any) -> Callable[[Sequence[Any]], Any]:
     """`unflatten` for one structure, without optree where that is a leaf or a tuple of leaves."""
     count = structure.num_leaves
     if structure == LEAF:
         return operator.itemgetter(0)
-    return tuple if structure == leaves((0,) * count)[1] else structure.unflatten
+    return tuple if structure == flatten_known((0,) * count)[1] else structure.unflatten
 
 
 def paths(structure: Any) -> list[tuple[Any, ...]]:
@@ -116,7 +116,7 @@ def paths(structure: Any) -> list[tuple[Any, ...]]:
     return optree.treespec_paths(structure)
 
 
-def spread(values: Iterable[Any], at: Sequence[int], over: Sequence[Any]) -> list[Any]:
+def replace_at(values: Iterable[Any], at: Sequence[int], over: Sequence[Any]) -> list[Any]:
     """`over` with `values` written at the positions `at`."""
     out = list(over)
     for i, value in zip(at, values, strict=True):
@@ -124,7 +124,7 @@ def spread(values: Iterable[Any], at: Sequence[int], over: Sequence[Any]) -> lis
     return out
 
 
-def label(path: Sequence[Any]) -> str:
+def format_path(path: Sequence[Any]) -> str:
     """A path as a reader of code would write it: `x['weights'][0]`."""
     if not path:
         return "at the top"

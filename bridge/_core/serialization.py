@@ -15,44 +15,44 @@ from bridge._core.spec import ArraySpec
 Kinds = Mapping[type, tuple[str, Callable[[Any], Any], Callable[[Any], Any]]]
 
 
-class Held:
+class Leaf:
     """A leaf; no dataclass, so that it stays one."""
 
     def __init__(self, value: Any) -> None:
         self.value = value
 
 
-def encoded(tree: Any, kinds: Kinds = {}) -> str:  # noqa: B006 - nobody writes to it
+def encode(tree: Any, kinds: Kinds = {}) -> str:  # noqa: B006 - nobody writes to it
     """A tree as text, whose leaves are in `Held`.
 
     Only what JSON has, its usual relatives and `kinds` are taken: text comes from anywhere, and
     pickles can run code.
     """
-    return json.dumps(_plain(tree, kinds), separators=(",", ":"))
+    return json.dumps(_to_json(tree, kinds), separators=(",", ":"))
 
 
-def decoded(text: str, kinds: Kinds = {}) -> Any:  # noqa: B006
+def decode(text: str, kinds: Kinds = {}) -> Any:  # noqa: B006
     """The tree that `text` was made of."""
-    return _built(json.loads(text), {name: build for name, _, build in kinds.values()})
+    return _from_json(json.loads(text), {name: build for name, _, build in kinds.values()})
 
 
-def _plain(x: Any, kinds: Kinds) -> Any:
+def _to_json(x: Any, kinds: Kinds) -> Any:
     if x is None or type(x) in (bool, int, str):
         return x
-    inner = lambda items: [_plain(item, kinds) for item in items]
+    inner = lambda items: [_to_json(item, kinds) for item in items]
     if type(x) in kinds:
         kind, plain, _ = kinds[type(x)]
         return {kind: plain(x)}
     if type(x) in _PLAIN:
         kind, plain = _PLAIN[type(x)]
         return {kind: plain(x, inner)}
-    return _of_class(x, inner)
+    return _encode_class(x, inner)
 
 
-def _of_class(x: Any, inner: Callable[[Any], list[Any]]) -> dict[str, Any]:
+def _encode_class(x: Any, inner: Callable[[Any], list[Any]]) -> dict[str, Any]:
     """An object of a class that can be imported: its place, and what the object is made of."""
     kind = type(x)
-    place = import_path.place(kind)
+    place = import_path.import_path(kind)
     if place is not None and isinstance(x, enum.Enum):
         return {"enum": [place, x.name]}
     if place is not None and isinstance(x, tuple) and hasattr(kind, "_fields"):
@@ -71,44 +71,46 @@ _PLAIN: dict[type, tuple[str, Callable[[Any, Inner], Any]]] = {
     collections.OrderedDict: ("ordered", lambda x, inner: [inner(pair) for pair in x.items()]),
     float: ("float", lambda x, _: repr(x)),
     complex: ("complex", lambda x, _: repr(x)),
-    ArraySpec: ("array", lambda x, _: [x.shape, x.dtype, x.device, x.weak]),
-    Held: ("leaf", lambda x, inner: inner([x.value])),
+    ArraySpec: ("array", lambda x, _: [x.shape, x.dtype, x.device, x.weak_type]),
+    Leaf: ("leaf", lambda x, inner: inner([x.value])),
 }
 
 
-def _built(x: Any, builders: Mapping[str, Callable[[Any], Any]]) -> Any:
+def _from_json(x: Any, builders: Mapping[str, Callable[[Any], Any]]) -> Any:
     if not isinstance(x, dict):
         return x
     ((kind, value),) = x.items()
     if kind in builders:
         return builders[kind](value)
-    return _BUILDERS[kind](value, lambda items: [_built(item, builders) for item in items])
+    return _BUILDERS[kind](value, lambda items: [_from_json(item, builders) for item in items])
 
 
-def _array(about: Sequence[Any]) -> ArraySpec:
+def _decode_spec(about: Sequence[Any]) -> ArraySpec:
     shape, dtype, device, weak = about
     return ArraySpec(tuple(shape), dtype, device, weak)
 
 
-def _class(place: str, is_one: Callable[[type], bool]) -> Any:
-    found = import_path.find(place)
+def _import_class(place: str, is_one: Callable[[type], bool]) -> Any:
+    found = import_path.import_object(place)
     if not (isinstance(found, type) and is_one(found)):
         raise ArgumentError(f"{place} is not the class that it was when this text was made.")
     return found
 
 
-def _enum(about: Sequence[Any], _: Inner) -> Any:
-    return _class(about[0], lambda kind: issubclass(kind, enum.Enum))[about[1]]
+def _decode_enum(about: Sequence[Any], _: Inner) -> Any:
+    return _import_class(about[0], lambda kind: issubclass(kind, enum.Enum))[about[1]]
 
 
-def _named(about: Sequence[Any], inner: Inner) -> Any:
+def _decode_named_tuple(about: Sequence[Any], inner: Inner) -> Any:
     is_one = lambda kind: issubclass(kind, tuple) and hasattr(kind, "_fields")
-    return tuple.__new__(_class(about[0], is_one), inner(about[1]))
+    return tuple.__new__(_import_class(about[0], is_one), inner(about[1]))
 
 
-def _dataclass(about: Sequence[Any], inner: Inner) -> Any:
+def _decode_dataclass(about: Sequence[Any], inner: Inner) -> Any:
     place, names, values = about
-    return pytree.instance(_class(place, dataclasses.is_dataclass), names, inner(values))
+    return pytree.make_instance(
+        _import_class(place, dataclasses.is_dataclass), names, inner(values)
+    )
 
 
 _BUILDERS: dict[str, Callable[[Any, Inner], Any]] = {
@@ -118,9 +120,9 @@ _BUILDERS: dict[str, Callable[[Any, Inner], Any]] = {
     "ordered": lambda items, inner: collections.OrderedDict(map(inner, items)),
     "float": lambda text, _: float(text),
     "complex": lambda text, _: complex(text),
-    "array": lambda about, _: _array(about),
-    "leaf": lambda value, inner: Held(*inner(value)),
-    "enum": _enum,
-    "named": _named,
-    "dataclass": _dataclass,
+    "array": lambda about, _: _decode_spec(about),
+    "leaf": lambda value, inner: Leaf(*inner(value)),
+    "enum": _decode_enum,
+    "named": _decode_named_tuple,
+    "dataclass": _decode_dataclass,
 }

@@ -24,14 +24,14 @@ class ArraySpec:
     shape: tuple[int, ...]
     dtype: str
     device: str = "cpu"
-    weak: bool = False
+    weak_type: bool = False
 
     @property
     def differentiable(self) -> bool:
         """Whether gradients flow through an array of this dtype."""
         return self.dtype.startswith(("float", "bfloat", "complex"))
 
-    def grown(self, axis: int | None, size: int) -> "ArraySpec":
+    def with_axis(self, axis: int | None, size: int) -> "ArraySpec":
         """The same with one more axis of this size at `axis`, if that is no `None`."""
         if axis is None:
             return self
@@ -48,7 +48,7 @@ def is_device(name: object) -> bool:
     return isinstance(name, str) and re.fullmatch(r"cpu|cuda(:\d+)?", name) is not None
 
 
-def instead(dtype: str) -> str:
+def dtype_advice(dtype: str) -> str:
     """What an array of a dtype that others lack can be converted to."""
     return "its data, since it is a key for random numbers" if "key<" in dtype else "another dtype"
 
@@ -64,7 +64,9 @@ def check_range(least: int, most: int, dtype: str, name: str) -> None:
             )
 
 
-def check_same(found: Sequence[ArraySpec], outputs: Sequence[ArraySpec], name: str) -> None:
+def check_specs_unchanged(
+    found: Sequence[ArraySpec], outputs: Sequence[ArraySpec], name: str
+) -> None:
     """Raise if a function that runs anew has returned other shapes or dtypes than before."""
     if tuple(found) != tuple(outputs):
         raise ArgumentError(
@@ -75,7 +77,7 @@ def check_same(found: Sequence[ArraySpec], outputs: Sequence[ArraySpec], name: s
         )
 
 
-def check_count(found: Sequence[object], outputs: Sequence[object], name: str) -> None:
+def check_output_count(found: Sequence[object], outputs: Sequence[object], name: str) -> None:
     """Raise unless the function `name` has returned as many results as there are `outputs`."""
     if len(found) != len(outputs):
         raise ArgumentError(

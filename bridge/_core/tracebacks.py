@@ -23,19 +23,19 @@ _ENTRANCES: set[types.CodeType] = set()
 _EXITS: set[types.CodeType] = set()
 
 
-def entrance(fn: F) -> F:
+def entry_point(fn: F) -> F:
     """`fn` itself, which calls `shorten` for what it raises."""
     _ENTRANCES.add(fn.__code__)
     return fn
 
 
-def user_exit(fn: F) -> F:
+def user_call(fn: F) -> F:
     """`fn` itself, which calls the user's function."""
     _EXITS.add(fn.__code__)
     return fn
 
 
-def shortened(fn: F) -> F:
+def shortens_tracebacks(fn: F) -> F:
     """`fn`, which a framework calls, with shorter tracebacks of what it raises."""
 
     @functools.wraps(fn)
@@ -43,14 +43,14 @@ def shortened(fn: F) -> F:
         try:
             return fn(*args, **kwargs)
         except Exception as error:
-            shorten(error)
+            shorten_traceback(error)
             raise
 
-    entrance(bridged)
+    entry_point(bridged)
     return bridged  # pyright: ignore[reportReturnType]
 
 
-def shorten(error: BaseException) -> None:
+def shorten_traceback(error: BaseException) -> None:
     """Take our frames out of the traceback of `error`: NOTE [which frames are left out].
 
     To be called where it is caught, before it is raised again.
@@ -65,7 +65,7 @@ def shorten(error: BaseException) -> None:
         link = link.__cause__ or (None if link.__suppress_context__ else link.__context__)
 
 
-def user_level() -> int:
+def user_stacklevel() -> int:
     """The `stacklevel` with which a warning of its caller points at code of the user."""
     level, frame = 0, inspect.currentframe()
     while frame is not None and _is_skipped(frame):

@@ -6,13 +6,13 @@ from typing import Any
 
 from bridge._core.errors import OptionError
 
-Rule = Callable[..., Any]
+Lowering = Callable[..., Any]
 # What users have registered, by the names of operators.
-RULES: dict[str, Rule] = {}
+USER_LOWERINGS: dict[str, Lowering] = {}
 _PARTS_OF_A_NAME = 3  # namespace, operator, overload
 
 
-def torch_operator(name: str, /) -> Callable[[Rule], Rule]:
+def torch_operator(name: str, /) -> Callable[[Lowering], Lowering]:
     """A decorator that registers how an operator of torch is computed where it is compiled.
 
     With `lower="xla"`, a function of torch is compiled operator by operator. The decorated
@@ -49,8 +49,8 @@ def torch_operator(name: str, /) -> Callable[[Rule], Rule]:
             '"aten.add.Tensor" or "mine.scale.default".'
         )
 
-    def register(rule: Rule) -> Rule:
-        RULES[name] = rule
+    def register(rule: Lowering) -> Lowering:
+        USER_LOWERINGS[name] = rule
         return rule
 
     return register

@@ -1,15 +1,15 @@
 """Arrays of JAX."""
 
 from bridge._arrays.jax.backend import (
-    FACE as FACE,
+    ARRAYS as ARRAYS,
     NARROW as NARROW,
-    abstract as abstract,
-    conjugate as conjugate,
+    conjugate_all as conjugate_all,
+    shape_dtype_struct as shape_dtype_struct,
 )
-from bridge._arrays.jax.devices import reach as reach
+from bridge._arrays.jax.devices import compute_device as compute_device
 from bridge._arrays.jax.modes import (
-    admitting as admitting,
-    crossing as crossing,
-    not_forked as not_forked,
+    allow_transfers as allow_transfers,
+    allows_transfers as allows_transfers,
+    check_not_forked as check_not_forked,
     x64_mode as x64_mode,
 )

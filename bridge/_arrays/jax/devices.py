@@ -8,12 +8,12 @@ import numpy as np
 from bridge._core.errors import ArgumentError, DeviceError
 
 
-def gathered(y: Any, device: str | None = None) -> Any:
+def gather(y: Any, device: str | None = None) -> Any:
     """`y` on one device, `device` or its first: of several, DLPack would hand out a part."""
     if not y.is_fully_addressable:
         raise ArgumentError(
-            f"a JAX array, {y.dtype}{list(y.shape)}, is {across(y)}, some of which belong to "
-            "other processes. Gather it first: "
+            f"a JAX array, {y.dtype}{list(y.shape)}, is {describe_devices(y)}, some of which "
+            "belong to other processes. Gather it first: "
             "`jax.experimental.multihost_utils.process_allgather(array, tiled=True)`."
         )
     devices = y.sharding.device_set
@@ -21,7 +21,7 @@ def gathered(y: Any, device: str | None = None) -> Any:
     return y if devices == {target} else jax.device_put(y, target)
 
 
-def across(y: Any) -> str:
+def describe_devices(y: Any) -> str:
     """How an array lies on several devices, in words."""
     return f"spread over {len(y.sharding.device_set)} devices"
 
@@ -32,7 +32,7 @@ def find_device(device: str) -> Any:
     return jax.local_devices(backend=kind)[int(index or 0)]
 
 
-def reach(device: str, asked: str | None) -> str:
+def compute_device(device: str, asked: str | None) -> str:
     """The device to compute on for arrays that live on `device`."""
     wanted = asked or device
     try:
@@ -46,7 +46,7 @@ def reach(device: str, asked: str | None) -> str:
     return wanted
 
 
-def on_device(x: Any, device: str) -> Any:
+def put_on_device(x: Any, device: str) -> Any:
     """`x`, a buffer, as an array there; what is no buffer stays as it is."""
     if isinstance(x, (np.ndarray, jax.Array)):
         return jax.device_put(x, find_device(device))

@@ -33,7 +33,7 @@ _forked = _Forked()
 os.register_at_fork(after_in_child=_forked)
 
 
-def not_forked() -> None:
+def check_not_forked() -> None:
     """Raise where JAX would wait forever for threads that its process does not have."""
     if _forked.started_before:
         raise DeviceError(
@@ -49,7 +49,7 @@ def x64_mode() -> bool:
     return CONFIG.jax_enable_x64
 
 
-def crossing() -> contextlib.AbstractContextManager[Any]:
+def allow_transfers() -> contextlib.AbstractContextManager[Any]:
     """A context in which arguments cross, which the caller asks for by the call itself.
 
     So `jax.transfer_guard("disallow")`, which is about others, lets them pass.
@@ -60,13 +60,13 @@ def crossing() -> contextlib.AbstractContextManager[Any]:
     return _NOTHING
 
 
-def admitting(call: Callable[..., Any]) -> Callable[..., Any]:
+def allows_transfers(call: Callable[..., Any]) -> Callable[..., Any]:
     """`call`, a program, whose arguments may be in memory of others."""
 
     def admit(*args: Any) -> Any:
         if CONFIG.jax_transfer_guard_host_to_device is None:
             return call(*args)
-        with crossing():
+        with allow_transfers():
             return call(*args)
 
     return admit

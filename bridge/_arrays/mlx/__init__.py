@@ -1,27 +1,30 @@
 """Arrays of MLX."""
 
-from bridge._arrays.mlx.backend import FACE as FACE, constants as constants
-from bridge._arrays.mlx.handles import Handle as Handle, taken_back as taken_back
+from bridge._arrays.mlx.backend import ARRAYS as ARRAYS, as_constants as as_constants
+from bridge._arrays.mlx.handles import Handle as Handle, pop as pop
 from bridge._arrays.mlx.memory import (
     dtype_of as dtype_of,
     overwrite as overwrite,
-    owned as owned,
+    own_memory as own_memory,
     zeros as zeros,
 )
 from bridge._arrays.mlx.streams import (
-    building as building,
-    computing as computing,
-    rested as rested,
-    resting as resting,
+    build_stream as build_stream,
+    compute_stream as compute_stream,
+    release_lock as release_lock,
+    releases_lock as releases_lock,
 )
-from bridge._arrays.mlx.threads import elsewhere as elsewhere, note_thread as note_thread
+from bridge._arrays.mlx.threads import (
+    note_thread as note_thread,
+    on_other_thread as on_other_thread,
+)
 from bridge._arrays.mlx.transforms import (
     TracerError as TracerError,
-    begin as begin,
+    async_evaluate as async_evaluate,
     captures_traced as captures_traced,
-    in_rule as in_rule,
+    keeping_graph as keeping_graph,
     placeholder as placeholder,
-    remembering as remembering,
     transforming as transforming,
-    unmarked as unmarked,
+    unmarked_placeholder as unmarked_placeholder,
+    vjp_rule as vjp_rule,
 )

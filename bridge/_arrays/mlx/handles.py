@@ -14,7 +14,7 @@ from typing import Any
 import mlx.core as mx
 import numpy as np
 
-from bridge._arrays.mlx.memory import view
+from bridge._arrays.mlx.memory import host_view
 from bridge._core.spec import ArraySpec
 
 _numbers = itertools.count()
@@ -38,6 +38,6 @@ class Handle:
         return self._memory.__dlpack__()
 
 
-def taken_back(number: mx.array) -> Any:
+def pop(number: mx.array) -> Any:
     """What a handle kept alive, for the first who asks; `None` if it is gone."""
-    return _kept.pop(int(view(number)[0]), None)
+    return _kept.pop(int(host_view(number)[0]), None)

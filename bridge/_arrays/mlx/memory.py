@@ -13,9 +13,9 @@ import ml_dtypes
 import mlx.core as mx
 import numpy as np
 
-from bridge._arrays.numpy import OnHost
+from bridge._arrays.numpy import HostCapsule
 from bridge._core.errors import ArgumentError, DeviceError
-from bridge._core.spec import ArraySpec, instead
+from bridge._core.spec import ArraySpec, dtype_advice
 
 DTYPES = {
     "bool": mx.bool_,
@@ -49,38 +49,38 @@ def dtype_of(name: str) -> mx.Dtype:
 def replacement(name: str) -> str:
     """What an array of a dtype that MLX lacks can be converted to."""
     known = (to for key, to in _INSTEAD.items() if name.startswith(key))
-    return next(known, instead(name))
+    return next(known, dtype_advice(name))
 
 
-def taken(x: Any) -> mx.array:
+def copy_from(x: Any) -> mx.array:
     """A copy of an array of another framework; MLX cannot share memory on the CPU."""
     if isinstance(x, np.ndarray):
-        return _of_numpy(x)
+        return _from_numpy(x)
     dtype = dtype_of(str(x.dtype).removeprefix("torch."))
     if x.__dlpack_device__()[0] not in _HOSTS:
         raise DeviceError("it lives on another device, which MLX cannot read. Move it to the CPU.")
     return mx.array(x, dtype=dtype)  # without the dtype, MLX narrows float64
 
 
-def of_capsule(x: Any) -> mx.array:
+def from_capsule(x: Any) -> mx.array:
     """A copy of what a capsule of host memory holds, or of an array."""
     if hasattr(x, "__dlpack__"):
-        return taken(x)
+        return copy_from(x)
     try:
-        view = np.from_dlpack(OnHost(x))  # which has a dtype, as the capsule has not
+        view = np.from_dlpack(HostCapsule(x))  # which has a dtype, as the capsule has not
     except (BufferError, RuntimeError):  # NumPy lacks bfloat16: one since 2.5, the other before
         return mx.array(x)
-    return taken(view)
+    return copy_from(view)
 
 
-def _of_numpy(x: np.ndarray) -> mx.array:
+def _from_numpy(x: np.ndarray) -> mx.array:
     dtype = _OF_NUMPY.get(x.dtype) or dtype_of(x.dtype.name)
     # MLX refuses reversed axes and copies gaps between elements along.
-    dense = x if x.flags.forc and x.dtype.isnative else packed(x)
+    dense = x if x.flags.forc and x.dtype.isnative else contiguous_copy(x)
     return mx.array(dense, dtype=dtype)  # without the dtype, MLX narrows float64
 
 
-def view(x: mx.array) -> np.ndarray:
+def host_view(x: mx.array) -> np.ndarray:
     """NumPy's array over the memory of `x`, which has been evaluated; it keeps it alive."""
     if x.dtype == mx.uint64:  # the buffer protocol calls it `unsigned long long`, torch does not
         return np.asarray(x).view(np.uint64)
@@ -104,13 +104,13 @@ def is_plain(x: np.ndarray) -> bool:
     return True
 
 
-def dense_view(x: mx.array) -> np.ndarray:
+def contiguous_view(x: mx.array) -> np.ndarray:
     """The same without gaps and reversed axes: torch ends the process over a negative stride."""
-    found = view(x)
-    return found if found.flags.c_contiguous else packed(found)
+    found = host_view(x)
+    return found if found.flags.c_contiguous else contiguous_copy(found)
 
 
-def packed(x: np.ndarray) -> np.ndarray:
+def contiguous_copy(x: np.ndarray) -> np.ndarray:
     """A dense copy of `x`."""
     return np.array(x, dtype=x.dtype.newbyteorder("="), order="C", copy=True)
 
@@ -118,27 +118,27 @@ def packed(x: np.ndarray) -> np.ndarray:
 def zeros(spec: ArraySpec) -> mx.array:
     """Zeros in memory of their own, which `overwrite` may write to."""
     dtype = ml_dtypes.bfloat16 if spec.dtype == "bfloat16" else spec.dtype
-    return taken(np.zeros(spec.shape, dtype))
+    return copy_from(np.zeros(spec.shape, dtype))
 
 
 def overwrite(place: mx.array, x: mx.array) -> None:
     """Write the values of `x`, which have been evaluated, into the memory of `place`."""
-    np.copyto(view(place), view(x))
+    np.copyto(host_view(place), host_view(x))
 
 
-def owned(xs: Sequence[mx.array]) -> tuple[mx.array, ...]:
+def own_memory(xs: Sequence[mx.array]) -> tuple[mx.array, ...]:
     """`xs` in memory of their own; temporaries are not copied: NOTE [memory of their own]."""
     return tuple([mx.asarray(x, copy=True) for x in xs])
 
 
-def is_dense(x: mx.array) -> bool:
+def is_contiguous(x: mx.array) -> bool:
     """Whether `x`, which has been evaluated, fills its memory, row after row."""
     memory: Any = x
     return memoryview(memory).c_contiguous
 
 
-def capsule(x: mx.array) -> Any:
+def dlpack_capsule(x: mx.array) -> Any:
     """A DLPack capsule over the memory of `x`, on the host also where Metal computes."""
     if not x.shape:  # torch refuses numbers that do not start where their memory does
-        x = taken(view(x))
+        x = copy_from(host_view(x))
     return x.__dlpack__(dl_device=(1, 0))

@@ -36,11 +36,11 @@ class _Streams:
         forked: Whether the process was forked off and has not computed yet.
     """
 
-    turn: threading.RLock = dataclasses.field(default_factory=threading.RLock)
+    lock: threading.RLock = dataclasses.field(default_factory=threading.RLock)
     by_device: dict[mx.DeviceType, Any] = dataclasses.field(default_factory=dict)
     forked: bool = False
 
-    def found(self, kind: mx.DeviceType) -> Any:
+    def stream_for(self, kind: mx.DeviceType) -> Any:
         """The stream of a kind of device, made when it is first asked for."""
         if kind not in self.by_device:
             self.by_device.setdefault(kind, mx.new_thread_unsafe_stream(kind))
@@ -48,25 +48,25 @@ class _Streams:
 
     def renew(self) -> None:
         """Forget what was inherited; what holds the lock is not in the child either."""
-        self.turn, self.by_device, self.forked = threading.RLock(), {}, True
+        self.lock, self.by_device, self.forked = threading.RLock(), {}, True
 
 
 _streams = _Streams()
 os.register_at_fork(after_in_child=_streams.renew)
 
 
-def unforked() -> None:
+def renew_after_fork() -> None:
     """Make streams in a child: NOTE [streams in a forked child]."""
     if _streams.forked:
         _streams.forked = False
         mx.set_default_stream(mx.new_stream(mx.default_device()))
 
 
-def building(*, wide: bool = False) -> Any:
+def build_stream(*, wide: bool = False) -> Any:
     """Operations in here go to that stream too, but no one else waits: nothing is evaluated."""
-    unforked()
+    renew_after_fork()
     kind = mx.DeviceType.cpu if wide else mx.default_device().type
-    return mx.stream(_streams.found(kind))
+    return mx.stream(_streams.stream_for(kind))
 
 
 class _Turns(threading.local):
@@ -79,13 +79,13 @@ class _Turns(threading.local):
 _turns = _Turns()
 
 
-class turn:  # noqa: N801 - used as a function; a generator would cost as much again
+class evaluation_lock:  # noqa: N801 - used as a function; a generator would cost as much again
     """Others do not evaluate what is made in `computing` meanwhile."""
 
     __slots__ = ()
 
     def __enter__(self) -> None:
-        mine = _streams.turn
+        mine = _streams.lock
         mine.acquire()
         _turns.taken.append(mine)
 
@@ -93,13 +93,13 @@ class turn:  # noqa: N801 - used as a function; a generator would cost as much a
         _turns.taken.pop().release()
 
 
-def resting() -> contextlib.AbstractContextManager[None]:
+def release_lock() -> contextlib.AbstractContextManager[None]:
     """Others may take their turn: NOTE [calls out of a turn]."""
-    return _resting() if _turns.taken else contextlib.nullcontext()
+    return _release_lock() if _turns.taken else contextlib.nullcontext()
 
 
 @contextlib.contextmanager
-def _resting() -> Generator[None]:
+def _release_lock() -> Generator[None]:
     taken, _turns.taken = _turns.taken, []
     for mine in taken:
         mine.release()
@@ -111,18 +111,18 @@ def _resting() -> Generator[None]:
         _turns.taken = taken
 
 
-def rested(fn: Callable[..., Any]) -> Callable[..., Any]:
+def releases_lock(fn: Callable[..., Any]) -> Callable[..., Any]:
     """`fn`, in which others may take their turn."""
 
     @functools.wraps(fn)
     def call(*args: Any) -> Any:
-        with resting():
+        with release_lock():
             return fn(*args)
 
     return call
 
 
-class computing:  # noqa: N801 - as above
+class compute_stream:  # noqa: N801 - as above
     """Operations in here go to a stream that any thread may evaluate; others wait.
 
     Args:
@@ -135,7 +135,7 @@ class computing:  # noqa: N801 - as above
         self._wide = wide
 
     def __enter__(self) -> None:
-        self._stream, self._turn = building(wide=self._wide), turn()
+        self._stream, self._turn = build_stream(wide=self._wide), evaluation_lock()
         self._turn.__enter__()
         self._stream.__enter__()
 

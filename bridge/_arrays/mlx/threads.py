@@ -25,12 +25,12 @@ _idle: list[queue.SimpleQueue[Any]] = []
 os.register_at_fork(after_in_child=_idle.clear)
 
 
-def in_own_thread(run: Callable[[], Any]) -> Any:
+def on_python_thread(run: Callable[[], Any]) -> Any:
     """The result of `run`, or its error: NOTE [threads of others]."""
-    return run() if threading.current_thread() is threading.main_thread() else elsewhere(run)
+    return run() if threading.current_thread() is threading.main_thread() else on_other_thread(run)
 
 
-def elsewhere(run: Callable[[], Any]) -> Any:
+def on_other_thread(run: Callable[[], Any]) -> Any:
     """The result of `run` in a thread of ours, or its error."""
     try:
         tasks = _idle.pop()

@@ -31,8 +31,8 @@ from typing import Any
 
 import mlx.core as mx
 
-from bridge._arrays.mlx.streams import building, turn, unforked
-from bridge._arrays.mlx.threads import in_own_thread
+from bridge._arrays.mlx.streams import build_stream, evaluation_lock, renew_after_fork
+from bridge._arrays.mlx.threads import on_python_thread
 from bridge._core.errors import NoValuesError
 
 
@@ -84,7 +84,7 @@ def placeholder(shape: Sequence[int], dtype: mx.Dtype) -> mx.array:
     return found[0]
 
 
-def unmarked(shape: Sequence[int], dtype: mx.Dtype) -> mx.array:
+def unmarked_placeholder(shape: Sequence[int], dtype: mx.Dtype) -> mx.array:
     """The same, which does not look as if a derivative were taken by it."""
     found: list[mx.array] = []
 
@@ -124,7 +124,7 @@ def _is_marked(x: mx.array) -> bool:
     """Whether `x` is marked in a transformation, which can be told unless every graph is kept."""
     if _local.keeps:
         return False
-    with building():
+    with build_stream():
         behind = mx.depends([_ZERO], [x])[0]
     return _asked(behind)
 
@@ -151,7 +151,7 @@ def captures_traced(build: Callable[[], Sequence[mx.array]]) -> bool:
     derived: list[bool] = []
 
     def elsewhere() -> None:
-        with building():
+        with build_stream():
             built = build()
             mx.grad(lambda x: (derived.append(any(map(_refused, built))), x)[1])(_ZERO)
 
@@ -170,7 +170,7 @@ def _ran(x: mx.array) -> bool:
 def _refused(x: mx.array) -> bool:
     """Whether `x` is marked in a transformation, in any thread."""
     try:
-        with building():
+        with build_stream():
             mx.async_eval(mx.depends([_VALUELESS], [x]))
     except ValueError:
         return True
@@ -179,7 +179,7 @@ def _refused(x: mx.array) -> bool:
     raise AssertionError("an array without values was evaluated")
 
 
-def in_rule(rule: Callable[..., Any]) -> Callable[..., Any]:
+def vjp_rule(rule: Callable[..., Any]) -> Callable[..., Any]:
     """The vjp rule of a custom function, which may ask for values as it likes."""
 
     @functools.wraps(rule)
@@ -198,7 +198,7 @@ def _within(x: mx.array) -> mx.array:
     return x
 
 
-@in_rule
+@vjp_rule
 def _run(_: mx.array, cotangent: mx.array, __: mx.array) -> mx.array:
     _local.result = _local.run()
     return cotangent
@@ -207,7 +207,7 @@ def _run(_: mx.array, cotangent: mx.array, __: mx.array) -> mx.array:
 _within.vjp(_run)
 
 
-def remembering(run: Callable[[], Any]) -> Any:
+def keeping_graph(run: Callable[[], Any]) -> Any:
     """The result of `run`, in which every graph is kept: NOTE [values within transformations]."""
     if _local.keeps:
         return run()
@@ -219,14 +219,14 @@ def remembering(run: Callable[[], Any]) -> Any:
         _local.run, _local.result = outer, None
 
 
-def begin(xs: Sequence[mx.array]) -> None:
+def async_evaluate(xs: Sequence[mx.array]) -> None:
     """Have `xs` computed while the caller goes on; errors may come here or from `evaluate`.
 
     Who waits at once falls asleep, and waking up takes longer than 16 numbers: what is done
     meanwhile, up to 20 us, makes the whole faster.
     """
     if not transforming():
-        with _explained(), turn():
+        with _explained(), evaluation_lock():
             mx.async_eval(xs)
 
 
@@ -237,10 +237,10 @@ def evaluate(xs: Sequence[mx.array]) -> None:
     """
     if not xs:
         return
-    unforked()
-    with _explained(), turn():
+    renew_after_fork()
+    with _explained(), evaluation_lock():
         if transforming():
-            remembering(lambda: mx.eval(xs))
+            keeping_graph(lambda: mx.eval(xs))
         else:
             mx.eval(xs)
 
@@ -286,11 +286,11 @@ _OTHER_THREAD = (
 
 def _prepared() -> tuple[mx.array, mx.array, mx.array]:
     zero = mx.array(0.0)
-    marked, valueless = _marked(zero), unmarked((), mx.float32)
+    marked, valueless = _marked(zero), unmarked_placeholder((), mx.float32)
     mx.eval(marked)  # which another thread could not
     return zero, marked, valueless
 
 
 _THREAD = threading.main_thread().ident
-_ZERO, _MARKED, _VALUELESS = in_own_thread(_prepared)
-in_own_thread(lambda: mx.grad(_check)(_ZERO))
+_ZERO, _MARKED, _VALUELESS = on_python_thread(_prepared)
+on_python_thread(lambda: mx.grad(_check)(_ZERO))

@@ -1,10 +1,10 @@
 """Tensors of PyTorch."""
 
-from bridge._arrays.torch.backend import FACE as FACE
+from bridge._arrays.torch.backend import ARRAYS as ARRAYS
 from bridge._arrays.torch.dtypes import dtype_name as dtype_name
 from bridge._arrays.torch.isolation import (
-    aside as aside,
-    recording as recording,
+    is_recording as is_recording,
+    suspend_transforms as suspend_transforms,
     transforming as transforming,
-    unwrapped as unwrapped,
+    unwrap as unwrap,
 )

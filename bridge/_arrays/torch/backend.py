@@ -11,25 +11,25 @@ import torch.utils._pytree as pytree
 from torch.autograd import forward_ad
 from torch.utils.dlpack import from_dlpack
 
-from bridge._arrays.numpy import OnHost, plain
+from bridge._arrays.numpy import HostCapsule, as_dlpack_dtype
 from bridge._arrays.torch.dtypes import AS_INTEGERS, PLAIN, dtype_name
-from bridge._arrays.torch.execute import fill, over
-from bridge._arrays.torch.isolation import aside, underived
+from bridge._arrays.torch.execute import execute_into, tensor_from_buffer
+from bridge._arrays.torch.isolation import suspend_transforms, without_derivatives
 from bridge._core.errors import ArgumentError, CopyError, NoValuesError
 from bridge._core.op import Arrays, Op, Specs
-from bridge._core.protocols import Container, Stream
-from bridge._core.spec import ArraySpec, instead
+from bridge._core.protocols import DeviceStream, PytreeNode
+from bridge._core.spec import ArraySpec, dtype_advice
 
 
 class TorchArrays:
     """PyTorch's tensors."""
 
     name = "torch"
-    dense = False
-    working = staticmethod(aside)
-    opened = closed = None
+    requires_contiguous = False
+    compute_context = staticmethod(suspend_transforms)
+    unwrap_key = wrap_key = None
 
-    def owns(self, x: Any) -> bool:
+    def is_array(self, x: Any) -> bool:
         """Whether `x` is a tensor, a Parameter or of a subclass."""
         return isinstance(x, torch.Tensor)
 
@@ -50,38 +50,37 @@ class TorchArrays:
     # Not a method, which would cost as much again. A nested tensor has no shape: RuntimeError.
     signature = operator.attrgetter("shape", "dtype", "device", "layout")
 
-    key = signature
-    seen = spec
+    target_signature = signature
+    target_spec = spec
 
     def lender(self, device: str) -> Callable[[Sequence[Any]], Sequence[Any]]:
         """NumPy views for the host, detached dense tensors for other devices."""
-        return _views if device == "cpu" else functools.partial(_all_dense, device=device)
+        return _numpy_views if device == "cpu" else functools.partial(_contiguous_on, device=device)
 
-    def values(self, x: torch.Tensor) -> Any:
+    def read_values(self, x: torch.Tensor) -> Any:
         """A NumPy array of what `x` wraps in transformations that take derivatives."""
-        with aside():
-            return self.export(underived(x), dense=True, copy=None).numpy(force=True)
+        with suspend_transforms():
+            return self.export(without_derivatives(x), dense=True, copy=None).numpy(force=True)
 
     def adopter(self, device: str) -> Callable[[Sequence[Any]], Arrays]:
         """Tensors over the memory of buffers, moved to `device` if that is another."""
         return _adopt if device == "cpu" else functools.partial(_adopt_from, device=device)
 
-    def holds(self, dtype: str) -> bool:
+    def supports_dtype(self, dtype: str) -> bool:
         """Whether torch has a dtype of this name."""
         return getattr(torch, dtype, None) in {*PLAIN, *AS_INTEGERS}
 
-    def lacking(self, dtype: str) -> str:
+    def unsupported_dtype_advice(self, dtype: str) -> str:
         """Why results of this dtype cannot be had, and what to write instead."""
-        return (
-            f"which torch has no counterpart of. Convert it in the function, to {instead(dtype)}."
-        )
+        advice = dtype_advice(dtype)
+        return f"which torch has no counterpart of. Convert it in the function, to {advice}."
 
     def check_dtype(self, dtype: str) -> None:
         """Raise for a dtype that torch lacks."""
-        if not self.holds(dtype):
-            raise ArgumentError(f"torch has no dtype {dtype}. Convert it to {instead(dtype)}.")
+        if not self.supports_dtype(dtype):
+            raise ArgumentError(f"torch has no dtype {dtype}. Convert it to {dtype_advice(dtype)}.")
 
-    def empty(self, specs: Specs) -> Arrays:
+    def meta_arrays(self, specs: Specs) -> Arrays:
         """Meta tensors."""
         return tuple(
             torch.empty(spec.shape, dtype=getattr(torch, spec.dtype), device="meta")
@@ -92,7 +91,7 @@ class TorchArrays:
         """Tensors over the memory of `buffers`, copies of NumPy arrays that are read-only."""
 
         def borrow(buffers: Sequence[Any]) -> Sequence[Any]:
-            return [_borrowed(x, device) if hasattr(x, "__dlpack__") else x for x in buffers]
+            return [_borrow(x, device) if hasattr(x, "__dlpack__") else x for x in buffers]
 
         return borrow
 
@@ -100,23 +99,23 @@ class TorchArrays:
         """Dense tensors on `device`; on the host capsules of them."""
 
         def release(outputs: Sequence[Any]) -> Sequence[Any]:
-            dense = _all_dense(outputs, device=device)
+            dense = _contiguous_on(outputs, device=device)
             # As `__dlpack__`, which asks 3 us long for gradients and streams that are not here.
             return [torch.to_dlpack(y) for y in dense] if device == "cpu" else dense
 
         return release
 
-    def fill(
-        self, op: Op, operands: Sequence[Any], results: Sequence[Any], stream: Stream | None
+    def execute_into(
+        self, op: Op, operands: Sequence[Any], results: Sequence[Any], stream: DeviceStream | None
     ) -> None:
         """Evaluate `op`, and copy its outputs to where they belong."""
         if stream is None:
-            fill(op, operands, results)
+            execute_into(op, operands, results)
             return
         index, address = stream
         queue = torch.cuda.ExternalStream(address, device=index)
         with torch.cuda.device(index), torch.cuda.stream(queue):
-            fill(op, operands, results)
+            execute_into(op, operands, results)
 
     def export(
         self, x: torch.Tensor, *, dense: bool, copy: bool | None, whole: bool = True
@@ -135,8 +134,8 @@ class TorchArrays:
                 f"a {x.device.type} tensor without memory has no values to convert. Under "
                 "torch.func.vmap and other transformations, wrap the function that takes it."
             )
-        y = _written(x)
-        if dense and not _is_dense(y):
+        y = _materialized(x)
+        if dense and not _is_contiguous(y):
             y = y.contiguous()
         if copy is False and y is not x:
             raise CopyError(
@@ -145,22 +144,22 @@ class TorchArrays:
             )
         return y
 
-    def untraced(self, x: torch.Tensor) -> torch.Tensor:
+    def check_not_traced(self, x: torch.Tensor) -> torch.Tensor:
         """A copy of `x`, which may change before a derivative is taken; refused as by `export`."""
         return self.export(x, dense=True, copy=None).clone(memory_format=torch.contiguous_format)
 
     def convert(self, x: Any, *, copy: bool | None) -> torch.Tensor:
         """A tensor over the memory of `x`, writable, or a copy of it."""
         name = dtype_name(x.dtype)
-        if not self.holds(name):
+        if not self.supports_dtype(name):
             raise ArgumentError(f"torch has no dtype {name}.")
         if isinstance(x, np.ndarray):
-            buffer, low = plain(x)
+            buffer, low = as_dlpack_dtype(x)
             y = torch.from_dlpack(buffer, copy=copy)
             return y.view(getattr(torch, low)) if low else y
         return torch.from_dlpack(x, copy=copy)
 
-    def container(self, x: Any) -> Container | None:
+    def pytree_node(self, x: Any) -> PytreeNode | None:
         """A class registered with `torch.utils._pytree`, as Hugging Face's outputs are."""
         if pytree.tree_structure(x, is_leaf=lambda child: child is not x).is_leaf():
             return None
@@ -174,13 +173,13 @@ class TorchArrays:
         return take, build
 
 
-def _writable(x: Any) -> Any:
+def _as_writable(x: Any) -> Any:
     """`x`, or a copy where torch could write to what its owner keeps others from writing to."""
     return x.copy() if isinstance(x, np.ndarray) and not x.flags.writeable else x
 
 
-def _borrowed(x: Any, device: str) -> torch.Tensor:
-    return (x if isinstance(x, torch.Tensor) else over(_writable(x))).to(device)
+def _borrow(x: Any, device: str) -> torch.Tensor:
+    return (x if isinstance(x, torch.Tensor) else tensor_from_buffer(_as_writable(x))).to(device)
 
 
 def _has_memory(x: torch.Tensor) -> bool:
@@ -193,34 +192,34 @@ def _has_memory(x: torch.Tensor) -> bool:
     return True
 
 
-def _is_dense(x: torch.Tensor) -> bool:
+def _is_contiguous(x: torch.Tensor) -> bool:
     """Whether `x` fills its memory, with its axes in whatever order."""
     order = sorted(range(x.dim()), key=lambda axis: -x.stride(axis))
     return x.permute(order).is_contiguous()
 
 
-def _views(xs: Sequence[Any]) -> Sequence[Any]:
+def _numpy_views(xs: Sequence[Any]) -> Sequence[Any]:
     try:
-        return [_view(x) if isinstance(x, torch.Tensor) else x for x in xs]
+        return [_numpy_view(x) if isinstance(x, torch.Tensor) else x for x in xs]
     except RuntimeError as error:  # a FakeTensor, or another subclass without storage
         raise NoValuesError(f"a tensor has no memory that can be read: {error}") from error
 
 
-def _view(x: torch.Tensor) -> Any:
+def _numpy_view(x: torch.Tensor) -> Any:
     if _is_elsewhere(x):
-        return _dispatched(x)
+        return _numpy_by_dispatcher(x)
     # Tensor.numpy() forbids forever to resize the memory, by which FSDP frees parameters.
     try:
-        return np.from_dlpack(OnHost(torch.to_dlpack(x)))
+        return np.from_dlpack(HostCapsule(torch.to_dlpack(x)))
     except (RuntimeError, BufferError):  # a dtype that NumPy lacks
-        return _dispatched(x)
+        return _numpy_by_dispatcher(x)
 
 
-def _dispatched(x: torch.Tensor) -> Any:
+def _numpy_by_dispatcher(x: torch.Tensor) -> Any:
     if x.dtype in PLAIN:
         return x.numpy(force=True)
     integer, dtype = AS_INTEGERS[x.dtype]
-    return _view(x.detach().view(integer)).view(dtype)
+    return _numpy_view(x.detach().view(integer)).view(dtype)
 
 
 def _is_elsewhere(x: torch.Tensor) -> bool:
@@ -229,13 +228,13 @@ def _is_elsewhere(x: torch.Tensor) -> bool:
     They are for a conjugation, negation or zeros that torch has put off, for subclasses and for
     other devices, and all of these are dispatched in ways of their own.
     """
-    return _keys is None or _keys(x).raw_repr() not in _ORDINARY
+    return _keys is None or _keys(x).raw_repr() not in _PLAIN_TYPES
 
 
 _keys: Callable[[torch.Tensor], Any] | None = getattr(torch._C, "_dispatch_keys", None)  # pyright: ignore[reportPrivateUsage]
 
 
-def _ordinary() -> set[int]:
+def _plain_types() -> set[int]:
     """How tensors on the host are dispatched, in inference mode and out of it."""
     if _keys is None:
         return set()
@@ -245,18 +244,18 @@ def _ordinary() -> set[int]:
             return found | {_keys(torch.empty(0)).raw_repr()}
 
 
-_ORDINARY = _ordinary()
+_PLAIN_TYPES = _plain_types()
 
 
-def _all_dense(xs: Sequence[Any], *, device: str) -> Sequence[Any]:
-    return [_dense(x, device) if isinstance(x, torch.Tensor) else x for x in xs]
+def _contiguous_on(xs: Sequence[Any], *, device: str) -> Sequence[Any]:
+    return [_contiguous(x, device) if isinstance(x, torch.Tensor) else x for x in xs]
 
 
-def _dense(x: torch.Tensor, device: str) -> torch.Tensor:
-    return _written(x.detach()).contiguous().to(device)
+def _contiguous(x: torch.Tensor, device: str) -> torch.Tensor:
+    return _materialized(x.detach()).contiguous().to(device)
 
 
-def _written(x: torch.Tensor) -> torch.Tensor:
+def _materialized(x: torch.Tensor) -> torch.Tensor:
     """`x` with what torch has put off: a conjugation, a negation, zeros that have no memory."""
     y = x.resolve_conj().resolve_neg()
     return y if y.data_ptr() or not y.numel() else y.clone()
@@ -275,4 +274,4 @@ def _adopt_from(buffers: Sequence[Any], *, device: str) -> Arrays:
     return tuple(torch.from_dlpack(y).to(device) for y in buffers)
 
 
-FACE = TorchArrays()
+ARRAYS = TorchArrays()

@@ -7,21 +7,21 @@ from typing import Any
 import numpy as np
 import torch
 
-from bridge._arrays.numpy import plain
+from bridge._arrays.numpy import as_dlpack_dtype
 from bridge._arrays.torch.dtypes import PLAIN_NUMPY, dtype_name
-from bridge._arrays.torch.isolation import aside
+from bridge._arrays.torch.isolation import suspend_transforms
 from bridge._core.errors import ArgumentError
 from bridge._core.op import Op
-from bridge._core.spec import NARROW_INTEGERS, check_count, check_range
+from bridge._core.spec import NARROW_INTEGERS, check_output_count, check_range
 
 
-def over(x: Any) -> torch.Tensor:
+def tensor_from_buffer(x: Any) -> torch.Tensor:
     """A tensor over the memory of a NumPy array, or of what has `__dlpack__`."""
     if not isinstance(x, np.ndarray):
         return torch.from_dlpack(x)
     if x.dtype in PLAIN_NUMPY:
         return torch.from_numpy(x)
-    buffer, low = plain(x)
+    buffer, low = as_dlpack_dtype(x)
     return torch.from_numpy(buffer).view(getattr(torch, low or ""))
 
 
@@ -29,31 +29,35 @@ def over(x: Any) -> torch.Tensor:
 _LARGE = 2**18
 
 
-def fill(op: Op, operands: Sequence[Any], results: Sequence[Any]) -> None:
+def execute_into(op: Op, operands: Sequence[Any], results: Sequence[Any]) -> None:
     """Evaluate `op` on NumPy arrays, or what has `__dlpack__`: `HomeFace.fill`."""
-    with aside():
-        _fill(op, operands, results)
+    with suspend_transforms():
+        _execute_into(op, operands, results)
 
 
-def _fill(op: Op, operands: Sequence[Any], results: Sequence[Any]) -> None:
-    xs, places = [*map(over, operands)], [*map(over, results)]
+def _execute_into(op: Op, operands: Sequence[Any], results: Sequence[Any]) -> None:
+    xs, places = [*map(tensor_from_buffer, operands)], [*map(tensor_from_buffer, results)]
     large = op.notes.get("large")
     if large is None:
         large = op.notes["large"] = any(y.nbytes >= _LARGE for y in places)
-    outputs = op.into(places, xs) if large and op.into and _apart(places, xs) else op.call(*xs)
-    check_count(outputs, results, op.name)
+    outputs = (
+        op.call_into(places, xs)
+        if large and op.call_into and _no_overlap(places, xs)
+        else op.call(*xs)
+    )
+    check_output_count(outputs, results, op.name)
     for i, (y, place) in enumerate(zip(outputs, places, strict=True)):
         if y is place:
             continue
         if y.dtype != place.dtype:
-            y = _narrowed(y, dtype_name(place.dtype), op.name)
+            y = _narrow(y, dtype_name(place.dtype), op.name)
         if y.shape != place.shape or y.dtype != place.dtype:  # copy_ would stretch and convert
             got, wanted = (f"{dtype_name(t.dtype)}{list(t.shape)}" for t in (y, place))
             raise ArgumentError(f"result {i} of {op.name} is {got}, where {wanted} was expected.")
         place.copy_(y.detach() if y.requires_grad else y)
 
 
-def _narrowed(y: torch.Tensor, dtype: str, name: str) -> torch.Tensor:
+def _narrow(y: torch.Tensor, dtype: str, name: str) -> torch.Tensor:
     """`y`, or its integers of 64 bits as those of a smaller `dtype`: NOTE [narrowing]."""
     if NARROW_INTEGERS.get(dtype_name(y.dtype)) != dtype:
         return y
@@ -65,7 +69,7 @@ def _narrowed(y: torch.Tensor, dtype: str, name: str) -> torch.Tensor:
     return y.to(getattr(torch, dtype))
 
 
-def _apart(places: Sequence[torch.Tensor], xs: Sequence[torch.Tensor]) -> bool:
+def _no_overlap(places: Sequence[torch.Tensor], xs: Sequence[torch.Tensor]) -> bool:
     """Whether no place shares memory with an argument, as XLA promises."""
     ours, theirs = ([(t.data_ptr(), t.data_ptr() + t.nbytes) for t in row] for row in (places, xs))
     pairs = itertools.product(ours, theirs)

@@ -21,12 +21,12 @@ transforming: Callable[[], bool] = getattr(
 _modes: Callable[[], int] = getattr(torch._C, "_len_torch_dispatch_stack", lambda: 1)
 
 
-def recording() -> bool:
+def is_recording() -> bool:
     """Whether something looks at each operator that torch runs, as what makes graphs does."""
     return _modes() > 0
 
 
-def underived(x: torch.Tensor) -> torch.Tensor:
+def without_derivatives(x: torch.Tensor) -> torch.Tensor:
     """`x` without the levels of transformations that take derivatives; batches keep theirs."""
     functorch: Any = getattr(torch._C, "_functorch", None)
     while functorch is not None and functorch.is_gradtrackingtensor(x):
@@ -34,7 +34,7 @@ def underived(x: torch.Tensor) -> torch.Tensor:
     return x
 
 
-def unwrapped(x: torch.Tensor) -> torch.Tensor:
+def unwrap(x: torch.Tensor) -> torch.Tensor:
     """`x` without the levels of any transformation: all of a batch at once."""
     functorch: Any = getattr(torch._C, "_functorch", None)
     while functorch and (functorch.is_batchedtensor(x) or functorch.is_gradtrackingtensor(x)):
@@ -42,13 +42,13 @@ def unwrapped(x: torch.Tensor) -> torch.Tensor:
     return x
 
 
-def aside() -> contextlib.AbstractContextManager[Any]:
+def suspend_transforms() -> contextlib.AbstractContextManager[Any]:
     """Nothing that the caller is at takes part in here: NOTE [what would take part]."""
-    return _apart() if transforming() or _modes() else _NOTHING
+    return _suspend() if transforming() or _modes() else _NOTHING
 
 
 @contextlib.contextmanager
-def _apart() -> Generator[None]:
+def _suspend() -> Generator[None]:
     functorch = importlib.import_module("torch._functorch.pyfunctorch")
     modes = importlib.import_module("torch.utils._python_dispatch")
     with functorch.temporarily_clear_interpreter_stack(), modes._disable_current_modes():

@@ -15,18 +15,18 @@ from jax.core import ShapedArray
 from jax.interpreters import mlir
 
 from bridge._core.errors import ArgumentError, NoRuleError
-from bridge._core.graph import Instruction, Listing, Value
+from bridge._core.graph import Graph, Operation, ValueRef
 from bridge._core.op import Op
 from bridge._core.spec import ArraySpec
-from bridge._lowering.jax.operators import Result, cast, rule
+from bridge._lowering.jax.operators import OutputInfo, cast, find_lowering
 
 
-def lower(ctx: Any, operands: Sequence[Any], op: Op, listing: Listing) -> Sequence[Any]:
+def lower(ctx: Any, operands: Sequence[Any], op: Op, listing: Graph) -> Sequence[Any]:
     """The instructions of `op` in a program that is being compiled."""
 
     def run(*xs: Any) -> list[Any]:
         with jax.named_scope(op.name):
-            return evaluated(listing, xs, op.name)
+            return evaluate(listing, xs, op.name)
 
     given = zip(listing.inputs, ctx.avals_in, strict=True)
     # A cotangent that nothing depends on is no array in a graph of torch.
@@ -37,9 +37,9 @@ def lower(ctx: Any, operands: Sequence[Any], op: Op, listing: Listing) -> Sequen
         return mlir.lower_fun(run)(dataclasses.replace(ctx, avals_in=avals), *operands)
 
 
-def evaluated(listing: Listing, xs: Sequence[Any], name: str) -> list[Any]:
+def evaluate(listing: Graph, xs: Sequence[Any], name: str) -> list[Any]:
     """The outputs of a listing for arrays."""
-    key = None if listing.seed is None else _key(xs[listing.seed])
+    key = None if listing.rng_input is None else _key(xs[listing.rng_input])
     return _run(listing, xs, _Caller(name, key))
 
 
@@ -60,32 +60,32 @@ def _key(seed: Any) -> Any:
     return key
 
 
-def _run(listing: Listing, xs: Sequence[Any], caller: _Caller) -> list[Any]:
+def _run(listing: Graph, xs: Sequence[Any], caller: _Caller) -> list[Any]:
     found: list[Any] = [*xs, *map(jnp.asarray, listing.constants)]
-    for instruction in listing.instructions:
+    for instruction in listing.operations:
         found.append(_result(instruction, found, caller))
-    return [_filled(value, found) for value in listing.outputs]
+    return [_fill_in(value, found) for value in listing.outputs]
 
 
-def _filled(x: Any, found: Sequence[Any]) -> Any:
+def _fill_in(x: Any, found: Sequence[Any]) -> Any:
     """`x` with arrays instead of values."""
-    if isinstance(x, Value):
-        return found[x.number] if x.item is None else found[x.number][x.item]
-    return tuple(_filled(item, found) for item in x) if isinstance(x, tuple) else x
+    if isinstance(x, ValueRef):
+        return found[x.index] if x.output_index is None else found[x.index][x.output_index]
+    return tuple(_fill_in(item, found) for item in x) if isinstance(x, tuple) else x
 
 
-def _result(instruction: Instruction, found: Sequence[Any], caller: _Caller) -> Any:
+def _result(instruction: Operation, found: Sequence[Any], caller: _Caller) -> Any:
     """The array, or the arrays, that an instruction computes."""
-    made, name = instruction.results, instruction.operator
+    made, name = instruction.output_specs, instruction.operator
     specs = made if isinstance(made, tuple) else (made,)
-    key = _drawn(instruction, caller)
-    compute = rule(name)
+    key = _run_random(instruction, caller)
+    compute = find_lowering(name)
     if compute is None:
-        row = _in_parts(instruction, found, dataclasses.replace(caller, key=key))
+        row = _run_decomposed(instruction, found, dataclasses.replace(caller, key=key))
     else:
-        args = _filled(instruction.args, found)
-        kwargs = {key: _filled(x, found) for key, x in instruction.kwargs.items()}
-        results = compute(Result(specs, key), *args, **kwargs)
+        args = _fill_in(instruction.args, found)
+        kwargs = {key: _fill_in(x, found) for key, x in instruction.kwargs.items()}
+        results = compute(OutputInfo(specs, key), *args, **kwargs)
         row = results if isinstance(results, (tuple, list)) else [results]
     if len(row) != len(specs):
         raise ArgumentError(f"{_where(name, caller)} has {len(row)} results, not {len(specs)}.")
@@ -93,22 +93,22 @@ def _result(instruction: Instruction, found: Sequence[Any], caller: _Caller) -> 
     return held if isinstance(made, tuple) else held[0]
 
 
-def _drawn(instruction: Instruction, caller: _Caller) -> Any:
+def _run_random(instruction: Operation, caller: _Caller) -> Any:
     """The key of what an operator draws."""
-    if instruction.draw is None:
+    if instruction.rng_index is None:
         return None
     if caller.key is None:
         raise NoRuleError(
             f"{_where(instruction.operator, caller)} draws random numbers that follow from no "
             "key: those of a derivative or of a batch, say. Draw them in the function itself."
         )
-    return jax.random.fold_in(caller.key, instruction.draw)
+    return jax.random.fold_in(caller.key, instruction.rng_index)
 
 
-def _in_parts(instruction: Instruction, found: Sequence[Any], caller: _Caller) -> Sequence[Any]:
+def _run_decomposed(instruction: Operation, found: Sequence[Any], caller: _Caller) -> Sequence[Any]:
     """The results of an operator by those that it is made of."""
     name = instruction.operator
-    parts = None if name in caller.within else instruction.parts()
+    parts = None if name in caller.within else instruction.decompose()
     if parts is None:
         whole = (*caller.within, name)[0]
         because = f" for want of {name}, which torch makes it of" if caller.within else ""
@@ -117,7 +117,7 @@ def _in_parts(instruction: Instruction, found: Sequence[Any], caller: _Caller) -
             f'computed, with @bridge.torch_operator("{whole}") above a function of JAX arrays that '
             'takes what the operator takes, or let torch compute with lower="ffi".'
         )
-    xs = [_filled(value, found) for value in instruction.operands]
+    xs = [_fill_in(value, found) for value in instruction.operands]
     return _run(parts, xs, dataclasses.replace(caller, within=(*caller.within, name)))
 
 

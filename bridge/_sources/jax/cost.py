@@ -16,7 +16,7 @@ from typing import Any
 from jax.extend.core import Jaxpr
 
 from bridge._core.spec import ArraySpec
-from bridge._sources.jax.jaxpr import inner
+from bridge._sources.jax.jaxpr import inner_jaxprs
 
 _BUFFER = 6e-6  # seconds to hand out, keep and take back a residual of any size
 _JOIN = 2e-7  # seconds to join a small residual to others, and to part it from them
@@ -28,27 +28,27 @@ _EQUATION = 5e-8  # seconds to get to an equation, many of which are fused with 
 _HEAVY = {"exp", "log", "sin", "cos", "tan", "tanh", "logistic", "erf", "pow", "sqrt", "rsqrt"}
 
 
-def keeping(arrays: Sequence[ArraySpec], joined: int = 0) -> float:
+def residual_cost(arrays: Sequence[ArraySpec], joined: int = 0) -> float:
     """Seconds to hand out `arrays`, into which others were `joined`, and to take them back."""
-    size = sum(math.prod(spec.shape) * _width(spec.dtype) for spec in arrays)
+    size = sum(math.prod(spec.shape) * _item_size(spec.dtype) for spec in arrays)
     return len(arrays) * _BUFFER + joined * _JOIN + size / _BYTES
 
 
-def running(jaxpr: Jaxpr) -> float:
+def recompute_cost(jaxpr: Jaxpr) -> float:
     """Seconds to run a function again; a loop of unknown length as if it ran once."""
-    return sum(map(_equation, jaxpr.eqns))
+    return sum(map(_equation_cost, jaxpr.eqns))
 
 
-def _width(dtype: str) -> int:
+def _item_size(dtype: str) -> int:
     """Bytes of an element, from the digits in the name of its dtype."""
     digits = "".join(c for c in dtype.partition("_")[0] if c.isdigit())
     return max(1, int(digits or 8) // 8)
 
 
-def _equation(eqn: Any) -> float:
-    functions = inner(eqn)
+def _equation_cost(eqn: Any) -> float:
+    functions = inner_jaxprs(eqn)
     if functions:
-        return eqn.params.get("length", 1) * sum(map(running, functions))
+        return eqn.params.get("length", 1) * sum(map(recompute_cost, functions))
     terms = 0
     if eqn.primitive.name == "dot_general":
         (contracted, _), _ = eqn.params["dimension_numbers"]
@@ -57,11 +57,11 @@ def _equation(eqn: Any) -> float:
         terms = 2 * math.prod(eqn.invars[1].aval.shape[1:])
     weight = _TRANSCENDENTAL if eqn.primitive.name in _HEAVY else 1
     elements = sum(math.prod(getattr(var.aval, "shape", ())) for var in eqn.outvars)
-    words = sum(map(_words, eqn.outvars))
+    words = sum(map(_word_count, eqn.outvars))
     return _EQUATION + elements * terms / _PRODUCTS + words * weight / _WORDS
 
 
-def _words(var: Any) -> float:
+def _word_count(var: Any) -> float:
     """How many times 4 bytes a variable has; the token of an effect has none."""
     dtype = getattr(var.aval, "dtype", None)
     return math.prod(var.aval.shape) * dtype.itemsize / 4 if dtype else 0

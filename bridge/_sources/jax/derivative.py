@@ -7,10 +7,10 @@ from typing import Any
 import jax
 
 from bridge._core.op import Op, Positions, Specs
-from bridge._core.pytree import spread
-from bridge._sources.jax.environment import Ambient
-from bridge._sources.jax.trace import Program, compiled, trace
-from bridge._sources.jax.x64_boundary import guarded
+from bridge._core.pytree import replace_at
+from bridge._sources.jax.environment import Environment
+from bridge._sources.jax.trace import Program, jit_program, trace
+from bridge._sources.jax.x64_boundary import with_x64_boundary
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -29,25 +29,27 @@ class Derivative:
     program: Program
     name: str
     primals: Specs
-    mode: Ambient
-    wanted: Positions
-    given: Positions
+    mode: Environment
+    argnums: Positions
+    outnums: Positions
 
-    def taken(self, xs: Sequence[Any]) -> tuple[list[Any], Callable[..., Any]]:
+    def linearize(self, xs: Sequence[Any]) -> tuple[list[Any], Callable[..., Any]]:
         """All outputs, and the function from the cotangents of those given to gradients."""
 
         def of_wanted(*free: Any) -> tuple[list[Any], list[Any]]:
-            outputs = self.program(*spread(free, self.wanted, xs))
-            return [outputs[i] for i in self.given], outputs
+            outputs = self.program(*replace_at(free, self.argnums, xs))
+            return [outputs[i] for i in self.outnums], outputs
 
-        _, pull, outputs = jax.vjp(of_wanted, *(xs[i] for i in self.wanted), has_aux=True)
+        _, pull, outputs = jax.vjp(of_wanted, *(xs[i] for i in self.argnums), has_aux=True)
         return outputs, pull
 
-    def half(
+    def make_half(
         self, fun: Callable[..., Any], which: str, primals: Specs, results: int | None = None
     ) -> Op:
         """One half as an Op without rules: what is differentiated again is the whole."""
         program = trace(fun, primals, mode=self.mode)
-        call = compiled(program, f"{self.name}.{which}")
-        call = guarded(call, primals, mode=self.mode, results=results)
-        return Op(name=self.name, home="jax", call=call, specs=lambda *_: program.outputs)
+        call = jit_program(program, f"{self.name}.{which}")
+        call = with_x64_boundary(call, primals, mode=self.mode, results=results)
+        return Op(
+            name=self.name, framework="jax", call=call, output_specs=lambda *_: program.outputs
+        )

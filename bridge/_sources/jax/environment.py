@@ -15,7 +15,7 @@ from typing import Any
 
 import jax
 
-from bridge._sources.jax.internals import CONFIG, SETTINGS, setting, trace_context
+from bridge._sources.jax.internals import CONFIG, SETTINGS, read_setting, trace_context
 
 _MOST_KNOWN = 1024
 
@@ -42,11 +42,11 @@ class _Numbers:
         return number
 
 
-ambient = _Numbers()
+key_numbers = _Numbers()
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Ambient:
+class Environment:
     """The settings that a function and its derivatives are traced and run with.
 
     Attributes:
@@ -66,13 +66,13 @@ class Ambient:
         """A context in which these settings hold: NOTE [settings of a call]."""
         with contextlib.ExitStack() as stack:
             for name, value in self.settings.items():
-                if setting(name) != value:
+                if read_setting(name) != value:
                     stack.enter_context(getattr(jax, name)(value))
             if self.mesh is not None and _mesh() != self.mesh:
                 stack.enter_context(jax.set_mesh(self.mesh))
             yield
 
-    def within(self, call: Callable[..., Any]) -> Callable[..., Any]:
+    def run_with(self, call: Callable[..., Any]) -> Callable[..., Any]:
         """`call` with these settings, whatever they are where it is called."""
         expected, generator = self.context, self.settings["default_prng_impl"]
 
@@ -86,10 +86,10 @@ class Ambient:
         return scoped
 
 
-def settings(*, x64: bool) -> Ambient:
+def current_environment(*, x64: bool) -> Environment:
     """The settings here and now, but for 64-bit mode."""
-    values = {name: setting(name) for name in SETTINGS} | {"enable_x64": x64}
-    noted = Ambient(x64, values, _mesh())
+    values = {name: read_setting(name) for name in SETTINGS} | {"enable_x64": x64}
+    noted = Environment(x64, values, _mesh())
     with noted():
         return dataclasses.replace(noted, context=trace_context())
 

@@ -28,7 +28,7 @@ def _signature(names: Iterable[str]) -> inspect.Signature:
     return inspect.Signature([inspect.Parameter(name, kind) for name in names])
 
 
-def named(
+def with_argument_names(
     fn: Callable[..., Any], arrays: Sequence[Any], labels: Sequence[str]
 ) -> tuple[Callable[..., Any], Sequence[Any]]:
     """`fn` of flat arrays as a function of the arguments of the user's, and these arguments.

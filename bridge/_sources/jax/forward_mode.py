@@ -16,12 +16,12 @@ from jax.core import Tracer
 from jax.extend.core import jaxpr_as_fun
 
 from bridge._core.errors import NoRuleError
-from bridge._sources.jax.internals import lacks_tangents, takes_any
+from bridge._sources.jax.internals import has_impure_effects, lacks_tangents
 
 Fun = Callable[..., Sequence[Any]]
 
 
-def push(fun: Fun, xs: Sequence[Any], directions: Sequence[Any], name: str) -> Sequence[Any]:
+def jvp(fun: Fun, xs: Sequence[Any], directions: Sequence[Any], name: str) -> Sequence[Any]:
     """The tangents of `fun` at `xs`, all of whose results are differentiable."""
 
     def forward(xs: Sequence[Any], directions: Sequence[Any]) -> Any:
@@ -37,12 +37,10 @@ def push(fun: Fun, xs: Sequence[Any], directions: Sequence[Any], name: str) -> S
         except TypeError as error:
             if "(jvp) to a custom_vjp" not in str(error):
                 raise
-    return _pulled_twice(fun, xs, directions, name)
+    return _double_vjp(fun, xs, directions, name)
 
 
-def _pulled_twice(
-    fun: Fun, xs: Sequence[Any], directions: Sequence[Any], name: str
-) -> Sequence[Any]:
+def _double_vjp(fun: Fun, xs: Sequence[Any], directions: Sequence[Any], name: str) -> Sequence[Any]:
     """The tangents by two pullbacks: NOTE [tangents from gradients]."""
     outputs, pull = jax.vjp(fun, *xs)
 
@@ -50,7 +48,7 @@ def _pulled_twice(
         return jax.vjp(lambda free: pull(free), list(cotangents))[1](tuple(directions))[0]
 
     zeros = [jnp.zeros_like(y) for y in outputs]
-    if takes_any(jax.make_jaxpr(tangents)(zeros).jaxpr):
+    if has_impure_effects(jax.make_jaxpr(tangents)(zeros).jaxpr):
         raise NoRuleError(
             f"{name} has no tangents: the gradient of a jax.custom_vjp in it is not linear in the "
             "cotangent, as where it is clipped. Use reverse mode, or a jax.custom_jvp."

@@ -6,7 +6,7 @@ from typing import Any
 import jax
 from jax.extend.core import Jaxpr
 
-from bridge._sources.jax.jaxpr import inner
+from bridge._sources.jax.jaxpr import inner_jaxprs
 
 CONFIG: Any = jax.config  # its options are attributes that it does not declare
 # Settings with a public context manager that a trace depends on.
@@ -21,7 +21,7 @@ SETTINGS = tuple(
 )
 
 
-def setting(name: str) -> Any:
+def read_setting(name: str) -> Any:
     """The value of a setting, here and now."""
     return getattr(CONFIG, f"jax_{name}")
 
@@ -32,18 +32,18 @@ except ImportError:
 
     def trace_context() -> tuple[Hashable, ...]:
         """What is known of the settings that a trace depends on."""
-        return (jax.sharding.get_abstract_mesh(), *map(setting, SETTINGS))
+        return (jax.sharding.get_abstract_mesh(), *map(read_setting, SETTINGS))
 
 
 def lacks_tangents(jaxpr: Jaxpr) -> bool:
     """Whether tangents in `jaxpr` stand for those of a `jax.custom_vjp`, and raise when it runs."""
     return any(
-        equation.primitive.name == "custom_lin" or any(map(lacks_tangents, inner(equation)))
+        equation.primitive.name == "custom_lin" or any(map(lacks_tangents, inner_jaxprs(equation)))
         for equation in jaxpr.eqns
     )
 
 
-def takes_any(jaxpr: Jaxpr) -> bool:
+def has_impure_effects(jaxpr: Jaxpr) -> bool:
     """Whether a result of `jaxpr` depends on an argument; looks into loops and branches."""
     return any(dce_jaxpr(jaxpr, [True] * len(jaxpr.outvars))[1])
 

@@ -5,7 +5,7 @@ from typing import Any
 from jax.extend.core import Jaxpr
 
 
-def inner(eqn: Any) -> list[Jaxpr]:
+def inner_jaxprs(eqn: Any) -> list[Jaxpr]:
     """The functions that an equation calls, such as the branches of a condition."""
     found: list[Any] = []
     for param in eqn.params.values():

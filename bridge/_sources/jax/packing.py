@@ -59,7 +59,7 @@ class Packing:
         return [found[i] for i in range(len(self.specs))]
 
 
-def packing(specs: Iterable[Any]) -> Packing:
+def make_packing(specs: Iterable[Any]) -> Packing:
     """Small arrays joined, wherever there are several of a dtype."""
     specs = tuple(specs)
     small: dict[str, list[int]] = {}

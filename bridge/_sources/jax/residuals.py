@@ -18,12 +18,12 @@ import jax.numpy as jnp
 import numpy as np
 from jax.extend.core import Literal
 
-from bridge._arrays.jax import conjugate
-from bridge._core.op import Op, Positions, Specs, Split
+from bridge._arrays.jax import conjugate_all
+from bridge._core.op import ForwardBackward, Op, Positions, Specs
 from bridge._sources.jax.derivative import Derivative
-from bridge._sources.jax.packing import Packing, packing
+from bridge._sources.jax.packing import Packing, make_packing
 from bridge._sources.jax.trace import Program, trace
-from bridge._sources.jax.x64_boundary import outside
+from bridge._sources.jax.x64_boundary import external_specs
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -56,7 +56,7 @@ class Residuals:
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Saving:
+class SavedResiduals:
     """A derivative whose first half hands out residuals.
 
     Attributes:
@@ -74,58 +74,62 @@ class Saving:
     packing: Packing
 
     @functools.cached_property
-    def kept(self) -> Specs:
+    def residual_specs(self) -> Specs:
         """The primals and the outputs among the residuals, as the caller sees them."""
-        seen = outside(self.forward.outputs[: self.count], self.of.primals, x64=self.of.mode.x64)
+        seen = external_specs(
+            self.forward.outputs[: self.count], self.of.primals, x64=self.of.mode.x64
+        )
         primals = (self.of.primals[i] for i in self.residuals.primals)
         return (*primals, *(seen[i] for i in self.residuals.outputs))
 
-    def split(self) -> Split:
+    def forward_backward(self) -> ForwardBackward:
         """Both halves."""
-        return Split(
-            way="save",
-            forward=self.of.half(self._first, "forward", self.of.primals, self.count),
-            backward=functools.cache(self._second),
-            outputs=self.count,
-            kept_primals=self.residuals.primals,
-            kept_outputs=self.residuals.outputs,
+        return ForwardBackward(
+            strategy="save",
+            forward=self.of.make_half(self._forward, "forward", self.of.primals, self.count),
+            backward=functools.cache(self._backward),
+            output_count=self.count,
+            saved_primals=self.residuals.primals,
+            saved_outputs=self.residuals.outputs,
         )
 
-    def _first(self, *xs: Any) -> list[Any]:
+    def _forward(self, *xs: Any) -> list[Any]:
         values = self.forward(*xs)
         others = self.packing.pack([values[i] for i in self.residuals.others])
         return [*values[: self.count], *others]
 
-    def _second(self, needed: Positions) -> Op:
+    def _backward(self, argnums: Positions) -> Op:
         """The gradients at `needed` from a row of what is kept, what is packed and cotangents."""
-        packed, kept = self.packing.buffers(), len(self.kept)
+        packed, kept = self.packing.buffers(), len(self.residual_specs)
 
         def gradients(*row: Any) -> tuple[Any, ...]:
             others = self.packing.unpack(row[kept : kept + len(packed)])
             pull = self.residuals.pullback([*row[:kept], *others])
-            found = pull(list(conjugate(row[kept + len(packed) :])))
-            return conjugate(found[self.of.wanted.index(i)] for i in needed)
+            found = pull(list(conjugate_all(row[kept + len(packed) :])))
+            return conjugate_all(found[self.of.argnums.index(i)] for i in argnums)
 
-        cotangents = (self.forward.outputs[i] for i in self.of.given)
-        return self.of.half(gradients, "backward", (*self.kept, *packed, *cotangents))
+        cotangents = (self.forward.outputs[i] for i in self.of.outnums)
+        return self.of.make_half(
+            gradients, "backward", (*self.residual_specs, *packed, *cotangents)
+        )
 
 
-def saving(of: Derivative) -> Saving:
+def save_residuals(of: Derivative) -> SavedResiduals:
     """The derivative, traced as far as its residuals."""
     noted: dict[str, Any] = {}
 
     def forward(*xs: Any) -> list[Any]:
-        outputs, pull = of.taken(xs)
+        outputs, pull = of.linearize(xs)
         leaves, noted["tree"] = jax.tree.flatten(pull)
-        coded = [_coded(leaf) for leaf in leaves]
+        coded = [_encode_residual(leaf) for leaf in leaves]
         noted["count"], noted["decode"] = len(outputs), [again for _, again in coded]
         return [*outputs, *(plain for plain, _ in coded)]
 
     program = trace(forward, of.primals, mode=of.mode)
     count = noted.pop("count")
     residuals = _locate(program, count, **noted)
-    small = packing(program.outputs[i] for i in residuals.others)
-    return Saving(of, program, count, residuals, small)
+    small = make_packing(program.outputs[i] for i in residuals.others)
+    return SavedResiduals(of, program, count, residuals, small)
 
 
 _KINDS = ("primal", "output", "other", "constant")
@@ -157,7 +161,7 @@ def _locate(program: Program, count: int, *, decode: list[Any], tree: Any) -> Re
     )
 
 
-def _coded(leaf: Any) -> tuple[Any, Callable[[Any], Any]]:
+def _encode_residual(leaf: Any) -> tuple[Any, Callable[[Any], Any]]:
     """A residual in a form that every framework can hold, and the way back."""
     dtype = leaf.dtype
     if jnp.issubdtype(dtype, jax.dtypes.prng_key):

@@ -15,16 +15,16 @@ from typing import Any
 
 import jax
 
-from bridge._arrays.jax import FACE as ARRAYS, conjugate
-from bridge._core.op import Op, Positions, Specs, Split
-from bridge._core.pytree import spread
+from bridge._arrays.jax import ARRAYS as ARRAYS, conjugate_all
+from bridge._core.op import ForwardBackward, Op, Positions, Specs
+from bridge._core.pytree import replace_at
 from bridge._core.spec import ArraySpec
 from bridge._sources.jax.derivative import Derivative
-from bridge._sources.jax.environment import Ambient
-from bridge._sources.jax.forward_mode import push
-from bridge._sources.jax.strategy import split
-from bridge._sources.jax.trace import Program, compiled, found_out, trace
-from bridge._sources.jax.x64_boundary import copied, guarded, outside
+from bridge._sources.jax.environment import Environment
+from bridge._sources.jax.forward_mode import jvp
+from bridge._sources.jax.strategy import choose_strategy
+from bridge._sources.jax.trace import Program, infer_outputs, jit_program, trace
+from bridge._sources.jax.x64_boundary import external_specs, with_x64_boundary, without_aliasing
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,7 +39,7 @@ class Settings:
     """
 
     jit: bool
-    mode: Ambient
+    mode: Environment
     residuals: str
     labels: tuple[str, ...]
 
@@ -64,36 +64,40 @@ class Function:
     program: Program | None
     known: Callable[[], Specs] | None = None
 
-    def op(self) -> Op:
+    def make_op(self) -> Op:
         """The function as an Op, compiled when it is first called."""
-        call = compiled(self.program, self.name) if self.program else copied(self.fun)
+        call = jit_program(self.program, self.name) if self.program else without_aliasing(self.fun)
         return Op(
             name=self.name,
-            home="jax",
-            call=guarded(call, self.primals, mode=self.settings.mode, labels=self.settings.labels),
-            specs=self.specs,
-            expected=None if self.program else lambda: self._expected,
+            framework="jax",
+            call=with_x64_boundary(
+                call, self.primals, mode=self.settings.mode, labels=self.settings.labels
+            ),
+            output_specs=self.output_specs,
+            observed_specs=None if self.program else lambda: self._expected,
             vjp=self.vjp,
             jvp=self.jvp,
             vmap=self.vmap,
-            split=self.split if self.program and self.settings.residuals != "recompute" else None,
-            reach=self.program.reach if self.program else None,
+            forward_backward=self.forward_backward
+            if self.program and self.settings.residuals != "recompute"
+            else None,
+            dependencies=self.program.dependencies if self.program else None,
         )
 
-    def specs(self, *_: ArraySpec) -> Specs:
+    def output_specs(self, *_: ArraySpec) -> Specs:
         """The outputs, as the caller sees them."""
         mode = self.settings.mode
         program = self.program or trace(self.fun, self.primals, mode=mode)
-        return outside(program.outputs, self.primals, x64=mode.x64)
+        return external_specs(program.outputs, self.primals, x64=mode.x64)
 
     @functools.cached_property
     def _expected(self) -> Specs:
         if self.known:
             return self.known()
-        found = found_out(self.fun, self.primals, mode=self.settings.mode)
-        return outside(found, self.primals, x64=self.settings.mode.x64)
+        found = infer_outputs(self.fun, self.primals, mode=self.settings.mode)
+        return external_specs(found, self.primals, x64=self.settings.mode.x64)
 
-    def vjp(self, wanted: Positions, given: Positions) -> Op:
+    def vjp(self, argnums: Positions, outnums: Positions) -> Op:
         """The gradients of the primals at `wanted`; only the outputs at `given` take part."""
         count = len(self.primals)
 
@@ -101,18 +105,18 @@ class Function:
             xs, cotangents = args[:count], args[count:]
 
             def of_wanted(*free: Any) -> list[Any]:
-                outputs = self.fun(*spread(free, wanted, xs))
-                return [outputs[i] for i in given]
+                outputs = self.fun(*replace_at(free, argnums, xs))
+                return [outputs[i] for i in outnums]
 
-            pull = jax.vjp(of_wanted, *(xs[i] for i in wanted))[1]
-            return conjugate(pull(list(conjugate(cotangents))))
+            pull = jax.vjp(of_wanted, *(xs[i] for i in argnums))[1]
+            return conjugate_all(pull(list(conjugate_all(cotangents))))
 
-        outputs = self.specs() if self.program else vars(self).get("_expected")
-        cotangents = (outputs[i] if outputs else _UNKNOWN for i in given)
-        known = lambda: tuple(self.primals[i] for i in wanted)
+        outputs = self.output_specs() if self.program else vars(self).get("_expected")
+        cotangents = (outputs[i] if outputs else _UNKNOWN for i in outnums)
+        known = lambda: tuple(self.primals[i] for i in argnums)
         return self._derived("vjp", gradients, (*self.primals, *cotangents), known)
 
-    def jvp(self, given: Positions) -> Op:
+    def jvp(self, argnums: Positions) -> Op:
         """The tangents of the differentiable outputs; only the primals at `given` move."""
         count = len(self.primals)
 
@@ -120,30 +124,30 @@ class Function:
             xs, directions = args[:count], args[count:]
 
             def of_given(*free: Any) -> list[Any]:
-                outputs = self.fun(*spread(free, given, xs))
+                outputs = self.fun(*replace_at(free, argnums, xs))
                 return [y for y in outputs if ARRAYS.spec(y).differentiable]
 
-            return push(of_given, [xs[i] for i in given], directions, self.name)
+            return jvp(of_given, [xs[i] for i in argnums], directions, self.name)
 
-        moving = tuple(self.primals[i] for i in given)
+        moving = tuple(self.primals[i] for i in argnums)
         known = lambda: tuple(spec for spec in self._expected if spec.differentiable)
         return self._derived("jvp", tangents, (*self.primals, *moving), known)
 
     def vmap(self, axes: tuple[int | None, ...], size: int) -> Op:
         """The function mapped over `axes` of its arguments."""
         batched = jax.vmap(self.fun, in_axes=axes, axis_size=size)
-        primals = [s.grown(axis, size) for s, axis in zip(self.primals, axes, strict=True)]
-        known = lambda: tuple(spec.grown(0, size) for spec in self._expected)
+        primals = [s.with_axis(axis, size) for s, axis in zip(self.primals, axes, strict=True)]
+        known = lambda: tuple(spec.with_axis(0, size) for spec in self._expected)
         return self._derived("vmap", batched, tuple(primals), known)
 
-    def split(self, wanted: Positions, given: Positions) -> Split | None:
+    def forward_backward(self, argnums: Positions, outnums: Positions) -> ForwardBackward | None:
         """The first derivative in two halves, `None` where recomputing costs less."""
         if self.program is None:
             return None
         mode = self.settings.mode
-        of = Derivative(self.program, self.name, self.primals, mode, wanted, given)
+        of = Derivative(self.program, self.name, self.primals, mode, argnums, outnums)
         try:
-            return split(of, self.settings.residuals)
+            return choose_strategy(of, self.settings.residuals)
         except Exception:  # noqa: BLE001, NOTE [halves that cannot be had]
             return None
 
@@ -151,7 +155,7 @@ class Function:
         self, rule: str, fun: Callable[..., Any], primals: Specs, known: Callable[[], Specs]
     ) -> Op:
         made = function(fun, f"{self.name}.{rule}", primals, self.settings)
-        return dataclasses.replace(made, known=known).op()
+        return dataclasses.replace(made, known=known).make_op()
 
 
 def function(

@@ -17,29 +17,29 @@ import jax
 import jax.numpy as jnp
 from jax.extend.core import Jaxpr
 
-from bridge._arrays.jax import conjugate
-from bridge._core.op import Op, Positions, Split
+from bridge._arrays.jax import conjugate_all
+from bridge._core.op import ForwardBackward, Op, Positions
 from bridge._sources.jax.derivative import Derivative
-from bridge._sources.jax.jaxpr import inner
+from bridge._sources.jax.jaxpr import inner_jaxprs
 
 _EXACT = {"float32", "float64", "complex64", "complex128"}
 
 
-def scalable(of: Derivative) -> bool:
+def is_scalable(of: Derivative) -> bool:
     """Whether the derivative may be scaled: NOTE [the gradient of a number]."""
-    outputs = [of.program.outputs[i] for i in of.given]
+    outputs = [of.program.outputs[i] for i in of.outnums]
     return (
         [math.prod(spec.shape) for spec in outputs] == [1]
         and outputs[0].dtype in ("float32", "float64")
-        and all(of.primals[i].dtype in _EXACT for i in of.wanted)
-        and _linear(of.program.jaxpr.jaxpr)
+        and all(of.primals[i].dtype in _EXACT for i in of.argnums)
+        and _is_linear(of.program.jaxpr.jaxpr)
     )
 
 
-def _linear(jaxpr: Jaxpr) -> bool:
+def _is_linear(jaxpr: Jaxpr) -> bool:
     """Whether its derivative is linear in numbers of 32 bits or more."""
     for eqn in jaxpr.eqns:
-        if "custom_vjp" in eqn.primitive.name or not all(map(_linear, inner(eqn))):
+        if "custom_vjp" in eqn.primitive.name or not all(map(_is_linear, inner_jaxprs(eqn))):
             return False
     return all(_is_exact(var.aval) for var in _variables(jaxpr))
 
@@ -55,37 +55,37 @@ def _is_exact(aval: Any) -> bool:
     return dtype is None or not jnp.issubdtype(dtype, jnp.inexact) or str(dtype) in _EXACT
 
 
-def scaling(of: Derivative) -> Split:
+def gradient_with_value(of: Derivative) -> ForwardBackward:
     """Both halves: the outputs with the gradients for the cotangent 1, and their multiples."""
     count = len(of.program.outputs)
-    number = of.program.outputs[of.given[0]]
+    number = of.program.outputs[of.outnums[0]]
 
     def first(*xs: Any) -> list[Any]:
-        outputs, pull = of.taken(xs)
-        return [*outputs, *conjugate(pull([jnp.ones(number.shape, number.dtype)]))]
+        outputs, pull = of.linearize(xs)
+        return [*outputs, *conjugate_all(pull([jnp.ones(number.shape, number.dtype)]))]
 
-    forward = of.half(first, "value_and_grad", of.primals, count)
-    gradients = forward.specs()[count:]
+    forward = of.make_half(first, "value_and_grad", of.primals, count)
+    gradients = forward.output_specs()[count:]
 
     @functools.cache
-    def backward(needed: Positions) -> Op:
+    def backward(argnums: Positions) -> Op:
         def multiples(*row: Any) -> list[Any]:
-            return [_times(row[of.wanted.index(i)], row[-1].reshape(())) for i in needed]
+            return [_scale(row[of.argnums.index(i)], row[-1].reshape(())) for i in argnums]
 
-        return of.half(multiples, "scale", (*gradients, number))
+        return of.make_half(multiples, "scale", (*gradients, number))
 
-    return Split(
-        way="gradient",
+    return ForwardBackward(
+        strategy="gradient",
         forward=forward,
         backward=backward,
-        outputs=count,
-        kept_primals=(),
-        kept_outputs=(),
+        output_count=count,
+        saved_primals=(),
+        saved_outputs=(),
     )
 
 
-def _times(gradient: jax.Array, cotangent: jax.Array) -> jax.Array:
+def _scale(gradient: jax.Array, cotangent: jax.Array) -> jax.Array:
     """The product, rounded once; of a complex gradient by parts, which keeps infinities apart."""
     if jnp.iscomplexobj(gradient):
-        return jax.lax.complex(_times(gradient.real, cotangent), _times(gradient.imag, cotangent))
+        return jax.lax.complex(_scale(gradient.real, cotangent), _scale(gradient.imag, cotangent))
     return (gradient * cotangent).astype(gradient.dtype)

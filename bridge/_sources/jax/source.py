@@ -3,23 +3,23 @@
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from bridge._arrays.jax import reach, x64_mode
+from bridge._arrays.jax import compute_device, x64_mode
 from bridge._core.errors import ArgumentError, OptionError
 from bridge._core.op import Op, Specs
 from bridge._core.spec import is_device
-from bridge._sources.jax.environment import ambient, settings
+from bridge._sources.jax.environment import current_environment, key_numbers
 from bridge._sources.jax.modules import holds_parameters
 from bridge._sources.jax.rules import Settings, function
-from bridge._sources.jax.trace import symbolic
+from bridge._sources.jax.trace import symbolic_output_shapes
 
 
 class JaxSource:
     """JAX's functions."""
 
-    traces_numbers = True
-    takes_seeds = False
+    traces_scalars = True
+    supports_rng = False
 
-    def check(self, *, residuals: str, **_: Any) -> None:
+    def check_options(self, *, residuals: str, **_: Any) -> None:
         """Raise unless `residuals` is one of the three ways."""
         if residuals not in ("auto", "save", "recompute"):
             raise OptionError(f'residuals={residuals!r} is neither "auto", "save" nor "recompute".')
@@ -37,13 +37,13 @@ class JaxSource:
         return False
 
     holds_parameters = staticmethod(holds_parameters)
-    ambient = staticmethod(ambient)
+    trace_context = staticmethod(key_numbers)
 
-    def device(self, device: str, asked: str | None) -> str:
+    def compute_device(self, device: str, asked: str | None) -> str:
         """`asked`, or the device of the arguments."""
-        return reach(device, asked)
+        return compute_device(device, asked)
 
-    def op(
+    def make_op(
         self,
         fn: Callable[..., Any],
         *,
@@ -55,11 +55,11 @@ class JaxSource:
         residuals: str,
     ) -> Op:
         """`fn` as an Op for arguments of these specs, traced now unless `jit` is False."""
-        mode = settings(x64=_wide(primals, labels, x64=x64))
+        mode = current_environment(x64=_needs_x64(primals, labels, x64=x64))
         made = Settings(jit, mode, residuals, tuple(labels))
-        return function(fn, name, primals, made).op()
+        return function(fn, name, primals, made).make_op()
 
-    def shapes(
+    def symbolic_shapes(
         self,
         fn: Callable[..., Any],
         primals: Specs,
@@ -69,16 +69,16 @@ class JaxSource:
         **_: Any,
     ) -> list[tuple[int | str, ...]] | None:
         """Shapes of the outputs of `fn` where those of `primals` have names in them."""
-        wide = _wide(primals, [""] * len(primals), x64=x64)
-        return symbolic(fn, primals, names, x64=wide)
+        wide = _needs_x64(primals, [""] * len(primals), x64=x64)
+        return symbolic_output_shapes(fn, primals, names, x64=wide)
 
 
-def _wide(primals: Specs, labels: Sequence[str], *, x64: bool | None) -> bool:
+def _needs_x64(primals: Specs, labels: Sequence[str], *, x64: bool | None) -> bool:
     """Whether to compute in 64-bit mode: where a 64-bit float comes in, or by the global flag."""
     wide = [
         (label, spec)
         for label, spec in zip(labels, primals, strict=True)
-        if spec.dtype in ("float64", "complex128") and not spec.weak
+        if spec.dtype in ("float64", "complex128") and not spec.weak_type
     ]
     if x64 is None:
         return x64_mode() or bool(wide)
@@ -91,4 +91,4 @@ def _wide(primals: Specs, labels: Sequence[str], *, x64: bool | None) -> bool:
     return x64
 
 
-FACE = JaxSource()
+SOURCE = JaxSource()

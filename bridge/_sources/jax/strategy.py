@@ -2,24 +2,24 @@
 
 import math
 
-from bridge._core.op import Split
-from bridge._sources.jax.cost import keeping, running
+from bridge._core.op import ForwardBackward
+from bridge._sources.jax.cost import recompute_cost, residual_cost
 from bridge._sources.jax.derivative import Derivative
-from bridge._sources.jax.residuals import saving
-from bridge._sources.jax.scalar_gradient import scalable, scaling
+from bridge._sources.jax.residuals import save_residuals
+from bridge._sources.jax.scalar_gradient import gradient_with_value, is_scalable
 
 # Gradients are favoured, for they need one program where the others compile two.
 _FAVOUR = 2
 
 
-def split(of: Derivative, residuals: str) -> Split | None:
+def choose_strategy(of: Derivative, residuals: str) -> ForwardBackward | None:
     """The derivative in two halves, `None` where running the function again costs least."""
     if residuals == "save":
-        return saving(of).split()
-    again = running(of.program.jaxpr.jaxpr)
-    gradients = keeping([of.primals[i] for i in of.wanted]) if scalable(of) else math.inf
-    saved = saving(of)
-    kept = keeping(saved.packing.buffers(), sum(map(len, saved.packing.together)))
+        return save_residuals(of).forward_backward()
+    again = recompute_cost(of.program.jaxpr.jaxpr)
+    gradients = residual_cost([of.primals[i] for i in of.argnums]) if is_scalable(of) else math.inf
+    saved = save_residuals(of)
+    kept = residual_cost(saved.packing.buffers(), sum(map(len, saved.packing.together)))
     if gradients <= _FAVOUR * min(again, kept):
-        return scaling(of)
-    return saved.split() if kept < again else None
+        return gradient_with_value(of)
+    return saved.forward_backward() if kept < again else None

@@ -24,10 +24,15 @@ from jax.extend.core import (
     jaxpr_as_fun,
 )
 
-from bridge._arrays.jax import FACE as ARRAYS, abstract, admitting, not_forked
+from bridge._arrays.jax import (
+    ARRAYS as ARRAYS,
+    allows_transfers,
+    check_not_forked,
+    shape_dtype_struct,
+)
 from bridge._core.op import Specs
-from bridge._sources.jax.environment import Ambient
-from bridge._sources.jax.error_names import named
+from bridge._sources.jax.environment import Environment
+from bridge._sources.jax.error_names import with_argument_names
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -41,27 +46,27 @@ class Program:
 
     jaxpr: ClosedJaxpr
     outputs: Specs
-    _reach: list[Any] = dataclasses.field(default_factory=list)
+    _dependencies: list[Any] = dataclasses.field(default_factory=list)
 
     def __call__(self, *xs: Any) -> list[Any]:
         """The results, by operations that JAX can transform."""
         return jaxpr_as_fun(self.jaxpr)(*xs)
 
-    def reach(self) -> Sequence[frozenset[int]]:
+    def dependencies(self) -> Sequence[frozenset[int]]:
         """For each result the positions of the arguments it depends on."""
-        if not self._reach:
-            self._reach.extend(_reach(self.jaxpr.jaxpr))
-        return self._reach
+        if not self._dependencies:
+            self._dependencies.extend(_find_dependencies(self.jaxpr.jaxpr))
+        return self._dependencies
 
 
-def _reach(jaxpr: Jaxpr) -> list[frozenset[int]]:
+def _find_dependencies(jaxpr: Jaxpr) -> list[frozenset[int]]:
     """Dependencies, looking into functions that were jitted; any other operation mixes all."""
     known = {id(var): frozenset([i]) for i, var in enumerate(jaxpr.invars)}
     nothing: frozenset[int] = frozenset()
     for eqn in jaxpr.eqns:
         inputs = [known.get(id(var), nothing) for var in eqn.invars]
         if eqn.primitive.name in ("jit", "pjit"):
-            inner = _reach(eqn.params["jaxpr"].jaxpr)
+            inner = _find_dependencies(eqn.params["jaxpr"].jaxpr)
             found = [nothing.union(*(inputs[i] for i in positions)) for positions in inner]
         else:
             found = [nothing.union(*inputs)] * len(eqn.outvars)
@@ -70,32 +75,32 @@ def _reach(jaxpr: Jaxpr) -> list[frozenset[int]]:
 
 
 def trace(
-    fn: Callable[..., Any], primals: Specs, *, mode: Ambient, labels: Sequence[str] = ()
+    fn: Callable[..., Any], primals: Specs, *, mode: Environment, labels: Sequence[str] = ()
 ) -> Program:
     """`fn` as a program for arguments of these specs; runs its Python once."""
-    not_forked()
+    check_not_forked()
     with mode():
-        avals = [abstract(spec, x64=mode.x64) for spec in primals]
+        avals = [shape_dtype_struct(spec, x64=mode.x64) for spec in primals]
         try:
-            traced, arguments = named(fn, avals, labels) if labels else (fn, avals)
+            traced, arguments = with_argument_names(fn, avals, labels) if labels else (fn, avals)
             jaxpr, shapes = jax.make_jaxpr(traced, return_shape=True)(*arguments)
         except _NEEDS_VALUES as error:
-            _advise(error, primals, labels)
+            _add_advice(error, primals, labels)
             raise
     return Program(jaxpr, tuple(map(ARRAYS.spec, shapes)))
 
 
-def found_out(fn: Callable[..., Any], primals: Specs, *, mode: Ambient) -> Specs:
+def infer_outputs(fn: Callable[..., Any], primals: Specs, *, mode: Environment) -> Specs:
     """The outputs of `fn`, which is run if it needs values: NOTE [made-up values]."""
     try:
         return trace(fn, primals, mode=mode).outputs
     except _NEEDS_VALUES:
         with mode():
-            avals = [abstract(spec, x64=mode.x64) for spec in primals]
-            return tuple(ARRAYS.spec(jnp.asarray(y)) for y in fn(*map(_made_up, avals)))
+            avals = [shape_dtype_struct(spec, x64=mode.x64) for spec in primals]
+            return tuple(ARRAYS.spec(jnp.asarray(y)) for y in fn(*map(_example_input, avals)))
 
 
-def _made_up(aval: Any) -> jax.Array:
+def _example_input(aval: Any) -> jax.Array:
     if not jnp.issubdtype(aval.dtype, jnp.inexact):
         return jnp.zeros(aval.shape, aval.dtype)
     return jax.random.uniform(jax.random.key(0), aval.shape).astype(aval.dtype)
@@ -113,14 +118,14 @@ _NEEDS_VALUES = (
 )
 
 
-def symbolic(
+def symbolic_output_shapes(
     fn: Callable[..., Any], primals: Specs, names: Sequence[Sequence[int | str]], *, x64: bool
 ) -> list[tuple[int | str, ...]] | None:
     """Shapes of the outputs for shapes with names in them, `None` if `fn` needs to know more."""
     known = sorted({axis for shape in names for axis in shape if isinstance(axis, str)})
     axes = dict(zip(known, export.symbolic_shape(", ".join(known)), strict=True))
     with jax.enable_x64(x64):
-        avals = [abstract(spec, x64=x64) for spec in primals]
+        avals = [shape_dtype_struct(spec, x64=x64) for spec in primals]
         for i, shape in enumerate(names):
             mixed = tuple(axes[d] if isinstance(d, str) else d for d in shape)
             avals[i] = avals[i].update(shape=mixed)
@@ -131,7 +136,7 @@ def symbolic(
     return [tuple(d if isinstance(d, int) else str(d) for d in y.shape) for y in outputs]
 
 
-def _advise(error: Exception, primals: Specs, labels: Sequence[str]) -> None:
+def _add_advice(error: Exception, primals: Specs, labels: Sequence[str]) -> None:
     text = str(error)
     if not labels or not ("Tracer" in text or "traced array" in text or "_concrete_" in text):
         return
@@ -140,21 +145,21 @@ def _advise(error: Exception, primals: Specs, labels: Sequence[str]) -> None:
     blamed = [
         i for i, n in enumerate(names) if re.search(rf"(?<!\w){re.escape(n)}(?![\w\[])", blame)
     ]
-    numbers = [names[i] for i in blamed or range(len(names)) if primals[i].weak]
+    numbers = [names[i] for i in blamed or range(len(names)) if primals[i].weak_type]
     if numbers:
         parameters = list(dict.fromkeys(name.partition("[")[0] for name in numbers))
         error.add_note(
             f"Numbers are traced as arrays, here {', '.join(numbers)}. If the function needs "
             f"the value of one of them, name it static: static_argnames={parameters!r}."
         )
-    if any(not primals[i].weak for i in blamed):
+    if any(not primals[i].weak_type for i in blamed):
         error.add_note(
             "A function that looks at the values of arrays cannot be traced. Write jnp.where or "
             "jax.lax.cond, or pass jit=False, which runs it anew on each call."
         )
 
 
-def compiled(program: Program, name: str) -> Callable[..., Any]:
+def jit_program(program: Program, name: str) -> Callable[..., Any]:
     """`program` under `jax.jit`, each of its results in memory of its own."""
     jaxpr = program.jaxpr.jaxpr
     held = {id(var) for var in (*jaxpr.invars, *jaxpr.constvars)}
@@ -168,4 +173,4 @@ def compiled(program: Program, name: str) -> Callable[..., Any]:
         return outputs
 
     run.__name__ = run.__qualname__ = name
-    return admitting(jax.jit(run))
+    return allows_transfers(jax.jit(run))

@@ -7,10 +7,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from bridge._arrays.jax import FACE as ARRAYS, NARROW, crossing
+from bridge._arrays.jax import ARRAYS as ARRAYS, NARROW, allow_transfers
 from bridge._core.errors import RangeError
 from bridge._core.op import Specs
-from bridge._sources.jax.environment import Ambient
+from bridge._sources.jax.environment import Environment
 
 # NOTE [integers without 64-bit mode]
 # torch's integers are 64 bits wide by default, JAX's 32. A 64-bit integer argument is narrowed
@@ -19,32 +19,32 @@ from bridge._sources.jax.environment import Ambient
 _WIDE = {"int32": "int64", "uint32": "uint64"}
 
 
-def narrowed(primals: Specs, *, x64: bool) -> list[int]:
+def narrowed_positions(primals: Specs, *, x64: bool) -> list[int]:
     """Positions of the primals whose values are narrowed on the way in."""
     if x64:
         return []
     wide = _WIDE.values()
-    return [i for i, spec in enumerate(primals) if spec.dtype in wide and not spec.weak]
+    return [i for i, spec in enumerate(primals) if spec.dtype in wide and not spec.weak_type]
 
 
-def outside(outputs: Specs, primals: Specs, *, x64: bool) -> Specs:
+def external_specs(outputs: Specs, primals: Specs, *, x64: bool) -> Specs:
     """What the caller sees of `outputs`."""
-    if not narrowed(primals, x64=x64):
+    if not narrowed_positions(primals, x64=x64):
         return outputs
     return tuple(dataclasses.replace(s, dtype=_WIDE.get(s.dtype, s.dtype)) for s in outputs)
 
 
-def guarded(
+def with_x64_boundary(
     call: Callable[..., Any],
     primals: Specs,
     *,
-    mode: Ambient,
+    mode: Environment,
     results: int | None = None,
     labels: Sequence[str] = (),
 ) -> Callable[..., Any]:
     """`call` in its mode; `results` of its outputs are the caller's (all), others residuals."""
-    call = mode.within(call)
-    narrow = narrowed(primals, x64=mode.x64)
+    call = mode.run_with(call)
+    narrow = narrowed_positions(primals, x64=mode.x64)
     if not narrow:
         return call
 
@@ -76,11 +76,11 @@ def _widen(y: jax.Array) -> jax.Array:
     return y.astype(_WIDE[str(y.dtype)]) if str(y.dtype) in _WIDE else y
 
 
-def copied(fn: Callable[..., Any]) -> Callable[..., Sequence[Any]]:
+def without_aliasing(fn: Callable[..., Any]) -> Callable[..., Sequence[Any]]:
     """`fn` on copies of its arguments, with copies of its results: safe without `jax.jit`."""
 
     def call(*xs: Any) -> list[Any]:
-        with crossing():
+        with allow_transfers():
             arguments = [jnp.array(x) if hasattr(x, "shape") else x for x in xs]
         return [ARRAYS.export(jnp.array(y), dense=True, copy=True) for y in fn(*arguments)]
 

@@ -1,3 +1,3 @@
 """Functions of MLX as Ops, transformed by MLX."""
 
-from bridge._sources.mlx.source import FACE as FACE
+from bridge._sources.mlx.source import SOURCE as SOURCE

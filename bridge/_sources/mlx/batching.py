@@ -18,8 +18,8 @@ import mlx.core as mx
 from bridge._arrays.mlx import dtype_of
 from bridge._core.errors import NoRuleError
 from bridge._core.op import Specs
-from bridge._sources.mlx.exported import exported, steps
-from bridge._sources.mlx.graph_summary import Outline, outline
+from bridge._sources.mlx.exported import exported, exported_operations
+from bridge._sources.mlx.graph_summary import GraphSummary, summarize_graph
 from bridge._sources.mlx.random import Fun
 
 Axes = tuple[int | None, ...]
@@ -37,14 +37,14 @@ _WRONG: dict[str, Callable[[Sequence[Any], Sequence[bool]], bool]] = {
 _SUSPECTS = ("SliceUpdate", "Convolution", "Inverse", "DivMod", "NotEqual", "Bitwise", "Shift")
 
 
-def takes(
-    fun: Fun, batched: Fun, known: Outline, axes: Axes, primals: Specs, many: Specs, size: int
+def vmap_is_safe(
+    fun: Fun, batched: Fun, known: GraphSummary, axes: Axes, primals: Specs, many: Specs, size: int
 ) -> bool:
     """Whether `mx.vmap` of `fun` over `axes`, which is `batched`, works: NOTE [wrong batches]."""
     if _is_wrong(fun, primals, known, axes):
         return False
     try:
-        found = outline(batched, many, "a batch")
+        found = summarize_graph(batched, many, "a batch")
     except (NoRuleError, ValueError, RuntimeError):
         return False
     if found and any("Scatter" in name for name in found.operations):
@@ -52,7 +52,7 @@ def takes(
     return found is not None
 
 
-def _is_wrong(fun: Fun, primals: Specs, known: Outline, axes: Axes) -> bool:
+def _is_wrong(fun: Fun, primals: Specs, known: GraphSummary, axes: Axes) -> bool:
     """Whether `mx.vmap` over `axes` would be wrong, or may be: NOTE [wrong batches]."""
     if not any(name in each for name in _SUSPECTS for each in known.operations):
         return False
@@ -75,7 +75,7 @@ def _is_wrong(fun: Fun, primals: Specs, known: Outline, axes: Axes) -> bool:
 
 def _is_misplaced(fun: Fun, batched: Fun, primals: Specs, many: Specs, size: int) -> bool:
     """Whether the batch of a scatter has its examples elsewhere than in front, or may have."""
-    alone, together = steps(fun, primals), steps(batched, many)
+    alone, together = exported_operations(fun, primals), exported_operations(batched, many)
     if alone is None or together is None:
         return True
     one, all_ = ([_shapes(s) for s in row if s["name"] == "Scatter"] for row in (alone, together))
@@ -93,7 +93,9 @@ def _shapes(scatter: dict[str, Any]) -> tuple[tuple[int, ...], tuple[int, ...]]:
     return x, updates[len(indices[0]) if indices else 0 :]
 
 
-def one_by_one(fun: Fun, axes: Axes, size: int, outputs: Specs, *, dense: bool = False) -> Fun:
+def loop_over_examples(
+    fun: Fun, axes: Axes, size: int, outputs: Specs, *, dense: bool = False
+) -> Fun:
     """`fun` of each example; results are stacked along their first axis.
 
     Args:

@@ -11,12 +11,18 @@ from collections.abc import Sequence
 
 import mlx.core as mx
 
-from bridge._arrays.mlx import FACE as ARRAYS, building, captures_traced, dtype_of, unmarked
+from bridge._arrays.mlx import (
+    ARRAYS as ARRAYS,
+    build_stream,
+    captures_traced,
+    dtype_of,
+    unmarked_placeholder,
+)
 from bridge._core.errors import ArgumentError
 from bridge._core.op import Specs
-from bridge._core.spec import check_same
-from bridge._sources.mlx.dry_run import looking
-from bridge._sources.mlx.graph_summary import is_wide
+from bridge._core.spec import check_specs_unchanged
+from bridge._sources.mlx.dry_run import dry_run
+from bridge._sources.mlx.graph_summary import has_many_elements
 from bridge._sources.mlx.missing_rules import looks_at_values
 from bridge._sources.mlx.random import Fun
 
@@ -25,8 +31,8 @@ def check_captured(fun: Fun, primals: Specs, name: str) -> None:
     """Raise where a captured array would lose its gradient, unless values are looked at."""
 
     def build() -> Sequence[mx.array]:
-        xs = [unmarked(spec.shape, dtype_of(spec.dtype)) for spec in primals]
-        with building(wide=is_wide(primals)), looking():
+        xs = [unmarked_placeholder(spec.shape, dtype_of(spec.dtype)) for spec in primals]
+        with build_stream(wide=has_many_elements(primals)), dry_run():
             try:
                 return fun(*xs)
             except (ValueError, RuntimeError) as error:
@@ -43,7 +49,7 @@ def check_captured(fun: Fun, primals: Specs, name: str) -> None:
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Looked:
+class ObservedCall:
     """What was found when a function was looked at, to which each call is held.
 
     Attributes:
@@ -62,9 +68,9 @@ class Looked:
     def _expected(self) -> list[tuple[tuple[int, ...], mx.Dtype]]:
         return [(spec.shape, dtype_of(spec.dtype)) for spec in self.outputs]
 
-    def check(self, found: Sequence[mx.array], *, drew: bool) -> None:
+    def check_call(self, found: Sequence[mx.array], *, drew: bool) -> None:
         """Raise unless a call has done as was found: NOTE [checks while MLX computes]."""
-        self.held(found)
+        self.check_outputs(found)
         if drew and not self.may_draw:
             raise ArgumentError(
                 f"{self.name} draws random numbers now, and did not when it was looked at. Pass a "
@@ -73,8 +79,8 @@ class Looked:
         if self.captures:
             self.captures()
 
-    def held(self, found: Sequence[mx.array]) -> Sequence[mx.array]:
+    def check_outputs(self, found: Sequence[mx.array]) -> Sequence[mx.array]:
         """The results of a call, if they are of the shapes and dtypes that were found."""
         if [(y.shape, y.dtype) for y in found] != self._expected:
-            check_same([*map(ARRAYS.spec, found)], self.outputs, self.name)
+            check_specs_unchanged([*map(ARRAYS.spec, found)], self.outputs, self.name)
         return found

@@ -11,15 +11,15 @@ from typing import Any
 
 import mlx.core as mx
 
-from bridge._core.captured_values import Place
-from bridge._sources.mlx.dot_graph import is_same
+from bridge._core.captured_values import Holder
+from bridge._sources.mlx.dot_graph import is_same_node
 from bridge._sources.mlx.random import KEYS
 
 
-class Kept:
+class CapturedArrays:
     """What places hold now, to be put back: NOTE [arrays that change]."""
 
-    def __init__(self, places: Iterator[Place]) -> None:
+    def __init__(self, places: Iterator[Holder]) -> None:
         self._before = [(place, place.contents()) for place in places if place.holder is not KEYS]
         # The same arrays as other objects, which no one writes to.
         self._arrays = {
@@ -38,7 +38,7 @@ class Kept:
         ]
         written = []
         for x, as_it_was, place, key in self._arrays.values():
-            if not is_same(x, as_it_was):
+            if not is_same_node(x, as_it_was):
                 x[...] = as_it_was
                 written.append(_named(place, key))
         return [*replaced, *written]
@@ -48,5 +48,5 @@ def _is_array(x: Any) -> bool:
     return isinstance(x, mx.array)
 
 
-def _named(place: Place, key: Any) -> str:
+def _named(place: Holder, key: Any) -> str:
     return place.called if key is None else f"{place.called}[{key!r}]" if place.called else str(key)

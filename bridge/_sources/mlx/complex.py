@@ -14,8 +14,8 @@ import mlx.core as mx
 
 from bridge._core.op import Specs
 from bridge._sources.mlx.dot_graph import COMPARISONS, Step
-from bridge._sources.mlx.exported import exports, steps, steps_of_batch
-from bridge._sources.mlx.graph_summary import Outline
+from bridge._sources.mlx.exported import exported_batch_operations, exported_operations, try_export
+from bridge._sources.mlx.graph_summary import GraphSummary
 from bridge._sources.mlx.random import Fun
 
 _SOURCES = {"FFT", "View"}
@@ -23,7 +23,7 @@ _SINKS = {"Abs", "Real", "Imag", *COMPARISONS}
 
 
 def is_complex(
-    fun: Fun, primals: Specs, known: Outline, drawn: Collection[str], exported: Collection[str]
+    fun: Fun, primals: Specs, known: GraphSummary, drawn: Collection[str], exported: Collection[str]
 ) -> bool:
     """Whether an operation of these names does: NOTE [dtypes of a graph].
 
@@ -34,29 +34,31 @@ def is_complex(
         drawn: Parts of the names as a drawing has them.
         exported: The names as an export has them.
     """
-    told = steps(fun, primals) or steps_of_batch(fun, primals)
+    told = exported_operations(fun, primals) or exported_batch_operations(fun, primals)
     if told is not None:
         named = [step for step in told if step["name"] in exported]
         return any(mx.complex64 in [x[2] for x in step["inputs"]] for step in named)
     possible = _possible(fun, primals, known)
     return any(
         not possible.isdisjoint(step.inputs)
-        for step in known.steps
+        for step in known.operations_in_order
         if any(name in step.name for name in drawn)
     )
 
 
-def _possible(fun: Fun, primals: Specs, known: Outline) -> set[str]:
+def _possible(fun: Fun, primals: Specs, known: GraphSummary) -> set[str]:
     """The arrays of a drawing that may be complex."""
     arguments = {f"x_{i}": spec.dtype == "complex64" for i, spec in enumerate(primals)}
-    made = {x for step in known.steps for x in step.outputs}
-    used = {x for step in known.steps for x in step.inputs}
-    notes, _ = exports(fun, primals)
+    made = {x for step in known.operations_in_order for x in step.outputs}
+    used = {x for step in known.operations_in_order for x in step.inputs}
+    notes, _ = try_export(fun, primals)
     constant = _has_complex_constants(notes)
-    real = _are_real(notes, [step for step in known.steps if step.name == "AsType"])
+    real = _are_real(notes, [step for step in known.operations_in_order if step.name == "AsType"])
     possible = {x for x in used - made if arguments.get(x, constant)}
-    compared = {x for step in known.steps if step.name in COMPARISONS for x in step.outputs}
-    for step in known.steps:
+    compared = {
+        x for step in known.operations_in_order if step.name in COMPARISONS for x in step.outputs
+    }
+    for step in known.operations_in_order:
         converted = not real and step.name == "AsType" and compared.isdisjoint(step.inputs)
         followed = step.name not in _SINKS and not possible.isdisjoint(step.inputs)
         if converted or followed or step.name in _SOURCES:

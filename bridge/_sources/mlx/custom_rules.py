@@ -17,13 +17,13 @@ from typing import Any
 
 import mlx.core as mx
 
-from bridge._arrays.mlx import TracerError, building, elsewhere
+from bridge._arrays.mlx import TracerError, build_stream, on_other_thread
 from bridge._core.errors import NoRuleError
 from bridge._core.op import Positions, Specs
-from bridge._sources.mlx.dot_graph import drawn, moved
-from bridge._sources.mlx.dry_run import looking
-from bridge._sources.mlx.eager import made_up
-from bridge._sources.mlx.graph_summary import is_wide, placeholders
+from bridge._sources.mlx.dot_graph import reachable_from, read_graph
+from bridge._sources.mlx.dry_run import dry_run
+from bridge._sources.mlx.eager import example_inputs
+from bridge._sources.mlx.graph_summary import has_many_elements, placeholders
 from bridge._sources.mlx.missing_rules import looks_at_values
 from bridge._sources.mlx.random import Fun
 
@@ -48,7 +48,7 @@ class _Call:
 
 
 @dataclasses.dataclass(eq=False)
-class _Watch:
+class _Observer:
     """The calls of Python while a derivative is built: NOTE [rules that are watched].
 
     Attributes:
@@ -81,7 +81,7 @@ class _Watch:
         elif _function(frame) not in self._ran:
             self.rules.append(_Call(frame.f_code.co_name, self._arguments, result))
 
-    def noted(self, fun: Fun) -> Fun:
+    def watch(self, fun: Fun) -> Fun:
         """`fun`, after which rules begin."""
 
         def run(*xs: mx.array) -> list[mx.array]:
@@ -119,12 +119,12 @@ def _arguments(frame: types.FrameType) -> list[Any]:
 def has_forward_rules(partial: Partial, primals: Specs, at: Positions, name: str) -> bool:
     """Whether tangents follow from forward rules of the user alone."""
 
-    def build(watch: _Watch, args: list[mx.array]) -> None:
+    def build(watch: _Observer, args: list[mx.array]) -> None:
         xs = [args[i] for i in at]
         watch.caller = inspect.currentframe()
-        mx.jvp(watch.noted(partial(args)), xs, xs)
+        mx.jvp(watch.watch(partial(args)), xs, xs)
 
-    watch = _watched(build, primals)
+    watch = _observe(build, primals)
     if watch.rules and watch.again:
         raise NoRuleError(
             f"forward mode of {name} cannot be had: a custom function in it has a forward rule, "
@@ -140,28 +140,28 @@ def check_rules(
     """Raise where a rule returns too few gradients: NOTE [rules that are watched]."""
     count = len(primals)
 
-    def build(watch: _Watch, args: list[mx.array]) -> None:
+    def build(watch: _Observer, args: list[mx.array]) -> None:
         watch.caller = inspect.currentframe()
-        mx.vjp(watch.noted(partial(args[:count])), [args[i] for i in at], args[count:])
+        mx.vjp(watch.watch(partial(args[:count])), [args[i] for i in at], args[count:])
 
-    def check(watch: _Watch) -> None:
+    def check(watch: _Observer) -> None:
         for rule in watch.rules:
             if len(rule.arguments) >= _OF_RULES:
                 _check_rule(rule, watch.moving, name)
 
-    _watched(build, (*primals, *cotangents), check)
+    _observe(build, (*primals, *cotangents), check)
 
 
-def _watched(
-    build: Callable[[_Watch, list[mx.array]], None],
+def _observe(
+    build: Callable[[_Observer, list[mx.array]], None],
     specs: Specs,
-    check: Callable[[_Watch], None] = lambda _: None,
-) -> _Watch:
+    check: Callable[[_Observer], None] = lambda _: None,
+) -> _Observer:
     """Watch `build`, on arrays without values unless it looks at them; then `check` it."""
 
-    def run(xs: Callable[[Specs], list[mx.array]]) -> _Watch:
-        watch = _Watch()
-        with building(wide=is_wide(specs)), looking():
+    def run(xs: Callable[[Specs], list[mx.array]]) -> _Observer:
+        watch = _Observer()
+        with build_stream(wide=has_many_elements(specs)), dry_run():
             args = xs(specs)
             sys.setprofile(watch)
             try:
@@ -175,11 +175,11 @@ def _watched(
         return watch
 
     try:
-        return elsewhere(lambda: run(placeholders))
+        return on_other_thread(lambda: run(placeholders))
     except (ValueError, RuntimeError, TracerError) as error:  # the last if bridge converts one
         if not (isinstance(error, TracerError) or looks_at_values(error)):
             raise
-    return elsewhere(lambda: run(made_up))
+    return on_other_thread(lambda: run(example_inputs))
 
 
 def _check_rule(rule: _Call, moving: Sequence[mx.array], name: str) -> None:
@@ -192,7 +192,7 @@ def _check_rule(rule: _Call, moving: Sequence[mx.array], name: str) -> None:
         intended = returned[i] if i < len(returned) else None
         if i < len(arrays) and arrays[i] is intended:
             continue
-        if _moves(x, moving):
+        if _depends_on(x, moving):
             what = f"{type(intended).__name__} for" if i < len(returned) else "nothing for"
             raise NoRuleError(
                 f"the rule {rule.name} of a custom function in {name} returned {what} argument {i} "
@@ -212,10 +212,10 @@ def _leaves(tree: Any) -> Iterator[Any]:
         yield from _leaves(part)
 
 
-def _moves(x: mx.array, moving: Sequence[mx.array]) -> bool:
+def _depends_on(x: mx.array, moving: Sequence[mx.array]) -> bool:
     """Whether MLX computes a derivative of `x`."""
     if not mx.issubdtype(x.dtype, mx.inexact):
         return False
     y = mx.contiguous(x)
     names = {f"x_{i}": each for i, each in enumerate(moving)}
-    return "y" in moved(drawn([y], {**names, "y": y}), names)
+    return "y" in reachable_from(read_graph([y], {**names, "y": y}), names)

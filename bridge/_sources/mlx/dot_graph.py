@@ -33,7 +33,7 @@ COMPARISONS = {
 _STEPWISE = COMPARISONS | {"ArgPartition", "ArgReduce", "ArgSort", "StopGradient"}
 
 
-def drawn(ys: Sequence[mx.array], names: Mapping[str, mx.array]) -> tuple[Step, ...]:
+def read_graph(ys: Sequence[mx.array], names: Mapping[str, mx.array]) -> tuple[Step, ...]:
     """The operations that lead to `ys`, in an order in which they can be computed."""
     text = io.StringIO()
     mx.export_to_dot(text, *ys, **names)
@@ -56,7 +56,9 @@ def drawn(ys: Sequence[mx.array], names: Mapping[str, mx.array]) -> tuple[Step, 
     )
 
 
-def moved(steps: Iterable[Step], start: Iterable[str], *, bodies: bool = False) -> set[str]:
+def reachable_from(
+    steps: Iterable[Step], start: Iterable[str], *, bodies: bool = False
+) -> set[str]:
     """The arrays whose derivatives by those named `start` MLX computes.
 
     Args:
@@ -75,7 +77,7 @@ def moved(steps: Iterable[Step], start: Iterable[str], *, bodies: bool = False) 
     return moving
 
 
-def is_same(x: mx.array, y: mx.array) -> bool:
+def is_same_node(x: mx.array, y: mx.array) -> bool:
     """Whether two objects are one array of a graph, which has one name in a drawing."""
     text = io.StringIO()
     mx.export_to_dot(text, x, y, first=x, second=y)

@@ -15,10 +15,10 @@ from typing import Any
 
 import mlx.core as mx
 
-from bridge._core.captured_values import places, reached
+from bridge._core.captured_values import holders, walk_holders
 from bridge._core.errors import ArgumentError
-from bridge._sources.mlx.captured_arrays import Kept
-from bridge._sources.mlx.random import untouched
+from bridge._sources.mlx.captured_arrays import CapturedArrays
+from bridge._sources.mlx.random import preserve_rng
 
 
 class _Local(threading.local):
@@ -31,31 +31,31 @@ _local = _Local()
 
 
 @contextlib.contextmanager
-def looking() -> Generator[None]:
+def dry_run() -> Generator[None]:
     """Functions that run in here change neither random numbers nor modules."""
     outer, _local.looking = _local.looking, True
     try:
-        with untouched():
+        with preserve_rng():
             yield
     finally:
         _local.looking = outer
 
 
-def run_on(fn: Callable[..., Any], xs: list[mx.array]) -> Any:
+def call_checked(fn: Callable[..., Any], xs: list[mx.array]) -> Any:
     """The results of `fn`: NOTE [modules that change]."""
     if not _local.looking:
         return fn(*xs)
-    captured = [*reached(fn, _is_module)]
+    captured = [*walk_holders(fn, _is_module)]
     modules = {id(part): part for x in captured if _is_module(x) for part in x.modules()}
     before = [(part, dict(part), dict(vars(part))) for part in modules.values()]
-    kept = Kept(place for x in captured if not _is_module(x) for place in places(x))
+    kept = CapturedArrays(place for x in captured if not _is_module(x) for place in holders(x))
     changed: list[str] = []
     try:
         found = fn(*xs)
     finally:
         for part, items, attributes in before:
-            names = _restored(part, items)
-            _restored(vars(part), attributes)
+            names = _restore(part, items)
+            _restore(vars(part), attributes)
             if any(isinstance(items.get(name), mx.array) for name in names):
                 changed.append(type(part).__name__)
         arrays = kept.put_back()
@@ -77,7 +77,7 @@ def _check_unchanged(modules: list[str], arrays: list[str]) -> None:
         )
 
 
-def _restored(now: dict[str, Any], before: dict[str, Any]) -> list[str]:
+def _restore(now: dict[str, Any], before: dict[str, Any]) -> list[str]:
     """The names that meant something else in `now`, and mean again what they did."""
     names = [
         name for name in {**now, **before} if now.get(name, _NONE) is not before.get(name, _NONE)

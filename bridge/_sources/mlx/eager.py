@@ -9,28 +9,34 @@ made up: between 0 and 1 by a fixed key, integers 0.
 
 import mlx.core as mx
 
-from bridge._arrays.mlx import FACE as ARRAYS, computing, dtype_of, remembering, transforming
+from bridge._arrays.mlx import (
+    ARRAYS as ARRAYS,
+    compute_stream,
+    dtype_of,
+    keeping_graph,
+    transforming,
+)
 from bridge._core.op import Specs
 from bridge._core.spec import ArraySpec
-from bridge._sources.mlx.dry_run import looking
-from bridge._sources.mlx.graph_summary import is_wide
-from bridge._sources.mlx.random import Fun, has_drawn
+from bridge._sources.mlx.dry_run import dry_run
+from bridge._sources.mlx.graph_summary import has_many_elements
+from bridge._sources.mlx.random import Fun, detect_rng_use
 
 
-def remembered(fun: Fun) -> Fun:
+def caching_last_call(fun: Fun) -> Fun:
     """`fun`, whatever of it is evaluated: NOTE [values within transformations]."""
 
     def run(*xs: mx.array) -> list[mx.array]:
-        return remembering(lambda: fun(*xs)) if transforming() else fun(*xs)
+        return keeping_graph(lambda: fun(*xs)) if transforming() else fun(*xs)
 
     return run
 
 
-def outputs_of(fun: Fun, primals: Specs, name: str) -> tuple[Specs, bool]:
+def observe_outputs(fun: Fun, primals: Specs, name: str) -> tuple[Specs, bool]:
     """Specs of the results, and whether random numbers are drawn: NOTE [made-up values]."""
-    with computing(wide=is_wide(primals)), looking():
+    with compute_stream(wide=has_many_elements(primals)), dry_run():
         try:
-            found, drew = has_drawn(lambda: fun(*made_up(primals)))
+            found, drew = detect_rng_use(lambda: fun(*example_inputs(primals)))
         except Exception as error:
             error.add_note(
                 f"{name} looks at values, so that it was first run on others, made up to learn "
@@ -40,7 +46,7 @@ def outputs_of(fun: Fun, primals: Specs, name: str) -> tuple[Specs, bool]:
         return tuple(map(ARRAYS.spec, found)), drew
 
 
-def made_up(primals: Specs) -> list[mx.array]:
+def example_inputs(primals: Specs) -> list[mx.array]:
     """Values for arrays of these specs: NOTE [made-up values]."""
     keys = mx.random.split(mx.random.key(0), max(1, len(primals)))
     return [_like(spec, key) for spec, key in zip(primals, keys[: len(primals)], strict=True)]

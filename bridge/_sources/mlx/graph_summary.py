@@ -17,16 +17,16 @@ from typing import Any
 
 import mlx.core as mx
 
-from bridge._arrays.mlx import FACE as ARRAYS, computing, dtype_of, placeholder
+from bridge._arrays.mlx import ARRAYS as ARRAYS, compute_stream, dtype_of, placeholder
 from bridge._core.op import Specs
-from bridge._sources.mlx.dot_graph import Step, drawn
-from bridge._sources.mlx.dry_run import looking
-from bridge._sources.mlx.missing_rules import explained, looks_at_values
-from bridge._sources.mlx.random import Fun, has_drawn
+from bridge._sources.mlx.dot_graph import Step, read_graph
+from bridge._sources.mlx.dry_run import dry_run
+from bridge._sources.mlx.missing_rules import looks_at_values, raise_no_rule
+from bridge._sources.mlx.random import Fun, detect_rng_use
 
 
 @dataclasses.dataclass(frozen=True)
-class Outline:
+class GraphSummary:
     """What a graph says: NOTE [looking before the call].
 
     Attributes:
@@ -40,14 +40,14 @@ class Outline:
     """
 
     outputs: Specs
-    reach: tuple[frozenset[int], ...]
+    dependencies: tuple[frozenset[int], ...]
     operations: frozenset[str]
-    steps: tuple[Step, ...]
-    allocated: bool
-    draws: bool
+    operations_in_order: tuple[Step, ...]
+    allocates_outputs: bool
+    uses_rng: bool
 
 
-def is_wide(primals: Specs) -> bool:
+def has_many_elements(primals: Specs) -> bool:
     """Whether there are float64 arrays, which MLX computes with on the CPU alone."""
     return any(spec.dtype == "float64" for spec in primals)
 
@@ -57,12 +57,12 @@ def placeholders(primals: Specs) -> list[mx.array]:
     return [placeholder(spec.shape, dtype_of(spec.dtype)) for spec in primals]
 
 
-def outline(fun: Fun, primals: Specs, name: str) -> Outline | None:
+def summarize_graph(fun: Fun, primals: Specs, name: str) -> GraphSummary | None:
     """What is known of `fun`; `None` if it looks at values."""
     xs = placeholders(primals)
-    with computing(wide=is_wide(primals)), looking(), explained(name):
+    with compute_stream(wide=has_many_elements(primals)), dry_run(), raise_no_rule(name):
         try:
-            found, drew = has_drawn(lambda: fun(*xs))
+            found, drew = detect_rng_use(lambda: fun(*xs))
         except (ValueError, RuntimeError) as error:
             if not looks_at_values(error):
                 raise
@@ -72,8 +72,8 @@ def outline(fun: Fun, primals: Specs, name: str) -> Outline | None:
         specs = tuple(map(ARRAYS.spec, outputs))
         named = {f"x_{i}": x for i, x in enumerate(xs)}
         named |= {f"y_{i}": y for i, y in enumerate(outputs)}
-        steps = drawn(outputs, named) if outputs else ()
-        return Outline(outputs=specs, draws=drew, **_read(steps, len(xs), len(outputs)))
+        steps = read_graph(outputs, named) if outputs else ()
+        return GraphSummary(outputs=specs, uses_rng=drew, **_read(steps, len(xs), len(outputs)))
 
 
 # Some that do, and that gradients often end in.
@@ -93,8 +93,8 @@ def _read(steps: Sequence[Step], primals: int, outputs: int) -> dict[str, Any]:
     origins = {maker[y].inputs[-1] for y in names}
     makers = {maker[x].name if x in maker else None for x in origins}
     return {
-        "reach": tuple(reach.get(y, frozenset()) for y in names),
+        "dependencies": tuple(reach.get(y, frozenset()) for y in names),
         "operations": frozenset(step.name for step in steps),
-        "steps": tuple(steps),
-        "allocated": bool(names) and len(origins) == len(names) and makers <= ALLOCATING,
+        "operations_in_order": tuple(steps),
+        "allocates_outputs": bool(names) and len(origins) == len(names) and makers <= ALLOCATING,
     }

@@ -24,7 +24,7 @@ def looks_at_values(error: Exception) -> bool:
     return any(sign in str(error) for sign in _LOOKING)
 
 
-def lacked(error: Exception) -> str | None:
+def missing_rule(error: Exception) -> str | None:
     """What MLX has no formula for, if that is what it says."""
     found = _PRIMITIVE.match(str(error))
     if found:
@@ -33,12 +33,12 @@ def lacked(error: Exception) -> str | None:
 
 
 @contextlib.contextmanager
-def explained(name: str) -> Generator[None]:
+def raise_no_rule(name: str) -> Generator[None]:
     """Raise `NoRuleError` in here where MLX lacks a formula."""
     try:
         yield
     except (ValueError, RuntimeError) as error:
-        what = lacked(error)
+        what = missing_rule(error)
         if what is None:
             raise
         raise NoRuleError(

@@ -7,13 +7,13 @@ from typing import Any
 import mlx.core as mx
 from mlx.utils import tree_flatten, tree_unflatten
 
-from bridge._core.import_path import check_named
+from bridge._core.import_path import check_parameter_names
 
 Arrays = dict[str, mx.array]
 Modes = tuple[bool, ...]
 
 
-def taken_apart(
+def functionalize(
     module: Any, *, wide: bool
 ) -> tuple[Callable[..., Any], Callable[[], Modes], Arrays, Arrays]:
     """A pure function of modes, parameters, buffers and arguments; the modes; copies of both.
@@ -26,9 +26,9 @@ def taken_apart(
     kept = [name for name in _arrays(module) if name not in trained]
 
     def apply(modes: Modes, params: Arrays, buffers: Arrays, *args: Any, **kwargs: Any) -> Any:
-        check_named("params", params, trained, type(module).__name__)
-        check_named("buffers", buffers, kept, type(module).__name__)
-        with _holding(module, {**params, **buffers}, modes):
+        check_parameter_names("params", params, trained, type(module).__name__)
+        check_parameter_names("buffers", buffers, kept, type(module).__name__)
+        with _with_arrays(module, {**params, **buffers}, modes):
             output = module(*args, **kwargs)
             found = _arrays(module)
         return output, {name: found[name] for name in buffers}
@@ -44,7 +44,7 @@ def _arrays(module: Any) -> Arrays:
 
 
 @contextlib.contextmanager
-def _holding(module: Any, arrays: Arrays, modes: Modes) -> Generator[None]:
+def _with_arrays(module: Any, arrays: Arrays, modes: Modes) -> Generator[None]:
     """The module with these arrays and modes, which it gives back."""
     before = _arrays(module), _modes(module)
     try:

@@ -6,9 +6,9 @@ from typing import Any
 
 import mlx.core as mx
 
-from bridge._arrays.mlx import FACE as ARRAYS
-from bridge._sources.mlx.dry_run import run_on
-from bridge._sources.mlx.random import Fun, seeded
+from bridge._arrays.mlx import ARRAYS as ARRAYS
+from bridge._sources.mlx.dry_run import call_checked
+from bridge._sources.mlx.random import Fun, with_seed
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,11 +26,11 @@ class Settings:
     seed: int | None
 
 
-def native(fn: Callable[..., Any], seed: int | None) -> Fun:
+def as_flat_function(fn: Callable[..., Any], seed: int | None) -> Fun:
     """`fn` with arrays as results, drawing random numbers from the argument `seed`."""
 
     def fun(*xs: mx.array) -> list[mx.array]:
-        found = run_on(fn, [x[...] for x in xs])  # objects that it may write to in place
+        found = call_checked(fn, [x[...] for x in xs])  # objects that it may write to in place
         return [y if isinstance(y, mx.array) else ARRAYS.made(y) for y in found]
 
-    return fun if seed is None else seeded(fun, seed)
+    return fun if seed is None else with_seed(fun, seed)

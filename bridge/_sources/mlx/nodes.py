@@ -17,7 +17,7 @@ from collections.abc import Iterable
 import mlx.core as mx
 
 
-def separate(xs: Iterable[mx.array]) -> list[mx.array]:
+def separate_nodes(xs: Iterable[mx.array]) -> list[mx.array]:
     """`xs`, each as the result of an operation of its own: NOTE [a node for each output].
 
     One that MLX exports, with derivatives of every order and batches: `mx.contiguous` is none.

@@ -16,26 +16,28 @@ from bridge._arrays.mlx import note_thread
 Fun = Callable[..., list[mx.array]]
 
 
-def seeded(fun: Fun, seed: int) -> Fun:
+def with_seed(fun: Fun, seed: int) -> Fun:
     """`fun` drawing from the key that the argument at the position `seed` makes."""
 
     def call(*xs: mx.array) -> list[mx.array]:
-        with untouched():
-            _set(_key(xs[seed]))
+        with preserve_rng():
+            _set_rng_state(_make_key(xs[seed]))
             return fun(*xs)
 
     return call
 
 
-def seeded_rules(fun: Fun, seed: int) -> Fun:
+def rules_with_seed(fun: Fun, seed: int) -> Fun:
     """A derivative whose rules draw from a key that the argument at the position `seed` makes.
 
     It is another key than the function has, which the derivative runs first.
     """
 
     def call(*xs: mx.array) -> list[mx.array]:
-        with untouched():
-            _set(mx.random.split(mx.bitwise_xor(_key(xs[seed]), mx.array(_OTHER, mx.uint32)))[0])
+        with preserve_rng():
+            _set_rng_state(
+                mx.random.split(mx.bitwise_xor(_make_key(xs[seed]), mx.array(_OTHER, mx.uint32)))[0]
+            )
             return fun(*xs)
 
     return call
@@ -45,31 +47,31 @@ _OTHER = 0x5851F42D
 
 
 @contextlib.contextmanager
-def untouched() -> Generator[None]:
+def preserve_rng() -> Generator[None]:
     """What is drawn in here changes nothing outside."""
-    before = mx.array(state())
+    before = mx.array(rng_state())
     try:
         yield
     finally:
-        _set(before)
+        _set_rng_state(before)
 
 
 @contextlib.contextmanager
-def replayed(key: mx.array) -> Generator[None]:
+def with_rng_key(key: mx.array) -> Generator[None]:
     """What is drawn in here follows from `key`, a state of earlier."""
-    with untouched():
-        _set(key)
+    with preserve_rng():
+        _set_rng_state(key)
         yield
 
 
-def has_drawn(run: Callable[[], Any]) -> tuple[Any, bool]:
+def detect_rng_use(run: Callable[[], Any]) -> tuple[Any, bool]:
     """The result of `run`, and whether it drew from the key of the thread."""
-    before = state()
+    before = rng_state()
     result = run()
-    return result, state() is not before
+    return result, rng_state() is not before
 
 
-def state() -> mx.array:
+def rng_state() -> mx.array:
     """The key of the thread: another array after each draw."""
     note_thread()
     return KEYS[0]
@@ -78,11 +80,11 @@ def state() -> mx.array:
 KEYS: Any = mx.random.state  # one object for all threads; to ask MLX for it takes half a us
 
 
-def _set(key: mx.array) -> None:
-    state()[...] = key  # the state takes no other array, but another value
+def _set_rng_state(key: mx.array) -> None:
+    rng_state()[...] = key  # the state takes no other array, but another value
 
 
-def _key(seed: mx.array) -> mx.array:
+def _make_key(seed: mx.array) -> mx.array:
     """A key of integers: two words as they are, as the key of JAX, others mixed into them."""
     narrow = seed.dtype.size < 4
     words = mx.flatten(seed.astype(mx.uint32) if narrow else seed).view(mx.uint32)

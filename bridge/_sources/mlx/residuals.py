@@ -15,18 +15,26 @@ from collections.abc import Callable, Sequence
 
 import mlx.core as mx
 
-from bridge._arrays.mlx import Handle, begin, computing, overwrite, owned, taken_back, zeros
-from bridge._core.op import Op, Positions, Specs, Split
-from bridge._core.pytree import spread
-from bridge._sources.mlx.call_checks import Looked
-from bridge._sources.mlx.graph_summary import is_wide
-from bridge._sources.mlx.missing_rules import explained
-from bridge._sources.mlx.nodes import separate
-from bridge._sources.mlx.random import Fun, state
+from bridge._arrays.mlx import (
+    Handle,
+    async_evaluate,
+    compute_stream,
+    overwrite,
+    own_memory,
+    pop,
+    zeros,
+)
+from bridge._core.op import ForwardBackward, Op, Positions, Specs
+from bridge._core.pytree import replace_at
+from bridge._sources.mlx.call_checks import ObservedCall
+from bridge._sources.mlx.graph_summary import has_many_elements
+from bridge._sources.mlx.missing_rules import raise_no_rule
+from bridge._sources.mlx.nodes import separate_nodes
+from bridge._sources.mlx.random import Fun, rng_state
 
 
 @dataclasses.dataclass(frozen=True)
-class Waiting:
+class DeferredGradients:
     """Gradients that wait for cotangents: NOTE [a graph that waits for its cotangents]."""
 
     cotangents: Sequence[mx.array]
@@ -34,7 +42,7 @@ class Waiting:
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Saving:
+class SavedGraph:
     """A first derivative in two halves.
 
     Attributes:
@@ -47,54 +55,62 @@ class Saving:
     """
 
     fun: Fun
-    looked: Looked
+    looked: ObservedCall
     primals: Specs
-    wanted: Positions
-    given: Positions
+    argnums: Positions
+    outnums: Positions
     vjp: Callable[[Positions, Positions], Op]
 
-    def split(self) -> Split:
+    def forward_backward(self) -> ForwardBackward:
         """Both halves."""
         specs = (*self.looked.outputs, Handle.spec)
-        forward = Op(name=self.looked.name, home="mlx", call=self._first, specs=lambda *_: specs)
-        return Split(
-            way="save",
+        forward = Op(
+            name=self.looked.name,
+            framework="mlx",
+            call=self._forward,
+            output_specs=lambda *_: specs,
+        )
+        return ForwardBackward(
+            strategy="save",
             forward=forward,
-            backward=functools.cache(self._second),
-            outputs=len(self.looked.outputs),
-            kept_primals=tuple(range(len(self.primals))),
-            kept_outputs=(),
+            backward=functools.cache(self._backward),
+            output_count=len(self.looked.outputs),
+            saved_primals=tuple(range(len(self.primals))),
+            saved_outputs=(),
         )
 
-    def _first(self, *xs: mx.array) -> tuple[mx.array | Handle, ...]:
-        before = state()
+    def _forward(self, *xs: mx.array) -> tuple[mx.array | Handle, ...]:
+        before = rng_state()
         outputs: list[mx.array] = []
 
         def of_wanted(*free: mx.array) -> list[mx.array]:
-            outputs[:] = self.looked.held(self.fun(*spread(free, self.wanted, xs)))
-            return separate([outputs[i] for i in self.given])
+            outputs[:] = self.looked.check_outputs(self.fun(*replace_at(free, self.argnums, xs)))
+            return separate_nodes([outputs[i] for i in self.outnums])
 
-        with computing(wide=is_wide(self.primals)), explained(f"{self.looked.name}.vjp"):
-            cotangents = [zeros(self.looked.outputs[i]) for i in self.given]
-            gradients = mx.vjp(of_wanted, [xs[i] for i in self.wanted], cotangents)[1]
-            results = owned(outputs)
-            begin(results)
-            self.looked.check(results, drew=state() is not before)
-            return *results, Handle(Waiting(cotangents, gradients))
+        with (
+            compute_stream(wide=has_many_elements(self.primals)),
+            raise_no_rule(f"{self.looked.name}.vjp"),
+        ):
+            cotangents = [zeros(self.looked.outputs[i]) for i in self.outnums]
+            gradients = mx.vjp(of_wanted, [xs[i] for i in self.argnums], cotangents)[1]
+            results = own_memory(outputs)
+            async_evaluate(results)
+            self.looked.check_call(results, drew=rng_state() is not before)
+            return *results, Handle(DeferredGradients(cotangents, gradients))
 
-    def _second(self, needed: Positions) -> Op:
+    def _backward(self, argnums: Positions) -> Op:
         count = len(self.primals)
-        again = self.vjp(needed, self.given)
+        again = self.vjp(argnums, self.outnums)
 
         def gradients(*row: mx.array) -> tuple[mx.array, ...]:
-            waiting: Waiting | None = taken_back(row[count])
+            waiting: DeferredGradients | None = pop(row[count])
             if waiting is None:
                 return again.call(*row[:count], *row[count + 1 :])
-            with computing(wide=is_wide(self.primals)):
+            with compute_stream(wide=has_many_elements(self.primals)):
                 for place, cotangent in zip(waiting.cotangents, row[count + 1 :], strict=True):
                     overwrite(place, cotangent)
-                return owned([waiting.gradients[self.wanted.index(i)] for i in needed])
+                return own_memory([waiting.gradients[self.argnums.index(i)] for i in argnums])
 
-        specs = tuple(self.primals[i] for i in needed)
+        specs = tuple(self.primals[i] for i in argnums)
         name = f"{self.looked.name}.backward"
-        return Op(name=name, home="mlx", call=gradients, specs=lambda *_: specs)
+        return Op(name=name, framework="mlx", call=gradients, output_specs=lambda *_: specs)

@@ -10,9 +10,9 @@ import mlx.core as mx
 from bridge._core.errors import ArgumentError, DeviceError, OptionError
 from bridge._core.op import Op, Specs
 from bridge._sources.mlx.call_checks import check_captured
-from bridge._sources.mlx.eager import outputs_of, remembered
-from bridge._sources.mlx.module import taken_apart
-from bridge._sources.mlx.native import Settings, native
+from bridge._sources.mlx.eager import caching_last_call, observe_outputs
+from bridge._sources.mlx.module import functionalize
+from bridge._sources.mlx.native import Settings, as_flat_function
 from bridge._sources.mlx.random import Fun
 from bridge._sources.mlx.rules import Function
 from bridge._sources.mlx.upstream_bugs import safe_outline
@@ -21,10 +21,10 @@ from bridge._sources.mlx.upstream_bugs import safe_outline
 class MlxSource:
     """MLX's functions."""
 
-    traces_numbers = False
-    takes_seeds = True
+    traces_scalars = False
+    supports_rng = True
 
-    def check(self, *, residuals: str, compile: bool) -> None:
+    def check_options(self, *, residuals: str, compile: bool) -> None:
         """Raise unless `residuals` is one of the three ways, and one that `compile` allows."""
         if residuals not in ("auto", "save", "recompute"):
             raise OptionError(f'residuals={residuals!r} is neither "auto", "save" nor "recompute".')
@@ -52,13 +52,13 @@ class MlxSource:
         """Never: a module is one, and what is made of its methods captures constants."""
         return False
 
-    taken_apart = staticmethod(taken_apart)
+    functionalize = staticmethod(functionalize)
 
-    def ambient(self) -> Hashable:
+    def trace_context(self) -> Hashable:
         """Where MLX computes."""
         return mx.default_device().type.value
 
-    def device(self, device: str, asked: str | None) -> str:
+    def compute_device(self, device: str, asked: str | None) -> str:
         """The host, whose memory MLX computes in, whatever its default device is."""
         wanted = asked or device
         if wanted != "cpu":
@@ -68,7 +68,7 @@ class MlxSource:
             )
         return wanted
 
-    def op(
+    def make_op(
         self,
         fn: Callable[..., Any],
         *,
@@ -84,15 +84,15 @@ class MlxSource:
         Random numbers follow from the argument at the position `seed`, an integer or several.
         """
         for spec, label in zip(primals, labels, strict=True):
-            if spec.weak:
+            if spec.weak_type:
                 raise ArgumentError(
                     f"{label} is a Python number, which reaches a function of MLX as it is. Name "
                     "it static, or pass an array."
                 )
         settings = Settings(compile, residuals, seed)
-        return _function(native(fn, seed), name, primals, settings).op()
+        return _make_function(as_flat_function(fn, seed), name, primals, settings).make_op()
 
-    def shapes(
+    def symbolic_shapes(
         self,
         fn: Callable[..., Any],
         primals: Specs,
@@ -103,18 +103,18 @@ class MlxSource:
         del fn, primals, names
 
 
-def _function(fun: Fun, name: str, primals: Specs, settings: Settings) -> Function:
+def _make_function(fun: Fun, name: str, primals: Specs, settings: Settings) -> Function:
     """`fun` with its rules, looked at now."""
     captures = functools.partial(check_captured, fun, primals, name)
     captures()
     known = safe_outline(fun, name, primals)
     if known:
-        outputs, draws = known.outputs, known.draws
+        outputs, draws = known.outputs, known.uses_rng
     else:
-        fun = remembered(fun)
-        outputs, draws = outputs_of(fun, primals, name)
+        fun = caching_last_call(fun)
+        outputs, draws = observe_outputs(fun, primals, name)
     draws = draws and settings.seed is None
     return Function(name, primals, settings, fun, outputs, known, draws=draws, captures=captures)
 
 
-FACE = MlxSource()
+SOURCE = MlxSource()

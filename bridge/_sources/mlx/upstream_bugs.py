@@ -23,9 +23,9 @@ from collections.abc import Callable, Collection, Iterable
 from bridge._core.errors import NoRuleError
 from bridge._core.op import Positions, Specs
 from bridge._sources.mlx.complex import is_complex
-from bridge._sources.mlx.dot_graph import Step, moved
-from bridge._sources.mlx.exported import steps, steps_of_batch
-from bridge._sources.mlx.graph_summary import Outline, outline
+from bridge._sources.mlx.dot_graph import Step, reachable_from
+from bridge._sources.mlx.exported import exported_batch_operations, exported_operations
+from bridge._sources.mlx.graph_summary import GraphSummary, summarize_graph
 from bridge._sources.mlx.random import Fun
 
 # As a drawing and an export call them; and what can be written instead.
@@ -105,7 +105,7 @@ def check_graph(
     known = [*known]
     if not any(step.name in _FAULTS for step in known):
         return
-    moving = moved(known, start, bodies=True)
+    moving = reachable_from(known, start, bodies=True)
     used = {x for step in known for x in step.inputs}.union(outputs)
     for step in known:
         fault = _FAULTS.get(step.name)
@@ -120,9 +120,9 @@ def check_graph(
 def check_gradient(
     fun: Fun,
     primals: Specs,
-    known: Outline,
+    known: GraphSummary,
     name: str,
-    wanted: Positions,
+    argnums: Positions,
     *,
     forward: bool = False,
 ) -> None:
@@ -130,11 +130,11 @@ def check_gradient(
 
     Or its tangent: NOTE [complex powers], NOTE [derivatives by a value].
     """
-    start = [f"x_{i}" for i in wanted]
+    start = [f"x_{i}" for i in argnums]
     outputs = [f"y_{i}" for i in range(len(known.outputs))]
-    check_graph(known.steps, start, outputs, name, forward=forward)
-    moving = moved(known.steps, start, bodies=True)
-    taped = {step.name for step in known.steps if not moving.isdisjoint(step.inputs)}
+    check_graph(known.operations_in_order, start, outputs, name, forward=forward)
+    moving = reachable_from(known.operations_in_order, start, bodies=True)
+    taped = {step.name for step in known.operations_in_order if not moving.isdisjoint(step.inputs)}
     names = [name for name in _WRONG if any(name in each for each in taped)]
     found = [name for name in names if name in _WRONG_FORWARD or not forward]
     exported = {_WRONG[name][0] for name in found}
@@ -145,11 +145,11 @@ def check_gradient(
         )
 
 
-def check_sizes(fun: Fun, primals: Specs, known: Outline, name: str) -> None:
+def check_sizes(fun: Fun, primals: Specs, known: GraphSummary, name: str) -> None:
     """Raise where MLX would end the process: NOTE [empty arrays]."""
     if not any("Scatter" in name for name in known.operations):
         return
-    found = steps(fun, primals) or steps_of_batch(fun, primals)
+    found = exported_operations(fun, primals) or exported_batch_operations(fun, primals)
     writes = [step for step in found or () if step["name"] == "Scatter"]
     if any(0 in step["inputs"][0][1] for step in writes):
         raise NoRuleError(
@@ -158,9 +158,9 @@ def check_sizes(fun: Fun, primals: Specs, known: Outline, name: str) -> None:
         )
 
 
-def safe_outline(fun: Fun, name: str, primals: Specs) -> Outline | None:
+def safe_outline(fun: Fun, name: str, primals: Specs) -> GraphSummary | None:
     """The outline of `fun`; raises where MLX would end the process: NOTE [empty arrays]."""
-    known = outline(fun, primals, name)
+    known = summarize_graph(fun, primals, name)
     if known:
         check_sizes(fun, primals, known, name)
     return known

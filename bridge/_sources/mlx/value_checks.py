@@ -10,18 +10,18 @@ from collections.abc import Sequence
 
 import mlx.core as mx
 
-from bridge._arrays.mlx import constants, transforming
+from bridge._arrays.mlx import as_constants, transforming
 from bridge._core.errors import NoRuleError
 from bridge._core.op import Positions
-from bridge._sources.mlx.dot_graph import Step, drawn
-from bridge._sources.mlx.dry_run import looking
-from bridge._sources.mlx.random import Fun, replayed, state
+from bridge._sources.mlx.dot_graph import Step, read_graph
+from bridge._sources.mlx.dry_run import dry_run
+from bridge._sources.mlx.random import Fun, rng_state, with_rng_key
 from bridge._sources.mlx.upstream_bugs import check_graph
 
 _LEAST = 3e-4  # functions of float64 are as accurate as those of float32
 
 
-def checked(fun: Fun, at: tuple[Positions, Positions], name: str) -> Fun:
+def check_value_use(fun: Fun, at: tuple[Positions, Positions], name: str) -> Fun:
     """`fun`, which looks at values; it raises in transformations that would have it wrong.
 
     Args:
@@ -31,7 +31,7 @@ def checked(fun: Fun, at: tuple[Positions, Positions], name: str) -> Fun:
     """
 
     def run(*xs: mx.array) -> list[mx.array]:
-        key = mx.array(state())
+        key = mx.array(rng_state())
         ys = fun(*xs)
         if transforming():
             _check(fun, xs, ys, at, key, name)
@@ -49,7 +49,7 @@ def _check(
     name: str,
 ) -> None:
     names = {f"x_{i}": x for i, x in enumerate(xs)} | {f"y_{i}": y for i, y in enumerate(ys)}
-    steps = drawn(ys, names) if ys else ()
+    steps = read_graph(ys, names) if ys else ()
     starts = [f"x_{i}" for i in range(len(xs))]
     check_graph(steps, starts, [f"y_{i}" for i in range(len(ys))], name, forward=False)
     smooth = [j for j, y in enumerate(ys) if mx.issubdtype(y.dtype, mx.inexact)]
@@ -57,7 +57,7 @@ def _check(
         reached = _reached(steps, f"x_{i}")
         apart = [j for j in smooth if f"y_{j}" not in reached]
         if apart and mx.issubdtype(x.dtype, mx.inexact) and x.size:
-            changed = _changed(fun, xs, ys, i, apart, key)
+            changed = _find_changed_result(fun, xs, ys, i, apart, key)
             if changed is not None:
                 raise NoRuleError(_text(name, at[1][changed], at[0][i]))
 
@@ -70,7 +70,7 @@ def _reached(steps: Sequence[Step], start: str) -> set[str]:
     return reached
 
 
-def _changed(
+def _find_changed_result(
     fun: Fun,
     xs: Sequence[mx.array],
     ys: Sequence[mx.array],
@@ -79,11 +79,11 @@ def _changed(
     key: mx.array,
 ) -> int | None:
     """The first result of those `apart` that changes with an argument, if there is one."""
-    others = constants(xs)
+    others = as_constants(xs)
     others[moving] = _moved(others[moving])
-    with looking(), replayed(key):
+    with dry_run(), with_rng_key(key):
         results = fun(*others)
-    before, after = (constants([each[j] for j in apart]) for each in (ys, results))
+    before, after = (as_constants([each[j] for j in apart]) for each in (ys, results))
     for j, y, z in zip(apart, before, after, strict=True):
         if not mx.array_equal(y, z, equal_nan=True).item():
             return j

@@ -1,3 +1,3 @@
 """Functions of PyTorch as Ops, transformed by torch.func."""
 
-from bridge._sources.torch.source import FACE as FACE
+from bridge._sources.torch.source import SOURCE as SOURCE

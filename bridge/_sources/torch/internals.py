@@ -44,23 +44,23 @@ _VALUELESS_TEXTS = (
 )
 
 
-def accumulates(error: BaseException) -> bool:
+def is_accumulation_error(error: BaseException) -> bool:
     """Whether `error` says that `.backward()` was called while a function was captured."""
     return "Cannot backprop through mirrored meta" in str(error)
 
 
-def is_unknown(error: BaseException) -> bool:
+def is_shape_error(error: BaseException) -> bool:
     """Whether `error` says that torch does not know an operator's results without values."""
     texts = "There was no fake impl registered", "self.shape_env must not be None"
     return isinstance(error, UnsupportedOperatorException) or any(x in str(error) for x in texts)
 
 
-def needs_values(error: BaseException) -> bool:
+def is_value_error(error: BaseException) -> bool:
     """Whether `error` says that a function looked for values while it was captured."""
     return isinstance(error, VALUELESS) or any(text in str(error) for text in _VALUELESS_TEXTS)
 
 
-def is_about_style(error: BaseException) -> bool:
+def is_style_error(error: BaseException) -> bool:
     """Whether `error` says no more than that torch.func refuses what was written before torch 2."""
     return "it must override the setup_context staticmethod" in str(error)
 
@@ -76,7 +76,7 @@ def fake_tensors(specs: Sequence[ArraySpec]) -> list[torch.Tensor]:
 
 
 @functools.cache
-def exporter() -> Callable[..., Any]:
+def load_exporter() -> Callable[..., Any]:
     """What makes graphs; asked for only where one is made.
 
     It takes as long to import as torch itself, with a compiler and an algebra system.
@@ -90,7 +90,7 @@ def export(
     fun: Callable[..., tuple[torch.Tensor, ...]], fakes: Sequence[torch.Tensor], *, joint: bool
 ) -> torch.fx.GraphModule:
     """The functional graph of `fun`; if `joint`, from cotangents to gradients of `fakes`, too."""
-    return exporter()(fun, tuple(fakes), trace_joint=joint)
+    return load_exporter()(fun, tuple(fakes), trace_joint=joint)
 
 
 def decomposition(target: Any) -> Callable[..., Any] | None:
@@ -126,12 +126,14 @@ def is_real(x: Any) -> bool:
 
 
 _functorch: Any = getattr(torch._C, "_functorch", None)
+# Tensors of a transform that has ended, as the tensors in them; without the name as they are.
+unwrap_dead: Callable[[Any], Any] = getattr(_functorch, "unwrap_dead_wrappers", lambda xs: xs)
 _is_wrapped: Callable[[Any], bool] = getattr(
     _functorch, "is_functorch_wrapped_tensor", lambda _: False
 )
 
 
-class Watch(dispatch.TorchDispatchMode):
+class MutationGuard(dispatch.TorchDispatchMode):
     """Calls `refuse` with a tensor that is about to be changed without being an argument."""
 
     def __init__(self, refuse: Callable[[torch.Tensor], None]) -> None:
@@ -150,7 +152,7 @@ class Watch(dispatch.TorchDispatchMode):
         return func(*args, **kwargs)
 
 
-class Look(dispatch.TorchDispatchMode):
+class OperandObserver(dispatch.TorchDispatchMode):
     """Calls `look` with each tensor an operator takes, and whether it is about to be changed."""
 
     def __init__(self, look: Callable[..., None]) -> None:
@@ -188,7 +190,7 @@ def is_hooked_after(x: torch.Tensor) -> bool:
 
 
 # Without the name, transformations within a function go unnoticed.
-_transforming: Callable[[], bool] = getattr(
+is_transforming: Callable[[], bool] = getattr(
     torch._C, "_are_functorch_transforms_active", lambda: False
 )
 # What torch.no_grad calls; without the name it goes unnoticed.
@@ -196,7 +198,7 @@ set_grad_enabled: Any = getattr(torch._C, "_set_grad_enabled", None)
 _REQUIRES_GRAD: Any = torch.Tensor.requires_grad.__get__  # pyright: ignore[reportAttributeAccessIssue]
 
 
-class Blocks(TorchFunctionMode):
+class GradientObserver(TorchFunctionMode):
     """Notes what a function does to gradients that not every transform knows of.
 
     Attributes:
@@ -231,7 +233,7 @@ class Blocks(TorchFunctionMode):
         self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Any = None
     ) -> Any:
         """`func`, looked at."""
-        self.transforms = self.transforms or _transforming()
+        self.transforms = self.transforms or is_transforming()
         if func is set_grad_enabled and not args[0]:
             self.unrecorded = True
         if func is torch.Tensor.register_hook:
@@ -257,11 +259,11 @@ without_modes: Callable[[], contextlib.AbstractContextManager[Any]] = getattr(
 
 def same_storage(x: Any, y: Any) -> bool:
     """Whether two tensors lie in the same memory, values or not."""
-    first = storage(x)
-    return first is not None and first == storage(y)
+    first = storage_id(x)
+    return first is not None and first == storage_id(y)
 
 
-def storage(x: Any) -> int | None:
+def storage_id(x: Any) -> int | None:
     """What tells the memory of a tensor from that of others; `None` if it has none of its own."""
     if not isinstance(x, torch.Tensor) or _is_wrapped(x):
         return None
@@ -281,7 +283,7 @@ def returns_view(target: Any) -> bool:
 with_effects: Any = getattr(torch.ops.higher_order, "with_effects", None)
 
 
-def direct(target: Any) -> Any:
+def raw_operator(target: Any) -> Any:
     """What an operator calls; without the name the operator itself, which costs a call more."""
     return getattr(target, "_op", target) if isinstance(target, torch._ops.OpOverload) else target
 

@@ -10,10 +10,10 @@ import torch
 from torch.fx import GraphModule, Node
 
 from bridge._core.op import Specs
-from bridge._sources.torch.capture.environment import seeded, settled
-from bridge._sources.torch.capture.graph import draws, results
-from bridge._sources.torch.code.codegen import attribute, compiled, compiled_into
-from bridge._sources.torch.internals import Blocks
+from bridge._sources.torch.capture.environment import in_clean_state, with_seed
+from bridge._sources.torch.capture.graph import is_random, results
+from bridge._sources.torch.code.codegen import compile_graph, compile_graph_into, get_attribute
+from bridge._sources.torch.internals import GradientObserver
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,7 +30,7 @@ class Settings:
     capture: str
     dtype: torch.dtype
     seed: int | None = None
-    listed: bool = False
+    exports_graph: bool = False
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -45,43 +45,43 @@ class Program:
 
     module: GraphModule
     outputs: Specs
-    blocks: Blocks
+    observer: GradientObserver
 
     @functools.cached_property
     def run(self) -> Callable[..., tuple[torch.Tensor, ...]]:
         """The results, by operators that torch can transform."""
-        return compiled(self.module)
+        return compile_graph(self.module)
 
     @functools.cached_property
-    def into(self) -> Callable[..., tuple[torch.Tensor, ...]]:
+    def run_into(self) -> Callable[..., tuple[torch.Tensor, ...]]:
         """The same, given tensors for the results first: NOTE [written in place]."""
-        return compiled_into(self.module)
+        return compile_graph_into(self.module)
 
     @functools.cached_property
-    def draws(self) -> bool:
+    def uses_rng(self) -> bool:
         """Whether random numbers are drawn."""
-        return any(map(draws, self.module.graph.nodes))
+        return any(map(is_random, self.module.graph.nodes))
 
     @functools.cached_property
-    def foreign(self) -> bool:
+    def has_custom_ops(self) -> bool:
         """Whether there are operators that are not torch's own, whose gradients it may lose."""
         found = (getattr(x.target, "namespace", "aten") for x in self.module.graph.nodes)
         return any(name not in ("aten", "prims", "prim") for name in found)
 
-    def text(self) -> str:
+    def fingerprint(self) -> str:
         """The graph: operators, how they are connected, and digests of constants."""
         return "\n".join([str(self.module.graph), *map(_digest, self._constants())])
 
     def _constants(self) -> list[Any]:
         nodes = self.module.graph.find_nodes(op="get_attr")
-        return [attribute(self.module, str(node.target)) for node in nodes]
+        return [get_attribute(self.module, str(node.target)) for node in nodes]
 
-    def reach(self) -> Sequence[frozenset[int]]:
+    def dependencies(self) -> Sequence[frozenset[int]]:
         """For each result the positions of the arguments it depends on."""
-        return self._reach
+        return self._dependencies
 
     @functools.cached_property
-    def _reach(self) -> list[frozenset[int]]:
+    def _dependencies(self) -> list[frozenset[int]]:
         graph = self.module.graph
         known: dict[Node, frozenset[int]] = {
             node: frozenset([i]) for i, node in enumerate(graph.find_nodes(op="placeholder"))
@@ -111,19 +111,19 @@ _BY_SHAPE = {
 }
 
 
-def executed(program: Program, settings: Settings) -> Callable[..., Any]:
+def make_call(program: Program, settings: Settings) -> Callable[..., Any]:
     """The call of an Op: `program` on tensors, random numbers following from their seed."""
-    run = settled(program.run, settings.dtype)
+    run = in_clean_state(program.run, settings.dtype)
     seed = settings.seed
-    return run if seed is None or not program.draws else seeded(run, seed)
+    return run if seed is None or not program.uses_rng else with_seed(run, seed)
 
 
-def written(program: Program, settings: Settings) -> Callable[..., Any]:
+def make_call_into(program: Program, settings: Settings) -> Callable[..., Any]:
     """The same for an Op's `into`."""
 
     def into(places: Sequence[torch.Tensor], primals: Sequence[torch.Tensor]) -> Any:
-        run = settled(functools.partial(program.into, *places), settings.dtype)
+        run = in_clean_state(functools.partial(program.run_into, *places), settings.dtype)
         seed = settings.seed
-        return (run if seed is None or not program.draws else seeded(run, seed))(*primals)
+        return (run if seed is None or not program.uses_rng else with_seed(run, seed))(*primals)
 
     return into

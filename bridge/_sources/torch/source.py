@@ -9,19 +9,19 @@ import torch
 from bridge._core.errors import DeviceError, OptionError
 from bridge._core.op import Op, Specs
 from bridge._core.spec import is_device
-from bridge._sources.torch.capture.trace import pure
+from bridge._sources.torch.capture.trace import on_copies
 from bridge._sources.torch.program import Settings
-from bridge._sources.torch.rules import native
-from bridge._sources.torch.state.module import taken_apart
+from bridge._sources.torch.rules import make_native
+from bridge._sources.torch.state.module import functionalize
 
 
 class TorchSource:
     """PyTorch's functions."""
 
-    traces_numbers = False
-    takes_seeds = True
+    traces_scalars = False
+    supports_rng = True
 
-    def check(self, *, capture: str, lower: str = "ffi", **_: Any) -> None:
+    def check_options(self, *, capture: str, lower: str = "ffi", **_: Any) -> None:
         """Raise unless `capture` is one of the three ways, and goes with `lower`."""
         if capture not in ("auto", "require", "never"):
             raise OptionError(f'capture={capture!r} is neither "auto", "require" nor "never".')
@@ -49,9 +49,9 @@ class TorchSource:
         """Never: a module is one, and what is made of its methods captures constants."""
         return False
 
-    taken_apart = staticmethod(taken_apart)
+    functionalize = staticmethod(functionalize)
 
-    def ambient(self) -> Hashable:
+    def trace_context(self) -> Hashable:
         """What torch makes of a Python number, and what else a function can ask for, if changed.
 
         Gradient modes, autocast and the default device are not followed: calls have a torch just
@@ -63,7 +63,7 @@ class TorchSource:
             return dtype
         return dtype, deterministic, precision
 
-    def device(self, device: str, asked: str | None) -> str:
+    def compute_device(self, device: str, asked: str | None) -> str:
         """`asked`, or the device of the arguments."""
         wanted = asked or device
         if wanted.startswith("cuda") and not torch.cuda.is_available():
@@ -73,7 +73,7 @@ class TorchSource:
             )
         return wanted
 
-    def op(
+    def make_op(
         self,
         fn: Callable[..., Any],
         *,
@@ -93,9 +93,9 @@ class TorchSource:
         if listed:
             primals = tuple(dataclasses.replace(spec, device="cpu") for spec in primals)
         settings = Settings(capture, torch.get_default_dtype(), seed, listed)
-        return native(pure(fn, name), name, primals, settings).op()
+        return make_native(on_copies(fn, name), name, primals, settings).make_op()
 
-    def shapes(
+    def symbolic_shapes(
         self,
         fn: Callable[..., Any],
         primals: Specs,
@@ -106,4 +106,4 @@ class TorchSource:
         del fn, primals, names
 
 
-FACE = TorchSource()
+SOURCE = TorchSource()

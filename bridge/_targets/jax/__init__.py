@@ -1,3 +1,3 @@
 """Ops as native differentiable functions of JAX arrays."""
 
-from bridge._targets.jax.target import FACE as FACE
+from bridge._targets.jax.target import TARGET as TARGET

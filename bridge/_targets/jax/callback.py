@@ -7,18 +7,18 @@ import numpy as np
 from jax.interpreters import mlir
 
 from bridge._core.op import Op, Specs
-from bridge._targets.jax.calls import Site
-from bridge._targets.jax.ffi_call import task
+from bridge._targets.jax.calls import CallSite
+from bridge._targets.jax.ffi_call import ffi_call
 
 
 def lower(
-    ctx: Any, operands: Sequence[Any], op: Op, site: Site, specs: Specs, *, effect: bool
+    ctx: Any, operands: Sequence[Any], op: Op, site: CallSite, specs: Specs, *, effect: bool
 ) -> Sequence[Any]:
     """A call of `op` in a program that is being compiled, which keeps its task alive.
 
     With an `effect` it is made whoever uses the results.
     """
-    made = task(op, site, specs)
+    made = ffi_call(op, site, specs)
 
     def call(*arrays: np.ndarray) -> list[np.ndarray]:
         results = [np.empty(spec.shape, np.dtype(spec.dtype)) for spec in made.results]

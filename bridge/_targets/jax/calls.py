@@ -9,8 +9,8 @@ import weakref
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from bridge._core.op import Op, Positions, Specs, Split
-from bridge._core.protocols import Fill, Origin
+from bridge._core.op import ForwardBackward, Op, Positions, Specs
+from bridge._core.protocols import ExecuteInto, ExportKey
 
 Axes = tuple[int | None, ...]
 
@@ -20,7 +20,7 @@ class Programs(dict[Any, Callable[..., list[Any]]]):
 
 
 @dataclasses.dataclass(frozen=True)
-class Site:
+class CallSite:
     """A function that is called from JAX.
 
     Attributes:
@@ -31,38 +31,38 @@ class Site:
         origin: Where another process finds it, if that can be told.
     """
 
-    fill: Fill
+    execute_into: ExecuteInto
     programs: weakref.ref[Programs] = dataclasses.field(compare=False, repr=False)
     root: Op = dataclasses.field(compare=False, repr=False)
-    origin: Origin | None = dataclasses.field(compare=False, repr=False)
+    export_key: ExportKey | None = dataclasses.field(compare=False, repr=False)
 
 
 @dataclasses.dataclass(frozen=True)
-class Kept:
+class SavedForBackward:
     """A first derivative in two halves, and what it is made for."""
 
-    split: Split
-    wanted: Positions
-    given: Positions
+    split: ForwardBackward
+    argnums: Positions
+    outnums: Positions
 
     @property
-    def extras(self) -> int:
+    def residual_count(self) -> int:
         """How many arrays besides primals the second half takes from the first."""
-        residuals = len(self.split.forward.specs()) - self.split.outputs
-        return len(self.split.kept_outputs) + residuals
+        residuals = len(self.split.forward.output_specs()) - self.split.output_count
+        return len(self.split.saved_outputs) + residuals
 
-    def found(self, results: Sequence[Any]) -> list[Any]:
+    def read_saved(self, results: Sequence[Any]) -> list[Any]:
         """These arrays, among the results of the first half."""
-        kept = [results[i] for i in self.split.kept_outputs]
-        return [*kept, *results[self.split.outputs :]]
+        kept = [results[i] for i in self.split.saved_outputs]
+        return [*kept, *results[self.split.output_count :]]
 
-    def backward(self, needed: Positions, given: Positions) -> Op | None:
+    def backward(self, argnums: Positions, outnums: Positions) -> Op | None:
         """The second half, `None` where it needs what was not kept."""
-        if not {*needed} <= {*self.wanted}:
+        if not {*argnums} <= {*self.argnums}:
             return None
-        if given == self.given:
-            return self.split.backward(needed)
-        return self.split.narrowed(needed, given) if self.split.narrowed else None
+        if outnums == self.outnums:
+            return self.split.backward(argnums)
+        return self.split.backward_from(argnums, outnums) if self.split.backward_from else None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,50 +81,54 @@ class Call:
     """
 
     op: Op
-    site: Site
+    site: CallSite
     arity: int
-    instead: Op | None = None
-    takes: Positions = ()
-    kept: Kept | None = None
+    implementation: Op | None = None
+    operand_positions: Positions = ()
+    saved: SavedForBackward | None = None
     gradient: "Gradient | None" = None
 
     def __repr__(self) -> str:
-        return self.runs.name
+        return self.executed_op.name
 
     @property
-    def runs(self) -> Op:
+    def executed_op(self) -> Op:
         """The Op that is run."""
-        return self.instead or self.op
+        return self.implementation or self.op
 
-    def specs(self) -> Specs:
+    def output_specs(self) -> Specs:
         """Of the results."""
-        return self.runs.specs()
+        return self.executed_op.output_specs()
 
     @property
-    def operands(self) -> Positions:
+    def needed_operands(self) -> Positions:
         """Which operands it takes."""
-        return self.takes if self.instead else tuple(range(self.arity))
+        return self.operand_positions if self.implementation else tuple(range(self.arity))
 
     @property
-    def width(self) -> int:
+    def operand_count(self) -> int:
         """How many operands there are, with those that only matter to derivatives."""
-        return max((self.arity, *(i + 1 for i in self.takes)))
+        return max((self.arity, *(i + 1 for i in self.operand_positions)))
 
     @property
-    def extras(self) -> int:
+    def residual_count(self) -> int:
         """How many residuals there are behind the outputs."""
-        return len(self.runs.specs()) - len(self.op.specs())
+        return len(self.executed_op.output_specs()) - len(self.op.output_specs())
 
-    def keeping(self, wanted: Positions, given: Positions) -> "Call":
+    def with_residuals(self, argnums: Positions, outnums: Positions) -> "Call":
         """The same call, with the residuals of its first derivative if that saves running it again.
 
         An Op whose halves cannot be batched recomputes: a batch may come later.
         """
-        split = self.op.derive("split", wanted, given) if self.op.split else None
+        split = (
+            self.op.derive("forward_backward", argnums, outnums)
+            if self.op.forward_backward
+            else None
+        )
         if split is None or split.forward.vmap is None:
             return self
         everything = tuple(range(self.arity))
-        kept = Kept(split, wanted, given)
+        kept = SavedForBackward(split, argnums, outnums)
         return Call(self.op, self.site, self.arity, split.forward, everything, kept)
 
     def vmap(self, axes: Axes, size: int) -> "Call":
@@ -133,11 +137,13 @@ class Call:
         made = Call(op, self.site, self.arity)
         if self.gradient:
             made = dataclasses.replace(made, gradient=self.gradient.vmap(axes[: self.arity], size))
-        if self.instead is None:
+        if self.implementation is None:
             return made
-        taken = tuple(axes[i] for i in self.takes)
-        instead = self.instead.derive("vmap", taken, size)
-        return dataclasses.replace(made, instead=instead, takes=self.takes)
+        taken = tuple(axes[i] for i in self.operand_positions)
+        instead = self.implementation.derive("vmap", taken, size)
+        return dataclasses.replace(
+            made, implementation=instead, operand_positions=self.operand_positions
+        )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -157,69 +163,69 @@ class Linear:
     """
 
     op: Op
-    site: Site
+    site: CallSite
     arity: int
-    wanted: Positions
-    kept: Kept | None = None
+    argnums: Positions
+    saved: SavedForBackward | None = None
     levels: tuple[tuple[Axes, int], ...] = ()
 
     def __repr__(self) -> str:
         return f"{self.op.name}.jvp{'.vmap' * len(self.levels)}"
 
-    def specs(self) -> Specs:
+    def output_specs(self) -> Specs:
         """Of the tangents. The Op is not asked: a gradient alone never needs its tangents."""
-        found = [self.op.specs()[i] for i in self.smooth]
+        found = [self.op.output_specs()[i] for i in self.differentiable_outputs]
         for _, size in self.levels:
-            found = [spec.grown(0, size) for spec in found]
+            found = [spec.with_axis(0, size) for spec in found]
         return tuple(found)
 
     @property
-    def first(self) -> int:
+    def first_tangent(self) -> int:
         """The position of the first tangent."""
-        return self.arity + (self.kept.extras if self.kept else 0)
+        return self.arity + (self.saved.residual_count if self.saved else 0)
 
     @functools.cached_property
-    def runs(self) -> Op:
+    def executed_op(self) -> Op:
         """The Op that is run, from primals and tangents to the tangents of smooth outputs."""
-        op = self.op.derive("jvp", self.wanted)
+        op = self.op.derive("jvp", self.argnums)
         for axes, size in self.levels:
-            op = op.derive("vmap", (*axes[: self.arity], *axes[self.first :]), size)
+            op = op.derive("vmap", (*axes[: self.arity], *axes[self.first_tangent :]), size)
         return op
 
     @property
-    def smooth(self) -> Positions:
+    def differentiable_outputs(self) -> Positions:
         """The outputs that have tangents."""
-        return smooth(self.op.specs())
+        return differentiable(self.op.output_specs())
 
     def vmap(self, axes: Axes, size: int) -> "Linear":
         """The derivative mapped over `axes` of its operands."""
         return dataclasses.replace(self, levels=(*self.levels, (axes, size)))
 
-    def narrowed(self, at: Positions) -> "Linear":
+    def with_tangents_at(self, at: Positions) -> "Linear":
         """The same for some of the tangents: those at these positions among them."""
         levels = tuple(
-            ((*axes[: self.first], *(axes[self.first + i] for i in at)), size)
+            ((*axes[: self.first_tangent], *(axes[self.first_tangent + i] for i in at)), size)
             for axes, size in self.levels
         )
-        wanted = tuple(self.wanted[i] for i in at)
-        return dataclasses.replace(self, wanted=wanted, levels=levels)
+        argnums = tuple(self.argnums[i] for i in at)
+        return dataclasses.replace(self, argnums=argnums, levels=levels)
 
-    def transposed(self, needed: Positions, given: Positions) -> Call:
+    def transpose(self, argnums: Positions, outnums: Positions) -> Call:
         """What gives the cotangents of the primals at `needed` for those of the outputs at `given`.
 
         It takes the primals, these cotangents, and what the call kept.
         """
-        vjp, kept = self.op.derive("vjp", needed, given), self.kept
-        whole = Linear(self.op, self.site, self.arity, needed)
-        gradient = Gradient(whole, given)
-        call = Call(vjp, self.site, self.arity + len(given), gradient=gradient)
-        if kept and (backward := kept.backward(needed, given)):
-            behind = range(call.arity, call.arity + kept.extras)
-            takes = (*kept.split.kept_primals, *behind, *range(self.arity, call.arity))
-            call = dataclasses.replace(call, instead=backward, takes=takes)
+        vjp, kept = self.op.derive("vjp", argnums, outnums), self.saved
+        whole = Linear(self.op, self.site, self.arity, argnums)
+        gradient = Gradient(whole, outnums)
+        call = Call(vjp, self.site, self.arity + len(outnums), gradient=gradient)
+        if kept and (backward := kept.backward(argnums, outnums)):
+            behind = range(call.arity, call.arity + kept.residual_count)
+            takes = (*kept.split.saved_primals, *behind, *range(self.arity, call.arity))
+            call = dataclasses.replace(call, implementation=backward, operand_positions=takes)
         for axes, size in self.levels:
-            extras = axes[self.arity : self.first]
-            call = call.vmap((*axes[: self.arity], *(0 for _ in given), *extras), size)
+            extras = axes[self.arity : self.first_tangent]
+            call = call.vmap((*axes[: self.arity], *(0 for _ in outnums), *extras), size)
         return call
 
 
@@ -228,30 +234,30 @@ class Gradient:
     """The transpose of `linear`, for cotangents of the outputs at `given`."""
 
     linear: Linear
-    given: Positions
+    outnums: Positions
 
     def vmap(self, axes: Axes, size: int) -> "Gradient | None":
         """It mapped over `axes` of primals and cotangents; `None` if the latter are not at 0."""
         arity = self.linear.arity
         if any(axis != 0 for axis in axes[arity:]):
             return None
-        mapped = self.linear.vmap((*axes[:arity], *(0 for _ in self.linear.wanted)), size)
-        return Gradient(mapped, self.given)
+        mapped = self.linear.vmap((*axes[:arity], *(0 for _ in self.linear.argnums)), size)
+        return Gradient(mapped, self.outnums)
 
-    def transposed(self, at: Positions) -> tuple[Linear, Positions]:
+    def transpose(self, at: Positions) -> tuple[Linear, Positions]:
         """The tangents, where primals at these positions of `wanted` have some, and which to take.
 
         They are those of the outputs that have cotangents.
         """
-        smooth = self.linear.smooth
-        return self.linear.narrowed(at), tuple(smooth.index(i) for i in self.given)
+        smooth = self.linear.differentiable_outputs
+        return self.linear.with_tangents_at(at), tuple(smooth.index(i) for i in self.outnums)
 
 
-def smooth(specs: Specs) -> Positions:
+def differentiable(specs: Specs) -> Positions:
     """The outputs of a differentiable dtype."""
     return tuple(i for i, spec in enumerate(specs) if spec.differentiable)
 
 
-def has_empty(specs: Specs) -> bool:
+def has_empty_output(specs: Specs) -> bool:
     """Whether there are no results, or one has no elements: NOTE [results without elements]."""
     return not specs or any(0 in spec.shape for spec in specs)

@@ -22,13 +22,13 @@ class _Failure(threading.local):
 _failure = _Failure()
 
 
-def note(error: BaseException) -> None:
+def record(error: BaseException) -> None:
     """Keep an error for who waits for the call."""
     if _failure.asked:
         _failure.error = error
 
 
-def with_own_errors(call: Callable[..., Any], operands: Sequence[Any]) -> Any:
+def raise_original_errors(call: Callable[..., Any], operands: Sequence[Any]) -> Any:
     """The results of a compiled call, whose errors are raised as they were."""
     _failure.asked = True
     try:

@@ -21,16 +21,16 @@ import numpy as np
 
 from bridge._core.errors import DeviceError
 from bridge._core.op import Op, Specs
-from bridge._core.protocols import Stream
+from bridge._core.protocols import DeviceStream
 from bridge._core.spec import ArraySpec
-from bridge._core.tracebacks import shorten
+from bridge._core.tracebacks import shorten_traceback
 from bridge._targets.jax import ffi_structs
-from bridge._targets.jax.calls import Site
+from bridge._targets.jax.calls import CallSite
 from bridge._targets.jax.capsule import DeviceBuffer, new_capsule
-from bridge._targets.jax.failures import note
-from bridge._targets.jax.ffi_call import Task, find, task
-from bridge._targets.jax.internals import exporting
-from bridge._targets.jax.program_keys import named
+from bridge._targets.jax.failures import record
+from bridge._targets.jax.ffi_call import FfiCall, ffi_call, lookup
+from bridge._targets.jax.internals import is_exporting
+from bridge._targets.jax.program_keys import key_for
 
 _TARGET = "gradbridge_call"
 _INTERNAL = 13  # XLA_FFI_Error_Code_INTERNAL
@@ -72,7 +72,7 @@ _ATTRIBUTES = (ffi_structs.CallFrame.attributes.offset + ffi_structs.Attributes.
 _DATA = ffi_structs.Buffer.data.offset
 
 
-class Row:
+class BufferTable:
     """Buffers of known shapes and dtypes, given by a table of addresses."""
 
     def __init__(self, specs: Sequence[ArraySpec]) -> None:
@@ -105,11 +105,11 @@ class Row:
 _CUDA = 2  # kDLCUDA
 
 
-def _named(words: Sequence[int]) -> Task:
+def _task_of(words: Sequence[int]) -> FfiCall:
     """The task that a call frame names in its only attribute."""
     span = c_int64.from_address(words[_ATTRIBUTES]).value
     at, length = (c_int64 * 2).from_address(span)
-    return find(ctypes.string_at(at, length))
+    return lookup(ctypes.string_at(at, length))
 
 
 def _handler(run: Callable[[Sequence[int], int], None]) -> Any:
@@ -119,11 +119,11 @@ def _handler(run: Callable[[Sequence[int], int], None]) -> Any:
     def handle(frame: int) -> int | None:
         words = _FRAME.from_address(frame)[:]
         if words[_EXTENSION]:
-            return _describe(words)
+            return _write_metadata(words)
         try:
             run(words, frame)
         except BaseException as error:  # noqa: BLE001 - one that left this function would be lost
-            note(error)
+            record(error)
             return _failed(words[_API], error)
         return None
 
@@ -132,14 +132,14 @@ def _handler(run: Callable[[Sequence[int], int], None]) -> Any:
 
 @_handler
 def _on_host(words: Sequence[int], _: int) -> None:
-    found = _named(words)
+    found = _task_of(words)
     operands, results = found.rows
     found(operands.on_host(words[_OPERANDS]), results.on_host(words[_RESULTS]))
 
 
 @_handler
 def _on_device(words: Sequence[int], _: int) -> None:
-    found, stream = _named(words), _stream(words)
+    found, stream = _task_of(words), _stream(words)
     operands, results = (row.on_device for row in found.rows)
     found(operands(words[_OPERANDS], stream[0]), results(words[_RESULTS], stream[0]), stream)
 
@@ -148,44 +148,44 @@ def _on_device(words: Sequence[int], _: int) -> None:
 # A program outlives the Python object that was compiled, while a call of it is in flight on another
 # thread. So that object cannot be what keeps a task: XLA is given a state to keep instead, when it
 # makes the program, and gives it back when the program is no more.
-_kept: dict[int, Task] = {}
+_kept: dict[int, FfiCall] = {}
 _numbers = itertools.count(1)
 _state_type = c_int64(0)
 _state_name = b"gradbridge.task"
 
 
 @ctypes.CFUNCTYPE(None, c_void_p)
-def _give_back(number: int) -> None:
+def _release_state(number: int) -> None:
     _kept.pop(number, None)
 
 
 _info = ffi_structs.TypeInfo(
-    ctypes.sizeof(ffi_structs.TypeInfo), deleter=ctypes.cast(_give_back, c_void_p).value
+    ctypes.sizeof(ffi_structs.TypeInfo), deleter=ctypes.cast(_release_state, c_void_p).value
 )
 
 
 @_handler
 def _instantiate(words: Sequence[int], frame: int) -> None:
-    number, found = next(_numbers), _named(words)
-    found.rows = found.rows or (Row(found.operands), Row(found.results))
+    number, found = next(_numbers), _task_of(words)
+    found.rows = found.rows or (BufferTable(found.operands), BufferTable(found.results))
     _kept[number] = found
     stage = ffi_structs.CallFrame.from_address(frame).stage
     state = (words[_CONTEXT], stage, ctypes.addressof(_state_type), number)
-    _ask(words, "State_Set", ffi_structs.StateSet, *state)
+    _call_api(words, "State_Set", ffi_structs.StateSet, *state)
 
 
-def _describe(words: Sequence[int]) -> None:
+def _write_metadata(words: Sequence[int]) -> None:
     """Answer a call that asks for the version this handler was written for, and its state."""
     if not _state_type.value:
         info, kind = ctypes.addressof(_info), ctypes.addressof(_state_type)
         named = (_state_name, len(_state_name))
-        _ask(words, "Type_Register", ffi_structs.TypeRegister, *named, kind, info)
+        _call_api(words, "Type_Register", ffi_structs.TypeRegister, *named, kind, info)
     answer = ffi_structs.MetadataExtension.from_address(words[_EXTENSION]).metadata.contents
     answer.version.major, answer.version.minor = ffi_structs.VERSION
     answer.traits, answer.state_type = 0, _state_type.value
 
 
-def _ask(words: Sequence[int], name: str, kind: Any, *fields: Any) -> Any:
+def _call_api(words: Sequence[int], name: str, kind: Any, *fields: Any) -> Any:
     """The structure that a function of XLA was called with, and has filled in."""
     asked = kind(_size(kind), None, *fields)
     function = ffi_structs.FUNCTION(getattr(ffi_structs.Api.from_address(words[_API]), name))
@@ -194,16 +194,16 @@ def _ask(words: Sequence[int], name: str, kind: Any, *fields: Any) -> Any:
     return asked
 
 
-def _stream(words: Sequence[int]) -> Stream:
+def _stream(words: Sequence[int]) -> DeviceStream:
     """Device and stream that a call frame is for."""
-    stream = _ask(words, "Stream_Get", ffi_structs.StreamGet, words[_CONTEXT])
-    device = _ask(words, "DeviceOrdinal_Get", ffi_structs.OrdinalGet, words[_CONTEXT])
+    stream = _call_api(words, "Stream_Get", ffi_structs.StreamGet, words[_CONTEXT])
+    device = _call_api(words, "DeviceOrdinal_Get", ffi_structs.OrdinalGet, words[_CONTEXT])
     return device.ordinal, stream.stream or 0
 
 
 def _failed(api: int, error: BaseException) -> int:
     """An error of XLA that shows `error` with its traceback."""
-    shorten(error)
+    shorten_traceback(error)
     first = "".join(traceback.format_exception_only(error))
     text = f"{first}\n{''.join(traceback.format_exception(error))}"
     message = text.replace("\0", "\\0").encode("utf-8", "replace")
@@ -232,16 +232,16 @@ _register()
 
 
 def lower(
-    ctx: Any, operands: Sequence[Any], op: Op, site: Site, specs: Specs, *, effect: bool
+    ctx: Any, operands: Sequence[Any], op: Op, site: CallSite, specs: Specs, *, effect: bool
 ) -> Sequence[Any]:
     """A call of `op` in a program that is being compiled, which will keep its task alive.
 
     With an `effect` it is made whoever uses the results.
     """
-    if exporting(ctx):
-        name = named(op, site, specs)
+    if is_exporting(ctx):
+        name = key_for(op, site, specs)
     else:
-        made = task(op, site, specs)
+        made = ffi_call(op, site, specs)
         ctx.module_context.add_keepalive(made)
         name = made.name
     lowering = jax.ffi.ffi_lowering(_TARGET, has_side_effect=effect)

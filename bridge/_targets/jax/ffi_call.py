@@ -25,10 +25,10 @@ import jax
 
 from bridge._core.errors import ArgumentError
 from bridge._core.op import Op, Specs
-from bridge._core.protocols import Fill, Stream
-from bridge._targets.jax.calls import Site
+from bridge._core.protocols import DeviceStream, ExecuteInto
+from bridge._targets.jax.calls import CallSite
 from bridge._targets.jax.internals import refusing_jax
-from bridge._targets.jax.program_keys import found, named
+from bridge._targets.jax.program_keys import key_for, op_for
 
 _PROCESS = uuid.uuid4().hex[:12]
 _numbers = itertools.count()
@@ -36,17 +36,17 @@ _busy: set[int] = set()
 _used_by: set[int] = set()
 
 
-class Task:
+class FfiCall:
     """An Op with its results already allocated, named by a string in compiled programs."""
 
-    def __init__(self, op: Op, fill: Fill, operands: Specs, name: str) -> None:
-        self.op, self.operands, self.results = op, operands, op.specs()
+    def __init__(self, op: Op, fill: ExecuteInto, operands: Specs, name: str) -> None:
+        self.op, self.operands, self.results = op, operands, op.output_specs()
         self.name = name
         self._fill, self._guard = fill, refusing_jax(op.name)
         self.rows: Any = None  # how a transport makes arrays of its buffers
 
     def __call__(
-        self, operands: Sequence[Any], results: Sequence[Any], stream: Stream | None = None
+        self, operands: Sequence[Any], results: Sequence[Any], stream: DeviceStream | None = None
     ) -> None:
         """Evaluate the Op on buffers."""
         thread = threading.get_ident()
@@ -69,20 +69,20 @@ def _drain() -> None:
         time.sleep(0.001)
 
 
-_named: weakref.WeakValueDictionary[bytes, Task] = weakref.WeakValueDictionary()
-_made: weakref.WeakValueDictionary[Any, Task] = weakref.WeakValueDictionary()
+_named: weakref.WeakValueDictionary[bytes, FfiCall] = weakref.WeakValueDictionary()
+_made: weakref.WeakValueDictionary[Any, FfiCall] = weakref.WeakValueDictionary()
 
 
 _entering = threading.Lock()
 
 
-def task(op: Op, site: Site, operands: Specs) -> Task:
+def ffi_call(op: Op, site: CallSite, operands: Specs) -> FfiCall:
     """The task of an Op, the same for as long as somebody has it."""
-    made = _made.get((op, site.fill, operands))
+    made = _made.get((op, site.execute_into, operands))
     if made is not None:
         return made
     try:
-        name = named(op, site, operands)
+        name = key_for(op, site, operands)
     except ArgumentError:
         name = ""
     with _entering:
@@ -90,17 +90,17 @@ def task(op: Op, site: Site, operands: Specs) -> Task:
         if not name or name.encode() in _named:
             # Unlike a number, it means nothing in another process, which may find it in a cache.
             name = f"{op.name}#{_PROCESS}-{next(_numbers)}"
-        return _entered(name, op, site.fill, operands)
+        return _register(name, op, site.execute_into, operands)
 
 
-def _entered(name: str, op: Op, fill: Fill, operands: Specs) -> Task:
+def _register(name: str, op: Op, fill: ExecuteInto, operands: Specs) -> FfiCall:
     _used_by.add(os.getpid())
     key = op, fill, operands
-    made = _made.get(key) or _made.setdefault(key, Task(op, fill, operands, name))
+    made = _made.get(key) or _made.setdefault(key, FfiCall(op, fill, operands, name))
     return _named.setdefault(name.encode(), made)
 
 
-def find(name: bytes) -> Task:
+def lookup(name: bytes) -> FfiCall:
     """The task that a compiled program calls by this name."""
     try:
         return _named[name]
@@ -111,6 +111,6 @@ def find(name: bytes) -> Task:
             f"the program calls {name.decode()}, a function of another process, or one that is "
             "gone. Run it where it was compiled, as long as the function is there."
         )
-    again = found(name.decode())
+    again = op_for(name.decode())
     with _entering:
-        return _entered(name.decode(), *again)
+        return _register(name.decode(), *again)

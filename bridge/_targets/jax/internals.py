@@ -41,13 +41,13 @@ def refusing_jax(name: str) -> Callable[[], contextlib.AbstractContextManager[No
     return functools.partial(set_current_trace, _Refusing(name))
 
 
-def varying(x: Any) -> frozenset[Any]:
+def varying_axes(x: Any) -> frozenset[Any]:
     """The axes of a mesh over which `x`, inside of `jax.shard_map`, is known to vary."""
     kind = getattr(jax.typeof(x), "manual_axis_type", None)
     return getattr(kind, "varying", frozenset())
 
 
-def result(shape: Sequence[int], dtype: Any, like: Sequence[Any]) -> ShapedArray:
+def result_aval(shape: Sequence[int], dtype: Any, like: Sequence[Any]) -> ShapedArray:
     """The abstract value of a result that varies as the abstract values `like` do."""
     mesh = jax.sharding.get_abstract_mesh()
     if mesh.empty or not like:
@@ -56,7 +56,7 @@ def result(shape: Sequence[int], dtype: Any, like: Sequence[Any]) -> ShapedArray
     return like[0].update(shape=tuple(shape), dtype=dtype, weak_type=False, sharding=whole)
 
 
-def placed(x: Any, like: Any) -> Any:
+def match_varying_axes(x: Any, like: Any) -> Any:
     """`x` spread over a mesh as the abstract value `like` is, where types say so."""
     theirs = like.sharding
     if theirs.mesh.are_all_axes_explicit and jax.typeof(x).sharding != theirs:
@@ -72,7 +72,9 @@ def hold_weakly(*kinds: type) -> None:
     getattr(util, "weakref_cache_key_types", set[type]()).update(kinds)
 
 
-def drop_unused(primitive: Primitive, rule: Callable[[Sequence[bool], Any], Any]) -> None:
+def register_dead_code_rule(
+    primitive: Primitive, rule: Callable[[Sequence[bool], Any], Any]
+) -> None:
     """Let JAX ask `rule`, of the used outputs and an equation, which inputs those need.
 
     JAX 0.10 passes these two, and later releases the live inputs between them.
@@ -80,19 +82,19 @@ def drop_unused(primitive: Primitive, rule: Callable[[Sequence[bool], Any], Any]
     partial_eval.dce_rules[primitive] = lambda used, *rest: rule(used, rest[-1])
 
 
-def exporting(ctx: Any) -> bool:
+def is_exporting(ctx: Any) -> bool:
     """Whether what is lowered is for `jax.export`; without the name JAX itself refuses to."""
     return getattr(ctx.module_context.lowering_parameters, "for_export", False)
 
 
-def devices(ctx: Any) -> int:
+def device_count(ctx: Any) -> int:
     """How many devices a program is compiled for, partitioned by hand or by the compiler."""
     context = ctx.module_context.axis_context
     count = getattr(context, "num_devices", None)
     return getattr(getattr(context, "mesh", None), "size", 1) if count is None else count
 
 
-def named_in_errors(run: Callable[..., Any]) -> Callable[..., Any]:
+def with_argument_names(run: Callable[..., Any]) -> Callable[..., Any]:
     """`run`, an operation, which JAX names where `jax.debug_nans` finds an invalid value.
 
     Without this mark JAX looks for a smaller operation, calls `run`, and comes back here forever.

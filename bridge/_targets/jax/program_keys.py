@@ -19,36 +19,47 @@ import jax
 from bridge._core import import_path
 from bridge._core.errors import ArgumentError
 from bridge._core.op import Op, Specs
-from bridge._core.protocols import Fill, Found
+from bridge._core.protocols import ExecuteInto, RebuildableFunction
 from bridge._core.spec import ArraySpec
-from bridge._targets.jax.calls import Site
+from bridge._targets.jax.calls import CallSite
 
 
-def named(op: Op, site: Site, operands: Specs) -> str:
+def key_for(op: Op, site: CallSite, operands: Specs) -> str:
     """The name of an Op that takes these operands; raises if it would mean nothing elsewhere."""
-    if site.origin is None:
-        raise _unnamed(op, "it is no function that bridge has wrapped")
+    if site.export_key is None:
+        raise _no_key_error(op, "it is no function that bridge has wrapped")
     try:
-        origin = site.origin()
+        origin = site.export_key()
     except ArgumentError as error:
-        raise _unnamed(op, str(error)) from None
-    row = site.root.followed(op.steps)
-    if any(known.text is None and not known.anew and (known.split or known.reach) for known in row):
-        raise _unnamed(op, "nothing would tell whether it has changed")
-    about = [*origin, op.steps, _texts(operands), _texts(op.specs()), _digest(row)]
+        raise _no_key_error(op, str(error)) from None
+    row = site.root.replay(op.derivation)
+    if any(
+        known.fingerprint is None
+        and not known.reruns
+        and (known.forward_backward or known.dependencies)
+        for known in row
+    ):
+        raise _no_key_error(op, "nothing would tell whether it has changed")
+    about = [
+        *origin,
+        op.derivation,
+        _spec_texts(operands),
+        _spec_texts(op.output_specs()),
+        _digest(row),
+    ]
     return json.dumps([op.name, *about], separators=(",", ":"))
 
 
-def _unnamed(op: Op, why: str) -> ArgumentError:
+def _no_key_error(op: Op, why: str) -> ArgumentError:
     return ArgumentError(f"{op.name} has no name that another process could find it by: {why}.")
 
 
-def found(name: str) -> tuple[Op, Fill, Specs]:
+def op_for(name: str) -> tuple[Op, ExecuteInto, Specs]:
     """The Op of this name, made anew; what evaluates it, and its operands."""
     _, place, ambient, arguments, steps, operands, results, digest = json.loads(name)
     try:
-        function: Found = import_path.find(place)
-        make = function.made_again
+        function: RebuildableFunction = import_path.import_object(place)
+        make = function.rebuild
     except (ImportError, AttributeError) as error:
         raise ArgumentError(
             f"the program calls {place}, which cannot be imported here as a bridged function: "
@@ -56,8 +67,8 @@ def found(name: str) -> tuple[Op, Fill, Specs]:
         ) from error
     with jax.enable_x64(True):  # noqa: FBT003 - else results of 64 bits would be refused
         root, fill = make(ambient, arguments)
-        row = root.followed(_tuples(steps))
-    if _texts(row[-1].specs()) != results or _digest(row) != digest:
+        row = root.replay(_as_tuples(steps))
+    if _spec_texts(row[-1].output_specs()) != results or _digest(row) != digest:
         raise ArgumentError(
             f"{place} is not what it was when the program that calls it was made: it, or torch, "
             "has changed. Export or compile it again."
@@ -65,14 +76,14 @@ def found(name: str) -> tuple[Op, Fill, Specs]:
     return row[-1], fill, tuple(ArraySpec(tuple(shape), dtype) for dtype, shape in operands)
 
 
-def _texts(specs: Sequence[ArraySpec]) -> list[Any]:
+def _spec_texts(specs: Sequence[ArraySpec]) -> list[Any]:
     return [[spec.dtype, list(spec.shape)] for spec in specs]
 
 
 def _digest(row: Sequence[Op]) -> str:
-    texts = [op.text() if op.text else "" for op in row]
+    texts = [op.fingerprint() if op.fingerprint else "" for op in row]
     return hashlib.sha256("\n".join(texts).encode()).hexdigest()[:32]
 
 
-def _tuples(x: Any) -> Any:
-    return tuple(map(_tuples, x)) if isinstance(x, list) else x
+def _as_tuples(x: Any) -> Any:
+    return tuple(map(_as_tuples, x)) if isinstance(x, list) else x

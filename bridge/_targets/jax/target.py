@@ -10,32 +10,34 @@ import jax
 import jax.numpy as jnp
 from jax.test_util import check_grads
 
-from bridge._arrays.jax import FACE as ARRAYS, NARROW, not_forked, x64_mode
+from bridge._arrays.jax import ARRAYS as ARRAYS, NARROW, check_not_forked, x64_mode
 from bridge._core.errors import ArgumentError, DeviceError, NoRuleError
 from bridge._core.op import Arrays, Op, Positions
-from bridge._core.protocols import Origin, Runner
+from bridge._core.protocols import Executor, ExportKey
 from bridge._core.spec import NARROW_INTEGERS
 from bridge._targets.jax import primitives as primitives  # registers the rules of calls
-from bridge._targets.jax.binding import call
-from bridge._targets.jax.calls import Call, Programs, Site
+from bridge._targets.jax.binding import bind_call
+from bridge._targets.jax.calls import Call, CallSite, Programs
 
 
 class JaxTarget:
     """Call sites in JAX, whose tracers know shapes and dtypes: nothing has to be staged."""
 
-    def expose(self, op: Op, runner: Runner, origin: Origin | None) -> Callable[..., Arrays]:
+    def make_native(
+        self, op: Op, runner: Executor, origin: ExportKey | None
+    ) -> Callable[..., Arrays]:
         """`op` as a function of JAX arrays under every transformation of JAX."""
-        if runner.moves and not op.listing:
+        if runner.changes_device and not op.graph:
             raise DeviceError(
                 f"{op.name} is to compute on another device than that of its arguments, and XLA "
                 "lends it their memory where it is. Leave out device=, or move the arguments with "
                 "jax.device_put."
             )
         programs = Programs()
-        site = Site(runner.fill, weakref.ref(programs), op, origin)
+        site = CallSite(runner.execute_into, weakref.ref(programs), op, origin)
         return functools.partial(_call, op, site, programs)
 
-    def seed(self, key: Any) -> Any:
+    def rng_seed(self, key: Any) -> Any:
         """The data of a key, of either style."""
         try:
             data = jnp.asarray(key)
@@ -56,11 +58,11 @@ class JaxTarget:
         """Nothing: JAX may run a call once for several, or again."""
         return
 
-    def aside(self) -> contextlib.AbstractContextManager[None]:
+    def suspend_transforms(self) -> contextlib.AbstractContextManager[None]:
         """Nothing: JAX transforms nothing but what depends on its tracers."""
         return contextlib.nullcontext()
 
-    def compiling(self) -> bool:
+    def is_compiling(self) -> bool:
         """Never: JAX runs the code that it traces."""
         return False
 
@@ -97,29 +99,31 @@ class JaxTarget:
         return outputs, lambda cotangents: pull(tuple(cotangents))
 
 
-def _call(op: Op, site: Site, _programs: Programs, *xs: Any) -> Arrays:
-    not_forked()
-    wide = () if x64_mode() else _wide(op)
-    arrays = [x if isinstance(x, jax.Array) else _array(x) for x in xs]
-    outputs = call(Call(op, site, len(arrays)), arrays)
+def _call(op: Op, site: CallSite, _programs: Programs, *xs: Any) -> Arrays:
+    check_not_forked()
+    wide = () if x64_mode() else _narrowed_outputs(op)
+    arrays = [x if isinstance(x, jax.Array) else _as_array(x) for x in xs]
+    outputs = bind_call(Call(op, site, len(arrays)), arrays)
     for i in wide:
-        narrow = op.derive("narrowed", i)
-        (outputs[i],) = call(Call(narrow, site, 1), [outputs[i]])
+        narrow = op.derive("narrow_integers", i)
+        (outputs[i],) = bind_call(Call(narrow, site, 1), [outputs[i]])
     return tuple(outputs)
 
 
-def _array(x: Any) -> jax.Array:
+def _as_array(x: Any) -> jax.Array:
     """A constant: a number, or an array of another framework."""
     return ARRAYS.convert(x, copy=None) if hasattr(x, "__dlpack__") else jnp.asarray(x)
 
 
-def _wide(op: Op) -> Positions:
+def _narrowed_outputs(op: Op) -> Positions:
     """The results that JAX has in 32 bits only, in its 32-bit mode; raises for floats."""
-    wide = [(i, spec) for i, spec in enumerate(op.specs()) if spec.dtype in NARROW]
+    wide = [(i, spec) for i, spec in enumerate(op.output_specs()) if spec.dtype in NARROW]
     for i, spec in wide:
-        if spec.dtype not in NARROW_INTEGERS or op.listing:  # compiled, nothing checks a range
-            raise ArgumentError(f"result {i} of {op.name} is {spec}, {ARRAYS.lacking(spec.dtype)}")
+        if spec.dtype not in NARROW_INTEGERS or op.graph:  # compiled, nothing checks a range
+            raise ArgumentError(
+                f"result {i} of {op.name} is {spec}, {ARRAYS.unsupported_dtype_advice(spec.dtype)}"
+            )
     return tuple(i for i, _ in wide)
 
 
-FACE = JaxTarget()
+TARGET = JaxTarget()

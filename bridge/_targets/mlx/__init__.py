@@ -1,3 +1,3 @@
 """Call sites in MLX, for functions that live elsewhere."""
 
-from bridge._targets.mlx.target import FACE as FACE
+from bridge._targets.mlx.target import TARGET as TARGET

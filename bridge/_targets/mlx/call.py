@@ -19,27 +19,29 @@ from typing import Any
 import mlx.core as mx
 
 from bridge._arrays.mlx import (
-    FACE as ARRAYS,
+    ARRAYS as ARRAYS,
     TracerError,
-    in_rule,
-    remembering,
-    rested,
+    keeping_graph,
+    releases_lock,
     transforming,
-    unmarked,
+    unmarked_placeholder,
+    vjp_rule,
 )
 from bridge._core.errors import ArgumentError, NoValuesError
 from bridge._core.op import Arrays, Op, Positions
-from bridge._core.protocols import Runner
-from bridge._core.pytree import spread
-from bridge._core.spec import check_same
-from bridge._core.tracebacks import shortened
-from bridge._targets.mlx.compile_detection import recording
-from bridge._targets.mlx.gradient_plan import Recipe, recipe
-from bridge._targets.mlx.residuals import Kept, Second
-from bridge._targets.mlx.usage import Uses, custom, every
+from bridge._core.protocols import Executor
+from bridge._core.pytree import replace_at
+from bridge._core.spec import check_specs_unchanged
+from bridge._core.tracebacks import shortens_tracebacks
+from bridge._targets.mlx.compile_detection import is_compiling
+from bridge._targets.mlx.gradient_plan import CallPlan, call_plan
+from bridge._targets.mlx.residuals import BackwardCall, SavedForBackward
+from bridge._targets.mlx.usage import UsageTracker, as_tuple, custom_function
 
 
-def call(op: Op, runner: Runner, *xs: Any, linear: int = 0, second: Second | None = None) -> Arrays:
+def call(
+    op: Op, runner: Executor, *xs: Any, linear: int = 0, second: BackwardCall | None = None
+) -> Arrays:
     """The outputs of `op` in the graph of MLX.
 
     Args:
@@ -51,16 +53,16 @@ def call(op: Op, runner: Runner, *xs: Any, linear: int = 0, second: Second | Non
         second: What is run instead, if its first half has been run.
     """
     at = tuple([i for i, x in enumerate(xs) if isinstance(x, mx.array)])
-    made = recipe(op, xs, at, linear)
+    made = call_plan(op, xs, at, linear)
     rest = [None if isinstance(x, mx.array) else x for x in xs]
     arrays = [xs[i] for i in at]
     transformed = transforming()
-    uses = Uses(made) if transformed and made.watched else None
+    uses = UsageTracker(made) if transformed and made.tracks_usage else None
     one = Call(made, runner, rest, second, transformed, uses)
     if not at or not made.specs:  # MLX ends the process over a function without outputs
         return one.outputs(*arrays)
-    outputs = custom(one.outputs, one.vjp, one.jvp, one.vmap)(*arrays)
-    return uses.watching(outputs, xs) if uses else tuple(outputs)
+    outputs = custom_function(one.outputs, one.vjp, one.jvp, one.vmap)(*arrays)
+    return uses.track(outputs, xs) if uses else tuple(outputs)
 
 
 @dataclasses.dataclass(eq=False)
@@ -77,100 +79,102 @@ class Call:
         kept: What it has kept for its derivative.
     """
 
-    made: Recipe
-    runner: Runner
-    rest: Sequence[Any]
-    second: Second | None
+    plan: CallPlan
+    runner: Executor
+    other_args: Sequence[Any]
+    second: BackwardCall | None
     transformed: bool
-    uses: Uses | None
-    kept: Kept | None = None
+    usage: UsageTracker | None
+    saved: SavedForBackward | None = None
 
-    @rested
+    @releases_lock
     def outputs(self, *arrays: mx.array) -> Arrays:
         """The values: NOTE [a call has no values at first]."""
-        op, row = self.made.op, self.made.row(arrays, self.rest)
+        op, row = self.plan.op, self.plan.arguments(arrays, self.other_args)
         if self.second:
-            op, row = self.second.op, self.second.row(row)
+            op, row = self.second.op, self.second.arguments(row)
         try:
-            row = remembering(lambda: _LEND(row)) if self.transformed else _LEND(row)
+            row = keeping_graph(lambda: _LEND(row)) if self.transformed else _LEND(row)
         except TracerError:
             return self._placeholders()
-        halves = self.made.halves() if self.transformed else None
+        halves = self.plan.saving_forward() if self.transformed else None
         if halves is None:
-            return self._checked(self.runner.evaluate(op, row))
+            return self._checked(self.runner.execute(op, row))
         split = halves.split
-        outputs, at_home = self.runner.evaluate_and_keep(split.forward, row, split.outputs)
-        self.kept = halves.kept(at_home)
+        outputs, at_home = self.runner.execute_and_save(split.forward, row, split.output_count)
+        self.saved = halves.save(at_home)
         return self._checked(outputs)
 
     def _placeholders(self) -> Arrays:
-        if recording():
+        if is_compiling():
             raise NoValuesError(
-                f"{self.made.op.name} is not computed by MLX, so it cannot be a part of what "
+                f"{self.plan.op.name} is not computed by MLX, so it cannot be a part of what "
                 "mx.compile or mx.export_function record. Compile the functions around the call, "
                 "and leave the call out."
             )
-        return tuple(unmarked(shape, dtype) for shape, dtype in self.made.results)
+        return tuple(unmarked_placeholder(shape, dtype) for shape, dtype in self.plan.results)
 
-    @shortened
-    @in_rule
-    @rested
+    @shortens_tracebacks
+    @vjp_rule
+    @releases_lock
     def vjp(self, primals: Any, cotangents: Sequence[mx.array], _: Any) -> Sequence[mx.array]:
         """The gradients of the primals."""
-        made, xs = self.made, every(primals)
-        way = made.way(*(self.uses.taken() if self.uses else (made.free, made.smooth)))
+        made, xs = self.plan, as_tuple(primals)
+        way = made.gradient_plan(
+            *(self.usage.pop_usage() if self.usage else (made.free, made.smooth))
+        )
         if way.op is None:
             return [mx.zeros_like(x) for x in xs]
-        second = self.kept.second(way.needed, way.given, made.arity) if self.kept else None
+        second = self.saved.backward(way.argnums, way.outnums, made.arity) if self.saved else None
         if second is None and not made.linear:
             made.remember(way)
-        row = [*made.row(xs, self.rest), *self._alike(cotangents, way.given)]
-        found = call(way.op, self.runner, *row, linear=len(way.given), second=second)
+        row = [*made.arguments(xs, self.other_args), *self._alike(cotangents, way.outnums)]
+        found = call(way.op, self.runner, *row, linear=len(way.outnums), second=second)
         if len(found) == len(xs):
             return found
-        gradients = dict(zip(way.needed, found, strict=True))
+        gradients = dict(zip(way.argnums, found, strict=True))
         at = zip(made.at, xs, strict=True)
         return [gradients[i] if i in gradients else mx.zeros_like(x) for i, x in at]
 
-    @shortened
-    @rested
+    @shortens_tracebacks
+    @releases_lock
     def jvp(self, primals: Any, tangents: Any) -> list[mx.array]:
         """The tangents of the outputs."""
-        made, xs = self.made, every(primals)
-        directions = dict(zip(made.at, every(tangents), strict=True))
+        made, xs = self.plan, as_tuple(primals)
+        directions = dict(zip(made.at, as_tuple(tangents), strict=True))
         given = tuple([i for i in made.free if directions[i] is not None])
         still = [mx.zeros(shape, dtype) for shape, dtype in made.results]
         if not given:
             return still
-        row = made.row(xs, self.rest)
+        row = made.arguments(xs, self.other_args)
         moving = [directions[i].astype(row[i].dtype) for i in given]
         op = made.op.derive("jvp", given)
         moved = call(op, self.runner, *row, *moving, linear=len(given))
         for i, y in zip(made.smooth, moved, strict=True):
             if (y.shape, y.dtype) != made.results[i]:
                 raise ArgumentError(f"{op.name} returned {ARRAYS.spec(y)}, not {made.specs[i]}.")
-        return spread(moved, made.smooth, still)
+        return replace_at(moved, made.smooth, still)
 
-    @shortened
-    @rested
+    @shortens_tracebacks
+    @releases_lock
     def vmap(self, arrays: Any, axes: Any) -> tuple[list[mx.array], list[int]]:
         """The outputs of the call mapped over `axes` of its arguments."""
-        made, xs, mapped = self.made, every(arrays), every(axes)
+        made, xs, mapped = self.plan, as_tuple(arrays), as_tuple(axes)
         size = next(x.shape[a] for x, a in zip(xs, mapped, strict=True) if a is not None)
-        over = spread(mapped, made.at, [None] * made.arity)
+        over = replace_at(mapped, made.at, [None] * made.arity)
         op = made.op.derive("vmap", tuple(over), size)
-        outputs = call(op, self.runner, *made.row(xs, self.rest), linear=made.linear)
+        outputs = call(op, self.runner, *made.arguments(xs, self.other_args), linear=made.linear)
         return list(outputs), [0] * len(outputs)
 
-    def _alike(self, cotangents: Sequence[mx.array], given: Positions) -> list[mx.array]:
+    def _alike(self, cotangents: Sequence[mx.array], outnums: Positions) -> list[mx.array]:
         """The cotangents at `given`, in the dtypes of their outputs."""
-        return [cotangents[i].astype(self.made.results[i][1]) for i in given]
+        return [cotangents[i].astype(self.plan.results[i][1]) for i in outnums]
 
     def _checked(self, outputs: Arrays) -> Arrays:
         """`outputs`, which MLX would take whatever they are."""
         found = [(y.shape, y.dtype) for y in outputs]
-        if found != self.made.results:
-            check_same([*map(ARRAYS.spec, outputs)], self.made.specs, self.made.op.name)
+        if found != self.plan.results:
+            check_specs_unchanged([*map(ARRAYS.spec, outputs)], self.plan.specs, self.plan.op.name)
         return outputs
 
 

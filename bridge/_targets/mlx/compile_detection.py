@@ -30,7 +30,7 @@ def _stack() -> Stack:
 
 
 @functools.cache
-def _signs() -> tuple[frozenset[int | None], frozenset[int | None]]:
+def _frame_signatures() -> tuple[frozenset[int | None], frozenset[int | None]]:
     """The addresses that only `mx.compile` leaves, and only `mx.vmap`, while a function runs."""
     compiled = _within(lambda fn: mx.compile(fn)(_ROW))
     # Inside of other transformations, `mx.compile` calls the function and records nothing.
@@ -61,8 +61,8 @@ def _in_rule(fn: Callable[[mx.array], mx.array]) -> None:
     mx.vmap(function)(_ROW)
 
 
-def recording() -> bool:
+def is_compiling() -> bool:
     """Whether an array without values belongs to `mx.compile`: NOTE [who is asking]."""
-    compiled, mapped = _signs()
+    compiled, mapped = _frame_signatures()
     sign = next((x for x in _stack() if x in compiled or x in mapped), None)
     return sign in compiled

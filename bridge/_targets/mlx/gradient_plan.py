@@ -6,14 +6,14 @@ from typing import Any
 
 import mlx.core as mx
 
-from bridge._arrays.mlx import FACE as ARRAYS, dtype_of
+from bridge._arrays.mlx import ARRAYS as ARRAYS, dtype_of
 from bridge._core.op import Op, Positions, Specs
-from bridge._core.pytree import spread
-from bridge._targets.mlx.residuals import Halves
+from bridge._core.pytree import replace_at
+from bridge._targets.mlx.residuals import SavingForward
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Way:
+class GradientPlan:
     """A gradient.
 
     Attributes:
@@ -22,13 +22,13 @@ class Way:
         op: What is evaluated on primals and cotangents, `None` where there is nothing to be had.
     """
 
-    needed: Positions
-    given: Positions
+    argnums: Positions
+    outnums: Positions
     op: Op | None
 
 
 @dataclasses.dataclass(eq=False, kw_only=True)
-class Recipe:
+class CallPlan:
     """Calls of an Op with arrays in the same places.
 
     Attributes:
@@ -56,58 +56,64 @@ class Recipe:
     results: list[tuple[Any, mx.Dtype]]
     smooth: Positions
     asked: tuple[Positions, Positions] | None = None
-    splits: dict[tuple[Positions, Positions], Halves | None] = dataclasses.field(
+    splits: dict[tuple[Positions, Positions], SavingForward | None] = dataclasses.field(
         default_factory=dict
     )
-    ways: dict[tuple[Positions, Positions], Way] = dataclasses.field(default_factory=dict)
+    gradient_plans: dict[tuple[Positions, Positions], GradientPlan] = dataclasses.field(
+        default_factory=dict
+    )
 
     @property
-    def watched(self) -> bool:
+    def tracks_usage(self) -> bool:
         """Whether anything about the use of a call has to be found out."""
         return bool(self.marked) or len(self.specs) > 1
 
-    def row(self, arrays: Sequence[Any], rest: Sequence[Any]) -> Sequence[Any]:
+    def arguments(self, arrays: Sequence[Any], rest: Sequence[Any]) -> Sequence[Any]:
         """All arguments, of which `rest` are the constants."""
-        return arrays if len(self.at) == self.arity else spread(arrays, self.at, rest)
+        return arrays if len(self.at) == self.arity else replace_at(arrays, self.at, rest)
 
-    def way(self, needed: Positions, given: Positions) -> Way:
+    def gradient_plan(self, argnums: Positions, outnums: Positions) -> GradientPlan:
         """The gradient of these primals for the cotangents of these outputs."""
-        found = self.ways.get((needed, given))
+        found = self.gradient_plans.get((argnums, outnums))
         if found is None:
-            found = self.ways[needed, given] = self._way(needed, given)
+            found = self.gradient_plans[argnums, outnums] = self._make_gradient_plan(
+                argnums, outnums
+            )
         return found
 
-    def _way(self, wanted: Positions, given: Positions) -> Way:
-        needed = self.op.reached(given, wanted)
-        found = self.op.derive("vjp", needed, given) if given and needed else None
-        return Way(needed, given, found)
+    def _make_gradient_plan(self, argnums: Positions, outnums: Positions) -> GradientPlan:
+        needed = self.op.dependent_primals(outnums, argnums)
+        found = self.op.derive("vjp", needed, outnums) if outnums and needed else None
+        return GradientPlan(needed, outnums, found)
 
-    def halves(self) -> Halves | None:
+    def saving_forward(self) -> SavingForward | None:
         """The derivative in two halves, for what was asked for so far: at first, everything."""
         key = self.asked or (self.free, self.smooth)
         if key not in self.splits:
             asked = all(key) and not self.linear
-            split = self.op.halved(*key) if asked else None
-            self.splits[key] = Halves(split, *key) if split else None
+            split = self.op.try_forward_backward(*key) if asked else None
+            self.splits[key] = SavingForward(split, *key) if split else None
         return self.splits[key]
 
-    def remember(self, way: Way) -> None:
+    def remember(self, way: GradientPlan) -> None:
         """Let the next halves give a gradient too that these could not."""
         before = self.asked[0] if self.asked else ()
-        self.asked = tuple(sorted({*before, *way.needed})), way.given
+        self.asked = tuple(sorted({*before, *way.argnums})), way.outnums
 
 
-def recipe(op: Op, xs: Sequence[Any], at: Positions, linear: int) -> Recipe:
+def call_plan(op: Op, xs: Sequence[Any], at: Positions, linear: int) -> CallPlan:
     """That of a call on `xs` with arrays `at` these positions."""
-    return op.notes.get(("calls", at)) or _make(op, xs, at, linear)
+    return op.notes.get(("calls", at)) or _make_call_plan(op, xs, at, linear)
 
 
-def _make(op: Op, xs: Sequence[Any], at: Positions, linear: int) -> Recipe:
-    specs = op.expected() if op.expected else op.specs()  # which may have to run for that
+def _make_call_plan(op: Op, xs: Sequence[Any], at: Positions, linear: int) -> CallPlan:
+    specs = (
+        op.observed_specs() if op.observed_specs else op.output_specs()
+    )  # which may have to run for that
     free = tuple(i for i in at if ARRAYS.spec(xs[i]).differentiable)
     primals = tuple(i for i in free if i < len(xs) - linear)
     smooth = tuple(i for i, spec in enumerate(specs) if spec.differentiable)
-    found = op.notes["calls", at] = Recipe(
+    found = op.notes["calls", at] = CallPlan(
         op=op,
         at=at,
         arity=len(xs),

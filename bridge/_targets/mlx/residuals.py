@@ -4,43 +4,43 @@ import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
-from bridge._core.op import Op, Positions, Split
+from bridge._core.op import ForwardBackward, Op, Positions
 
 
 @dataclasses.dataclass(frozen=True)
-class Halves:
+class SavingForward:
     """A derivative in two halves, and what it is made for."""
 
-    split: Split
-    wanted: Positions
-    given: Positions
+    split: ForwardBackward
+    argnums: Positions
+    outnums: Positions
 
-    def kept(self, at_home: Sequence[Any]) -> "Kept":
+    def save(self, at_home: Sequence[Any]) -> "SavedForBackward":
         """What the second half takes of the results of the first, as they are at home."""
-        outputs = [at_home[i] for i in self.split.kept_outputs]
-        return Kept(self, [*outputs, *at_home[self.split.outputs :]])
+        outputs = [at_home[i] for i in self.split.saved_outputs]
+        return SavedForBackward(self, [*outputs, *at_home[self.split.output_count :]])
 
 
 @dataclasses.dataclass(frozen=True)
-class Kept:
+class SavedForBackward:
     """What one call of the first half has kept."""
 
-    halves: Halves
+    halves: SavingForward
     arrays: Sequence[Any]
 
-    def second(self, needed: Positions, given: Positions, arity: int) -> "Second | None":
+    def backward(self, argnums: Positions, outnums: Positions, arity: int) -> "BackwardCall | None":
         """The second half for these gradients and cotangents, if it can give them."""
-        if not {*needed} <= {*self.halves.wanted}:
+        if not {*argnums} <= {*self.halves.argnums}:
             return None
         split = self.halves.split
-        op = split.backward(needed) if given == self.halves.given else None
-        if op is None and split.narrowed:
-            op = split.narrowed(needed, given)
-        return Second(op, arity, split.kept_primals, self.arrays) if op else None
+        op = split.backward(argnums) if outnums == self.halves.outnums else None
+        if op is None and split.backward_from:
+            op = split.backward_from(argnums, outnums)
+        return BackwardCall(op, arity, split.saved_primals, self.arrays) if op else None
 
 
 @dataclasses.dataclass(frozen=True)
-class Second:
+class BackwardCall:
     """The second half of a derivative, with what was kept for it.
 
     Attributes:
@@ -55,7 +55,7 @@ class Second:
     kept_primals: Positions
     kept: Sequence[Any]
 
-    def row(self, args: Sequence[Any]) -> list[Any]:
+    def arguments(self, args: Sequence[Any]) -> list[Any]:
         """What it takes, of primals and cotangents."""
         kept_primals = (args[i] for i in self.kept_primals)
         return [*kept_primals, *self.kept, *args[self.arity :]]

@@ -6,10 +6,10 @@ from typing import Any
 
 import mlx.core as mx
 
-from bridge._arrays.mlx import resting
+from bridge._arrays.mlx import release_lock
 from bridge._core.errors import ArgumentError
 from bridge._core.op import Arrays, Op
-from bridge._core.protocols import Runner
+from bridge._core.protocols import Executor
 from bridge._targets.mlx.call import call
 from bridge._targets.mlx.gradcheck import check_gradients, pullback
 
@@ -17,11 +17,11 @@ from bridge._targets.mlx.gradcheck import check_gradients, pullback
 class MlxTarget:
     """Call sites in MLX, whose transformations run Python with arrays that mostly have values."""
 
-    def expose(self, op: Op, runner: Runner, _: Any) -> Callable[..., Arrays]:
+    def make_native(self, op: Op, runner: Executor, _: Any) -> Callable[..., Arrays]:
         """`op` as a function of MLX arrays under every transformation but `mx.compile`."""
         return functools.partial(call, op, runner)
 
-    def seed(self, key: Any) -> Any:
+    def rng_seed(self, key: Any) -> Any:
         """`key` itself, whose data it is."""
         if isinstance(key, mx.array) and key.ndim > 1:
             raise ArgumentError(
@@ -33,7 +33,7 @@ class MlxTarget:
         """Nothing: MLX may run a call again for a derivative."""
         return
 
-    def compiling(self) -> bool:
+    def is_compiling(self) -> bool:
         """Never: MLX runs the code that it compiles."""
         return False
 
@@ -41,9 +41,9 @@ class MlxTarget:
         """Never: what stands for an array in a transformation is an array like others."""
         return False
 
-    aside = staticmethod(resting)
+    suspend_transforms = staticmethod(release_lock)
     check_gradients = staticmethod(check_gradients)
     pullback = staticmethod(pullback)
 
 
-FACE = MlxTarget()
+TARGET = MlxTarget()

@@ -20,10 +20,10 @@ from typing import Any
 import mlx.core as mx
 
 from bridge._core.op import Arrays, Positions
-from bridge._targets.mlx.gradient_plan import Recipe
+from bridge._targets.mlx.gradient_plan import CallPlan
 
 
-def custom(
+def custom_function(
     fn: Callable[..., Any],
     vjp: Callable[..., Any],
     jvp: Callable[..., Any],
@@ -37,20 +37,20 @@ def custom(
     return function
 
 
-def every(arguments: Any) -> tuple[Any, ...]:
+def as_tuple(arguments: Any) -> tuple[Any, ...]:
     """What a rule gets for the arguments of a function: for one argument, it alone."""
     return arguments if isinstance(arguments, tuple) else (arguments,)
 
 
-class Uses:
+class UsageTracker:
     """What the derivative of one call is asked for: NOTE [what is used]."""
 
-    def __init__(self, made: Recipe) -> None:
+    def __init__(self, made: CallPlan) -> None:
         self._made = made
         self._outputs: set[int] = set()
         self._primals: set[int] = set()
 
-    def taken(self) -> tuple[Positions, Positions]:
+    def pop_usage(self) -> tuple[Positions, Positions]:
         """Primals that want gradients and outputs that have cotangents, since last asked."""
         made = self._made
         wanted = tuple([i for i in made.free if i in self._primals or i not in made.marked])
@@ -59,32 +59,34 @@ class Uses:
         self._primals.clear()
         return wanted, given
 
-    def watching(self, outputs: Sequence[mx.array], args: Sequence[Any]) -> Arrays:
+    def track(self, outputs: Sequence[mx.array], args: Sequence[Any]) -> Arrays:
         """`outputs` of the call on `args`, whose use is noted."""
         behind = mx.stop_gradient(outputs[0])
-        marks = [self._mark(i, args[i], behind) for i in self._made.marked]
-        return tuple([self._passed(i, y, marks) for i, y in enumerate(outputs)])
+        marks = [self._mark_argument(i, args[i], behind) for i in self._made.marked]
+        return tuple([self._mark_output(i, y, marks) for i, y in enumerate(outputs)])
 
-    def _mark(self, i: int, x: mx.array, behind: mx.array) -> mx.array:
+    def _mark_argument(self, i: int, x: mx.array, behind: mx.array) -> mx.array:
         def note(primals: Any, _: Any, __: Any) -> list[mx.array]:
             self._primals.add(i)
             return [mx.zeros_like(x) for x in primals]
 
-        return custom(lambda *_: _MARK, note, lambda *_: _MARK, lambda *_: (_MARK, None))(x, behind)
+        return custom_function(lambda *_: _MARK, note, lambda *_: _MARK, lambda *_: (_MARK, None))(
+            x, behind
+        )
 
-    def _passed(self, i: int, y: mx.array, marks: Sequence[mx.array]) -> mx.array:
+    def _mark_output(self, i: int, y: mx.array, marks: Sequence[mx.array]) -> mx.array:
         def note(_: Any, cotangent: mx.array, __: Any) -> list[mx.array]:
             self._outputs.add(i)
             return [cotangent, *(_MARK for _ in marks)]
 
         def tangent(primals: Any, tangents: Any) -> mx.array:
-            found = every(tangents)[0]
-            return mx.zeros_like(every(primals)[0]) if found is None else found
+            found = as_tuple(tangents)[0]
+            return mx.zeros_like(as_tuple(primals)[0]) if found is None else found
 
         def mapped(arrays: Any, axes: Any) -> tuple[mx.array, int | None]:
-            return every(arrays)[0], every(axes)[0]
+            return as_tuple(arrays)[0], as_tuple(axes)[0]
 
-        return custom(lambda y, *_: y, note, tangent, mapped)(y, *marks)
+        return custom_function(lambda y, *_: y, note, tangent, mapped)(y, *marks)
 
 
 _MARK = mx.array(0.0)

@@ -1,3 +1,3 @@
 """Ops as native differentiable functions of tensors."""
 
-from bridge._targets.torch.target import FACE as FACE
+from bridge._targets.torch.target import TARGET as TARGET

@@ -12,13 +12,13 @@ from collections.abc import Iterable, Sequence
 
 import torch
 
-from bridge._core.op import Op, Positions, Split
+from bridge._core.op import ForwardBackward, Op, Positions
 
 Flags = tuple[bool, ...]
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Route:
+class BackwardPlan:
     """A backward pass.
 
     Attributes:
@@ -27,13 +27,13 @@ class Route:
         split: Whether on residuals; otherwise on the primals.
     """
 
-    needed: Positions
+    argnums: Positions
     op: Op | None
     split: bool
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Recipe:
+class ForwardPlan:
     """A forward pass.
 
     Attributes:
@@ -49,71 +49,79 @@ class Recipe:
     """
 
     flags: Flags
-    wanted: Positions
-    given: Positions
-    split: Split | None
+    argnums: Positions
+    outnums: Positions
+    split: ForwardBackward | None
     forward: Op
-    smooth: Positions
-    fixed: Positions
+    differentiable_outputs: Positions
+    non_differentiable: Positions
     outputs: Positions
-    routes: dict[tuple[Flags, Positions], Route] = dataclasses.field(default_factory=dict)
+    backward_plans: dict[tuple[Flags, Positions], BackwardPlan] = dataclasses.field(
+        default_factory=dict
+    )
 
-    def unreached(self, op: Op, primals: Iterable[int]) -> Positions:
+    def independent_primals(self, op: Op, primals: Iterable[int]) -> Positions:
         """The outputs of `op` that none of `primals` reaches by a derivative."""
-        return _fixed(op, self.smooth, self.outputs, tuple(primals))
+        return _non_differentiable(op, self.differentiable_outputs, self.outputs, tuple(primals))
 
 
-def recipe(op: Op, flags: Flags) -> Recipe:
+def forward_plan(op: Op, flags: Flags) -> ForwardPlan:
     """The forward pass of `op`, made once and then kept."""
     found = op.notes.get(flags)
-    return found if found is not None else _make(op, flags, None)
+    return found if found is not None else _make_forward_plan(op, flags, None)
 
 
-def route(op: Op, made: Recipe, flags: Flags, given: Positions) -> Route:
+def backward_plan(op: Op, made: ForwardPlan, flags: Flags, outnums: Positions) -> BackwardPlan:
     """The backward pass to the primals of these flags from the outputs `given`, kept likewise."""
-    found = made.routes.get((flags, given))
+    found = made.backward_plans.get((flags, outnums))
     if found is None:
-        found = made.routes[flags, given] = _route(op, made, flags, given)
-    if made.split and given != made.given:
-        _make(op, made.flags, given)  # NOTE [outputs nobody uses]
+        found = made.backward_plans[flags, outnums] = _make_backward_plan(op, made, flags, outnums)
+    if made.split and outnums != made.outnums:
+        _make_forward_plan(op, made.flags, outnums)  # NOTE [outputs nobody uses]
     return found
 
 
-def _route(op: Op, made: Recipe, flags: Flags, given: Positions) -> Route:
-    needed = op.reached(given, positions(flags[2:]))
-    if not needed or not given:
-        return Route(needed, None, split=False)
-    if made.split and given == made.given:
-        return Route(needed, made.split.backward(needed), split=True)
-    return Route(needed, op.derive("vjp", needed, given), split=False)
+def _make_backward_plan(
+    op: Op, made: ForwardPlan, flags: Flags, outnums: Positions
+) -> BackwardPlan:
+    needed = op.dependent_primals(outnums, true_positions(flags[2:]))
+    if not needed or not outnums:
+        return BackwardPlan(needed, None, split=False)
+    if made.split and outnums == made.outnums:
+        return BackwardPlan(needed, made.split.backward(needed), split=True)
+    return BackwardPlan(needed, op.derive("vjp", needed, outnums), split=False)
 
 
-def _make(op: Op, flags: Flags, given: Positions | None) -> Recipe:
-    wanted = positions(flags[2:])
-    smooth = tuple(i for i, spec in enumerate(op.specs()) if spec.differentiable)
-    outputs = tuple(range(len(op.specs())))
-    fixed = _fixed(op, smooth, outputs, wanted)
-    given = tuple(i for i in outputs if i not in fixed) if given is None else given
-    split = op.halved(wanted, given) if wanted and given else None
+def _make_forward_plan(op: Op, flags: Flags, outnums: Positions | None) -> ForwardPlan:
+    wanted = true_positions(flags[2:])
+    smooth = tuple(i for i, spec in enumerate(op.output_specs()) if spec.differentiable)
+    outputs = tuple(range(len(op.output_specs())))
+    fixed = _non_differentiable(op, smooth, outputs, wanted)
+    outnums = tuple(i for i in outputs if i not in fixed) if outnums is None else outnums
+    split = op.try_forward_backward(wanted, outnums) if wanted and outnums else None
     forward = split.forward if split else op
-    made = Recipe(flags, wanted, given, split, forward, smooth, fixed, outputs)
+    made = ForwardPlan(flags, wanted, outnums, split, forward, smooth, fixed, outputs)
     op.notes[flags] = made
     return made
 
 
-def unprepared(op: Op, outputs: Sequence[torch.Tensor], flags: Flags) -> Recipe:
+def plan_from_outputs(op: Op, outputs: Sequence[torch.Tensor], flags: Flags) -> ForwardPlan:
     """The forward pass of an Op that tells nothing of its outputs before it is called."""
     smooth = tuple(i for i, y in enumerate(outputs) if y.is_floating_point() or y.is_complex())
     everything = tuple(range(len(outputs)))
     fixed = tuple(i for i in everything if i not in smooth)
-    return Recipe(flags, positions(flags[2:]), smooth, None, op, smooth, fixed, everything)
+    return ForwardPlan(
+        flags, true_positions(flags[2:]), smooth, None, op, smooth, fixed, everything
+    )
 
 
-def _fixed(op: Op, smooth: Positions, outputs: Positions, primals: Positions) -> Positions:
+def _non_differentiable(
+    op: Op, smooth: Positions, outputs: Positions, primals: Positions
+) -> Positions:
     """Those of `outputs` that are not smooth, or depend on none of `primals`."""
-    return tuple(i for i in outputs if i not in smooth or not op.reached([i], primals))
+    return tuple(i for i in outputs if i not in smooth or not op.dependent_primals([i], primals))
 
 
-def positions(flags: Iterable[bool]) -> Positions:
+def true_positions(flags: Iterable[bool]) -> Positions:
     """Where the flags are set."""
     return tuple([i for i, flag in enumerate(flags) if flag])

@@ -25,16 +25,16 @@ import torch
 import torch.utils._pytree as pytree
 
 from bridge._core.errors import ArgumentError
-from bridge._core.protocols import Staged
-from bridge._core.pytree import attributes, instance
-from bridge._targets.torch.staging import keep, known, stage
+from bridge._core.protocols import StageableFunction
+from bridge._core.pytree import attributes, make_instance
+from bridge._targets.torch.staging import example_of, keep_object, stage
 
 _VALUE, _DATACLASS = -1, -2
 _CONSTANT = (type, types.FunctionType, types.BuiltinFunctionType, functools.partial, enum.Enum)
 _SIMPLE = (str, bytes, tuple, frozenset, torch.dtype, torch.device, *_CONSTANT, type(None))
 
 
-def call(function: Staged, args: Any, kwargs: Any) -> Any:
+def call(function: StageableFunction, args: Any, kwargs: Any) -> Any:
     """The results of a call in compiled code: NOTE [what Dynamo lets in and out]."""
     if not torch.compiler.is_dynamo_compiling():  # next to it, such as after a graph break
         return torch.compiler.disable(function)(*args, **kwargs)
@@ -42,28 +42,28 @@ def call(function: Staged, args: Any, kwargs: Any) -> Any:
     keys: list[int] = []
     values: list[Any] = []
     _take(function, (args, kwargs), keys, values)
-    outputs, description = function.staged(keys, values)
+    outputs, description = function.staged_function(keys, values)
     if description is None:
-        return function.constants.uncompiled(args, kwargs)
+        return function.graph_constants.uncompiled(args, kwargs)
     return _build(function, description, outputs)
 
 
-def _prepare(function: Staged) -> None:
+def _prepare(function: StageableFunction) -> None:
     """Let Dynamo trace `function` by running it. Imports all of Dynamo, so only when at work."""
-    if function.staged is None:
+    if function.staged_function is None:
         decorators = importlib.import_module("torch._dynamo")
-        function.staged = decorators.nonstrict_trace(
+        function.staged_function = decorators.nonstrict_trace(
             lambda keys, values: _run(function, keys, values)
         )
 
 
-def _keep(function: Staged, held: tuple[Any]) -> int:
+def _keep(function: StageableFunction, held: tuple[Any]) -> int:
     """The key of something that is a constant of the graph.
 
     It comes in a tuple: by itself, an object that compiled code has made would come without what
     its constructor has set.
     """
-    return keep(function, held[0])
+    return keep_object(function, held[0])
 
 
 def _is_array(thing: Any) -> int:
@@ -71,16 +71,16 @@ def _is_array(thing: Any) -> int:
     return int(hasattr(thing, "shape") and hasattr(thing, "dtype"))
 
 
-def _keep_array(function: Staged, thing: Any) -> int:
+def _keep_array(function: StageableFunction, thing: Any) -> int:
     """The key of an array of another framework, which will be refused."""
-    return keep(function, thing)
+    return keep_object(function, thing)
 
 
-def _keep_object(function: Staged, thing: Any, attributes: dict[str, Any]) -> int:
+def _keep_object(function: StageableFunction, thing: Any, attributes: dict[str, Any]) -> int:
     """The same of an object with these attributes, unless compiled code has set them."""
     if getattr(thing, "__dict__", {}) != attributes or hasattr(type(thing), "__slots__"):
-        return keep(function, _Unseen(type(thing).__name__))
-    return keep(function, thing)
+        return keep_object(function, _Unseen(type(thing).__name__))
+    return keep_object(function, thing)
 
 
 for constant in (_prepare, _keep, _is_array, _keep_array, _keep_object):
@@ -94,7 +94,7 @@ class _Unseen:
     name: str
 
 
-def _take(function: Staged, tree: Any, keys: list[int], values: list[Any]) -> None:
+def _take(function: StageableFunction, tree: Any, keys: list[int], values: list[Any]) -> None:
     """Add to `keys` what `tree` is made of, and to `values` the tensors and numbers in it."""
     leaves, structure = pytree.tree_flatten(tree)
     keys.append(0 + _keep(function, (structure,)))
@@ -126,10 +126,10 @@ def _given(kept: Sequence[Any], keys: Iterator[int], values: Iterator[Any]) -> A
     for _ in range(count):
         key = next(keys)
         if key == _VALUE:
-            leaves.append(known(next(values)))
+            leaves.append(example_of(next(values)))
         elif key == _DATACLASS:
             kind, names = kept[next(keys)], kept[next(keys)]
-            leaves.append(instance(kind, names, _given(kept, keys, values)))
+            leaves.append(make_instance(kind, names, _given(kept, keys, values)))
         else:
             leaves.append(_checked(kept[key]))
     return structure.unflatten(leaves)
@@ -149,16 +149,16 @@ def _checked(thing: Any) -> Any:
     return thing
 
 
-def _run(function: Staged, keys: Sequence[int], values: Sequence[Any]) -> Any:
+def _run(function: StageableFunction, keys: Sequence[int], values: Sequence[Any]) -> Any:
     """What is run in place of the code above, with fake tensors."""
     try:
-        args, kwargs = _given(function.kept, iter(keys), iter(values))
+        args, kwargs = _given(function.graph_objects, iter(keys), iter(values))
         outputs, structure = stage(function, args, kwargs)
         return _Results(outputs, _describe(function, structure))
     except Exception as error:  # noqa: BLE001, shown or raised again by what is set here
         reason = f"{type(error).__name__}: {error}"
         call = torch.compiler.disable(lambda args, kwargs: function(*args, **kwargs), reason=reason)
-        function.constants.uncompiled = call
+        function.graph_constants.uncompiled = call
         return _Results([], None)
 
 
@@ -176,7 +176,7 @@ pytree.register_pytree_node(
 )
 
 
-def _describe(function: Staged, structure: Any) -> Any:
+def _describe(function: StageableFunction, structure: Any) -> Any:
     """What `_build` needs: the kind of a node, what is known of it, and its children."""
     rest = iter(range(structure.num_leaves))
 
@@ -193,7 +193,7 @@ def _describe(function: Staged, structure: Any) -> Any:
     return described(structure)
 
 
-def _class(function: Staged, node: Any) -> tuple[str, Any]:
+def _class(function: StageableFunction, node: Any) -> tuple[str, Any]:
     """How instances of a class are built."""
     if optree.is_namedtuple_class(node.type):
         return "namedtuple", _placed(function, node.type)
@@ -212,14 +212,14 @@ def _class(function: Staged, node: Any) -> tuple[str, Any]:
     return "instance", (_placed(function, node.type), tuple(held), tuple(places))
 
 
-def _placed(function: Staged, thing: Any) -> str:
+def _placed(function: StageableFunction, thing: Any) -> str:
     """The name of an attribute of `function.constants`, where compiled code finds `thing`."""
-    name = f"constant{keep(function, thing)}"
-    setattr(function.constants, name, thing)
+    name = f"constant{keep_object(function, thing)}"
+    setattr(function.graph_constants, name, thing)
     return name
 
 
-def _build(function: Staged, description: Any, outputs: Sequence[torch.Tensor]) -> Any:
+def _build(function: StageableFunction, description: Any, outputs: Sequence[torch.Tensor]) -> Any:
     """The results again, in code that Dynamo reads."""
     kind, known, inner = description
     if kind == "leaf":
@@ -228,13 +228,14 @@ def _build(function: Staged, description: Any, outputs: Sequence[torch.Tensor]) 
     if kind == "dict":
         return dict(zip(known, children, strict=True))
     if kind == "namedtuple":
-        return getattr(function.constants, known)(*children)
+        return getattr(function.graph_constants, known)(*children)
     if kind == "pytree":
-        return pytree.tree_unflatten(children, getattr(function.constants, known))
+        return pytree.tree_unflatten(children, getattr(function.graph_constants, known))
     if kind == "instance":
         name, names, places = known
         held = [
-            getattr(function.constants, p) if isinstance(p, str) else children[p] for p in places
+            getattr(function.graph_constants, p) if isinstance(p, str) else children[p]
+            for p in places
         ]
-        return instance(getattr(function.constants, name), names, held)
+        return make_instance(getattr(function.graph_constants, name), names, held)
     return {"NoneType": None, "list": children, "tuple": tuple(children)}[kind]

@@ -28,7 +28,7 @@ _is_batch = getattr(_functorch, "is_batchedtensor", lambda _: False)
 _within = getattr(_functorch, "get_unwrapped", None)
 
 
-def differentiating() -> bool:
+def is_differentiating() -> bool:
     """Whether torch.func does something else than to batch; without the names, whatever it does."""
     if _levels is None:
         return transforming()
@@ -40,7 +40,7 @@ _enter_batch = getattr(torch._C, "_vmapmode_increment_nesting", lambda: 1)
 _leave_batch = getattr(torch._C, "_vmapmode_decrement_nesting", lambda: 0)
 
 
-def undisturbed() -> bool:
+def is_plain_autograd() -> bool:
     """Whether nothing but autograd takes part in a call: the questions below in one."""
     level = _enter_batch()
     _leave_batch()
@@ -56,7 +56,7 @@ def batch_level() -> int:
     return level - 1
 
 
-def unbatched(x: Any, level: int) -> torch.Tensor | None:
+def unwrap_batched(x: Any, level: int) -> torch.Tensor | None:
     """`x` with its axis of this level in front, `None` if it has none."""
     if not isinstance(x, torch.Tensor) or "Batched" not in repr(torch._C._dispatch_keys(x)):
         return None
@@ -64,12 +64,12 @@ def unbatched(x: Any, level: int) -> torch.Tensor | None:
     return taken if len(taken) else None
 
 
-def batched(x: torch.Tensor, level: int) -> torch.Tensor:
+def wrap_batched(x: torch.Tensor, level: int) -> torch.Tensor:
     """`x` with axis 0 as the axis of this level."""
     return torch._add_batch_dim(x, 0, level)
 
 
-def recording() -> None:
+def check_not_tracing() -> None:
     """Raise inside of `make_fx` and the like, which would record results as constants."""
     if _mode is not None and _mode(_PROXY) is not None:
         raise NoValuesError(
@@ -82,7 +82,7 @@ _mode = getattr(torch._C, "_get_dispatch_mode", None)
 _PROXY = _mode and torch._C._TorchDispatchModeKey.PROXY
 
 
-def forward_mode() -> bool:
+def in_forward_mode() -> bool:
     """Whether tensors can carry tangents, which it costs a call each to ask them."""
     return getattr(forward_ad, "_current_level", 0) >= 0
 
@@ -92,7 +92,7 @@ def is_dual(x: torch.Tensor) -> bool:
     return forward_ad.unpack_dual(x).tangent is not None
 
 
-def compiling() -> bool:
+def is_compiling() -> bool:
     """Whether Dynamo is reading the caller's code, or waiting to read what is called next."""
     return _is_reading() or _reader() is not None
 
@@ -103,12 +103,12 @@ _frames = getattr(getattr(torch._C, "_dynamo", None), "eval_frame", None)
 _reader = getattr(_frames, "get_eval_frame_callback", lambda: None)
 
 
-def unread(fn: Callable[..., Any]) -> Callable[..., Any]:
+def hide_from_dynamo(fn: Callable[..., Any]) -> Callable[..., Any]:
     """`fn`, kept from Dynamo where torch calls it from what Dynamo could not read."""
 
     @functools.wraps(fn)
     def call(*args: Any) -> Any:
-        if compiling():
+        if is_compiling():
             return torch.compiler.disable(fn)(*args)
         return fn(*args)
 
@@ -122,12 +122,12 @@ def is_staged(x: Any) -> bool:
     return isinstance(x, (FakeTensor, FunctionalTensor))
 
 
-def hint(size: Any) -> int:
+def size_hint(size: Any) -> int:
     """An example of a size that is not known yet."""
     return size if isinstance(size, int) else size.node.hint
 
 
-def named_axes(xs: Sequence[torch.Tensor]) -> tuple[list[tuple[Any, ...]], dict[str, Any]]:
+def name_sizes(xs: Sequence[torch.Tensor]) -> tuple[list[tuple[Any, ...]], dict[str, Any]]:
     """The shapes of `xs` with names for unknown sizes, and the sizes by name; `[]` if all known."""
     names: dict[Any, str] = {}
     values: dict[str, Any] = {}
@@ -145,7 +145,7 @@ def named_axes(xs: Sequence[torch.Tensor]) -> tuple[list[tuple[Any, ...]], dict[
     return (shapes if values else []), values
 
 
-def meet(values: Iterable[Any]) -> bool:
+def guard_equal_sizes(values: Iterable[Any]) -> bool:
     """Whether some of these sizes, unknown but for examples, are equal: a guard, if so.
 
     JAX cannot compare sizes of two names, and torch gives two where it has seen no operation that
@@ -153,12 +153,12 @@ def meet(values: Iterable[Any]) -> bool:
     """
     by_hint: dict[int, list[Any]] = {}
     for size in values:
-        by_hint.setdefault(hint(size), []).append(size)
+        by_hint.setdefault(size_hint(size), []).append(size)
     together = [found for found in by_hint.values() if len(found) > 1]
     return bool(together) and all(first == size for first, *rest in together for size in rest)
 
 
-def sizes(shape: Sequence[Any], values: dict[str, Any]) -> list[Any]:
+def concrete_sizes(shape: Sequence[Any], values: dict[str, Any]) -> list[Any]:
     """The sizes that expressions like `2*n0 + 1` stand for."""
     return [eval(size, _FUNCTIONS, values) if isinstance(size, str) else size for size in shape]
 

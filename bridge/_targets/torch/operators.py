@@ -15,18 +15,18 @@ import torch
 
 from bridge._arrays.torch import dtype_name
 from bridge._core.errors import ArgumentError
-from bridge._core.op import Step
-from bridge._core.protocols import Recorded
-from bridge._core.pytree import spread
-from bridge._targets.torch.internals import hint, sizes
-from bridge._targets.torch.staging import bound, shapes
+from bridge._core.op import AppliedRule
+from bridge._core.protocols import StagedCall
+from bridge._core.pytree import replace_at
+from bridge._targets.torch.internals import concrete_sizes, size_hint
+from bridge._targets.torch.staging import bind, symbolic_shapes
 
 Tensors = Sequence[torch.Tensor]
 
 
 @torch.library.custom_op("bridge::call", mutates_args=())
 def _call(name: str, arguments: str, xs: Sequence[torch.Tensor]) -> list[torch.Tensor]:
-    function, args, kwargs = bound(name, arguments, xs)
+    function, args, kwargs = bind(name, arguments, xs)
     with torch.no_grad():
         outputs = function.flatten((function(*args, **kwargs),), {})[0]
     found, recorded = ",".join(dtype_name(y.dtype) for y in outputs), arguments.split("|")[1]
@@ -42,8 +42,8 @@ def _call(name: str, arguments: str, xs: Sequence[torch.Tensor]) -> list[torch.T
 def _derived(
     name: str, arguments: str, steps: str, xs: Sequence[torch.Tensor]
 ) -> list[torch.Tensor]:
-    rules, rows = _sized(steps, xs)
-    return list(_recorded(name, arguments, rows[0]).evaluate(rules, xs))
+    rules, rows = _rules_with_sizes(steps, xs)
+    return list(_recorded(name, arguments, rows[0]).execute(rules, xs))
 
 
 @_call.register_fake
@@ -53,27 +53,27 @@ def _(name: str, arguments: str, xs: Tensors) -> list[torch.Tensor]:
 
 @_derived.register_fake
 def _(name: str, arguments: str, steps: str, xs: Tensors) -> list[torch.Tensor]:
-    return _like(name, arguments, *_sized(steps, xs))
+    return _like(name, arguments, *_rules_with_sizes(steps, xs))
 
 
-def _recorded(name: str, arguments: str, xs: Tensors) -> Recorded:
-    function, args, kwargs = bound(name, arguments, xs)
-    return function.recorded(args, kwargs)
+def _recorded(name: str, arguments: str, xs: Tensors) -> StagedCall:
+    function, args, kwargs = bind(name, arguments, xs)
+    return function.record_call(args, kwargs)
 
 
-def _sized(steps: str, xs: Tensors) -> tuple[list[Step], list[Tensors]]:
+def _rules_with_sizes(steps: str, xs: Tensors) -> tuple[list[AppliedRule], list[Tensors]]:
     """The rules, with the sizes of batches, and the arguments before each and after all.
 
     Before a rule, they are tensors of that shape without memory.
     """
-    rules: list[Step] = []
+    rules: list[AppliedRule] = []
     rows = [xs]
     for kind, *about in reversed(json.loads(steps)):
         xs = rows[0]
         if kind == "vmap":
             (axes,) = about
-            rules.insert(0, ("vmap", tuple(axes), hint(_size(xs, axes))))
-            rows.insert(0, [_one(x, axis) for x, axis in zip(xs, axes, strict=True)])
+            rules.insert(0, ("vmap", tuple(axes), size_hint(_size(xs, axes))))
+            rows.insert(0, [_batch_example(x, axis) for x, axis in zip(xs, axes, strict=True)])
         else:
             rules.insert(0, (kind, *map(tuple, about)))
             rows.insert(0, xs[: len(xs) - len(about[-1])])
@@ -85,7 +85,7 @@ def _size(xs: Tensors, axes: Sequence[int | None]) -> Any:
     return next(x.shape[axis] for x, axis in zip(xs, axes, strict=True) if axis is not None)
 
 
-def _one(x: torch.Tensor, axis: int | None) -> torch.Tensor:
+def _batch_example(x: torch.Tensor, axis: int | None) -> torch.Tensor:
     """A tensor like one example of `x`."""
     if axis is None:
         return x
@@ -94,16 +94,18 @@ def _one(x: torch.Tensor, axis: int | None) -> torch.Tensor:
 
 
 def _like(
-    name: str, arguments: str, rules: Sequence[Step], rows: Sequence[Tensors]
+    name: str, arguments: str, rules: Sequence[AppliedRule], rows: Sequence[Tensors]
 ) -> list[torch.Tensor]:
     """Tensors like the results."""
     if not rules:
         recorded, xs = _recorded(name, arguments, rows[0]), rows[0]
-        known, values = shapes(recorded, xs)
+        known, values = symbolic_shapes(recorded, xs)
         device = xs[0].device if xs else torch.device("cpu")
         return [
-            torch.empty(sizes(shape, values), dtype=getattr(torch, spec.dtype), device=device)
-            for shape, spec in zip(known, recorded.specs(), strict=True)
+            torch.empty(
+                concrete_sizes(shape, values), dtype=getattr(torch, spec.dtype), device=device
+            )
+            for shape, spec in zip(known, recorded.output_specs(), strict=True)
         ]
     kind, *about = rules[-1]
     if kind == "vjp":
@@ -120,9 +122,9 @@ def _differentiated(ctx: Any, arguments: Sequence[Any], steps: str, outputs: Ten
     ctx.call = name, text, steps
     ctx.save_for_backward(*xs)
     ctx.set_materialize_grads(False)
-    rules, rows = _sized(steps, xs)
+    rules, rows = _rules_with_sizes(steps, xs)
     wanted = [i for i, x in enumerate(xs) if x.requires_grad]
-    reached = _recorded(name, text, rows[0]).reached(rules, wanted)
+    reached = _recorded(name, text, rows[0]).dependent_outputs(rules, wanted)
     ctx.mark_non_differentiable(*(y for i, y in enumerate(outputs) if i not in reached))
 
 
@@ -141,7 +143,7 @@ def _gradients(
     if given and moving:
         further = json.dumps([*rules, ["vjp", moving, given]])
         found = torch.ops.bridge.derived(name, text, further, [*xs, *row])
-        gradients = spread(found, moving, gradients)
+        gradients = replace_at(found, moving, gradients)
     if given and any(flags[count:]):
         found = _transposed(name, text, rules, xs[:count], given, row)
         gradients[count:] = [found.get(i) for i in range(linear)]
@@ -155,30 +157,30 @@ def _linear(rules: Sequence[Any]) -> int:
 
 
 def _transposed(
-    name: str, text: str, rules: list[Any], primals: Tensors, given: Sequence[int], row: Tensors
+    name: str, text: str, rules: list[Any], primals: Tensors, outnums: Sequence[int], row: Tensors
 ) -> dict[int, torch.Tensor]:
     """The gradients by those arguments: tangents, where a gradient is differentiated, or back."""
     at = max(i for i, rule in enumerate(rules) if rule[0] != "vmap")
     (kind, *about), inner, batches = rules[at], rules[:at], [rule[1] for rule in rules[at + 1 :]]
     count = len(primals)
-    sized, rows = _sized(
+    sized, rows = _rules_with_sizes(
         json.dumps([*inner, *(["vmap", axes[:count]] for axes in batches)]), primals
     )
-    smooth = _recorded(name, text, rows[0]).smooth(sized[:at])
+    smooth = _recorded(name, text, rows[0]).differentiable_outputs(sized[:at])
     if kind == "vjp":
-        rule, results = ["jvp", [about[0][i] for i in given]], [smooth.index(i) for i in about[1]]
+        rule, results = ["jvp", [about[0][i] for i in outnums]], [smooth.index(i) for i in about[1]]
     else:
-        rule, results = ["vjp", about[0], [smooth[i] for i in given]], list(range(len(about[0])))
+        rule, results = ["vjp", about[0], [smooth[i] for i in outnums]], list(range(len(about[0])))
     onto = [["vmap", [*axes[:count], *[0] * len(row)]] for axes in batches]
     further = json.dumps([*inner, rule, *onto])
     found = torch.ops.bridge.derived(name, text, further, [*primals, *row])
     return {
-        i: _laid(found[result], [axes[count + i] for axes in batches])
+        i: _moved_to_front(found[result], [axes[count + i] for axes in batches])
         for i, result in enumerate(results)
     }
 
 
-def _laid(x: torch.Tensor, axes: Sequence[int | None]) -> torch.Tensor:
+def _moved_to_front(x: torch.Tensor, axes: Sequence[int | None]) -> torch.Tensor:
     """`x`, whose batches come first, the last one outermost, with them at these axes."""
     for depth, axis in zip(reversed(range(len(axes))), axes, strict=True):
         x = x.sum(depth) if axis is None else x.movedim(depth, depth + axis)

@@ -20,16 +20,16 @@ import torch.utils._pytree as pytree
 
 from bridge._arrays.torch import dtype_name
 from bridge._core.errors import ArgumentError, NoRuleError
-from bridge._core.import_path import find, place
-from bridge._core.protocols import Recorded, Staged
-from bridge._core.serialization import decoded, encoded
+from bridge._core.import_path import import_object, import_path
+from bridge._core.protocols import StageableFunction, StagedCall
+from bridge._core.serialization import decode, encode
 from bridge._core.spec import ArraySpec
 from bridge._targets.torch.internals import (
-    differentiating,
-    forward_mode,
-    hint,
-    meet,
-    named_axes,
+    guard_equal_sizes,
+    in_forward_mode,
+    is_differentiating,
+    name_sizes,
+    size_hint,
 )
 
 # Functions that cannot be imported, kept because nothing tells when the last graph is gone.
@@ -37,41 +37,41 @@ _anonymous: dict[str, Any] = {}
 _PROCESS = uuid.uuid4().hex[:12]
 
 
-class Hole:
+class TensorSlot:
     """Where a tensor stands in the arguments."""
 
 
-def keep(function: Staged, thing: Any) -> int:
+def keep_object(function: StageableFunction, thing: Any) -> int:
     """Where `thing` stands in `function.kept`, for as long as there is the function."""
-    for i, other in enumerate(function.kept):
+    for i, other in enumerate(function.graph_objects):
         if other is thing or (isinstance(thing, pytree.TreeSpec) and other == thing):
             return i
-    function.kept.append(thing)
-    return len(function.kept) - 1
+    function.graph_objects.append(thing)
+    return len(function.graph_objects) - 1
 
 
 def stage(
-    function: Staged, args: Sequence[Any], kwargs: dict[str, Any]
+    function: StageableFunction, args: Sequence[Any], kwargs: dict[str, Any]
 ) -> tuple[list[torch.Tensor], Any]:
     """The outputs of a call that is recorded as an operator, and their structure."""
-    if forward_mode() or differentiating():
+    if in_forward_mode() or is_differentiating():
         raise NoRuleError(
             "a bridged function inside torch.func.grad and the like, or under forward mode, cannot "
             "be recorded in a graph. Apply the transformation outside of torch.compile."
         )
-    args, kwargs = pytree.tree_map(known, (args, kwargs))
+    args, kwargs = pytree.tree_map(example_of, (args, kwargs))
     leaves, structure = function.flatten(args, kwargs)
     leaves = [x if isinstance(x, torch.Tensor) else _constant(x) for x in leaves]
     tensors = [x for x in leaves if isinstance(x, torch.Tensor)]
-    template = [Hole() if isinstance(x, torch.Tensor) else x for x in leaves]
+    template = [TensorSlot() if isinstance(x, torch.Tensor) else x for x in leaves]
     given = structure.unflatten(leaves)
-    recorded = function.recorded(*given)
-    known_shapes, _ = shapes(recorded, tensors)
-    dtypes = ",".join(spec.dtype for spec in recorded.specs())
+    recorded = function.record_call(*given)
+    known_shapes, _ = symbolic_shapes(recorded, tensors)
+    dtypes = ",".join(spec.dtype for spec in recorded.output_specs())
     # A compiler keeps what it made of a graph by the graph's text, beyond this process. So the
     # text says what the rest of the graph is compiled for: NOTE [a function that has changed].
     text = f"{_encode(function, template, structure)}|{dtypes}|{known_shapes}"
-    outputs = torch.ops.bridge.call(_name(function), text, tensors)
+    outputs = torch.ops.bridge.call(_name_function(function), text, tensors)
     return outputs, recorded.structure
 
 
@@ -81,16 +81,16 @@ def stage(
 # the old one, without an error: so it is checked when the operator runs.
 
 
-def known(x: Any) -> Any:
+def example_of(x: Any) -> Any:
     """`x`, and for a number that is not known its example, with a guard."""
     if isinstance(x, torch.SymInt):
         return int(x)
     return float(x) if isinstance(x, torch.SymFloat) else x
 
 
-def sketch(x: torch.Tensor) -> tuple[Any, ArraySpec]:
+def staged_spec(x: torch.Tensor) -> tuple[Any, ArraySpec]:
     """Signature and spec of a tensor in a graph, unknown sizes replaced by examples."""
-    shape = torch.Size([hint(size) for size in x.shape])
+    shape = torch.Size([size_hint(size) for size in x.shape])
     spec = ArraySpec(tuple(shape), dtype_name(x.dtype), str(x.device))
     return (shape, x.dtype, x.device, x.layout), spec
 
@@ -104,9 +104,9 @@ def _constant(leaf: Any) -> Any:
     return leaf
 
 
-def _name(function: Any) -> str:
+def _name_function(function: Any) -> str:
     """How the graph calls `function`: by where it is imported from, if it is."""
-    name = place(function)
+    name = import_path(function)
     if name is not None:
         return name
     known = (key for key, other in _anonymous.items() if other is function)
@@ -116,10 +116,10 @@ def _name(function: Any) -> str:
     return name
 
 
-def _find(name: str) -> Any:
+def _find_function(name: str) -> Any:
     if "#" not in name:
         try:
-            return find(name)
+            return import_object(name)
         except (ImportError, AttributeError) as error:
             raise ArgumentError(
                 f"the recorded graph calls {name}, which cannot be imported here: {error}"
@@ -132,28 +132,28 @@ def _find(name: str) -> Any:
     )
 
 
-def _encode(function: Staged, template: Sequence[Any], structure: Any) -> str:
+def _encode(function: StageableFunction, template: Sequence[Any], structure: Any) -> str:
     """Arguments as text: by value, if a copy is as good as the thing, else by number."""
     given = structure.unflatten(template)
     with contextlib.suppress(ArgumentError):  # what has no text
         # Not by `|`, which ends the arguments in the text of a call.
-        plain = structure.unflatten(function.plain(template))
-        text = encoded(plain, _KINDS).replace("|", r"\u007c")
+        plain = structure.unflatten(function.unwrap_leaves(template))
+        text = encode(plain, _KINDS).replace("|", r"\u007c")
         copies, _ = function.flatten(*_decode(text))
         pairs = zip(copies, template, strict=True)
-        if all(isinstance(thing, Hole) or copy == thing for copy, thing in pairs):
+        if all(isinstance(thing, TensorSlot) or copy == thing for copy, thing in pairs):
             return text
-    return f"#{_PROCESS}-{keep(function, given)}"
+    return f"#{_PROCESS}-{keep_object(function, given)}"
 
 
 @functools.lru_cache(maxsize=256)
 def _decode(text: str) -> Any:
-    return decoded(text, _KINDS)
+    return decode(text, _KINDS)
 
 
 # What stands among the arguments of functions of torch besides what all have.
 _KINDS: Any = {
-    Hole: ("hole", lambda _: 0, lambda _: Hole()),
+    TensorSlot: ("hole", lambda _: 0, lambda _: TensorSlot()),
     torch.dtype: ("dtype", dtype_name, lambda name: _dtype(name)),
     torch.Size: ("size", list, torch.Size),
     torch.device: ("device", str, torch.device),
@@ -167,9 +167,9 @@ def _dtype(name: str) -> torch.dtype:
     return found
 
 
-def bound(name: str, arguments: str, tensors: Sequence[Any]) -> tuple[Staged, Any, Any]:
+def bind(name: str, arguments: str, tensors: Sequence[Any]) -> tuple[StageableFunction, Any, Any]:
     """The function of this name, and the arguments with tensors in the holes."""
-    function = _find(name)
+    function = _find_function(name)
     arguments = arguments.partition("|")[0]
     if arguments.startswith("#"):
         process, _, number = arguments[1:].partition("-")
@@ -178,7 +178,7 @@ def bound(name: str, arguments: str, tensors: Sequence[Any]) -> tuple[Staged, An
                 f"the recorded graph calls {name} with an object of another process, which has no "
                 "equal here. Pass numbers, strings, containers of them, enums or dataclasses."
             )
-        template = function.kept[int(number)]
+        template = function.graph_objects[int(number)]
     elif arguments.startswith("{"):
         template = _decode(arguments)
     else:
@@ -188,20 +188,22 @@ def bound(name: str, arguments: str, tensors: Sequence[Any]) -> tuple[Staged, An
         )
     leaves, structure = function.flatten(*template)
     rest = iter(tensors)
-    filled = [next(rest) if isinstance(x, Hole) else x for x in leaves]
+    filled = [next(rest) if isinstance(x, TensorSlot) else x for x in leaves]
     args, kwargs = structure.unflatten(filled)
     return function, args, kwargs
 
 
-def shapes(recorded: Recorded, xs: Sequence[torch.Tensor]) -> tuple[Sequence[Any], dict[str, Any]]:
+def symbolic_shapes(
+    recorded: StagedCall, xs: Sequence[torch.Tensor]
+) -> tuple[Sequence[Any], dict[str, Any]]:
     """Shapes of the results, with names for sizes that are not known, and those sizes."""
-    names, values = named_axes(xs)
-    found = recorded.shapes(names) if names else None
-    if names and found is None and meet(values.values()):
-        names, values = named_axes(xs)
-        found = recorded.shapes(names)
+    names, values = name_sizes(xs)
+    found = recorded.symbolic_shapes(names) if names else None
+    if names and found is None and guard_equal_sizes(values.values()):
+        names, values = name_sizes(xs)
+        found = recorded.symbolic_shapes(names)
     if found is not None:
         return found, values
     for size in values.values():
         int(size)  # a guard: this graph is for this size
-    return [spec.shape for spec in recorded.specs()], {}
+    return [spec.shape for spec in recorded.output_specs()], {}

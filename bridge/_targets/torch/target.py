@@ -17,36 +17,41 @@ from typing import Any
 
 import torch
 
-from bridge._arrays.torch import aside, transforming
+from bridge._arrays.torch import suspend_transforms, transforming
 from bridge._core.op import Arrays, Op, Positions
-from bridge._core.protocols import Run, Runner
-from bridge._core.pytree import spread
-from bridge._core.tracebacks import entrance, shorten, shortened
+from bridge._core.protocols import Execute, Executor
+from bridge._core.pytree import replace_at
+from bridge._core.tracebacks import entry_point, shorten_traceback, shortens_tracebacks
 from bridge._targets.torch import dynamo, operators as operators
-from bridge._targets.torch.backward_plan import Recipe, recipe, route, unprepared
+from bridge._targets.torch.backward_plan import (
+    ForwardPlan,
+    backward_plan,
+    forward_plan,
+    plan_from_outputs,
+)
 from bridge._targets.torch.internals import (
     batch_level,
-    batched,
-    compiling,
-    forward_mode,
+    check_not_tracing,
+    hide_from_dynamo,
+    in_forward_mode,
+    is_compiling,
     is_dual,
+    is_plain_autograd,
     is_staged,
-    recording,
-    unbatched,
-    undisturbed,
-    unread,
+    unwrap_batched,
+    wrap_batched,
 )
-from bridge._targets.torch.staging import sketch, stage
+from bridge._targets.torch.staging import stage, staged_spec
 
 
 class TorchTarget:
     """Call sites in PyTorch."""
 
-    def expose(self, op: Op, runner: Runner, _: Any) -> Callable[..., Arrays]:
+    def make_native(self, op: Op, runner: Executor, _: Any) -> Callable[..., Arrays]:
         """`op` as a function of tensors under every transformation of torch."""
-        return functools.partial(_call, op, runner.evaluate)
+        return functools.partial(_call, op, runner.execute)
 
-    def seed(self, key: Any) -> Any:
+    def rng_seed(self, key: Any) -> Any:
         """`key` itself: torch has no keys."""
         return key
 
@@ -54,11 +59,11 @@ class TorchTarget:
         """An integer of torch's generator, so that it can be restored, as by a checkpoint."""
         return torch.randint(-(2**63), 2**63 - 1, (1,), dtype=torch.int64, device="cpu")
 
-    aside = staticmethod(aside)
-    compiling = staticmethod(compiling)
+    suspend_transforms = staticmethod(suspend_transforms)
+    is_compiling = staticmethod(is_compiling)
     is_staged = staticmethod(is_staged)
-    sketch = staticmethod(sketch)
-    compiled = staticmethod(dynamo.call)
+    staged_spec = staticmethod(staged_spec)
+    call_in_compiled_code = staticmethod(dynamo.call)
     stage = staticmethod(stage)
 
     def check_gradients(
@@ -96,10 +101,10 @@ class TorchTarget:
         return tuple(y.detach() for y in outputs), pull
 
 
-def _call(op: Op, run: Run, *xs: Any) -> Arrays:
-    if not undisturbed():
+def _call(op: Op, run: Execute, *xs: Any) -> Arrays:
+    if not is_plain_autograd():
         return _call_transformed(op, run, xs)
-    if torch.is_grad_enabled() and _any_wanted(xs):
+    if torch.is_grad_enabled() and _any_requires_grad(xs):
         return _apply_plain(op.name)(op, run, *xs)
     return run(op, xs)
 
@@ -107,35 +112,39 @@ def _call(op: Op, run: Run, *xs: Any) -> Arrays:
 @functools.lru_cache(maxsize=1024)
 def _apply_plain(name: str) -> Callable[..., Arrays]:
     """`apply` as the engine has it, without the questions about `torch.func`, asked already."""
-    engine: Any = super(torch.autograd.Function, _named(_Plain, name))
+    engine: Any = super(torch.autograd.Function, _named_subclass(_Plain, name))
     return engine.apply
 
 
-def _call_transformed(op: Op, run: Run, xs: Sequence[Any]) -> Arrays:
+def _call_transformed(op: Op, run: Execute, xs: Sequence[Any]) -> Arrays:
     if batch_level() and (outputs := _call_batched(op, run, xs)) is not None:
         return outputs
-    recording()
+    check_not_tracing()
     if transforming():
-        return _named(_Transformable, op.name).apply(op, run, *xs)
-    if (torch.is_grad_enabled() and _any_wanted(xs)) or (forward_mode() and _any_dual(xs)):
-        return _named(_Plain, op.name).apply(op, run, *xs)
+        return _named_subclass(_Transformable, op.name).apply(op, run, *xs)
+    if (torch.is_grad_enabled() and _any_requires_grad(xs)) or (
+        in_forward_mode() and _any_dual(xs)
+    ):
+        return _named_subclass(_Plain, op.name).apply(op, run, *xs)
     return run(op, xs)
 
 
-def _call_batched(op: Op, run: Run, xs: Sequence[Any]) -> Arrays | None:
+def _call_batched(op: Op, run: Execute, xs: Sequence[Any]) -> Arrays | None:
     """The outputs if one of `xs` is batched: NOTE [the vmap of the engine]."""
     for level in range(batch_level(), 0, -1):
-        inner = {i: taken for i, x in enumerate(xs) if (taken := unbatched(x, level)) is not None}
+        inner = {
+            i: taken for i, x in enumerate(xs) if (taken := unwrap_batched(x, level)) is not None
+        }
         if inner:
             axes = tuple(0 if i in inner else None for i in range(len(xs)))
             size = len(next(iter(inner.values())))
             inside = [inner.get(i, x) for i, x in enumerate(xs)]
             outputs = _call(op.derive("vmap", axes, size), run, *inside)
-            return tuple(batched(y, level) for y in outputs)
+            return tuple(wrap_batched(y, level) for y in outputs)
     return None
 
 
-def _any_wanted(xs: Iterable[Any]) -> bool:
+def _any_requires_grad(xs: Iterable[Any]) -> bool:
     for x in xs:  # noqa: SIM110, any() with a generator takes three times as long
         if isinstance(x, torch.Tensor) and x.requires_grad:
             return True
@@ -147,7 +156,7 @@ def _any_dual(xs: Iterable[Any]) -> bool:
 
 
 @functools.lru_cache(maxsize=1024)
-def _named(base: type, name: str) -> Any:
+def _named_subclass(base: type, name: str) -> Any:
     """`base` under the name of the user's function, which `grad_fn` and profiles show."""
     return type(name, (base,), {})
 
@@ -156,78 +165,78 @@ class _Rules(torch.autograd.Function):
     """The derivatives of a call, from what `_keep` put into its context."""
 
     @staticmethod
-    @entrance
+    @entry_point
     def backward(ctx: Any, *cotangents: torch.Tensor | None) -> Any:
-        if compiling():  # as `unread`, which would cost a call more
+        if is_compiling():  # as `unread`, which would cost a call more
             return torch.compiler.disable(_Rules.backward)(ctx, *cotangents)
         try:
-            gradients, needed = _gradients(ctx, cotangents)
+            gradients, needed = _compute_gradients(ctx, cotangents)
         except Exception as error:
-            shorten(error)
+            shorten_traceback(error)
             raise
         count = len(ctx.needs_input_grad) - 2
         if len(gradients) == count:
             return None, None, *gradients
-        return None, None, *spread(gradients, needed, [None] * count)
+        return None, None, *replace_at(gradients, needed, [None] * count)
 
     @staticmethod
-    @unread
-    @shortened
+    @hide_from_dynamo
+    @shortens_tracebacks
     def jvp(ctx: Any, *tangents: Any) -> Any:
         op, run, made = ctx.call
         given = tuple(i for i, t in enumerate(tangents[2:]) if t is not None)
         moving = [tangents[2 + i] for i in given]
-        xs, _ = _restore(ctx)
+        xs, _ = _load_saved(ctx)
         outputs = _call(op.derive("jvp", given), run, *xs, *moving)
-        found = dict(zip(made.smooth, outputs, strict=True))
+        found = dict(zip(made.differentiable_outputs, outputs, strict=True))
         return tuple(None if i in ctx.fixed else found[i] for i in made.outputs)
 
 
-def _gradients(ctx: Any, cotangents: Sequence[Any]) -> tuple[Sequence[Any], Positions]:
+def _compute_gradients(ctx: Any, cotangents: Sequence[Any]) -> tuple[Sequence[Any], Positions]:
     """The gradients of some primals, and the positions of these."""
     op, run, made = ctx.call
     dense = [c.to_dense() if c.is_sparse else c for c in cotangents if c is not None]
     given = made.outputs
     if len(dense) < len(given):
         given = tuple([i for i in given if cotangents[i] is not None])
-    way = route(op, made, ctx.needs_input_grad, given)
-    xs, row = _restore(ctx)
+    way = backward_plan(op, made, ctx.needs_input_grad, given)
+    xs, row = _load_saved(ctx)
     if way.op is None:
-        return [None] * len(way.needed), way.needed
-    if _differentiated_again(xs, dense):
-        return _call(op.derive("vjp", way.needed, given), run, *xs, *dense), way.needed
-    return run(way.op, (*(row if way.split else xs), *dense)), way.needed
+        return [None] * len(way.argnums), way.argnums
+    if _is_differentiated_again(xs, dense):
+        return _call(op.derive("vjp", way.argnums, given), run, *xs, *dense), way.argnums
+    return run(way.op, (*(row if way.split else xs), *dense)), way.argnums
 
 
-def _differentiated_again(xs: Sequence[Any], cotangents: Sequence[Any]) -> bool:
+def _is_differentiated_again(xs: Sequence[Any], cotangents: Sequence[Any]) -> bool:
     # In a backward pass, gradients are enabled exactly under create_graph=True.
     if torch.is_grad_enabled():
         return True
-    if undisturbed():
+    if is_plain_autograd():
         return False
-    return not forward_mode() or transforming() or _any_dual(xs) or _any_dual(cotangents)
+    return not in_forward_mode() or transforming() or _any_dual(xs) or _any_dual(cotangents)
 
 
 class _Plain(_Rules):
     """A call outside of `torch.func`: NOTE [two classes]."""
 
     @staticmethod
-    def forward(ctx: Any, op: Op, run: Run, *xs: Any) -> Arrays:
+    def forward(ctx: Any, op: Op, run: Execute, *xs: Any) -> Arrays:
         ctx.set_materialize_grads(False)
         flags = ctx.needs_input_grad
-        if op.reach is None:
+        if op.dependencies is None:
             outputs = run(op, xs)
-            _keep(ctx, (op, run, unprepared(op, outputs, flags)), xs, outputs)
+            _save_for_backward(ctx, (op, run, plan_from_outputs(op, outputs, flags)), xs, outputs)
             return outputs
-        made = recipe(op, flags)
+        made = forward_plan(op, flags)
         results = run(made.forward, xs)
         if made.split is None:
-            _keep(ctx, (op, run, made), xs, results)
+            _save_for_backward(ctx, (op, run, made), xs, results)
             return results
-        count = made.split.outputs
+        count = made.split.output_count
         outputs, residuals = results[:count], results[count:]
-        kept = [outputs[i] for i in made.split.kept_outputs]
-        _keep(ctx, (op, run, made), xs, outputs, (*kept, *residuals))
+        kept = [outputs[i] for i in made.split.saved_outputs]
+        _save_for_backward(ctx, (op, run, made), xs, outputs, (*kept, *residuals))
         return outputs
 
 
@@ -235,28 +244,32 @@ class _Transformable(_Rules):
     """A call under `torch.func`."""
 
     @staticmethod
-    def forward(op: Op, run: Run, *xs: Any) -> Arrays:
+    def forward(op: Op, run: Execute, *xs: Any) -> Arrays:
         return run(op, xs)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: Any, output: Arrays) -> None:
         ctx.set_materialize_grads(False)
         op, run, *xs = inputs
-        made = recipe(op, (False, False)) if op.reach else unprepared(op, output, (False, False))
-        _keep(ctx, (op, run, made), xs, output)
+        made = (
+            forward_plan(op, (False, False))
+            if op.dependencies
+            else plan_from_outputs(op, output, (False, False))
+        )
+        _save_for_backward(ctx, (op, run, made), xs, output)
 
     @staticmethod
-    @unread
-    @shortened
+    @hide_from_dynamo
+    @shortens_tracebacks
     def vmap(info: Any, in_dims: Any, *args: Any) -> Any:
         op, run, *xs = args
         outputs = _call(op.derive("vmap", tuple(in_dims[2:]), info.batch_size), run, *xs)
         return outputs, (0,) * len(outputs)
 
 
-def _keep(
+def _save_for_backward(
     ctx: Any,
-    call: tuple[Op, Run, Recipe],
+    call: tuple[Op, Execute, ForwardPlan],
     xs: Sequence[Any],
     outputs: Arrays,
     residuals: Sequence[torch.Tensor] = (),
@@ -265,28 +278,28 @@ def _keep(
     ctx.call, made = call, call[2]
     ctx.others = {i: x for i, x in enumerate(xs) if not isinstance(x, torch.Tensor)}
     if ctx.others:
-        ctx.save_for_backward(*spread([None] * len(ctx.others), [*ctx.others], xs), *residuals)
+        ctx.save_for_backward(*replace_at([None] * len(ctx.others), [*ctx.others], xs), *residuals)
     else:
         ctx.save_for_backward(*xs, *residuals)
-    fixed = made.fixed
-    if not made.wanted or forward_mode():  # a tangent may come in by any primal
+    fixed = made.non_differentiable
+    if not made.argnums or in_forward_mode():  # a tangent may come in by any primal
         ctx.save_for_forward(*(None if i in ctx.others else x for i, x in enumerate(xs)))
-        ctx.fixed = fixed = made.unreached(call[0], range(len(xs)))
+        ctx.fixed = fixed = made.independent_primals(call[0], range(len(xs)))
     if fixed:
         ctx.mark_non_differentiable(*(outputs[i] for i in fixed))
 
 
-def _restore(ctx: Any) -> tuple[Sequence[Any], Sequence[Any]]:
+def _load_saved(ctx: Any) -> tuple[Sequence[Any], Sequence[Any]]:
     """The primals, and the row of residuals that the backward half takes."""
     saved, others = ctx.saved_tensors, ctx.others  # a checkpoint lets saved_tensors be read once
     count = len(ctx.needs_input_grad) - 2
     xs = saved[:count]
     if others:
-        xs = spread(others.values(), [*others], xs)
+        xs = replace_at(others.values(), [*others], xs)
     split = ctx.call[2].split
     if split is None:
         return xs, ()
-    return xs, (*(xs[i] for i in split.kept_primals), *saved[count:])
+    return xs, (*(xs[i] for i in split.saved_primals), *saved[count:])
 
 
-FACE = TorchTarget()
+TARGET = TorchTarget()

@@ -18,4 +18,8 @@ from bridge._lowering.jax.operators import (
     sorting as sorting,
     unary as unary,
 )
-from bridge._lowering.jax.operators.lowerings import Result as Result, cast as cast, rule as rule
+from bridge._lowering.jax.operators.lowerings import (
+    OutputInfo as OutputInfo,
+    cast as cast,
+    find_lowering as find_lowering,
+)

@@ -7,7 +7,13 @@ import jax.numpy as jnp
 from jax import lax
 from jax.scipy import special
 
-from bridge._lowering.jax.operators.lowerings import Result, cast, common, operator, wide
+from bridge._lowering.jax.operators.lowerings import (
+    OutputInfo,
+    cast,
+    common_dtype,
+    compute_in_float32,
+    lowering,
+)
 
 Function = Callable[..., Any]
 
@@ -118,119 +124,119 @@ _MORE_FORMS = ("Scalar_mode", "Tensor_mode", "other_scalar", "self_scalar", "Sca
 
 
 def _binary(compute: Function) -> Function:
-    def of_result(out: Result, x: Any, y: Any, **how: Any) -> Any:
+    def of_result(out: OutputInfo, x: Any, y: Any, **how: Any) -> Any:
         return compute(cast(x, out.dtype), cast(y, out.dtype), **how)
 
     return of_result
 
 
 def _binary_of_rounded(compute: Function) -> Function:
-    computed = wide(_binary(compute))
+    computed = compute_in_float32(_binary(compute))
     return lambda out, x, y: computed(out, cast(x, out.dtype), cast(y, out.dtype))
 
 
 _PAIRS = {
     **{name: _binary(compute) for name, compute in _EXACT.items()},
     **{name: _binary_of_rounded(compute) for name, compute in _OF_ROUNDED.items()},
-    **{name: wide(_binary(compute)) for name, compute in _OF_NUMBERS.items()},
+    **{name: compute_in_float32(_binary(compute)) for name, compute in _OF_NUMBERS.items()},
 }
 for _name, _rule in _PAIRS.items():
     names = (f"aten.{_name}.{form}" for form in (*_FORMS, *_MORE_FORMS))
-    operator(*names, f"prims.{_name}.default")(_rule)
+    lowering(*names, f"prims.{_name}.default")(_rule)
 
 
-@operator("aten.pow.Tensor_Scalar")
-def _power_of_number(out: Result, x: Any, exponent: Any) -> Any:
+@lowering("aten.pow.Tensor_Scalar")
+def _power_of_number(out: OutputInfo, x: Any, exponent: Any) -> Any:
     x = cast(x, out.dtype)
     if exponent == _HALF and not jnp.issubdtype(out.dtype, jnp.integer):
         return jnp.sqrt(x)
     if exponent in range(_LARGE):
-        return wide(lambda _, x: lax.integer_pow(x, int(exponent.real)))(out, x)
+        return compute_in_float32(lambda _, x: lax.integer_pow(x, int(exponent.real)))(out, x)
     return _PAIRS["pow"](out, x, exponent)
 
 
 _HALF, _LARGE = 0.5, 32
 
 
-def _scaled(out: Result, y: Any, alpha: Any) -> Any:
+def _scaled(out: OutputInfo, y: Any, alpha: Any) -> Any:
     y = cast(y, out.dtype)
     return y if alpha == 1 else y * cast(alpha, out.dtype)
 
 
-@operator("aten.add.Tensor", "aten.add.Scalar", "prims.add.default")
-@wide
-def _add(out: Result, x: Any, y: Any, alpha: Any = 1) -> Any:
+@lowering("aten.add.Tensor", "aten.add.Scalar", "prims.add.default")
+@compute_in_float32
+def _add(out: OutputInfo, x: Any, y: Any, alpha: Any = 1) -> Any:
     return cast(x, out.dtype) + _scaled(out, y, alpha)
 
 
-@operator("aten.sub.Tensor", "aten.sub.Scalar", "prims.sub.default")
-@wide
-def _sub(out: Result, x: Any, y: Any, alpha: Any = 1) -> Any:
+@lowering("aten.sub.Tensor", "aten.sub.Scalar", "prims.sub.default")
+@compute_in_float32
+def _sub(out: OutputInfo, x: Any, y: Any, alpha: Any = 1) -> Any:
     return cast(x, out.dtype) - _scaled(out, y, alpha)
 
 
-@operator("aten.rsub.Tensor", "aten.rsub.Scalar")
-@wide
-def _rsub(out: Result, x: Any, y: Any, alpha: Any = 1) -> Any:
+@lowering("aten.rsub.Tensor", "aten.rsub.Scalar")
+@compute_in_float32
+def _rsub(out: OutputInfo, x: Any, y: Any, alpha: Any = 1) -> Any:
     return cast(y, out.dtype) - _scaled(out, x, alpha)
 
 
-@operator("aten.addcmul.default")
-@wide
-def _addcmul(out: Result, x: Any, y: Any, z: Any, *, value: Any = 1) -> Any:
+@lowering("aten.addcmul.default")
+@compute_in_float32
+def _addcmul(out: OutputInfo, x: Any, y: Any, z: Any, *, value: Any = 1) -> Any:
     x, y, z = (cast(t, out.dtype) for t in (x, y, z))
     return x + _scaled(out, y * z, value)
 
 
-@operator("aten.addcdiv.default")
-@wide
-def _addcdiv(out: Result, x: Any, y: Any, z: Any, *, value: Any = 1) -> Any:
+@lowering("aten.addcdiv.default")
+@compute_in_float32
+def _addcdiv(out: OutputInfo, x: Any, y: Any, z: Any, *, value: Any = 1) -> Any:
     x, y, z = (cast(t, out.dtype) for t in (x, y, z))
     return x + _scaled(out, y, value) / z
 
 
-@operator("aten.lerp.Scalar", "aten.lerp.Tensor")
-@wide
-def _lerp(out: Result, x: Any, y: Any, weight: Any) -> Any:
+@lowering("aten.lerp.Scalar", "aten.lerp.Tensor")
+@compute_in_float32
+def _lerp(out: OutputInfo, x: Any, y: Any, weight: Any) -> Any:
     x, y, weight = (cast(t, out.dtype) for t in (x, y, weight))
     return jnp.where(jnp.abs(weight) < _HALF, x + weight * (y - x), y - (y - x) * (1 - weight))
 
 
-@operator("aten.clamp.default", "aten.clamp.Tensor")
-def _clamp(out: Result, x: Any, min: Any = None, max: Any = None) -> Any:
+@lowering("aten.clamp.default", "aten.clamp.Tensor")
+def _clamp(out: OutputInfo, x: Any, min: Any = None, max: Any = None) -> Any:
     x = cast(x, out.dtype)
     x = x if min is None else jnp.maximum(x, cast(min, out.dtype))
     return x if max is None else jnp.minimum(x, cast(max, out.dtype))
 
 
-@operator("aten.clamp_min.default", "aten.clamp_min.Tensor")
-def _clamp_min(out: Result, x: Any, least: Any) -> Any:
+@lowering("aten.clamp_min.default", "aten.clamp_min.Tensor")
+def _clamp_min(out: OutputInfo, x: Any, least: Any) -> Any:
     return _clamp(out, x, least)
 
 
-@operator("aten.clamp_max.default", "aten.clamp_max.Tensor")
-def _clamp_max(out: Result, x: Any, most: Any) -> Any:
+@lowering("aten.clamp_max.default", "aten.clamp_max.Tensor")
+def _clamp_max(out: OutputInfo, x: Any, most: Any) -> Any:
     return _clamp(out, x, None, most)
 
 
-@operator("aten.where.self", "aten.where.ScalarSelf", "aten.where.ScalarOther", "aten.where.Scalar")
-@operator("prims.where.default")
-def _where(out: Result, condition: Any, x: Any, y: Any) -> Any:
+@lowering("aten.where.self", "aten.where.ScalarSelf", "aten.where.ScalarOther", "aten.where.Scalar")
+@lowering("prims.where.default")
+def _where(out: OutputInfo, condition: Any, x: Any, y: Any) -> Any:
     return jnp.where(condition.astype(bool), cast(x, out.dtype), cast(y, out.dtype))
 
 
-@operator("aten.masked_fill.Scalar", "aten.masked_fill.Tensor")
-def _masked_fill(out: Result, x: Any, mask: Any, value: Any) -> Any:
+@lowering("aten.masked_fill.Scalar", "aten.masked_fill.Tensor")
+def _masked_fill(out: OutputInfo, x: Any, mask: Any, value: Any) -> Any:
     return jnp.where(mask, cast(value, out.dtype), x)
 
 
-@operator("aten.complex.default")
-def _complex(out: Result, real: Any, imaginary: Any) -> Any:
+@lowering("aten.complex.default")
+def _complex(out: OutputInfo, real: Any, imaginary: Any) -> Any:
     return lax.complex(*jnp.broadcast_arrays(real, imaginary))
 
 
-@operator("aten.polar.default")
-def _polar(out: Result, size: Any, angle: Any) -> Any:
+@lowering("aten.polar.default")
+def _polar(out: OutputInfo, size: Any, angle: Any) -> Any:
     return lax.complex(size * jnp.cos(angle), size * jnp.sin(angle))
 
 
@@ -246,8 +252,8 @@ _LOGIC = {name: getattr(jnp, name) for name in ("logical_and", "logical_or", "lo
 
 
 def _compared(compute: Function) -> Function:
-    def in_common(out: Result, x: Any, y: Any) -> Any:
-        dtype = common(x, y)
+    def in_common(out: OutputInfo, x: Any, y: Any) -> Any:
+        dtype = common_dtype(x, y)
         return compute(cast(x, dtype), cast(y, dtype))
 
     return in_common
@@ -255,4 +261,4 @@ def _compared(compute: Function) -> Function:
 
 for _name, _compute in (_COMPARISONS | _LOGIC).items():
     names = (f"aten.{_name}.{form}" for form in ("Tensor", "Scalar", "default"))
-    operator(*names, f"prims.{_name}.default")(_compared(_compute))
+    lowering(*names, f"prims.{_name}.default")(_compared(_compute))

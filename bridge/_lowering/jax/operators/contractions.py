@@ -7,36 +7,45 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from bridge._lowering.jax.operators.lowerings import Result, cast, operator, single, wide, widened
+from bridge._lowering.jax.operators.lowerings import (
+    OutputInfo,
+    accumulation_dtype,
+    cast,
+    compute_in_float32,
+    lowering,
+    to_accumulation_dtype,
+)
 
 Sizes = Sequence[int]
 
 
-@operator("aten.mm.default", "aten.bmm.default", "aten.mv.default", "aten.dot.default")
-@operator("aten.matmul.default")
-def _matmul(out: Result, x: Any, y: Any, *_: Any) -> Any:
+@lowering("aten.mm.default", "aten.bmm.default", "aten.mv.default", "aten.dot.default")
+@lowering("aten.matmul.default")
+def _matmul(out: OutputInfo, x: Any, y: Any, *_: Any) -> Any:
     return jnp.matmul(x, y)
 
 
-@operator("aten.vdot.default")
-def _vdot(out: Result, x: Any, y: Any) -> Any:
+@lowering("aten.vdot.default")
+def _vdot(out: OutputInfo, x: Any, y: Any) -> Any:
     return jnp.vdot(x, y)
 
 
-@operator("aten.addmm.default", "aten.baddbmm.default", "aten.addmv.default")
-def _added(out: Result, x: Any, a: Any, b: Any, *, beta: Any = 1, alpha: Any = 1) -> Any:
-    return _plus(x, jnp.matmul(a, b, preferred_element_type=single(out.dtype)), beta, alpha)
+@lowering("aten.addmm.default", "aten.baddbmm.default", "aten.addmv.default")
+def _added(out: OutputInfo, x: Any, a: Any, b: Any, *, beta: Any = 1, alpha: Any = 1) -> Any:
+    return _plus(
+        x, jnp.matmul(a, b, preferred_element_type=accumulation_dtype(out.dtype)), beta, alpha
+    )
 
 
-@operator("aten.addbmm.default")
-def _added_batch(out: Result, x: Any, a: Any, b: Any, *, beta: Any = 1, alpha: Any = 1) -> Any:
-    sums = {"preferred_element_type": single(out.dtype)}
+@lowering("aten.addbmm.default")
+def _added_batch(out: OutputInfo, x: Any, a: Any, b: Any, *, beta: Any = 1, alpha: Any = 1) -> Any:
+    sums = {"preferred_element_type": accumulation_dtype(out.dtype)}
     return _plus(x, jnp.einsum("bij,bjk->ik", a, b, **sums), beta, alpha)
 
 
-@operator("aten.addr.default")
-@wide
-def _added_outer(out: Result, x: Any, a: Any, b: Any, *, beta: Any = 1, alpha: Any = 1) -> Any:
+@lowering("aten.addr.default")
+@compute_in_float32
+def _added_outer(out: OutputInfo, x: Any, a: Any, b: Any, *, beta: Any = 1, alpha: Any = 1) -> Any:
     return _plus(x, a[:, None] * b, beta, alpha)
 
 
@@ -45,13 +54,13 @@ def _plus(x: Any, product: Any, beta: Any, alpha: Any) -> Any:
         product = product * cast(alpha, product.dtype)
     if beta == 0:  # then torch does not look at x, which may be NaN
         return product
-    x = widened(x)
+    x = to_accumulation_dtype(x)
     return product + (x if beta == 1 else x * cast(beta, product.dtype))
 
 
-@operator("aten.convolution.default")
+@lowering("aten.convolution.default")
 def _convolution(
-    out: Result,
+    out: OutputInfo,
     x: Any,
     weight: Any,
     bias: Any,
@@ -109,9 +118,9 @@ def _transposed(
     )
 
 
-@operator("aten.convolution_backward.default")
+@lowering("aten.convolution_backward.default")
 def _convolution_backward(
-    out: Result,
+    out: OutputInfo,
     gradient: Any,
     x: Any,
     weight: Any,
@@ -162,9 +171,9 @@ def _weights(q: Any, k: Any, scale: float | None, causal: bool, mask: Any) -> tu
     return jnp.exp(scores - finite), total[..., 0]
 
 
-@operator("aten._scaled_dot_product_flash_attention_for_cpu.default")
+@lowering("aten._scaled_dot_product_flash_attention_for_cpu.default")
 def _attention(
-    out: Result,
+    out: OutputInfo,
     q: Any,
     k: Any,
     v: Any,
@@ -186,9 +195,9 @@ def _shared(q: Any, x: Any) -> Any:
     return x if heads == 1 else jnp.repeat(x, heads, 1)
 
 
-@operator("aten._scaled_dot_product_flash_attention_for_cpu_backward.default")
+@lowering("aten._scaled_dot_product_flash_attention_for_cpu_backward.default")
 def _attention_backward(
-    out: Result,
+    out: OutputInfo,
     gradient: Any,
     q: Any,
     k: Any,
@@ -221,10 +230,10 @@ def _added_up(gradient: Any, heads: int) -> Any:
     return gradient.reshape(batch, heads, -1, *shape).sum(2)
 
 
-@operator("aten._trilinear.default")
-@wide
+@lowering("aten._trilinear.default")
+@compute_in_float32
 def _trilinear(
-    out: Result, a: Any, b: Any, c: Any, da: Sizes, db: Sizes, dc: Sizes, summed: Sizes, *_: Any
+    out: OutputInfo, a: Any, b: Any, c: Any, da: Sizes, db: Sizes, dc: Sizes, summed: Sizes, *_: Any
 ) -> Any:
     a, b, c = (jnp.expand_dims(x, d) for x, d in ((a, tuple(da)), (b, tuple(db)), (c, tuple(dc))))
     return jnp.sum(a * b * c, tuple(summed))

@@ -7,77 +7,77 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from bridge._lowering.jax.operators.lowerings import Result, cast, operator, wide
+from bridge._lowering.jax.operators.lowerings import OutputInfo, cast, compute_in_float32, lowering
 
 
-@operator("aten._to_copy.default", "prims.convert_element_type.default", "aten.to.dtype")
-def _to(out: Result, x: Any, *_: Any, **__: Any) -> Any:
+@lowering("aten._to_copy.default", "prims.convert_element_type.default", "aten.to.dtype")
+def _to(out: OutputInfo, x: Any, *_: Any, **__: Any) -> Any:
     return cast(x, out.dtype)
 
 
-@operator(
+@lowering(
     *("aten.clone.default", "aten.detach.default", "aten.alias.default", "aten.contiguous.default"),
     *("aten.lift_fresh_copy.default", "aten.lift_fresh.default", "aten.resolve_conj.default"),
     *("aten.resolve_neg.default", "prims.view_of.default", "prims.clone.default"),
 )
-def _same(out: Result, x: Any, **_: Any) -> Any:
+def _same(out: OutputInfo, x: Any, **_: Any) -> Any:
     return x
 
 
-@operator("aten.copy.default")
-def _copy(out: Result, x: Any, y: Any, *_: Any) -> Any:
+@lowering("aten.copy.default")
+def _copy(out: OutputInfo, x: Any, y: Any, *_: Any) -> Any:
     return jnp.broadcast_to(cast(y, out.dtype), out.shape)
 
 
-@operator(
+@lowering(
     *("aten.zeros.default", "aten.zeros_like.default", "aten.new_zeros.default"),
     *("aten.empty.memory_format", "aten.empty_like.default", "aten.new_empty.default"),
     *("aten.empty_strided.default", "aten.new_empty_strided.default"),
     *("aten.empty_permuted.default", "aten._new_zeros_with_same_feature_meta.default"),
     *("aten._efficientzerotensor.default", "prims.empty_strided.default", "aten.zero.default"),
 )
-def _zeros(out: Result, *_: Any, **__: Any) -> Any:
+def _zeros(out: OutputInfo, *_: Any, **__: Any) -> Any:
     return jnp.zeros(out.shape, out.dtype)
 
 
-@operator("aten.ones.default", "aten.ones_like.default", "aten.new_ones.default")
-def _ones(out: Result, *_: Any, **__: Any) -> Any:
+@lowering("aten.ones.default", "aten.ones_like.default", "aten.new_ones.default")
+def _ones(out: OutputInfo, *_: Any, **__: Any) -> Any:
     return jnp.ones(out.shape, out.dtype)
 
 
-@operator(
+@lowering(
     *("aten.full.default", "aten.full_like.default", "aten.fill.Scalar", "aten.fill.Tensor"),
 )
-def _full(out: Result, _: Any, value: Any, **__: Any) -> Any:
+def _full(out: OutputInfo, _: Any, value: Any, **__: Any) -> Any:
     return jnp.broadcast_to(cast(value, out.dtype), out.shape)
 
 
-@operator("aten.new_full.default")
-def _new_full(out: Result, _: Any, __: Any, value: Any, **___: Any) -> Any:
+@lowering("aten.new_full.default")
+def _new_full(out: OutputInfo, _: Any, __: Any, value: Any, **___: Any) -> Any:
     return jnp.broadcast_to(cast(value, out.dtype), out.shape)
 
 
-@operator("aten.scalar_tensor.default", "prims.scalar_tensor.default")
-def _scalar_tensor(out: Result, value: Any, **_: Any) -> Any:
+@lowering("aten.scalar_tensor.default", "prims.scalar_tensor.default")
+def _scalar_tensor(out: OutputInfo, value: Any, **_: Any) -> Any:
     return cast(value, out.dtype)
 
 
-@operator("aten.arange.default")
-def _arange(out: Result, _: Any, **__: Any) -> Any:
+@lowering("aten.arange.default")
+def _arange(out: OutputInfo, _: Any, **__: Any) -> Any:
     return _steps(out, 0, 1)
 
 
-@operator("aten.arange.start", "aten.arange.start_step")
-def _arange_from(out: Result, start: Any, _: Any, step: Any = 1, **__: Any) -> Any:
+@lowering("aten.arange.start", "aten.arange.start_step")
+def _arange_from(out: OutputInfo, start: Any, _: Any, step: Any = 1, **__: Any) -> Any:
     return _steps(out, start, step)
 
 
-@operator("prims.iota.default")
-def _iota(out: Result, length: int, *, start: Any, step: Any, **_: Any) -> Any:
+@lowering("prims.iota.default")
+def _iota(out: OutputInfo, length: int, *, start: Any, step: Any, **_: Any) -> Any:
     return _steps(out, start, step)
 
 
-def _steps(out: Result, start: Any, step: Any) -> Any:
+def _steps(out: OutputInfo, start: Any, step: Any) -> Any:
     if jnp.issubdtype(out.dtype, jnp.integer):  # torch converts before it counts
         start, step = int(start), int(step)
     wide = jnp.float64 if isinstance(start, float) or isinstance(step, float) else jnp.int64
@@ -85,9 +85,9 @@ def _steps(out: Result, start: Any, step: Any) -> Any:
     return cast(cast(start, wide) + n * cast(step, wide), out.dtype)
 
 
-@operator("aten.linspace.default")
-@wide
-def _linspace(out: Result, start: Any, end: Any, steps: int, **_: Any) -> Any:
+@lowering("aten.linspace.default")
+@compute_in_float32
+def _linspace(out: OutputInfo, start: Any, end: Any, steps: int, **_: Any) -> Any:
     if not jnp.issubdtype(out.dtype, jnp.integer):
         return jnp.linspace(start, end, steps, dtype=out.dtype)
     # Torch converts before it counts, from both ends, and cuts off what follows the point.
@@ -97,44 +97,44 @@ def _linspace(out: Result, start: Any, end: Any, steps: int, **_: Any) -> Any:
     return jnp.where(n < max(steps // 2, 1), start + step * n, end - step * (steps - 1 - n))
 
 
-@operator("aten.eye.default", "aten.eye.m")
-def _eye(out: Result, *_: Any, **__: Any) -> Any:
+@lowering("aten.eye.default", "aten.eye.m")
+def _eye(out: OutputInfo, *_: Any, **__: Any) -> Any:
     return jnp.eye(*out.shape, dtype=out.dtype)
 
 
-@operator("aten.tril_indices.default")
-def _tril_indices(out: Result, rows: int, columns: int, offset: int = 0, **_: Any) -> Any:
+@lowering("aten.tril_indices.default")
+def _tril_indices(out: OutputInfo, rows: int, columns: int, offset: int = 0, **_: Any) -> Any:
     return jnp.stack(jnp.tril_indices(rows, offset, columns))
 
 
-@operator("aten.triu_indices.default")
-def _triu_indices(out: Result, rows: int, columns: int, offset: int = 0, **_: Any) -> Any:
+@lowering("aten.triu_indices.default")
+def _triu_indices(out: OutputInfo, rows: int, columns: int, offset: int = 0, **_: Any) -> Any:
     return jnp.stack(jnp.triu_indices(rows, offset, columns))
 
 
-@operator("aten.view_as_real.default")
-def _view_as_real(out: Result, x: Any) -> Any:
+@lowering("aten.view_as_real.default")
+def _view_as_real(out: OutputInfo, x: Any) -> Any:
     return jnp.stack([jnp.real(x), jnp.imag(x)], -1)
 
 
-@operator("aten.view_as_complex.default")
-def _view_as_complex(out: Result, x: Any) -> Any:
+@lowering("aten.view_as_complex.default")
+def _view_as_complex(out: OutputInfo, x: Any) -> Any:
     return lax.complex(x[..., 0], x[..., 1])
 
 
-@operator("aten.view.dtype")
-def _bits(out: Result, x: Any, dtype: str) -> Any:
+@lowering("aten.view.dtype")
+def _bits(out: OutputInfo, x: Any, dtype: str) -> Any:
     if jnp.iscomplexobj(x) or jnp.issubdtype(out.dtype, jnp.complexfloating):
         return jax.lax.reshape(x.view(out.dtype), out.shape)
     return x.view(out.dtype)
 
 
-@operator(
+@lowering(
     *("aten._assert_tensor_metadata.default", "aten._assert_async.msg"),
     *("aten._assert_async.default", "aten._linalg_check_errors.default"),
     *("aten._assert_scalar.default", "aten.sym_constrain_range.default"),
     "aten.sym_constrain_range_for_size.default",
 )
-def _check(out: Result, *_: Any, **__: Any) -> Sequence[None]:
+def _check(out: OutputInfo, *_: Any, **__: Any) -> Sequence[None]:
     """A check that raises has no result; a program of XLA cannot raise."""
     return [None] * len(out.specs)

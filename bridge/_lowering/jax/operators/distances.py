@@ -5,19 +5,21 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
-from bridge._lowering.jax.operators.lowerings import Result, operator, wide
+from bridge._lowering.jax.operators.lowerings import OutputInfo, compute_in_float32, lowering
 
 
-@operator("aten._cdist_forward.default")
-@wide
-def _distances(out: Result, x: Any, y: Any, p: float, *_: Any) -> Any:
+@lowering("aten._cdist_forward.default")
+@compute_in_float32
+def _distances(out: OutputInfo, x: Any, y: Any, p: float, *_: Any) -> Any:
     away = jnp.abs(x[..., :, None, :] - y[..., None, :, :])
     return jnp.linalg.norm(away, ord=p, axis=-1)
 
 
-@operator("aten._cdist_backward.default")
-@wide
-def _distances_backward(out: Result, gradient: Any, x: Any, y: Any, p: float, found: Any) -> Any:
+@lowering("aten._cdist_backward.default")
+@compute_in_float32
+def _distances_backward(
+    out: OutputInfo, gradient: Any, x: Any, y: Any, p: float, found: Any
+) -> Any:
     away = x[..., :, None, :] - y[..., None, :, :]
     return _slopes(gradient[..., None], away, p, found[..., None]).sum(-2)
 
@@ -35,16 +37,16 @@ def _slopes(gradient: Any, away: Any, p: float, found: Any) -> Any:
     return jnp.where(found == 0, 0, gradient * slope)
 
 
-@operator("aten._pdist_forward.default")
-@wide
-def _distances_within(out: Result, x: Any, p: float = 2.0) -> Any:
+@lowering("aten._pdist_forward.default")
+@compute_in_float32
+def _distances_within(out: OutputInfo, x: Any, p: float = 2.0) -> Any:
     first, second = np.triu_indices(x.shape[0], 1)
     return jnp.linalg.norm(jnp.abs(x[first] - x[second]), ord=p, axis=-1)
 
 
-@operator("aten._pdist_backward.default")
-@wide
-def _distances_within_backward(out: Result, gradient: Any, x: Any, p: float, found: Any) -> Any:
+@lowering("aten._pdist_backward.default")
+@compute_in_float32
+def _distances_within_backward(out: OutputInfo, gradient: Any, x: Any, p: float, found: Any) -> Any:
     first, second = np.triu_indices(x.shape[0], 1)
     slopes = _slopes(gradient[:, None], x[first] - x[second], p, found[:, None])
     return jnp.zeros(out.shape, out.dtype).at[first].add(slopes).at[second].add(-slopes)

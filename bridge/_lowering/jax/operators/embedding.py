@@ -4,7 +4,7 @@ from typing import Any
 
 import jax.numpy as jnp
 
-from bridge._lowering.jax.operators.lowerings import Result, operator, wide
+from bridge._lowering.jax.operators.lowerings import OutputInfo, compute_in_float32, lowering
 
 _READ: Any = {"mode": "fill"}
 _WRITE: Any = {"mode": "drop"}
@@ -16,15 +16,15 @@ def _strict(index: Any, size: int) -> Any:
     return jnp.where(index < 0, size, index)
 
 
-@operator("aten.embedding.default")
-def _embedding(out: Result, weight: Any, index: Any, *_: Any, **__: Any) -> Any:
+@lowering("aten.embedding.default")
+def _embedding(out: OutputInfo, weight: Any, index: Any, *_: Any, **__: Any) -> Any:
     return jnp.take(weight, _strict(index, weight.shape[0]), 0, **_READ)
 
 
-@operator("aten.embedding_dense_backward.default")
-@wide
+@lowering("aten.embedding_dense_backward.default")
+@compute_in_float32
 def _embedding_backward(
-    out: Result,
+    out: OutputInfo,
     gradient: Any,
     index: Any,
     count: int,
@@ -48,9 +48,9 @@ def _summed(rows: Any, index: Any, shape: Any, padding: int) -> Any:
     return jnp.zeros(shape, rows.dtype).at[index].add(rows, **_WRITE)
 
 
-@operator("aten.embedding_renorm.default")
-@wide
-def _renormalized(out: Result, weight: Any, index: Any, most: float, order: float) -> Any:
+@lowering("aten.embedding_renorm.default")
+@compute_in_float32
+def _renormalized(out: OutputInfo, weight: Any, index: Any, most: float, order: float) -> Any:
     sizes = jnp.linalg.norm(weight, ord=order, axis=-1, keepdims=True)
     read = jnp.zeros(weight.shape[0], bool).at[index.reshape(-1)].set(values=True, **_WRITE)
     shrunk = weight * (most / (sizes + 1e-7))  # the constant is torch's
@@ -67,10 +67,10 @@ def _sizes(bag: Any, count: int) -> Any:
     return jnp.zeros(count, "int64").at[bag].add(1, **_WRITE)
 
 
-@operator("aten._embedding_bag.default", "aten._embedding_bag_forward_only.default")
-@wide
+@lowering("aten._embedding_bag.default", "aten._embedding_bag_forward_only.default")
+@compute_in_float32
 def _embedding_bag(
-    out: Result,
+    out: OutputInfo,
     weight: Any,
     index: Any,
     offsets: Any,
@@ -112,10 +112,10 @@ def _first(index: Any, bag: Any, largest: Any, shape: Any) -> Any:
     return index.at[first].get(mode="fill", fill_value=-1)
 
 
-@operator("aten._embedding_bag_backward.default")
-@wide
+@lowering("aten._embedding_bag_backward.default")
+@compute_in_float32
 def _embedding_bag_backward(
-    out: Result,
+    out: OutputInfo,
     gradient: Any,
     index: Any,
     offsets: Any,
@@ -144,10 +144,10 @@ def _embedding_bag_backward(
     return _summed(rows, index, out.shape, padding)
 
 
-@operator("aten._embedding_bag_per_sample_weights_backward.default")
-@wide
+@lowering("aten._embedding_bag_per_sample_weights_backward.default")
+@compute_in_float32
 def _factors_backward(
-    out: Result,
+    out: OutputInfo,
     gradient: Any,
     weight: Any,
     index: Any,

@@ -6,7 +6,7 @@ from typing import Any
 
 import jax.numpy as jnp
 
-from bridge._lowering.jax.operators.lowerings import Result, cast, operator
+from bridge._lowering.jax.operators.lowerings import OutputInfo, cast, lowering
 
 Sizes = Sequence[int]
 
@@ -17,8 +17,8 @@ def _factor(sizes: Sizes, normalization: int) -> float:
     return (1.0, total**0.5, float(total))[normalization]
 
 
-@operator("aten._fft_c2c.default")
-def _fft(out: Result, x: Any, dims: Sizes, normalization: int, forward: bool) -> Any:
+@lowering("aten._fft_c2c.default")
+def _fft(out: OutputInfo, x: Any, dims: Sizes, normalization: int, forward: bool) -> Any:
     return _full(x, dims, forward=forward) / _factor([x.shape[d] for d in dims], normalization)
 
 
@@ -29,8 +29,8 @@ def _full(x: Any, dims: Sizes, *, forward: bool) -> Any:
     return x
 
 
-@operator("aten._fft_r2c.default")
-def _rfft(out: Result, x: Any, dims: Sizes, normalization: int, onesided: bool) -> Any:
+@lowering("aten._fft_r2c.default")
+def _rfft(out: OutputInfo, x: Any, dims: Sizes, normalization: int, onesided: bool) -> Any:
     factor = _factor([x.shape[d] for d in dims], normalization)
     if not onesided:
         return _full(cast(x, out.dtype), dims, forward=True) / factor
@@ -38,19 +38,19 @@ def _rfft(out: Result, x: Any, dims: Sizes, normalization: int, onesided: bool) 
     return _full(jnp.fft.rfft(x, axis=last), others, forward=True) / factor
 
 
-@operator("aten._fft_c2r.default")
-def _irfft(out: Result, x: Any, dims: Sizes, normalization: int, size: int) -> Any:
+@lowering("aten._fft_c2r.default")
+def _irfft(out: OutputInfo, x: Any, dims: Sizes, normalization: int, size: int) -> Any:
     *others, last = dims
     x = _full(x, others, forward=False)
     found = jnp.fft.irfft(x, size, axis=last, norm="forward")
     return found / _factor([found.shape[d] for d in dims], normalization)
 
 
-@operator("aten.fft_fftfreq.default")
-def _frequencies(out: Result, n: int, d: float = 1.0, **_: Any) -> Any:
+@lowering("aten.fft_fftfreq.default")
+def _frequencies(out: OutputInfo, n: int, d: float = 1.0, **_: Any) -> Any:
     return jnp.fft.fftfreq(n, d, dtype=out.dtype)
 
 
-@operator("aten.fft_rfftfreq.default")
-def _half_of_frequencies(out: Result, n: int, d: float = 1.0, **_: Any) -> Any:
+@lowering("aten.fft_rfftfreq.default")
+def _half_of_frequencies(out: OutputInfo, n: int, d: float = 1.0, **_: Any) -> Any:
     return jnp.fft.rfftfreq(n, d, dtype=out.dtype)

@@ -13,7 +13,13 @@ import jax.numpy as jnp
 from jax import lax
 
 from bridge._core.errors import NoRuleError
-from bridge._lowering.jax.operators.lowerings import Result, cast, operator, wide, widened
+from bridge._lowering.jax.operators.lowerings import (
+    OutputInfo,
+    cast,
+    compute_in_float32,
+    lowering,
+    to_accumulation_dtype,
+)
 
 _READ: Any = {"mode": "fill"}
 _WRITE: Any = {"mode": "drop"}
@@ -36,17 +42,17 @@ def _where(x: Any, indices: Sequence[Any]) -> tuple[Any, ...]:
     )
 
 
-@operator("aten.index.Tensor", "aten._unsafe_index.Tensor")
-def _index(out: Result, x: Any, indices: Sequence[Any]) -> Any:
+@lowering("aten.index.Tensor", "aten._unsafe_index.Tensor")
+def _index(out: OutputInfo, x: Any, indices: Sequence[Any]) -> Any:
     return x.at[_where(x, indices)].get(**_READ)
 
 
-@operator(
+@lowering(
     *("aten.index_put.default", "aten._index_put_impl.default"),
     "aten._unsafe_index_put.default",
 )
 def _index_put(
-    out: Result,
+    out: OutputInfo,
     x: Any,
     indices: Sequence[Any],
     values: Any,
@@ -56,7 +62,7 @@ def _index_put(
     masks = [index for index in indices if index is not None and index.dtype == bool]
     if masks:
         return _masked_put(x, indices, values, accumulate=accumulate)
-    at = (widened(x) if accumulate else x).at[_where(x, indices)]
+    at = (to_accumulation_dtype(x) if accumulate else x).at[_where(x, indices)]
     values = cast(values, x.dtype)
     return at.add(values, **_WRITE) if accumulate else at.set(values, **_WRITE)
 
@@ -74,21 +80,21 @@ def _masked_put(x: Any, indices: Sequence[Any], values: Any, *, accumulate: bool
     return jnp.where(mask, x + value if accumulate else value, x)
 
 
-@operator("aten.index_select.default")
-def _index_select(out: Result, x: Any, dim: int, index: Any) -> Any:
+@lowering("aten.index_select.default")
+def _index_select(out: OutputInfo, x: Any, dim: int, index: Any) -> Any:
     if not x.ndim:
         return x
     return jnp.take(x, _strict(index.reshape(-1), x.shape[dim]), dim, **_READ)
 
 
-@operator("aten.take.default")
-def _take(out: Result, x: Any, index: Any) -> Any:
+@lowering("aten.take.default")
+def _take(out: OutputInfo, x: Any, index: Any) -> Any:
     return x.reshape(-1).at[_from_front(index, x.size)].get(**_READ)
 
 
-@operator("aten.put.default")
-def _put(out: Result, x: Any, index: Any, source: Any, accumulate: bool = False) -> Any:
-    at = (widened(x) if accumulate else x).reshape(-1).at[_from_front(index, x.size)]
+@lowering("aten.put.default")
+def _put(out: OutputInfo, x: Any, index: Any, source: Any, accumulate: bool = False) -> Any:
+    at = (to_accumulation_dtype(x) if accumulate else x).reshape(-1).at[_from_front(index, x.size)]
     source = cast(source, x.dtype).reshape(index.shape)
     found = at.add(source, **_WRITE) if accumulate else at.set(source, **_WRITE)
     return found.reshape(x.shape)
@@ -101,8 +107,8 @@ def _grid(x: Any, dim: int, index: Any) -> tuple[Any, ...]:
     return tuple(places)
 
 
-@operator("aten.gather.default")
-def _gather(out: Result, x: Any, dim: int, index: Any, **_: Any) -> Any:
+@lowering("aten.gather.default")
+def _gather(out: OutputInfo, x: Any, dim: int, index: Any, **_: Any) -> Any:
     if not x.ndim or not index.size:
         return jnp.zeros(out.shape, out.dtype) + (x if index.size else 0)
     if not index.ndim:
@@ -121,30 +127,30 @@ def _scattered(x: Any, dim: int, index: Any, source: Any, write: Callable[..., A
     return found.reshape(x.shape)
 
 
-@operator("aten.scatter.src", "aten.scatter.value")
-def _scatter(out: Result, x: Any, dim: int, index: Any, source: Any) -> Any:
+@lowering("aten.scatter.src", "aten.scatter.value")
+def _scatter(out: OutputInfo, x: Any, dim: int, index: Any, source: Any) -> Any:
     return _scattered(x, dim, index, source, lambda at, y: at.set(y, **_WRITE))
 
 
-@operator("aten.scatter_add.default")
-@wide
-def _scatter_add(out: Result, x: Any, dim: int, index: Any, source: Any) -> Any:
+@lowering("aten.scatter_add.default")
+@compute_in_float32
+def _scatter_add(out: OutputInfo, x: Any, dim: int, index: Any, source: Any) -> Any:
     return _scattered(x, dim, index, source, lambda at, y: at.add(y, **_WRITE))
 
 
-@operator("aten.scatter.reduce", "aten.scatter.value_reduce")
-@wide
-def _scatter_by(out: Result, x: Any, dim: int, index: Any, source: Any, *, reduce: str) -> Any:
+@lowering("aten.scatter.reduce", "aten.scatter.value_reduce")
+@compute_in_float32
+def _scatter_by(out: OutputInfo, x: Any, dim: int, index: Any, source: Any, *, reduce: str) -> Any:
     return _scatter_reduce(out, x, dim, index, source, _BY[reduce])
 
 
 _BY = {"add": "sum", "multiply": "prod"}
 
 
-@operator("aten.scatter_reduce.two")
-@wide
+@lowering("aten.scatter_reduce.two")
+@compute_in_float32
 def _scatter_reduce(
-    out: Result,
+    out: OutputInfo,
     x: Any,
     dim: int,
     index: Any,
@@ -188,49 +194,53 @@ def _along(x: Any, dim: int, index: Any) -> Any:
     return x.at[(*[slice(None)] * (dim % x.ndim), _strict(index.reshape(-1), x.shape[dim]))]
 
 
-@operator("aten.index_add.default")
-@wide
-def _index_add(out: Result, x: Any, dim: int, index: Any, source: Any, *, alpha: Any = 1) -> Any:
+@lowering("aten.index_add.default")
+@compute_in_float32
+def _index_add(
+    out: OutputInfo, x: Any, dim: int, index: Any, source: Any, *, alpha: Any = 1
+) -> Any:
     source = source * cast(alpha, x.dtype)
     if not x.ndim:
         return x + source.sum()
     return _along(x, dim, index).add(source, **_WRITE)
 
 
-@operator("aten.index_copy.default")
-def _index_copy(out: Result, x: Any, dim: int, index: Any, source: Any) -> Any:
+@lowering("aten.index_copy.default")
+def _index_copy(out: OutputInfo, x: Any, dim: int, index: Any, source: Any) -> Any:
     if not x.ndim:
         return source.reshape(())
     return _along(x, dim, index).set(source, **_WRITE)
 
 
-@operator("aten.index_fill.int_Scalar", "aten.index_fill.int_Tensor")
-def _index_fill(out: Result, x: Any, dim: int, index: Any, value: Any) -> Any:
+@lowering("aten.index_fill.int_Scalar", "aten.index_fill.int_Tensor")
+def _index_fill(out: OutputInfo, x: Any, dim: int, index: Any, value: Any) -> Any:
     if not x.ndim:
         return cast(value, x.dtype)
     return _along(x, dim, index).set(cast(value, x.dtype), **_WRITE)
 
 
-@operator("aten.masked_scatter.default")
-def _masked_scatter(out: Result, x: Any, mask: Any, source: Any) -> Any:
+@lowering("aten.masked_scatter.default")
+def _masked_scatter(out: OutputInfo, x: Any, mask: Any, source: Any) -> Any:
     x, mask = jnp.broadcast_arrays(x, mask)
     place = jnp.cumsum(mask.reshape(-1)) - 1
     taken = source.reshape(-1).at[place].get(**_READ).reshape(x.shape)
     return jnp.where(mask, taken, x)
 
 
-@operator("aten.masked_scatter_backward.default")
-def _masked_scatter_backward(out: Result, gradient: Any, mask: Any, sizes: Sequence[int]) -> Any:
+@lowering("aten.masked_scatter_backward.default")
+def _masked_scatter_backward(
+    out: OutputInfo, gradient: Any, mask: Any, sizes: Sequence[int]
+) -> Any:
     gradient, mask = jnp.broadcast_arrays(gradient, mask)
     mask, count = mask.reshape(-1), math.prod(sizes)
     place = jnp.where(mask, jnp.cumsum(mask) - 1, count)
     return jnp.zeros(count, out.dtype).at[place].set(gradient.reshape(-1), **_WRITE).reshape(sizes)
 
 
-@operator("aten.index_reduce.default")
-@wide
+@lowering("aten.index_reduce.default")
+@compute_in_float32
 def _index_reduce(
-    out: Result,
+    out: OutputInfo,
     x: Any,
     dim: int,
     index: Any,

@@ -8,7 +8,7 @@ from jax import lax
 from jax.scipy.linalg import solve_triangular
 
 from bridge._core.errors import NoRuleError
-from bridge._lowering.jax.operators.lowerings import Result, operator
+from bridge._lowering.jax.operators.lowerings import OutputInfo, lowering
 
 # NOTE [what went wrong]
 # Torch returns whether a factorization failed, and raises if so. Nothing raises in a program of
@@ -33,15 +33,15 @@ def _permutation(pivots: Any, size: int) -> Any:
     return lax.linalg.lu_pivots_to_permutation(pivots - 1, size)
 
 
-@operator("aten.linalg_lu_factor_ex.default")
-def _lu_factor(out: Result, a: Any, *, pivot: bool = True, **_: Any) -> tuple[Any, ...]:
+@lowering("aten.linalg_lu_factor_ex.default")
+def _lu_factor(out: OutputInfo, a: Any, *, pivot: bool = True, **_: Any) -> tuple[Any, ...]:
     _check_pivots(pivot=pivot)
     factors, pivots = _lu(a)
     return factors, pivots, _fine(a)
 
 
-@operator("aten.linalg_lu.default")
-def _linalg_lu(out: Result, a: Any, *, pivot: bool = True) -> tuple[Any, ...]:
+@lowering("aten.linalg_lu.default")
+def _linalg_lu(out: OutputInfo, a: Any, *, pivot: bool = True) -> tuple[Any, ...]:
     _check_pivots(pivot=pivot)
     factors, pivots = _lu(a)
     return _unpacked(factors, pivots)
@@ -55,9 +55,9 @@ def _check_pivots(*, pivot: bool) -> None:
         )
 
 
-@operator("aten.lu_unpack.default")
+@lowering("aten.lu_unpack.default")
 def _lu_unpack(
-    out: Result, factors: Any, pivots: Any, unpack_data: bool = True, unpack_pivots: bool = True
+    out: OutputInfo, factors: Any, pivots: Any, unpack_data: bool = True, unpack_pivots: bool = True
 ) -> tuple[Any, ...]:
     order, lower, upper = _unpacked(factors, pivots)
     empty = jnp.zeros((0,), factors.dtype)
@@ -106,9 +106,9 @@ def _triangular(a: Any, b: Any, *, lower: bool, unit: bool = False, adjoint: boo
     )
 
 
-@operator("aten.linalg_lu_solve.default")
+@lowering("aten.linalg_lu_solve.default")
 def _lu_solve(
-    out: Result, factors: Any, pivots: Any, b: Any, *, left: bool = True, adjoint: bool = False
+    out: OutputInfo, factors: Any, pivots: Any, b: Any, *, left: bool = True, adjoint: bool = False
 ) -> Any:
     if left:
         return _lu_solved(factors, pivots, b, adjoint=adjoint)
@@ -118,8 +118,8 @@ def _lu_solve(
     return _adjoint(found)
 
 
-@operator("aten._linalg_solve_ex.default")
-def _solve_ex(out: Result, a: Any, b: Any, *, left: bool = True, **_: Any) -> tuple[Any, ...]:
+@lowering("aten._linalg_solve_ex.default")
+def _solve_ex(out: OutputInfo, a: Any, b: Any, *, left: bool = True, **_: Any) -> tuple[Any, ...]:
     vector = b.ndim == 1 or (b.ndim == a.ndim - 1 and b.shape == a.shape[:-1])
     factors, pivots = _lu(a)
     right = b[..., None] if vector else b
@@ -127,25 +127,25 @@ def _solve_ex(out: Result, a: Any, b: Any, *, left: bool = True, **_: Any) -> tu
     return found[..., 0] if vector else found, factors, pivots, _fine(a)
 
 
-@operator("aten.linalg_solve_ex.default")
-def _linalg_solve_ex(out: Result, a: Any, b: Any, **how: Any) -> tuple[Any, ...]:
+@lowering("aten.linalg_solve_ex.default")
+def _linalg_solve_ex(out: OutputInfo, a: Any, b: Any, **how: Any) -> tuple[Any, ...]:
     found, _, _, fine = _solve_ex(out, a, b, **how)
     return found, fine
 
 
-@operator("aten.linalg_inv_ex.default")
-def _inverse(out: Result, a: Any, **_: Any) -> tuple[Any, ...]:
+@lowering("aten.linalg_inv_ex.default")
+def _inverse(out: OutputInfo, a: Any, **_: Any) -> tuple[Any, ...]:
     return jnp.linalg.inv(a), _fine(a)
 
 
-@operator("aten._linalg_det.default")
-def _determinant(out: Result, a: Any, *, transposed: bool = False) -> tuple[Any, ...]:
+@lowering("aten._linalg_det.default")
+def _determinant(out: OutputInfo, a: Any, *, transposed: bool = False) -> tuple[Any, ...]:
     factors, pivots = _lu(a, transposed=transposed)
     return _parity(pivots, a.dtype) * _diagonal(factors).prod(-1), factors, pivots
 
 
-@operator("aten._linalg_slogdet.default")
-def _log_determinant(out: Result, a: Any, *, transposed: bool = False) -> tuple[Any, ...]:
+@lowering("aten._linalg_slogdet.default")
+def _log_determinant(out: OutputInfo, a: Any, *, transposed: bool = False) -> tuple[Any, ...]:
     factors, pivots = _lu(a, transposed=transposed)
     diagonal = _diagonal(factors)
     size = jnp.abs(diagonal)
@@ -162,37 +162,37 @@ def _parity(pivots: Any, dtype: Any) -> Any:
     return 1 - 2 * (moved.sum(-1) % 2).astype(dtype)
 
 
-@operator("aten.linalg_cholesky_ex.default")
-def _cholesky(out: Result, a: Any, *, upper: bool = False, **_: Any) -> tuple[Any, Any]:
+@lowering("aten.linalg_cholesky_ex.default")
+def _cholesky(out: OutputInfo, a: Any, *, upper: bool = False, **_: Any) -> tuple[Any, Any]:
     a = _adjoint(a) if upper else a
     factor = lax.linalg.cholesky(a, symmetrize_input=False)
     return _adjoint(factor) if upper else factor, _fine(a)
 
 
-@operator("aten.cholesky_solve.default")
-def _cholesky_solve(out: Result, b: Any, factor: Any, upper: bool = False) -> Any:
+@lowering("aten.cholesky_solve.default")
+def _cholesky_solve(out: OutputInfo, b: Any, factor: Any, upper: bool = False) -> Any:
     factor, b = _broadcast(factor, b)
     factor = _adjoint(factor) if upper else factor
     return _triangular(factor, _triangular(factor, b, lower=True), lower=True, adjoint=True)
 
 
-@operator("aten.cholesky_inverse.default")
-def _cholesky_inverse(out: Result, factor: Any, upper: bool = False) -> Any:
+@lowering("aten.cholesky_inverse.default")
+def _cholesky_inverse(out: OutputInfo, factor: Any, upper: bool = False) -> Any:
     return _cholesky_solve(out, jnp.eye(factor.shape[-1], dtype=factor.dtype), factor, upper)
 
 
-@operator("aten.linalg_solve_triangular.default")
+@lowering("aten.linalg_solve_triangular.default")
 def _solve_triangular(
-    out: Result, a: Any, b: Any, *, upper: bool, left: bool = True, unitriangular: bool = False
+    out: OutputInfo, a: Any, b: Any, *, upper: bool, left: bool = True, unitriangular: bool = False
 ) -> Any:
     a, b = _broadcast(a, b)
     how = {"left_side": left, "lower": not upper, "unit_diagonal": unitriangular}
     return lax.linalg.triangular_solve(a, b, **how)
 
 
-@operator("aten.triangular_solve.default")
+@lowering("aten.triangular_solve.default")
 def _old_solve_triangular(
-    out: Result,
+    out: OutputInfo,
     b: Any,
     a: Any,
     upper: bool = True,
@@ -207,17 +207,17 @@ def _old_solve_triangular(
     return found.reshape(*lead, rows, columns), wide
 
 
-@operator("aten.linalg_qr.default")
-def _qr(out: Result, a: Any, mode: str = "reduced") -> tuple[Any, Any]:
+@lowering("aten.linalg_qr.default")
+def _qr(out: OutputInfo, a: Any, mode: str = "reduced") -> tuple[Any, Any]:
     if mode == "r":
         return jnp.zeros((0,), a.dtype), jnp.linalg.qr(a, "r")
     q, r = jnp.linalg.qr(a, mode)
     return q, r
 
 
-@operator("aten._linalg_svd.default")
+@lowering("aten._linalg_svd.default")
 def _svd(
-    out: Result,
+    out: OutputInfo,
     a: Any,
     full_matrices: bool = False,
     compute_uv: bool = True,
@@ -230,9 +230,9 @@ def _svd(
     return empty[0], jnp.linalg.svd(a, compute_uv=False), empty[2]
 
 
-@operator("aten.linalg_pinv.atol_rtol_tensor")
+@lowering("aten.linalg_pinv.atol_rtol_tensor")
 def _pseudoinverse(
-    out: Result, a: Any, *, atol: Any = None, rtol: Any = None, hermitian: bool = False
+    out: OutputInfo, a: Any, *, atol: Any = None, rtol: Any = None, hermitian: bool = False
 ) -> Any:
     if hermitian:  # of the diagonal the real part counts
         lower = jnp.tril(a, -1)
@@ -247,9 +247,9 @@ def _pseudoinverse(
     )
 
 
-@operator("aten._linalg_eigh.default")
+@lowering("aten._linalg_eigh.default")
 def _eigh(
-    out: Result,
+    out: OutputInfo,
     a: Any,
     uplo: str = "L",
     compute_v: bool = True,
@@ -260,28 +260,28 @@ def _eigh(
     return values, vectors if compute_v else jnp.zeros((0,), a.dtype)
 
 
-@operator("aten.linalg_eig.default")
-def _eig(out: Result, a: Any) -> tuple[Any, Any]:
+@lowering("aten.linalg_eig.default")
+def _eig(out: OutputInfo, a: Any) -> tuple[Any, Any]:
     values, vectors = jnp.linalg.eig(a)
     return values, vectors
 
 
-@operator("aten.linalg_eigvals.default", "aten._linalg_eigvals.default")
-def _eigvals(out: Result, a: Any) -> Any:
+@lowering("aten.linalg_eigvals.default", "aten._linalg_eigvals.default")
+def _eigvals(out: OutputInfo, a: Any) -> Any:
     return jnp.linalg.eigvals(a)
 
 
-@operator("aten.linalg_matrix_exp.default", "aten.matrix_exp.default")
-def _matrix_exp(out: Result, a: Any) -> Any:
+@lowering("aten.linalg_matrix_exp.default", "aten.matrix_exp.default")
+def _matrix_exp(out: OutputInfo, a: Any) -> Any:
     return jax.scipy.linalg.expm(a)
 
 
-@operator("aten.linalg_householder_product.default")
-def _householder(out: Result, a: Any, tau: Any) -> Any:
+@lowering("aten.linalg_householder_product.default")
+def _householder(out: OutputInfo, a: Any, tau: Any) -> Any:
     return lax.linalg.householder_product(a, tau)
 
 
-@operator("aten.linalg_cross.default")
-def _cross(out: Result, x: Any, y: Any, *, dim: int = -1) -> Any:
+@lowering("aten.linalg_cross.default")
+def _cross(out: OutputInfo, x: Any, y: Any, *, dim: int = -1) -> Any:
     x, y = jnp.broadcast_arrays(x, y)
     return jnp.cross(x, y, axis=dim)

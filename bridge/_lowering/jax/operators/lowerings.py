@@ -23,11 +23,11 @@ import numpy as np
 from jax import lax
 
 from bridge._core.spec import ArraySpec
-from bridge._lowering.user import RULES, Rule
+from bridge._lowering.user import USER_LOWERINGS, Lowering
 
 
 @dataclasses.dataclass(frozen=True)
-class Result:
+class OutputInfo:
     """What torch says of the results of an operator.
 
     Attributes:
@@ -54,30 +54,34 @@ class Result:
         return jnp.dtype(self.spec.dtype)
 
 
-_TABLE: dict[str, Rule] = {}
+_TABLE: dict[str, Lowering] = {}
 
 
-def operator(*names: str) -> Callable[[Rule], Rule]:
+def lowering(*names: str) -> Callable[[Lowering], Lowering]:
     """A decorator that adds a rule for these operators: NOTE [rules of operators]."""
 
-    def add(rule: Rule) -> Rule:
+    def add(rule: Lowering) -> Lowering:
         _TABLE.update(dict.fromkeys(names, rule))
         return rule
 
     return add
 
 
-def wide(rule: Rule) -> Rule:
+def compute_in_float32(rule: Lowering) -> Lowering:
     """A rule that computes with 32 bits where arrays have floats of 16: NOTE [16 bits]."""
 
-    def computed(out: Result, *args: Any, **kwargs: Any) -> Any:
-        args, kwargs = jax.tree.map(widened, (args, kwargs))
-        return rule(Result([spec and _told(spec) for spec in out.specs], out.key), *args, **kwargs)
+    def computed(out: OutputInfo, *args: Any, **kwargs: Any) -> Any:
+        args, kwargs = jax.tree.map(to_accumulation_dtype, (args, kwargs))
+        return rule(
+            OutputInfo([spec and _output_info(spec) for spec in out.specs], out.key),
+            *args,
+            **kwargs,
+        )
 
     return computed
 
 
-def single(dtype: Any) -> Any:
+def accumulation_dtype(dtype: Any) -> Any:
     """The dtype in which numbers of a dtype are added up: NOTE [16 bits]."""
     return jnp.dtype("float32" if jnp.dtype(dtype).name in _SHORT else dtype)
 
@@ -85,18 +89,18 @@ def single(dtype: Any) -> Any:
 _SHORT = ("float16", "bfloat16")
 
 
-def widened(x: Any) -> Any:
+def to_accumulation_dtype(x: Any) -> Any:
     """`x` with 32 bits if it is an array with floats of 16."""
-    return cast(x, single(x.dtype)) if isinstance(x, jax.Array) else x
+    return cast(x, accumulation_dtype(x.dtype)) if isinstance(x, jax.Array) else x
 
 
-def _told(spec: ArraySpec) -> ArraySpec:
-    return dataclasses.replace(spec, dtype=single(spec.dtype).name)
+def _output_info(spec: ArraySpec) -> ArraySpec:
+    return dataclasses.replace(spec, dtype=accumulation_dtype(spec.dtype).name)
 
 
-def rule(name: str) -> Rule | None:
+def find_lowering(name: str) -> Lowering | None:
     """What computes an operator: what the user registered, or what is built in."""
-    theirs = RULES.get(name)
+    theirs = USER_LOWERINGS.get(name)
     if theirs is None:
         return _TABLE.get(name)
     return lambda _, *args, **kwargs: theirs(*args, **kwargs)
@@ -121,7 +125,7 @@ def _rank(dtype: Any) -> int:
     return next(i for i, kind in enumerate(_KINDS) if jnp.issubdtype(dtype, kind))
 
 
-def common(*xs: Any) -> Any:
+def common_dtype(*xs: Any) -> Any:
     """The dtype that torch compares numbers and arrays in.
 
     Arrays with axes decide, then arrays without, then numbers: what comes later only matters if it
@@ -133,18 +137,20 @@ def common(*xs: Any) -> Any:
     for level in ([x for x in arrays if x.ndim], [x for x in arrays if not x.ndim]):
         if level:
             dtype = jnp.result_type(*(x.dtype for x in level)) if len(level) > 1 else level[0].dtype
-            found = _wider(found, dtype) if found is None or _rank(dtype) > _rank(found) else found
+            found = (
+                _promote(found, dtype) if found is None or _rank(dtype) > _rank(found) else found
+            )
     for number in numbers:
         dtype = _NUMBERS[type(number)]
         if found is None or _rank(dtype) > _rank(found):
-            found = _wider(found, dtype)
+            found = _promote(found, dtype)
     return found
 
 
 _NUMBERS = {bool: np.bool_, int: np.int64, float: np.float32, complex: np.complex64}
 
 
-def _wider(found: Any, dtype: Any) -> Any:
+def _promote(found: Any, dtype: Any) -> Any:
     """The dtype of what is of a higher kind than what was found, whose precision decides."""
     if found is None or not jnp.issubdtype(found, jnp.floating):
         return dtype

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from bridge._lowering.jax.operators.lowerings import Result, operator, wide
+from bridge._lowering.jax.operators.lowerings import OutputInfo, compute_in_float32, lowering
 
 Sizes = Sequence[int]
 
@@ -37,7 +37,7 @@ def _sides(sizes: Sizes, found: Sizes, kernel: Sizes, stride: Sizes, padding: Si
 
 def _max_pool(
     rank: int,
-    out: Result,
+    out: OutputInfo,
     x: Any,
     kernel: Sizes,
     stride: Sizes = (),
@@ -81,7 +81,7 @@ def _cut(x: Any, at: Sizes, *, found: Sizes, stride: Sizes, dilation: Sizes) -> 
     return x[(..., *slices)] if rank else x
 
 
-def _max_pool_backward(rank: int, out: Result, gradient: Any, x: Any, *how: Any) -> Any:
+def _max_pool_backward(rank: int, out: OutputInfo, gradient: Any, x: Any, *how: Any) -> Any:
     places = how[-1]
     lead = x.shape[: x.ndim - rank]
     rows, count = math.prod(lead), math.prod(x.shape[-rank:])
@@ -92,7 +92,7 @@ def _max_pool_backward(rank: int, out: Result, gradient: Any, x: Any, *how: Any)
 
 def _avg_pool(
     rank: int,
-    out: Result,
+    out: OutputInfo,
     x: Any,
     kernel: Sizes,
     stride: Sizes = (),
@@ -124,20 +124,20 @@ def _sums(x: Any, kernel: Sizes, stride: Sizes, found: Sizes) -> Any:
     return sums[(..., *(slice(n) for n in found))]
 
 
-def _avg_pool_backward(rank: int, out: Result, gradient: Any, x: Any, *how: Any) -> Any:
-    pooled = Result([dataclasses.replace(out.spec, shape=gradient.shape)])
+def _avg_pool_backward(rank: int, out: OutputInfo, gradient: Any, x: Any, *how: Any) -> Any:
+    pooled = OutputInfo([dataclasses.replace(out.spec, shape=gradient.shape)])
     return jax.linear_transpose(lambda x: _avg_pool(rank, pooled, x, *how), x)(gradient)[0]
 
 
 for _rank in (1, 2, 3):
-    operator(f"aten.max_pool{_rank}d_with_indices.default")(functools.partial(_max_pool, _rank))
+    lowering(f"aten.max_pool{_rank}d_with_indices.default")(functools.partial(_max_pool, _rank))
     for _name, _compute in {
         f"max_pool{_rank}d_with_indices_backward": _max_pool_backward,
         f"avg_pool{_rank}d": _avg_pool,
         f"avg_pool{_rank}d_backward": _avg_pool_backward,
         f"adaptive_max_pool{_rank}d_backward": _max_pool_backward,
     }.items():
-        operator(f"aten.{_name}.default")(wide(functools.partial(_compute, _rank)))
+        lowering(f"aten.{_name}.default")(compute_in_float32(functools.partial(_compute, _rank)))
 
 
 def _even(size: int, count: int) -> tuple[np.ndarray, np.ndarray]:
@@ -151,7 +151,7 @@ def _even(size: int, count: int) -> tuple[np.ndarray, np.ndarray]:
     return np.array([start for start, _ in ends])[:, None] + steps, lengths
 
 
-def _adaptive_max(rank: int, out: Result, x: Any, sizes: Sizes) -> tuple[Any, Any]:
+def _adaptive_max(rank: int, out: OutputInfo, x: Any, sizes: Sizes) -> tuple[Any, Any]:
     lead, axes = x.ndim - rank, x.shape[x.ndim - rank :]
     places = jnp.arange(math.prod(axes)).reshape(axes)
     for i, count in enumerate(sizes):  # a window's axes follow one another at the end
@@ -167,7 +167,7 @@ def _adaptive_max(rank: int, out: Result, x: Any, sizes: Sizes) -> tuple[Any, An
 
 
 for _rank in (2, 3):
-    operator(f"aten.adaptive_max_pool{_rank}d.default")(functools.partial(_adaptive_max, _rank))
+    lowering(f"aten.adaptive_max_pool{_rank}d.default")(functools.partial(_adaptive_max, _rank))
 
 
 def _means(x: Any, axis: int, count: int) -> Any:
@@ -181,22 +181,22 @@ def _means(x: Any, axis: int, count: int) -> Any:
     return jnp.where(inside, windows, 0).sum(axis + 1) / lengths.reshape(shape).astype(x.dtype)
 
 
-@operator("aten._adaptive_avg_pool2d.default", "aten._adaptive_avg_pool3d.default")
-@wide
-def _adaptive(out: Result, x: Any, sizes: Sizes) -> Any:
+@lowering("aten._adaptive_avg_pool2d.default", "aten._adaptive_avg_pool3d.default")
+@compute_in_float32
+def _adaptive(out: OutputInfo, x: Any, sizes: Sizes) -> Any:
     for axis, count in enumerate(sizes, x.ndim - len(sizes)):
         x = _means(x, axis, count)
     return x
 
 
-def _adaptive_backward(rank: int, out: Result, gradient: Any, x: Any) -> Any:
+def _adaptive_backward(rank: int, out: OutputInfo, gradient: Any, x: Any) -> Any:
     sizes = gradient.shape[-rank:]
     return jax.linear_transpose(lambda x: _adaptive(out, x, sizes), x)(gradient)[0]
 
 
 for _rank in (2, 3):
-    operator(f"aten._adaptive_avg_pool{_rank}d_backward.default")(
-        wide(functools.partial(_adaptive_backward, _rank))
+    lowering(f"aten._adaptive_avg_pool{_rank}d_backward.default")(
+        compute_in_float32(functools.partial(_adaptive_backward, _rank))
     )
 
 
@@ -209,12 +209,12 @@ def _clipped(sizes: Sizes, padding: Sizes) -> list[np.ndarray]:
     ]
 
 
-def _replicated_backward(rank: int, out: Result, gradient: Any, x: Any, padding: Sizes) -> Any:
+def _replicated_backward(rank: int, out: OutputInfo, gradient: Any, x: Any, padding: Sizes) -> Any:
     places = np.ix_(*_clipped(x.shape[-rank:], padding))
     return jnp.zeros(out.shape, out.dtype).at[(..., *places)].add(gradient)
 
 
 for _rank in (1, 2, 3):
-    operator(f"aten.replication_pad{_rank}d_backward.default")(
-        wide(functools.partial(_replicated_backward, _rank))
+    lowering(f"aten.replication_pad{_rank}d_backward.default")(
+        compute_in_float32(functools.partial(_replicated_backward, _rank))
     )

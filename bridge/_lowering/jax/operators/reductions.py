@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from bridge._lowering.jax.operators.lowerings import Result, cast, operator, wide
+from bridge._lowering.jax.operators.lowerings import OutputInfo, cast, compute_in_float32, lowering
 
 Dims = int | Sequence[int] | None
 
@@ -19,92 +19,92 @@ def _axes(x: Any, dim: Dims) -> tuple[int, ...]:
     return tuple(d % x.ndim for d in dims) if x.ndim and dims else tuple(range(x.ndim))
 
 
-def _reduced(out: Result, x: Any, compute: Callable[..., Any], dim: Dims) -> Any:
+def _reduced(out: OutputInfo, x: Any, compute: Callable[..., Any], dim: Dims) -> Any:
     return compute(x, axis=_axes(x, dim)).reshape(out.shape)
 
 
-@operator("aten.sum.default", "aten.sum.dim_IntList", "prims.sum.default")
-@wide
-def _sum(out: Result, x: Any, dim: Dims = None, *_: Any, **__: Any) -> Any:
+@lowering("aten.sum.default", "aten.sum.dim_IntList", "prims.sum.default")
+@compute_in_float32
+def _sum(out: OutputInfo, x: Any, dim: Dims = None, *_: Any, **__: Any) -> Any:
     return _reduced(out, cast(x, out.dtype), jnp.sum, dim)
 
 
-@operator("aten.nansum.default")
-@wide
-def _nansum(out: Result, x: Any, dim: Dims = None, *_: Any, **__: Any) -> Any:
+@lowering("aten.nansum.default")
+@compute_in_float32
+def _nansum(out: OutputInfo, x: Any, dim: Dims = None, *_: Any, **__: Any) -> Any:
     return _reduced(out, cast(x, out.dtype), jnp.nansum, dim)
 
 
-@operator("aten.mean.default", "aten.mean.dim")
-@wide
-def _mean(out: Result, x: Any, dim: Dims = None, *_: Any, **__: Any) -> Any:
+@lowering("aten.mean.default", "aten.mean.dim")
+@compute_in_float32
+def _mean(out: OutputInfo, x: Any, dim: Dims = None, *_: Any, **__: Any) -> Any:
     return _reduced(out, cast(x, out.dtype), jnp.mean, dim)
 
 
-@operator("aten.prod.default", "aten.prod.dim_int", "prims.prod.default")
-@wide
-def _prod(out: Result, x: Any, dim: Dims = None, *_: Any, **__: Any) -> Any:
+@lowering("aten.prod.default", "aten.prod.dim_int", "prims.prod.default")
+@compute_in_float32
+def _prod(out: OutputInfo, x: Any, dim: Dims = None, *_: Any, **__: Any) -> Any:
     return _reduced(out, cast(x, out.dtype), jnp.prod, dim)
 
 
-@operator("aten.amax.default", "aten.max.default", "prims.amax.default")
-def _amax(out: Result, x: Any, dim: Dims = None, *_: Any, **__: Any) -> Any:
+@lowering("aten.amax.default", "aten.max.default", "prims.amax.default")
+def _amax(out: OutputInfo, x: Any, dim: Dims = None, *_: Any, **__: Any) -> Any:
     return _reduced(out, x, jnp.max, dim)
 
 
-@operator("aten.amin.default", "aten.min.default", "prims.amin.default")
-def _amin(out: Result, x: Any, dim: Dims = None, *_: Any, **__: Any) -> Any:
+@lowering("aten.amin.default", "aten.min.default", "prims.amin.default")
+def _amin(out: OutputInfo, x: Any, dim: Dims = None, *_: Any, **__: Any) -> Any:
     return _reduced(out, x, jnp.min, dim)
 
 
-@operator("aten.aminmax.default")
-def _aminmax(out: Result, x: Any, *, dim: Dims = None, **_: Any) -> tuple[Any, Any]:
+@lowering("aten.aminmax.default")
+def _aminmax(out: OutputInfo, x: Any, *, dim: Dims = None, **_: Any) -> tuple[Any, Any]:
     return _reduced(out, x, jnp.min, dim), _reduced(out, x, jnp.max, dim)
 
 
-@operator("aten.all.default", "aten.all.dim", "aten.all.dims")
-def _all(out: Result, x: Any, dim: Dims = None, *_: Any) -> Any:
+@lowering("aten.all.default", "aten.all.dim", "aten.all.dims")
+def _all(out: OutputInfo, x: Any, dim: Dims = None, *_: Any) -> Any:
     return _reduced(out, x, jnp.all, dim)
 
 
-@operator("aten.any.default", "aten.any.dim", "aten.any.dims")
-def _any(out: Result, x: Any, dim: Dims = None, *_: Any) -> Any:
+@lowering("aten.any.default", "aten.any.dim", "aten.any.dims")
+def _any(out: OutputInfo, x: Any, dim: Dims = None, *_: Any) -> Any:
     return _reduced(out, x, jnp.any, dim)
 
 
-@operator("aten.count_nonzero.default", "aten.count_nonzero.dim_IntList")
-def _count(out: Result, x: Any, dim: Dims = None) -> Any:
+@lowering("aten.count_nonzero.default", "aten.count_nonzero.dim_IntList")
+def _count(out: OutputInfo, x: Any, dim: Dims = None) -> Any:
     return _reduced(out, (x != 0).astype("int64"), jnp.sum, dim)
 
 
-@operator("aten.logsumexp.default")
-@wide
-def _logsumexp(out: Result, x: Any, dim: Dims, *_: Any) -> Any:
+@lowering("aten.logsumexp.default")
+@compute_in_float32
+def _logsumexp(out: OutputInfo, x: Any, dim: Dims, *_: Any) -> Any:
     return _reduced(out, cast(x, out.dtype), jax.nn.logsumexp, dim)
 
 
-@operator("aten.argmax.default")
-def _argmax(out: Result, x: Any, dim: int | None = None, *_: Any) -> Any:
+@lowering("aten.argmax.default")
+def _argmax(out: OutputInfo, x: Any, dim: int | None = None, *_: Any) -> Any:
     return _place(out, x, jnp.argmax, dim)
 
 
-@operator("aten.argmin.default")
-def _argmin(out: Result, x: Any, dim: int | None = None, *_: Any) -> Any:
+@lowering("aten.argmin.default")
+def _argmin(out: OutputInfo, x: Any, dim: int | None = None, *_: Any) -> Any:
     return _place(out, x, jnp.argmin, dim)
 
 
-def _place(out: Result, x: Any, compute: Callable[..., Any], dim: int | None) -> Any:
+def _place(out: OutputInfo, x: Any, compute: Callable[..., Any], dim: int | None) -> Any:
     found = compute(x.reshape(-1)) if dim is None or not x.ndim else compute(x, axis=dim)
     return found.reshape(out.shape)
 
 
-@operator("aten.max.dim")
-def _max_and_place(out: Result, x: Any, dim: int, *_: Any) -> tuple[Any, Any]:
+@lowering("aten.max.dim")
+def _max_and_place(out: OutputInfo, x: Any, dim: int, *_: Any) -> tuple[Any, Any]:
     return _reduced(out, x, jnp.max, dim), _place(out, x, jnp.argmax, dim)
 
 
-@operator("aten.min.dim")
-def _min_and_place(out: Result, x: Any, dim: int, *_: Any) -> tuple[Any, Any]:
+@lowering("aten.min.dim")
+def _min_and_place(out: OutputInfo, x: Any, dim: int, *_: Any) -> tuple[Any, Any]:
     return _reduced(out, x, jnp.min, dim), _place(out, x, jnp.argmin, dim)
 
 
@@ -119,39 +119,41 @@ def _spread(x: Any, dim: Dims, correction: Any) -> tuple[Any, Any]:
     return squares / jnp.asarray(free, squares.dtype), mean
 
 
-@operator("aten.var.correction", "prims.var.default")
-@wide
-def _var(out: Result, x: Any, dim: Dims = None, correction: Any = None, **_: Any) -> Any:
+@lowering("aten.var.correction", "prims.var.default")
+@compute_in_float32
+def _var(out: OutputInfo, x: Any, dim: Dims = None, correction: Any = None, **_: Any) -> Any:
     return _spread(x, dim, correction)[0].reshape(out.shape)
 
 
-@operator("aten.std.correction")
-@wide
-def _std(out: Result, x: Any, dim: Dims = None, correction: Any = None, **_: Any) -> Any:
+@lowering("aten.std.correction")
+@compute_in_float32
+def _std(out: OutputInfo, x: Any, dim: Dims = None, correction: Any = None, **_: Any) -> Any:
     return jnp.sqrt(_spread(x, dim, correction)[0]).reshape(out.shape)
 
 
-@operator("aten.var_mean.correction")
-@wide
+@lowering("aten.var_mean.correction")
+@compute_in_float32
 def _var_mean(
-    out: Result, x: Any, dim: Dims = None, correction: Any = None, **_: Any
+    out: OutputInfo, x: Any, dim: Dims = None, correction: Any = None, **_: Any
 ) -> tuple[Any, Any]:
     variance, mean = _spread(x, dim, correction)
     return variance.reshape(out.shape), mean.reshape(out.shape)
 
 
-@operator("aten.std_mean.correction")
-@wide
+@lowering("aten.std_mean.correction")
+@compute_in_float32
 def _std_mean(
-    out: Result, x: Any, dim: Dims = None, correction: Any = None, **_: Any
+    out: OutputInfo, x: Any, dim: Dims = None, correction: Any = None, **_: Any
 ) -> tuple[Any, Any]:
     variance, mean = _spread(x, dim, correction)
     return jnp.sqrt(variance).reshape(out.shape), mean.reshape(out.shape)
 
 
-@operator("aten.linalg_vector_norm.default")
-@wide
-def _vector_norm(out: Result, x: Any, order: Any = 2, dim: Dims = None, *_: Any, **__: Any) -> Any:
+@lowering("aten.linalg_vector_norm.default")
+@compute_in_float32
+def _vector_norm(
+    out: OutputInfo, x: Any, order: Any = 2, dim: Dims = None, *_: Any, **__: Any
+) -> Any:
     wide = cast(x, jnp.result_type(x, out.dtype))
     sizes = jnp.abs(wide).astype(out.dtype)
     if order == math.inf:
@@ -170,31 +172,31 @@ def _vector_norm(out: Result, x: Any, order: Any = 2, dim: Dims = None, *_: Any,
 _EUCLIDEAN = 2
 
 
-@operator("aten._softmax.default", "aten.softmax.int")
-@wide
-def _softmax(out: Result, x: Any, dim: int, *_: Any) -> Any:
+@lowering("aten._softmax.default", "aten.softmax.int")
+@compute_in_float32
+def _softmax(out: OutputInfo, x: Any, dim: int, *_: Any) -> Any:
     x = cast(x, out.dtype)
     return jax.nn.softmax(x, dim) if x.ndim else jnp.ones_like(x)
 
 
-@operator("aten._log_softmax.default", "aten.log_softmax.int")
-@wide
-def _log_softmax(out: Result, x: Any, dim: int, *_: Any) -> Any:
+@lowering("aten._log_softmax.default", "aten.log_softmax.int")
+@compute_in_float32
+def _log_softmax(out: OutputInfo, x: Any, dim: int, *_: Any) -> Any:
     x = cast(x, out.dtype)
     return jax.nn.log_softmax(x, dim) if x.ndim else jnp.zeros_like(x)
 
 
-@operator("aten._softmax_backward_data.default")
-@wide
-def _softmax_backward(out: Result, gradient: Any, y: Any, dim: int, *_: Any) -> Any:
+@lowering("aten._softmax_backward_data.default")
+@compute_in_float32
+def _softmax_backward(out: OutputInfo, gradient: Any, y: Any, dim: int, *_: Any) -> Any:
     moved = gradient * y
     total = jnp.sum(moved, dim, keepdims=True) if y.ndim else moved
     return moved - y * total
 
 
-@operator("aten._log_softmax_backward_data.default")
-@wide
-def _log_softmax_backward(out: Result, gradient: Any, y: Any, dim: int, *_: Any) -> Any:
+@lowering("aten._log_softmax_backward_data.default")
+@compute_in_float32
+def _log_softmax_backward(out: OutputInfo, gradient: Any, y: Any, dim: int, *_: Any) -> Any:
     total = jnp.sum(gradient, dim, keepdims=True) if y.ndim else gradient
     return gradient - jnp.exp(y) * total
 
@@ -203,31 +205,31 @@ def _along(x: Any, dim: int, compute: Callable[..., Any]) -> Any:
     return compute(x, axis=dim % x.ndim) if x.ndim else x
 
 
-@operator("aten.cumsum.default")
-@wide
-def _cumsum(out: Result, x: Any, dim: int, **_: Any) -> Any:
+@lowering("aten.cumsum.default")
+@compute_in_float32
+def _cumsum(out: OutputInfo, x: Any, dim: int, **_: Any) -> Any:
     return _along(cast(x, out.dtype), dim, lax.cumsum)
 
 
-@operator("aten.cumprod.default")
-@wide
-def _cumprod(out: Result, x: Any, dim: int, **_: Any) -> Any:
+@lowering("aten.cumprod.default")
+@compute_in_float32
+def _cumprod(out: OutputInfo, x: Any, dim: int, **_: Any) -> Any:
     return _along(cast(x, out.dtype), dim, lax.cumprod)
 
 
-@operator("aten.logcumsumexp.default")
-@wide
-def _logcumsumexp(out: Result, x: Any, dim: int) -> Any:
+@lowering("aten.logcumsumexp.default")
+@compute_in_float32
+def _logcumsumexp(out: OutputInfo, x: Any, dim: int) -> Any:
     return _along(x, dim, lax.cumlogsumexp)
 
 
-@operator("aten.cummax.default")
-def _cummax(out: Result, x: Any, dim: int) -> tuple[Any, Any]:
+@lowering("aten.cummax.default")
+def _cummax(out: OutputInfo, x: Any, dim: int) -> tuple[Any, Any]:
     return _running(x, dim, jnp.greater_equal)
 
 
-@operator("aten.cummin.default")
-def _cummin(out: Result, x: Any, dim: int) -> tuple[Any, Any]:
+@lowering("aten.cummin.default")
+def _cummin(out: OutputInfo, x: Any, dim: int) -> tuple[Any, Any]:
     return _running(x, dim, jnp.less_equal)
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from bridge._lowering.jax.operators.lowerings import Result, operator, wide
+from bridge._lowering.jax.operators.lowerings import OutputInfo, compute_in_float32, lowering
 
 _LINEAR, _NEAREST, _CUBIC = range(3)  # interpolations and paddings, by torch's numbers
 _ZEROS, _BORDER, _REFLECTION = range(3)
@@ -88,13 +88,13 @@ def _read(x: Any, places: Sequence[Any]) -> Any:
     return jnp.where(within[:, None], found, 0)
 
 
-def _sampler(rank: int, out: Result, x: Any, grid: Any, *how: Any) -> Any:
+def _sampler(rank: int, out: OutputInfo, x: Any, grid: Any, *how: Any) -> Any:
     return _sampled(rank, x, grid, *how)
 
 
 def _sampler_backward(
     rank: int,
-    out: Result,
+    out: OutputInfo,
     gradient: Any,
     x: Any,
     grid: Any,
@@ -109,7 +109,9 @@ def _sampler_backward(
 
 
 for _rank in (2, 3):
-    operator(f"aten.grid_sampler_{_rank}d.default")(wide(functools.partial(_sampler, _rank)))
-    operator(f"aten.grid_sampler_{_rank}d_backward.default")(
-        wide(functools.partial(_sampler_backward, _rank))
+    lowering(f"aten.grid_sampler_{_rank}d.default")(
+        compute_in_float32(functools.partial(_sampler, _rank))
+    )
+    lowering(f"aten.grid_sampler_{_rank}d_backward.default")(
+        compute_in_float32(functools.partial(_sampler_backward, _rank))
     )

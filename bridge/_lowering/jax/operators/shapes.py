@@ -8,44 +8,44 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from bridge._lowering.jax.operators.lowerings import Result, cast, operator
+from bridge._lowering.jax.operators.lowerings import OutputInfo, cast, lowering
 
 _LAST = 2**63 - 1
 
 
-@operator(
+@lowering(
     *("aten.view.default", "aten._unsafe_view.default", "aten.reshape.default"),
     *("aten._reshape_alias.default", "aten.view_copy.default", "prims.reshape.default"),
     *("prims.collapse_view.default", "prims.split_dim.default", "prims.collapse.default"),
     *("aten.squeeze.default", "aten.squeeze.dim", "aten.squeeze.dims", "prims.squeeze.default"),
     *("aten.unsqueeze.default", "aten.unflatten.int", "aten.flatten.using_ints"),
 )
-def _reshape(out: Result, x: Any, *_: Any) -> Any:
+def _reshape(out: OutputInfo, x: Any, *_: Any) -> Any:
     return jnp.reshape(x, out.shape)
 
 
-@operator("aten.permute.default", "prims.transpose.default")
-def _permute(out: Result, x: Any, axes: Sequence[int]) -> Any:
+@lowering("aten.permute.default", "prims.transpose.default")
+def _permute(out: OutputInfo, x: Any, axes: Sequence[int]) -> Any:
     return jnp.transpose(x, axes) if x.ndim else x
 
 
-@operator("aten.transpose.int")
-def _transpose(out: Result, x: Any, first: int, second: int) -> Any:
+@lowering("aten.transpose.int")
+def _transpose(out: OutputInfo, x: Any, first: int, second: int) -> Any:
     return jnp.swapaxes(x, first, second) if x.ndim else x
 
 
-@operator("aten.t.default")
-def _t(out: Result, x: Any) -> Any:
+@lowering("aten.t.default")
+def _t(out: OutputInfo, x: Any) -> Any:
     return x.T
 
 
-@operator("aten.expand.default", "aten.broadcast_to.default")
-def _expand(out: Result, x: Any, _: Sequence[int], **__: Any) -> Any:
+@lowering("aten.expand.default", "aten.broadcast_to.default")
+def _expand(out: OutputInfo, x: Any, _: Sequence[int], **__: Any) -> Any:
     return jnp.broadcast_to(x, out.shape)
 
 
-@operator("prims.broadcast_in_dim.default")
-def _broadcast_in_dim(out: Result, x: Any, shape: Sequence[int], axes: Sequence[int]) -> Any:
+@lowering("prims.broadcast_in_dim.default")
+def _broadcast_in_dim(out: OutputInfo, x: Any, shape: Sequence[int], axes: Sequence[int]) -> Any:
     return lax.broadcast_in_dim(x, tuple(shape), tuple(axes))
 
 
@@ -59,107 +59,107 @@ def _index(x: Any, dim: int, which: Any) -> tuple[Any, ...]:
     return (*[slice(None)] * (dim % x.ndim), which)
 
 
-@operator("aten.slice.Tensor")
+@lowering("aten.slice.Tensor")
 def _slice(
-    out: Result, x: Any, dim: int = 0, start: Any = None, end: Any = None, step: int = 1
+    out: OutputInfo, x: Any, dim: int = 0, start: Any = None, end: Any = None, step: int = 1
 ) -> Any:
     begin, stop = _bounds(x.shape[dim], start, end)
     return lax.slice_in_dim(x, begin, stop, step, dim % x.ndim)
 
 
-@operator("aten.select.int")
-def _select(out: Result, x: Any, dim: int, index: int) -> Any:
+@lowering("aten.select.int")
+def _select(out: OutputInfo, x: Any, dim: int, index: int) -> Any:
     return lax.index_in_dim(x, index, dim % x.ndim, keepdims=False)
 
 
-@operator("aten.narrow.default")
-def _narrow(out: Result, x: Any, dim: int, start: int, length: int) -> Any:
+@lowering("aten.narrow.default")
+def _narrow(out: OutputInfo, x: Any, dim: int, start: int, length: int) -> Any:
     return _slice(out, x, dim, start, start % max(x.shape[dim], 1) + length)
 
 
-@operator("aten.slice_scatter.default")
+@lowering("aten.slice_scatter.default")
 def _slice_scatter(
-    out: Result, x: Any, y: Any, dim: int = 0, start: Any = None, end: Any = None, step: int = 1
+    out: OutputInfo, x: Any, y: Any, dim: int = 0, start: Any = None, end: Any = None, step: int = 1
 ) -> Any:
     begin, stop = _bounds(x.shape[dim], start, end)
     return x.at[_index(x, dim, slice(begin, stop, step))].set(y)
 
 
-@operator("aten.select_scatter.default")
-def _select_scatter(out: Result, x: Any, y: Any, dim: int, index: int) -> Any:
+@lowering("aten.select_scatter.default")
+def _select_scatter(out: OutputInfo, x: Any, y: Any, dim: int, index: int) -> Any:
     return x.at[_index(x, dim, index)].set(y)
 
 
-@operator("aten.slice_backward.default")
+@lowering("aten.slice_backward.default")
 def _slice_backward(
-    out: Result, gradient: Any, sizes: Any, dim: int, start: int, end: int, step: int
+    out: OutputInfo, gradient: Any, sizes: Any, dim: int, start: int, end: int, step: int
 ) -> Any:
     return _slice_scatter(out, jnp.zeros(sizes, out.dtype), gradient, dim, start, end, step)
 
 
-@operator("aten.select_backward.default")
-def _select_backward(out: Result, gradient: Any, sizes: Any, dim: int, index: int) -> Any:
+@lowering("aten.select_backward.default")
+def _select_backward(out: OutputInfo, gradient: Any, sizes: Any, dim: int, index: int) -> Any:
     return _select_scatter(out, jnp.zeros(sizes, out.dtype), gradient, dim, index)
 
 
-@operator("aten.split.Tensor")
-def _split(out: Result, x: Any, size: int, dim: int = 0) -> list[Any]:
+@lowering("aten.split.Tensor")
+def _split(out: OutputInfo, x: Any, size: int, dim: int = 0) -> list[Any]:
     return _split_with_sizes(out, x, [spec.shape[dim] for spec in out.specs if spec], dim)
 
 
-@operator("aten.split_with_sizes.default")
-def _split_with_sizes(out: Result, x: Any, sizes: Sequence[int], dim: int = 0) -> list[Any]:
+@lowering("aten.split_with_sizes.default")
+def _split_with_sizes(out: OutputInfo, x: Any, sizes: Sequence[int], dim: int = 0) -> list[Any]:
     return jnp.split(x, np.cumsum(sizes)[:-1].tolist(), dim)
 
 
-@operator("aten.unbind.int")
-def _unbind(out: Result, x: Any, dim: int = 0) -> list[Any]:
+@lowering("aten.unbind.int")
+def _unbind(out: OutputInfo, x: Any, dim: int = 0) -> list[Any]:
     return [lax.index_in_dim(x, i, dim % x.ndim, keepdims=False) for i in range(x.shape[dim])]
 
 
-@operator("aten.cat.default")
-def _cat(out: Result, xs: Sequence[Any], dim: int = 0) -> Any:
+@lowering("aten.cat.default")
+def _cat(out: OutputInfo, xs: Sequence[Any], dim: int = 0) -> Any:
     # An empty tensor of one axis, whatever the others are like, is nothing to torch.
     rows = [cast(x, out.dtype) for x in xs if x.shape != (0,) or len(out.shape) == 1]
     return jnp.concatenate(rows, dim) if rows else jnp.zeros(out.shape, out.dtype)
 
 
-@operator("aten.stack.default")
-def _stack(out: Result, xs: Sequence[Any], dim: int = 0) -> Any:
+@lowering("aten.stack.default")
+def _stack(out: OutputInfo, xs: Sequence[Any], dim: int = 0) -> Any:
     return jnp.stack([cast(x, out.dtype) for x in xs], dim)
 
 
-@operator("aten.flip.default", "prims.rev.default")
-def _flip(out: Result, x: Any, dims: Sequence[int]) -> Any:
+@lowering("aten.flip.default", "prims.rev.default")
+def _flip(out: OutputInfo, x: Any, dims: Sequence[int]) -> Any:
     return jnp.flip(x, tuple(dims))
 
 
-@operator("aten.roll.default")
-def _roll(out: Result, x: Any, shifts: Sequence[int], dims: Sequence[int] = ()) -> Any:
+@lowering("aten.roll.default")
+def _roll(out: OutputInfo, x: Any, shifts: Sequence[int], dims: Sequence[int] = ()) -> Any:
     return jnp.roll(x, tuple(shifts), tuple(dims)) if dims else jnp.roll(x, shifts[0])
 
 
-@operator("aten.repeat.default")
-def _repeat(out: Result, x: Any, repeats: Sequence[int]) -> Any:
+@lowering("aten.repeat.default")
+def _repeat(out: OutputInfo, x: Any, repeats: Sequence[int]) -> Any:
     return jnp.tile(x, tuple(repeats))
 
 
-@operator("aten.diagonal.default")
-def _diagonal(out: Result, x: Any, offset: int = 0, dim1: int = 0, dim2: int = 1) -> Any:
+@lowering("aten.diagonal.default")
+def _diagonal(out: OutputInfo, x: Any, offset: int = 0, dim1: int = 0, dim2: int = 1) -> Any:
     return jnp.diagonal(x, offset, dim1, dim2)
 
 
-@operator("aten.diagonal_scatter.default")
+@lowering("aten.diagonal_scatter.default")
 def _diagonal_scatter(
-    out: Result, x: Any, y: Any, offset: int = 0, dim1: int = 0, dim2: int = 1
+    out: OutputInfo, x: Any, y: Any, offset: int = 0, dim1: int = 0, dim2: int = 1
 ) -> Any:
     where = jnp.diagonal(_positions(x.shape), offset, dim1, dim2)
     return _written(x, where, y)
 
 
-@operator("aten.diagonal_backward.default")
+@lowering("aten.diagonal_backward.default")
 def _diagonal_backward(
-    out: Result, gradient: Any, sizes: Sequence[int], offset: int, dim1: int, dim2: int
+    out: OutputInfo, gradient: Any, sizes: Sequence[int], offset: int, dim1: int, dim2: int
 ) -> Any:
     return _diagonal_scatter(out, jnp.zeros(sizes, out.dtype), gradient, offset, dim1, dim2)
 
@@ -179,30 +179,30 @@ def _at(size: Sequence[int], stride: Sequence[int], offset: int | None) -> Any:
     return sum(np.ix_(*steps), np.array(offset or 0)) if steps else np.array(offset or 0)
 
 
-@operator("aten.as_strided.default")
-def _as_strided(out: Result, x: Any, size: Any, stride: Any, offset: int | None = None) -> Any:
+@lowering("aten.as_strided.default")
+def _as_strided(out: OutputInfo, x: Any, size: Any, stride: Any, offset: int | None = None) -> Any:
     return x.reshape(-1)[_at(size, stride, offset)]
 
 
-@operator("aten.as_strided_scatter.default")
+@lowering("aten.as_strided_scatter.default")
 def _as_strided_scatter(
-    out: Result, x: Any, y: Any, size: Any, stride: Any, offset: int | None = None
+    out: OutputInfo, x: Any, y: Any, size: Any, stride: Any, offset: int | None = None
 ) -> Any:
     return _written(x, _at(size, stride, offset), y)
 
 
-@operator("aten.tril.default")
-def _tril(out: Result, x: Any, diagonal: int = 0) -> Any:
+@lowering("aten.tril.default")
+def _tril(out: OutputInfo, x: Any, diagonal: int = 0) -> Any:
     return jnp.tril(x, diagonal)
 
 
-@operator("aten.triu.default")
-def _triu(out: Result, x: Any, diagonal: int = 0) -> Any:
+@lowering("aten.triu.default")
+def _triu(out: OutputInfo, x: Any, diagonal: int = 0) -> Any:
     return jnp.triu(x, diagonal)
 
 
-@operator("aten.unfold.default")
-def _unfold(out: Result, x: Any, dim: int, size: int, step: int) -> Any:
+@lowering("aten.unfold.default")
+def _unfold(out: OutputInfo, x: Any, dim: int, size: int, step: int) -> Any:
     if not x.ndim:
         return x.reshape(out.shape)
     dim = dim % x.ndim
@@ -211,8 +211,8 @@ def _unfold(out: Result, x: Any, dim: int, size: int, step: int) -> Any:
     return jnp.moveaxis(windows, dim + 1, -1)
 
 
-@operator("aten.constant_pad_nd.default")
-def _pad(out: Result, x: Any, padding: Sequence[int], value: Any = 0) -> Any:
+@lowering("aten.constant_pad_nd.default")
+def _pad(out: OutputInfo, x: Any, padding: Sequence[int], value: Any = 0) -> Any:
     pairs = list(zip(padding[::2], padding[1::2], strict=True))[::-1]
     rows = [(0, 0)] * (x.ndim - len(pairs)) + pairs
     return lax.pad(x, cast(value, out.dtype), [(low, high, 0) for low, high in rows])

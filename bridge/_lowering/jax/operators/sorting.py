@@ -5,7 +5,7 @@ from typing import Any
 import jax.numpy as jnp
 from jax import lax
 
-from bridge._lowering.jax.operators.lowerings import Result, cast, operator
+from bridge._lowering.jax.operators.lowerings import OutputInfo, cast, lowering
 
 
 def _ordered(x: Any, dim: int, *, descending: bool) -> tuple[Any, Any]:
@@ -22,14 +22,14 @@ def _ordered(x: Any, dim: int, *, descending: bool) -> tuple[Any, Any]:
     return values, places
 
 
-@operator("aten.sort.default")
-def _sort(out: Result, x: Any, dim: int = -1, descending: bool = False) -> tuple[Any, Any]:
+@lowering("aten.sort.default")
+def _sort(out: OutputInfo, x: Any, dim: int = -1, descending: bool = False) -> tuple[Any, Any]:
     return _ordered(x, dim, descending=descending)
 
 
-@operator("aten.sort.stable")
+@lowering("aten.sort.stable")
 def _sort_stably(
-    out: Result,
+    out: OutputInfo,
     x: Any,
     *,
     stable: bool | None = None,
@@ -39,14 +39,14 @@ def _sort_stably(
     return _ordered(x, dim, descending=descending)
 
 
-@operator("aten.argsort.default")
-def _argsort(out: Result, x: Any, dim: int = -1, descending: bool = False) -> Any:
+@lowering("aten.argsort.default")
+def _argsort(out: OutputInfo, x: Any, dim: int = -1, descending: bool = False) -> Any:
     return _ordered(x, dim, descending=descending)[1]
 
 
-@operator("aten.topk.default")
+@lowering("aten.topk.default")
 def _topk(
-    out: Result,
+    out: OutputInfo,
     x: Any,
     k: int,
     dim: int = -1,
@@ -59,8 +59,8 @@ def _topk(
     return tuple(lax.slice_in_dim(y, 0, k, axis=dim % x.ndim) for y in (values, places))  # pyright: ignore[reportReturnType]
 
 
-@operator("aten.kthvalue.default")
-def _kthvalue(out: Result, x: Any, k: int, dim: int = -1, *_: Any) -> tuple[Any, ...]:
+@lowering("aten.kthvalue.default")
+def _kthvalue(out: OutputInfo, x: Any, k: int, dim: int = -1, *_: Any) -> tuple[Any, ...]:
     found = _ordered(x, dim, descending=False)
     return tuple(_picked(y, k - 1, dim).reshape(out.shape) for y in found)
 
@@ -69,15 +69,15 @@ def _picked(x: Any, k: int, dim: int) -> Any:
     return lax.index_in_dim(x, k, dim % x.ndim, keepdims=False) if x.ndim else x
 
 
-@operator("aten.median.default")
-def _median(out: Result, x: Any) -> Any:
+@lowering("aten.median.default")
+def _median(out: OutputInfo, x: Any) -> Any:
     if not x.size and jnp.issubdtype(x.dtype, jnp.inexact):
         return jnp.full((), jnp.nan, x.dtype)
     return _median_along(out, x.reshape(-1), 0)[0]
 
 
-@operator("aten.median.dim")
-def _median_along(out: Result, x: Any, dim: int, *_: Any) -> tuple[Any, ...]:
+@lowering("aten.median.dim")
+def _median_along(out: OutputInfo, x: Any, dim: int, *_: Any) -> tuple[Any, ...]:
     values, places = _ordered(x, dim, descending=False)
     middle = (x.shape[dim] - 1) // 2 if x.ndim else 0
     missing = jnp.isnan(values)
@@ -89,15 +89,15 @@ def _median_along(out: Result, x: Any, dim: int, *_: Any) -> tuple[Any, ...]:
     return tuple(y.reshape(out.shape) for y in found)
 
 
-@operator("aten.nanmedian.default")
-def _nanmedian(out: Result, x: Any) -> Any:
+@lowering("aten.nanmedian.default")
+def _nanmedian(out: OutputInfo, x: Any) -> Any:
     if not x.size:
         return _median(out, x)
     return _nanmedian_along(out, x.reshape(-1), 0)[0]
 
 
-@operator("aten.nanmedian.dim")
-def _nanmedian_along(out: Result, x: Any, dim: int, *_: Any) -> tuple[Any, ...]:
+@lowering("aten.nanmedian.dim")
+def _nanmedian_along(out: OutputInfo, x: Any, dim: int, *_: Any) -> tuple[Any, ...]:
     values, places = _ordered(x, dim, descending=False)
     if not x.ndim:
         return values, places
@@ -107,8 +107,8 @@ def _nanmedian_along(out: Result, x: Any, dim: int, *_: Any) -> tuple[Any, ...]:
     return tuple(y.reshape(out.shape) for y in found)
 
 
-@operator("aten.histc.default")
-def _histogram(out: Result, x: Any, bins: int = 100, min: Any = 0, max: Any = 0) -> Any:
+@lowering("aten.histc.default")
+def _histogram(out: OutputInfo, x: Any, bins: int = 100, min: Any = 0, max: Any = 0) -> Any:
     x = x.reshape(-1)
     low, high = (x.min(), x.max()) if min == max and x.size else (cast(min, x.dtype), max)
     low, high = (jnp.where(low == high, end, y) for y, end in ((low, low - 1), (high, high + 1)))
@@ -117,9 +117,9 @@ def _histogram(out: Result, x: Any, bins: int = 100, min: Any = 0, max: Any = 0)
     return jnp.zeros(bins, out.dtype).at[place].add(1, mode="drop")
 
 
-@operator("aten.searchsorted.Tensor", "aten.searchsorted.Scalar")
+@lowering("aten.searchsorted.Tensor", "aten.searchsorted.Scalar")
 def _searchsorted(
-    out: Result,
+    out: OutputInfo,
     row: Any,
     x: Any,
     *,
@@ -132,8 +132,8 @@ def _searchsorted(
     return _bisected(row, jnp.asarray(x), right=side == "right" if side else right)
 
 
-@operator("aten.bucketize.Tensor", "aten.bucketize.Scalar")
-def _bucketize(out: Result, x: Any, row: Any, *, right: bool = False, **_: Any) -> Any:
+@lowering("aten.bucketize.Tensor", "aten.bucketize.Scalar")
+def _bucketize(out: OutputInfo, x: Any, row: Any, *, right: bool = False, **_: Any) -> Any:
     return _bisected(row, jnp.asarray(x), right=right)
 
 

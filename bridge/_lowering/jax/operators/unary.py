@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jax import lax
 from jax.scipy import special
 
-from bridge._lowering.jax.operators.lowerings import Result, cast, operator, wide
+from bridge._lowering.jax.operators.lowerings import OutputInfo, cast, compute_in_float32, lowering
 
 Function = Callable[..., Any]
 
@@ -94,7 +94,7 @@ _QUESTIONS: dict[str, Function] = {
 
 
 def _in_dtype_of_result(compute: Function) -> Function:
-    return wide(lambda out, x: compute(cast(x, out.dtype)))
+    return compute_in_float32(lambda out, x: compute(cast(x, out.dtype)))
 
 
 def _in_own_dtype(compute: Function) -> Function:
@@ -102,33 +102,33 @@ def _in_own_dtype(compute: Function) -> Function:
 
 
 for _name, _compute in _FUNCTIONS.items():
-    operator(f"aten.{_name}.default", f"prims.{_name}.default")(_in_dtype_of_result(_compute))
+    lowering(f"aten.{_name}.default", f"prims.{_name}.default")(_in_dtype_of_result(_compute))
 for _name, _compute in _QUESTIONS.items():
-    operator(f"aten.{_name}.default", f"prims.{_name}.default")(_in_own_dtype(_compute))
+    lowering(f"aten.{_name}.default", f"prims.{_name}.default")(_in_own_dtype(_compute))
 
 
-@operator("aten.frexp.Tensor", "prims.frexp.default")
-@wide
-def _frexp(out: Result, x: Any) -> tuple[Any, Any]:
+@lowering("aten.frexp.Tensor", "prims.frexp.default")
+@compute_in_float32
+def _frexp(out: OutputInfo, x: Any) -> tuple[Any, Any]:
     return jnp.frexp(x)
 
 
-@operator("aten.round.decimals")
-@wide
-def _round(out: Result, x: Any, *, decimals: int) -> Any:
+@lowering("aten.round.decimals")
+@compute_in_float32
+def _round(out: OutputInfo, x: Any, *, decimals: int) -> Any:
     return jnp.round(x, decimals)
 
 
-@operator("aten.gelu.default")
-@wide
-def _gelu(out: Result, x: Any, *, approximate: str = "none") -> Any:
+@lowering("aten.gelu.default")
+@compute_in_float32
+def _gelu(out: OutputInfo, x: Any, *, approximate: str = "none") -> Any:
     return jax.nn.gelu(x, approximate=approximate == "tanh")
 
 
-@operator("aten.special_zeta.default", "aten.special_zeta.other_scalar")
-@operator("aten.special_zeta.self_scalar", "prims.zeta.default")
-@wide
-def _zeta(out: Result, x: Any, q: Any) -> Any:
+@lowering("aten.special_zeta.default", "aten.special_zeta.other_scalar")
+@lowering("aten.special_zeta.self_scalar", "prims.zeta.default")
+@compute_in_float32
+def _zeta(out: OutputInfo, x: Any, q: Any) -> Any:
     """Hurwitz's zeta function, the sum of (q + k)**-x, in three where q < 0: XLA is wrong there.
 
     Powers of negative numbers are, but for their signs, those of the zeta function from the
@@ -146,9 +146,9 @@ def _zeta(out: Result, x: Any, q: Any) -> Any:
     return jnp.where(x > 1, total, jnp.where(x == 1, jnp.inf, jnp.nan))
 
 
-@operator("aten.polygamma.default")
-@wide
-def _polygamma(out: Result, n: int, x: Any) -> Any:
+@lowering("aten.polygamma.default")
+@compute_in_float32
+def _polygamma(out: OutputInfo, n: int, x: Any) -> Any:
     x = cast(x, out.dtype)
     if n == 0:
         return _digamma(x)
@@ -157,18 +157,18 @@ def _polygamma(out: Result, n: int, x: Any) -> Any:
     return jnp.where(jnp.isinf(x), jnp.where(x > 0, 0, jnp.nan), found) if n == 1 else found
 
 
-@operator("aten.tanh_backward.default")
-@wide
-def _tanh_backward(out: Result, gradient: Any, y: Any) -> Any:
+@lowering("aten.tanh_backward.default")
+@compute_in_float32
+def _tanh_backward(out: OutputInfo, gradient: Any, y: Any) -> Any:
     return gradient * jnp.conj(1 - y * y)
 
 
-@operator("aten.sigmoid_backward.default")
-@wide
-def _sigmoid_backward(out: Result, gradient: Any, y: Any) -> Any:
+@lowering("aten.sigmoid_backward.default")
+@compute_in_float32
+def _sigmoid_backward(out: OutputInfo, gradient: Any, y: Any) -> Any:
     return gradient * jnp.conj((1 - y) * y)
 
 
-@operator("aten.threshold_backward.default")
-def _threshold_backward(out: Result, gradient: Any, x: Any, threshold: Any) -> Any:
+@lowering("aten.threshold_backward.default")
+def _threshold_backward(out: OutputInfo, gradient: Any, x: Any, threshold: Any) -> Any:
     return jnp.where(x <= cast(threshold, x.dtype), 0, gradient)

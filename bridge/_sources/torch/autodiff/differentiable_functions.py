@@ -15,39 +15,39 @@ from typing import Any
 import torch
 
 from bridge._core.errors import ArgumentError, NoRuleError, NoValuesError
-from bridge._core.pytree import spread
-from bridge._sources.torch.autodiff.eager import made_up
-from bridge._sources.torch.autodiff.function_calls import has_backward, intercepted
-from bridge._sources.torch.autodiff.function_graphs import Notes, Pair
+from bridge._core.pytree import replace_at
+from bridge._sources.torch.autodiff.eager import example_inputs
+from bridge._sources.torch.autodiff.function_calls import has_backward, intercept_apply
+from bridge._sources.torch.autodiff.function_graphs import FunctionGraphs, Notes
 from bridge._sources.torch.capture.trace import Fun
 from bridge._sources.torch.internals import without_modes
 from bridge._sources.torch.program import Settings
 
 
-def followed(fun: Fun, settings: Settings) -> Fun:
+def with_differentiable_functions(fun: Fun, settings: Settings) -> Fun:
     """`fun`, the gradients in which can be differentiated: NOTE [gradients of gradients]."""
 
     def intercept(cls: Any, args: tuple[Any, ...], apply: Callable[..., Any]) -> Any:
         moves = any(isinstance(x, torch.Tensor) and x.requires_grad for x in args)
         if not moves or not has_backward(cls):
             return apply(*args)
-        pair = Pair(cls, args, settings)
+        pair = FunctionGraphs(cls, args, settings)
         with without_modes():
             notes = _notes(pair)
         if not notes.closed:
             return apply(*args)
         if notes.unsound:
-            raise _refused(pair, notes)
-        return _applied(pair, args)
+            raise _no_rule_error(pair, notes)
+        return _apply_pair(pair, args)
 
     def results(*xs: torch.Tensor) -> Any:
-        with intercepted(intercept):
+        with intercept_apply(intercept):
             return fun(*xs)
 
     return results
 
 
-def _notes(pair: Pair) -> Notes:
+def _notes(pair: FunctionGraphs) -> Notes:
     """What tells whether the gradient of `pair` can be differentiated, and how."""
     try:
         return pair.gradient[1].notes
@@ -57,7 +57,7 @@ def _notes(pair: Pair) -> Notes:
         reason = "no graph can be made of it, since it looks at the values of tensors"
     state = torch.get_rng_state()
     try:
-        notes = pair.observed(made_up(pair.primals))
+        notes = pair.observe(example_inputs(pair.primals))
     except (RuntimeError, TypeError, ValueError):  # as of a singular matrix
         notes = Notes(closed="its backward cannot be recorded")
     finally:
@@ -65,7 +65,7 @@ def _notes(pair: Pair) -> Notes:
     return Notes(closed=notes.closed, unsound=notes.unsound or reason)
 
 
-def _refused(pair: Pair, notes: Notes) -> NoRuleError:
+def _no_rule_error(pair: FunctionGraphs, notes: Notes) -> NoRuleError:
     return NoRuleError(
         f"the gradient of the autograd.Function {pair.name} cannot be differentiated: "
         f"{notes.closed}, and {notes.unsound}. Write its backward in operations of torch on its "
@@ -73,7 +73,7 @@ def _refused(pair: Pair, notes: Notes) -> NoRuleError:
     )
 
 
-def _applied(pair: Pair, args: tuple[Any, ...]) -> Any:
+def _apply_pair(pair: FunctionGraphs, args: tuple[Any, ...]) -> Any:
     """The results of a Function by its graphs."""
     xs = [args[i].contiguous().resolve_conj().resolve_neg() for i in pair.at]
     found = iter(_Graphs.apply(pair, *xs))
@@ -85,7 +85,7 @@ class _Graphs(torch.autograd.Function):
     """A Function by its graphs."""
 
     @staticmethod
-    def forward(ctx: Any, pair: Pair, *xs: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    def forward(ctx: Any, pair: FunctionGraphs, *xs: torch.Tensor) -> tuple[torch.Tensor, ...]:
         ys = tuple(pair.values.run(*xs))
         ctx.pair = pair
         ctx.save_for_backward(*xs, *ys)
@@ -106,4 +106,4 @@ class _Graphs(torch.autograd.Function):
         program, backward = ctx.pair.gradient
         gradients = program.run(*ctx.saved_tensors, *cotangents)
         at = [1 + ctx.pair.at.index(i) for i in backward.at]
-        return tuple(spread(gradients, at, [None] * (1 + len(ctx.pair.at))))
+        return tuple(replace_at(gradients, at, [None] * (1 + len(ctx.pair.at))))

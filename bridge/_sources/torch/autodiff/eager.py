@@ -18,17 +18,17 @@ from typing import Any
 
 import torch
 
-from bridge._arrays.torch import FACE as ARRAYS
+from bridge._arrays.torch import ARRAYS as ARRAYS
 from bridge._core.errors import NoRuleError
 from bridge._core.op import Positions, Specs
-from bridge._core.pytree import spread
-from bridge._core.spec import ArraySpec, check_same
-from bridge._sources.torch.autodiff.function_calls import intercepted
-from bridge._sources.torch.capture.environment import fresh, seeded
-from bridge._sources.torch.capture.trace import Fun, dense
-from bridge._sources.torch.internals import Blocks
+from bridge._core.pytree import replace_at
+from bridge._core.spec import ArraySpec, check_specs_unchanged
+from bridge._sources.torch.autodiff.function_calls import intercept_apply
+from bridge._sources.torch.capture.environment import default_state, with_seed
+from bridge._sources.torch.capture.trace import Fun, contiguous_copy
+from bridge._sources.torch.internals import GradientObserver
 from bridge._sources.torch.program import Settings
-from bridge._sources.torch.state.dry_run import untouched
+from bridge._sources.torch.state.dry_run import dry_run
 
 DISAGREE = (
     "tangents and gradients disagree, where an autograd.Function or a custom operator has "
@@ -36,12 +36,14 @@ DISAGREE = (
 )
 
 
-def transposed(tangents: Any, gradients: Any, primals: Specs, moving: Specs, given: Specs) -> bool:
+def is_transpose(
+    tangents: Any, gradients: Any, primals: Specs, moving: Specs, given: Specs
+) -> bool:
     """Whether two functions are linear maps and each the transpose of the other.
 
     NOTE [tangents that torch ignores].
     """
-    dx, dy = made_up(moving, 1), made_up(given, 2)
+    dx, dy = example_inputs(moving, 1), example_inputs(given, 2)
     state = torch.get_rng_state()
 
     def sides(xs: Sequence[torch.Tensor]) -> Sides:
@@ -61,15 +63,15 @@ def transposed(tangents: Any, gradients: Any, primals: Specs, moving: Specs, giv
 
 
 def follows_tangents(
-    function: Any, sides: tuple[Any, Any], primals: Specs, given: Positions, smooth: Positions
+    function: Any, sides: tuple[Any, Any], primals: Specs, argnums: Positions, smooth: Positions
 ) -> bool:
     """Whether values go with tangents, the first of the `sides`, rather than with gradients."""
-    xs, dx = made_up(primals), made_up(tuple(primals[i] for i in given), 1)
+    xs, dx = example_inputs(primals), example_inputs(tuple(primals[i] for i in argnums), 1)
     step = max(torch.finfo(x.dtype).eps for x in dx) ** (1 / 3)
 
     def values(sign: int) -> list[torch.Tensor]:
-        moved = [xs[i] + sign * step * d for i, d in _pairs(given, dx)]
-        outputs = function(*spread(moved, given, xs))
+        moved = [xs[i] + sign * step * d for i, d in _pairs(argnums, dx)]
+        outputs = function(*replace_at(moved, argnums, xs))
         return [outputs[i] for i in smooth]
 
     try:
@@ -86,7 +88,7 @@ def follows_tangents(
 def _at(highest: int, sides: "Callable[[Any], Sides]", primals: Specs) -> bool:
     """Whether two sides agree on made-up values; also if these say nothing, and are usual ones."""
     try:
-        return _agree(sides, made_up(primals, highest=highest))
+        return _agree(sides, example_inputs(primals, highest=highest))
     except (RuntimeError, IndexError):  # as of a singular matrix
         return highest == 1
 
@@ -105,16 +107,18 @@ def _agree(
     least: float = 0.0,
 ) -> bool:
     """Whether tangents times cotangents is the same for both sides, but for rounding."""
-    with untouched(sides):
+    with dry_run(sides):
         first = sides(xs)
     left, right = map(_inner, first)
-    size = sum(float((_wide(a) * _wide(b)).abs().sum()) for p in first for a, b in _pairs(*p))
+    size = sum(
+        float((_in_double(a) * _in_double(b)).abs().sum()) for p in first for a, b in _pairs(*p)
+    )
     eps = max(torch.finfo(x.dtype).eps for x in [*first[0][0], *first[1][1]])
     if not abs(left - right) > max(1e3 * eps, least) * size:  # what is not a number says nothing
         return True
     noise = 0.0  # of derivatives that are 0 but for rounding, nearby ones differ as much
     for n in range(_NEARBY):
-        with untouched(sides):
+        with dry_run(sides):
             other = sides([_nearby(x, n) for x in xs])
         noise += sum(abs(_inner(y) - z) for y, z in _pairs(other, (left, right)))
     return abs(left - right) <= 10 * noise
@@ -124,7 +128,7 @@ _NEARBY = 3
 
 
 def _inner(pair: tuple[Any, Any]) -> float:
-    return sum(float((_wide(a) * _wide(b)).sum()) for a, b in _pairs(*pair))
+    return sum(float((_in_double(a) * _in_double(b)).sum()) for a, b in _pairs(*pair))
 
 
 def _pairs(xs: Any, ys: Any) -> Any:
@@ -139,13 +143,15 @@ def _nearby(x: torch.Tensor, seed: int) -> torch.Tensor:
     return x * (1 + 8 * torch.finfo(x.dtype).eps * steps).to(x.dtype)
 
 
-def held_to(gradients: Any, given: Specs, count: int, name: str) -> Callable[[Any, Any], None]:
+def tangent_check(
+    gradients: Any, given: Specs, count: int, name: str
+) -> Callable[[Any, Any], None]:
     """A check of each call that computes tangents: NOTE [tangents that torch ignores].
 
     It takes the arguments, `count` primals and their tangents, and the results, and does not look
     closely, since a function may be ill-conditioned where it is called.
     """
-    dy = made_up(given, seed=2)
+    dy = example_inputs(given, seed=2)
 
     def check(xs: Sequence[torch.Tensor], ys: Sequence[torch.Tensor]) -> None:
         sides = lambda primals: ((ys, dy), (xs[count:], gradients(*primals, *dy)))
@@ -155,24 +161,31 @@ def held_to(gradients: Any, given: Specs, count: int, name: str) -> Callable[[An
     return check
 
 
-def _wide(x: torch.Tensor) -> torch.Tensor:
+def _in_double(x: torch.Tensor) -> torch.Tensor:
     """`x` as real numbers of double precision."""
     x = torch.view_as_real(x) if x.is_complex() else x
     return x.double().reshape(-1)
 
 
-def outline(fun: Fun, primals: Specs, *, settings: Settings) -> tuple[Specs, bool, Blocks]:
+def infer_outputs(
+    fun: Fun, primals: Specs, *, settings: Settings
+) -> tuple[Specs, bool, GradientObserver]:
     """Specs of the outputs, whether random numbers were drawn, and what was done to gradients."""
     before = torch.get_rng_state()
-    blocks = Blocks()
-    with fresh(settings.dtype), untouched(fun), blocks, intercepted(blocks.apply):
-        outputs = [dense(y.detach()) for y in fun(*made_up(primals))]
+    blocks = GradientObserver()
+    with (
+        default_state(settings.dtype),
+        dry_run(fun),
+        blocks,
+        intercept_apply(blocks.apply),
+    ):
+        outputs = [contiguous_copy(y.detach()) for y in fun(*example_inputs(primals))]
     drawn = not torch.equal(before, torch.get_rng_state())
     torch.set_rng_state(before)
     return tuple(map(ARRAYS.spec, outputs)), drawn, blocks
 
 
-def made_up(specs: Specs, seed: int = 0, highest: int = 1) -> list[torch.Tensor]:
+def example_inputs(specs: Specs, seed: int = 0, highest: int = 1) -> list[torch.Tensor]:
     """Tensors of these specs, integers in them below `highest`: NOTE [made-up values]."""
     generator = torch.Generator().manual_seed(seed)
     return [_like(spec, generator, highest).to(spec.device) for spec in specs]
@@ -186,7 +199,7 @@ def _like(spec: ArraySpec, generator: torch.Generator, highest: int) -> torch.Te
     return torch.rand(spec.shape, dtype=wide, generator=generator).to(dtype)
 
 
-def anew(
+def run_eagerly(
     fun: Fun,
     outputs: Specs,
     check: Callable[[Any, Any], None] | None,
@@ -197,11 +210,11 @@ def anew(
     """`fun` on copies of its arguments, with copies of its results, which are checked."""
 
     def call(*xs: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        with fresh(settings.dtype):
-            found = [dense(y.detach()) for y in fun(*[x.detach().clone() for x in xs])]
-        check_same([*map(ARRAYS.spec, found)], outputs, name)
+        with default_state(settings.dtype):
+            found = [contiguous_copy(y.detach()) for y in fun(*[x.detach().clone() for x in xs])]
+        check_specs_unchanged([*map(ARRAYS.spec, found)], outputs, name)
         if check:
             check(xs, found)
         return tuple(found)
 
-    return call if settings.seed is None else seeded(call, settings.seed)
+    return call if settings.seed is None else with_seed(call, settings.seed)

@@ -4,88 +4,99 @@ import dataclasses
 import functools
 
 from bridge._core.errors import NoRuleError
-from bridge._core.op import Op, Positions, Specs, Split
-from bridge._sources.torch.autodiff.partition import partition, selected
-from bridge._sources.torch.autodiff.transforms import mapped
-from bridge._sources.torch.batching.loop_vmap import Axes, each, grown, seeds_differ
-from bridge._sources.torch.batching.rng_consistency import OTHER_DRAWS, same_examples
-from bridge._sources.torch.capture.graph import draws
-from bridge._sources.torch.capture.graph_export import listed
-from bridge._sources.torch.capture.trace import Fun, program, trace, trace_joint
-from bridge._sources.torch.program import Program, Settings, executed, written
-from bridge._sources.torch.state.versions import captured, checking, remembering
+from bridge._core.op import ForwardBackward, Op, Positions, Specs
+from bridge._sources.torch.autodiff.partition import partition, select_gradients
+from bridge._sources.torch.autodiff.transforms import vmapped
+from bridge._sources.torch.batching.loop_vmap import (
+    Axes,
+    batched_specs,
+    has_seed_per_example,
+    loop_op,
+)
+from bridge._sources.torch.batching.rng_consistency import RNG_MISMATCH, same_examples
+from bridge._sources.torch.capture.graph import is_random
+from bridge._sources.torch.capture.graph_export import export_graph
+from bridge._sources.torch.capture.trace import Fun, make_program, trace, trace_joint
+from bridge._sources.torch.program import Program, Settings, make_call, make_call_into
+from bridge._sources.torch.state.versions import captured_tensors, checking_versions, with_versions
 
 
-def split(
-    fun: Fun, name: str, primals: Specs, wanted: Positions, given: Positions, *, settings: Settings
-) -> Split | None:
+def make_forward_backward(
+    fun: Fun,
+    name: str,
+    primals: Specs,
+    argnums: Positions,
+    outnums: Positions,
+    *,
+    settings: Settings,
+) -> ForwardBackward | None:
     """The outputs of `fun` at `given`, differentiated by its arguments at `wanted`.
 
     `None` if the second half draws random numbers, which follow from the seed of the first.
     """
-    joint, flows = trace_joint(fun, primals, wanted, given, name=name, settings=settings)
-    halves = partition(joint, len(primals), [i in flows for i in given])
-    if any(map(draws, halves.backward.graph.nodes)):
+    joint, flows = trace_joint(fun, primals, argnums, outnums, name=name, settings=settings)
+    halves = partition(joint, len(primals), [i in flows for i in outnums])
+    if any(map(is_random, halves.backward.graph.nodes)):
         return None
-    first = program(halves.forward)
+    first = make_program(halves.forward)
     count = len(first.outputs) - halves.residuals
     kept = (
         *(primals[i] for i in halves.kept_primals),
         *(first.outputs[i] for i in halves.kept_outputs),
         *first.outputs[count:],
-        *(first.outputs[i] for i in given),
+        *(first.outputs[i] for i in outnums),
     )
 
     # Where Ops are written out, what a function captures is constant.
-    constants = () if settings.listed else captured(halves.backward)
-    at = len(kept) - len(given)  # after the other residuals
+    constants = () if settings.exports_graph else captured_tensors(halves.backward)
+    at = len(kept) - len(outnums)  # after the other residuals
 
     @functools.cache
-    def backward(needed: Positions) -> Op:
-        specs = [primals[i] for i in needed]
-        chosen = program(selected(halves.backward, needed, specs))
-        op = half(chosen, f"{name}.backward", kept, dataclasses.replace(settings, seed=None))
-        return checking(op, constants, at, name) if constants else op
+    def backward(argnums: Positions) -> Op:
+        specs = [primals[i] for i in argnums]
+        chosen = make_program(select_gradients(halves.backward, argnums, specs))
+        op = make_half(chosen, f"{name}.backward", kept, dataclasses.replace(settings, seed=None))
+        return checking_versions(op, constants, at, name) if constants else op
 
-    forward = half(first, f"{name}.forward", primals, settings)
-    return Split(
-        way="save",
-        forward=remembering(forward, constants) if constants else forward,
+    forward = make_half(first, f"{name}.forward", primals, settings)
+    return ForwardBackward(
+        strategy="save",
+        forward=with_versions(forward, constants) if constants else forward,
         backward=backward,
-        outputs=count,
-        kept_primals=halves.kept_primals,
-        kept_outputs=halves.kept_outputs,
+        output_count=count,
+        saved_primals=halves.kept_primals,
+        saved_outputs=halves.kept_outputs,
     )
 
 
-def half(found: Program, name: str, primals: Specs, settings: Settings) -> Op:
+def make_half(found: Program, name: str, primals: Specs, settings: Settings) -> Op:
     """A graph as an Op that can be batched; what is differentiated again is the whole."""
     seed = settings.seed
 
     def vmap(axes: Axes, size: int) -> Op:
-        if found.draws and seeds_differ(settings, axes):
-            return each(half(found, name, primals, settings), axes, size)
-        fun = mapped(found.run, axes, size, "different" if seed is None else "same")
-        larger = grown(primals, axes, size)
+        if found.uses_rng and has_seed_per_example(settings, axes):
+            return loop_op(make_half(found, name, primals, settings), axes, size)
+        fun = vmapped(found.run, axes, size, "different" if seed is None else "same")
+        larger = batched_specs(primals, axes, size)
         try:
             batched = trace(fun, larger, name=f"{name}.vmap", settings=settings)
         except RuntimeError as error:
             raise NoRuleError(f"torch cannot batch {name}: {error}") from error
-        found_batched = half(batched, f"{name}.vmap", larger, settings)
-        if found.draws and seed is not None:
-            alone = half(found, name, primals, settings)
+        found_batched = make_half(batched, f"{name}.vmap", larger, settings)
+        if found.uses_rng and seed is not None:
+            alone = make_half(found, name, primals, settings)
             if not same_examples(alone, found_batched, axes, primals=larger, seed=seed):
-                raise NoRuleError(f"torch cannot batch {name}: {OTHER_DRAWS}")
+                raise NoRuleError(f"torch cannot batch {name}: {RNG_MISMATCH}")
         return found_batched
 
     return Op(
         name=name,
-        home="torch",
-        call=executed(found, settings),
-        into=written(found, settings),
-        specs=lambda *_: found.outputs,
+        framework="torch",
+        call=make_call(found, settings),
+        call_into=make_call_into(found, settings),
+        output_specs=lambda *_: found.outputs,
         vmap=vmap,
-        reach=found.reach,
-        text=found.text,
-        listing=listed(found, settings),
+        dependencies=found.dependencies,
+        fingerprint=found.fingerprint,
+        graph=export_graph(found, settings),
     )

@@ -18,10 +18,10 @@ _users = 0
 
 
 @contextlib.contextmanager
-def intercepted(intercept: Intercept) -> Generator[None]:
+def intercept_apply(intercept: Intercept) -> Generator[None]:
     """Let `intercept` stand for each `apply` of an `autograd.Function` in this thread."""
     stack = _stack()
-    with _installed():
+    with _install():
         stack.append(intercept)
         try:
             yield
@@ -45,7 +45,7 @@ def takes_context(cls: Any) -> bool:
 
 
 @contextlib.contextmanager
-def _installed() -> Generator[None]:
+def _install() -> Generator[None]:
     global _users
     with _lock:
         if not _users:

@@ -11,12 +11,17 @@ import torch.utils._pytree as pytree
 from torch.autograd.function import FunctionCtx
 from torch.fx import Node
 
-from bridge._arrays.torch import FACE as ARRAYS
-from bridge._core.pytree import spread
-from bridge._sources.torch.autodiff.function_calls import intercepted, takes_context
-from bridge._sources.torch.autodiff.gradient_flow import Cuts, is_smooth, matter, moves
-from bridge._sources.torch.capture.graph import is_kept, results
-from bridge._sources.torch.capture.trace import program, trace
+from bridge._arrays.torch import ARRAYS as ARRAYS
+from bridge._core.pytree import replace_at
+from bridge._sources.torch.autodiff.function_calls import intercept_apply, takes_context
+from bridge._sources.torch.autodiff.gradient_flow import (
+    GradientCuts,
+    carries_gradient,
+    is_smooth,
+    stops_matter,
+)
+from bridge._sources.torch.capture.graph import has_side_effect, results
+from bridge._sources.torch.capture.trace import make_program, trace
 from bridge._sources.torch.program import Program, Settings
 
 _WRONG = torch.ops.aten.as_strided_scatter.default
@@ -40,7 +45,7 @@ class Context(FunctionCtx):
     def __init__(self, needs: Sequence[bool]) -> None:
         self.needs_input_grad = tuple(needs)
 
-    def kept(self) -> Iterator[torch.Tensor]:
+    def saved_values(self) -> Iterator[torch.Tensor]:
         """The tensors it holds, also in closures."""
         waiting: list[Any] = [vars(self)]
         for x in waiting:
@@ -70,12 +75,14 @@ class Notes:
     unsound: str | None = None
 
 
-class Pair:
+class FunctionGraphs:
     """A call of an `autograd.Function`, whose tensors matter by their shapes and dtypes only."""
 
     def __init__(self, cls: Any, args: tuple[Any, ...], settings: Settings) -> None:
         self.cls, self.name = cls, cls.__name__
-        self.settings = dataclasses.replace(settings, capture="require", seed=None, listed=False)
+        self.settings = dataclasses.replace(
+            settings, capture="require", seed=None, exports_graph=False
+        )
         self.needs = [isinstance(x, torch.Tensor) and x.requires_grad for x in args]
         self.at = tuple(i for i, x in enumerate(args) if isinstance(x, torch.Tensor))
         self.primals = tuple(ARRAYS.spec(args[i].detach()) for i in self.at)
@@ -86,7 +93,7 @@ class Pair:
 
     def forward(self, context: Context, xs: Sequence[torch.Tensor]) -> list[torch.Tensor]:
         """The results that are tensors, computed as torch does."""
-        args = spread(xs, self.at, self.args)
+        args = replace_at(xs, self.at, self.args)
         with torch.no_grad():
             if takes_context(self.cls):
                 outputs = self.cls.forward(context, *args)
@@ -123,21 +130,21 @@ class Pair:
         resting = [i for i, at in enumerate(self.at) if not self.needs[at]]
         inputs = enumerate(graph.find_nodes(op="placeholder"))
         moving = [x for i, x in inputs if i not in resting]
-        if matter(graph, moving, kept, ends):
+        if stops_matter(graph, moving, kept, ends):
             backward.notes.closed = _KEPT
-        if matter(graph, moving, stops, ends, leaves):
+        if stops_matter(graph, moving, stops, ends, leaves):
             backward.notes.unsound = "a detach or torch.no_grad stands in its backward"
-        graph.eliminate_dead_code(is_kept)
-        found = program(whole.module)
-        if found.draws:
+        graph.eliminate_dead_code(has_side_effect)
+        found = make_program(whole.module)
+        if found.uses_rng:
             backward.notes.unsound = "it draws random numbers"
         if found.module.graph.find_nodes(op="call_function", target=_WRONG):
             backward.notes.unsound = "torch has the gradient of as_strided_scatter wrong"
-        if any(map(moves, _constants(found))):
+        if any(map(carries_gradient, _constants(found))):
             backward.notes.unsound = "it uses a tensor with a gradient that is no argument of it"
         return found, backward
 
-    def observed(self, xs: Sequence[torch.Tensor]) -> Notes:
+    def observe(self, xs: Sequence[torch.Tensor]) -> Notes:
         """What can be said of it by running it on these tensors."""
         outputs = self.forward(Context(self.needs), xs)
         backward = Backward(self)
@@ -176,7 +183,7 @@ class Backward:
         notes: What was noted.
     """
 
-    def __init__(self, pair: Pair) -> None:
+    def __init__(self, pair: FunctionGraphs) -> None:
         self.pair = pair
         self.at: list[int] = []
         self.counts = 0, 0, 0
@@ -189,7 +196,7 @@ class Backward:
         context = Context(pair.needs)
         self.notes = Notes()
         moving = [x for x, i in zip(xs, pair.at, strict=True) if pair.needs[i]]
-        with Cuts(moving) as cuts, intercepted(self._apply):
+        with GradientCuts(moving) as cuts, intercept_apply(self._apply):
             ys = pair.forward(context, xs)
             replaced = {
                 id(y): outputs[i]
@@ -197,7 +204,7 @@ class Backward:
                 if i not in pair.fixed and not any(y is x for x in xs)
             }
             known = {*replaced, *map(id, xs)}
-            kept = [x for x in context.kept() if is_smooth(x) and id(x) not in known]
+            kept = [x for x in context.saved_values() if is_smooth(x) and id(x) not in known]
             context.hand_over(replaced)
             row = self._cotangents(cotangents, materialized=context.materialize_grads)
             cuts.backward = True

@@ -24,7 +24,7 @@ _REQUIRES_GRAD = _T.requires_grad.__get__
 _MAKING_LEAVES = {_T.requires_grad_, _T.requires_grad.__set__}
 
 
-class Cuts(TorchFunctionMode):
+class GradientCuts(TorchFunctionMode):
     """Notes where a function cuts the graph of gradients: NOTE [cuts].
 
     Attributes:
@@ -85,7 +85,7 @@ def is_smooth(x: Any) -> bool:
     return isinstance(x, torch.Tensor) and (x.is_floating_point() or x.is_complex())
 
 
-def moves(x: Any) -> bool:
+def carries_gradient(x: Any) -> bool:
     """Whether `x` is a tensor that a derivative may be taken by, and no parameter of the user's."""
     return is_smooth(x) and x.requires_grad and not isinstance(x, torch.nn.Parameter)
 
@@ -99,7 +99,7 @@ _STEPS = {
 }
 
 
-def flowing(graph: Graph, sources: Iterable[Node], ends: Sequence[Node] = ()) -> set[Node]:
+def flow_nodes(graph: Graph, sources: Iterable[Node], ends: Sequence[Node] = ()) -> set[Node]:
     """The values of a graph through which derivatives by those of `sources` go, up to `ends`."""
     reached = set(sources)
     for node in graph.nodes:
@@ -116,7 +116,7 @@ def _carries(node: Node) -> bool:
     return any(map(is_smooth, value if isinstance(value, (tuple, list)) else [value]))
 
 
-def matter(
+def stops_matter(
     graph: Graph,
     moving: Iterable[Node],
     stops: Sequence[Node],
@@ -127,5 +127,5 @@ def matter(
 
     Those that go on through one of the `leaves` do not count.
     """
-    reached = flowing(graph, filter(_carries, moving)).intersection(stops).difference(leaves)
-    return not flowing(graph, reached, leaves).isdisjoint(ends)
+    reached = flow_nodes(graph, filter(_carries, moving)).intersection(stops).difference(leaves)
+    return not flow_nodes(graph, reached, leaves).isdisjoint(ends)

@@ -18,14 +18,20 @@ from torch.fx import Graph, GraphModule, Node
 
 from bridge._core.op import Positions
 from bridge._core.spec import ArraySpec
-from bridge._sources.torch.capture.graph import apart, checks, draws, is_kept, results
+from bridge._sources.torch.capture.graph import (
+    copy_aliased_outputs,
+    has_side_effect,
+    is_check,
+    is_random,
+    results,
+)
 from bridge._sources.torch.internals import fake_tensors, returns_view
 
 _aten: Any = torch.ops.aten
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Halves:
+class ForwardBackwardGraphs:
     """A joint graph in two.
 
     Attributes:
@@ -44,16 +50,16 @@ class Halves:
     residuals: int
 
 
-def partition(module: GraphModule, primals: int, flows: Sequence[bool]) -> Halves:
+def partition(module: GraphModule, primals: int, flows: Sequence[bool]) -> ForwardBackwardGraphs:
     """The halves of a joint graph; `flows` says which given outputs have a cotangent in it."""
     graph = module.graph
     inputs: list[Node] = list(graph.find_nodes(op="placeholder"))
     arguments, cotangents = inputs[:primals], inputs[primals:]
     values, gradients = results(graph)[:-primals], results(graph)[-primals:]
-    early, late = _effects(graph, cotangents)
+    early, late = _side_effects(graph, cotangents)
     first = _ancestors([*arguments, *values, *early])
     first |= {x for x in graph.nodes if x.target is operator.getitem and x.args[0] in first}
-    kept = _kept(gradients, first)
+    kept = _saved_values(gradients, first)
 
     kept_primals = tuple(i for i, x in enumerate(arguments) if x in kept)
     fresh = {x: i for i, x in reversed([*enumerate(values)]) if x in kept and x not in arguments}
@@ -61,14 +67,14 @@ def partition(module: GraphModule, primals: int, flows: Sequence[bool]) -> Halve
     known = {*arguments, *fresh}
     others = [x for x in graph.nodes if x in kept and x not in known and x.op != "get_attr"]
 
-    forward = _Copy(module, arguments, [*values, *others, *early])
+    forward = _GraphCopy(module, arguments, [*values, *others, *early])
     forward.end([*(forward.made[x] for x in values), *(_by_memory(forward, x) for x in others)])
     taken = [*(arguments[i] for i in kept_primals), *(values[i] for i in kept_outputs), *others]
     flowing = iter(cotangents)
     given = [next(flowing) if flow else None for flow in flows]
-    backward = _Copy(module, [*taken, *given], [*gradients, *late])
+    backward = _GraphCopy(module, [*taken, *given], [*gradients, *late])
     backward.end([None if x is None else backward.made[x] for x in gradients])
-    return Halves(
+    return ForwardBackwardGraphs(
         forward=forward.module,
         backward=backward.module,
         kept_primals=kept_primals,
@@ -77,12 +83,14 @@ def partition(module: GraphModule, primals: int, flows: Sequence[bool]) -> Halve
     )
 
 
-def selected(backward: GraphModule, needed: Positions, specs: Sequence[ArraySpec]) -> GraphModule:
+def select_gradients(
+    backward: GraphModule, argnums: Positions, specs: Sequence[ArraySpec]
+) -> GraphModule:
     """The backward half with these gradients alone, zeros where there is none."""
     graph = Graph()
     row: Any = graph.graph_copy(backward.graph, {})
     found: list[Any] = []
-    for i, spec in zip(needed, specs, strict=True):
+    for i, spec in zip(argnums, specs, strict=True):
         gradient = row[i]
         if gradient is None:
             how: dict[str, Any] = {
@@ -93,8 +101,8 @@ def selected(backward: GraphModule, needed: Positions, specs: Sequence[ArraySpec
             gradient.meta["val"] = fake_tensors([spec])[0]
         found.append(gradient)
     graph.output(tuple(found))
-    graph.eliminate_dead_code(is_kept)
-    apart(graph)
+    graph.eliminate_dead_code(has_side_effect)
+    copy_aliased_outputs(graph)
     return GraphModule(backward, graph)
 
 
@@ -110,7 +118,7 @@ def _ancestors(nodes: Iterable[Any], known: Set[Node] = frozenset()) -> set[Node
     return found
 
 
-def _effects(graph: Graph, cotangents: Sequence[Node]) -> tuple[list[Node], list[Node]]:
+def _side_effects(graph: Graph, cotangents: Sequence[Node]) -> tuple[list[Node], list[Node]]:
     """Checks, and random numbers, which nobody may draw twice, of each of the passes."""
     after = set(cotangents)
     early: list[Node] = []
@@ -118,12 +126,12 @@ def _effects(graph: Graph, cotangents: Sequence[Node]) -> tuple[list[Node], list
     for node in graph.nodes:
         if after.intersection(node.all_input_nodes):
             after.add(node)
-        if checks(node) or draws(node):
+        if is_check(node) or is_random(node):
             (late if node in after else early).append(node)
     return early, late
 
 
-def _kept(gradients: Sequence[Node | None], first: set[Node]) -> set[Node]:
+def _saved_values(gradients: Sequence[Node | None], first: set[Node]) -> set[Node]:
     """The values of the forward pass that the backward pass is handed: NOTE [what is kept]."""
     kept: set[Node] = set()
     seen: set[Node] = set()
@@ -133,22 +141,26 @@ def _kept(gradients: Sequence[Node | None], first: set[Node]) -> set[Node]:
         if node in seen:
             continue
         seen.add(node)
-        if node in first and not _made_again(node):
+        if node in first and not _is_cheap_to_recompute(node):
             kept.add(node)
         else:
             waiting += node.all_input_nodes
     return kept
 
 
-def _made_again(node: Node) -> bool:
+def _is_cheap_to_recompute(node: Node) -> bool:
     """Whether it costs nothing to compute this value of the forward pass again."""
     if node.op != "call_function":
         return False
     if node.target is operator.getitem:
         source = node.all_input_nodes[0]
-        return not _is_tensor(source) and source.op == "call_function" and _made_again(source)
+        return (
+            not _is_tensor(source)
+            and source.op == "call_function"
+            and _is_cheap_to_recompute(source)
+        )
     if not node.all_input_nodes:  # zeros, a range
-        return not draws(node)
+        return not is_random(node)
     if not returns_view(node.target) and node.target is not _aten._unsafe_view.default:
         return False
     viewed = node.all_input_nodes[0]
@@ -166,7 +178,7 @@ def _size(node: Node) -> int:
     return sum(x.numel() for x in row if isinstance(x, torch.Tensor))
 
 
-class _Copy:
+class _GraphCopy:
     """A part of the graph of `module` from `inputs` to `wanted`, copied in its order."""
 
     def __init__(
@@ -190,7 +202,7 @@ class _Copy:
     def end(self, row: Sequence[Node | None]) -> None:
         """Let the graph return `row`, no two of which share memory."""
         self.graph.output(tuple(row))
-        apart(self.graph)
+        copy_aliased_outputs(self.graph)
         self.module = GraphModule(self._whole, self.graph)
 
 
@@ -199,7 +211,7 @@ def _order(value: torch.Tensor) -> list[int]:
     return sorted(range(value.dim()), key=lambda axis: -value.stride(axis))
 
 
-def _by_memory(forward: _Copy, node: Node) -> Node:
+def _by_memory(forward: _GraphCopy, node: Node) -> Node:
     """`node` with its axes in the order of memory, dense."""
     found, value = forward.made[node], node.meta["val"]
     if value.is_contiguous() and not value.is_conj() and not value.is_neg():
@@ -216,7 +228,7 @@ def _by_memory(forward: _Copy, node: Node) -> Node:
     return dense
 
 
-def _back_in_order(backward: _Copy, node: Node) -> None:
+def _back_in_order(backward: _GraphCopy, node: Node) -> None:
     """Let the new graph read `node` with its axes as they were."""
     value = node.meta["val"]
     if value.is_contiguous():

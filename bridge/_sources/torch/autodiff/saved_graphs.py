@@ -18,23 +18,23 @@ from typing import Any
 
 import torch
 
-from bridge._arrays.torch import FACE as ARRAYS
+from bridge._arrays.torch import ARRAYS as ARRAYS
 from bridge._core.errors import NoRuleError
-from bridge._core.op import Op, Positions, Specs, Split
-from bridge._core.pytree import spread
-from bridge._core.spec import ArraySpec, check_same
-from bridge._sources.torch.autodiff.transforms import ACCUMULATES, pulled
-from bridge._sources.torch.batching.loop_vmap import each
-from bridge._sources.torch.batching.rng_consistency import keyless_gradient
+from bridge._core.op import ForwardBackward, Op, Positions, Specs
+from bridge._core.pytree import replace_at
+from bridge._core.spec import ArraySpec, check_specs_unchanged
+from bridge._sources.torch.autodiff.transforms import ACCUMULATES, backward
+from bridge._sources.torch.batching.loop_vmap import loop_op
+from bridge._sources.torch.batching.rng_consistency import missing_key_error
 from bridge._sources.torch.capture.environment import (
-    fresh,
+    default_state,
+    fork_generators,
     generator_states,
-    own_generators,
-    seeded,
+    with_seed,
 )
-from bridge._sources.torch.capture.trace import Fun, dense
+from bridge._sources.torch.capture.trace import Fun, contiguous_copy
 from bridge._sources.torch.program import Settings
-from bridge._sources.torch.state.replaced_tensors import remembered
+from bridge._sources.torch.state.replaced_tensors import get_rerun
 
 _MOST_GRAPHS = 256
 _NUMBER = ArraySpec((), "int32")
@@ -78,7 +78,7 @@ class _Graphs:
 
 
 @dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
-class Keeping:
+class SavedGraph:
     """A first derivative by graphs that are kept.
 
     Attributes:
@@ -97,108 +97,108 @@ class Keeping:
     primals: Specs
     outputs: Specs
     settings: Settings
-    wanted: Positions
+    argnums: Positions
     again: Callable[[Positions, Positions], Op]
     graphs: _Graphs = dataclasses.field(default_factory=_Graphs)
 
-    def split(self, given: Positions) -> Split:
+    def forward_backward(self, outnums: Positions) -> ForwardBackward:
         """The halves, for cotangents of the outputs at `given` or some of them."""
         halves: dict[Any, Op] = {}
 
-        def half(needed: Positions, given: Positions) -> Op:
-            if (needed, given) not in halves:
-                halves[needed, given] = self._second(needed, given)
-            return halves[needed, given]
+        def half(argnums: Positions, outnums: Positions) -> Op:
+            if (argnums, outnums) not in halves:
+                halves[argnums, outnums] = self._backward(argnums, outnums)
+            return halves[argnums, outnums]
 
-        return Split(
-            way="save",
-            forward=self._op("forward", self._first(), (*self.outputs, _NUMBER)),
-            backward=lambda needed: half(needed, given),
-            outputs=len(self.outputs),
-            kept_primals=tuple(range(len(self.primals))),
-            kept_outputs=(),
-            narrowed=half,
+        return ForwardBackward(
+            strategy="save",
+            forward=self._op("forward", self._forward(), (*self.outputs, _NUMBER)),
+            backward=lambda needed: half(needed, outnums),
+            output_count=len(self.outputs),
+            saved_primals=tuple(range(len(self.primals))),
+            saved_outputs=(),
+            backward_from=half,
         )
 
     def _op(self, half: str, call: Callable[..., Any], outputs: Specs) -> Op:
         made = Op(
             name=f"{self.name}.{half}",
-            home="torch",
+            framework="torch",
             call=call,
-            specs=lambda *_: outputs,
-            vmap=lambda axes, size: each(made, axes, size),
-            anew=True,
+            output_specs=lambda *_: outputs,
+            vmap=lambda axes, size: loop_op(made, axes, size),
+            reruns=True,
         )
         return made
 
-    def _first(self) -> Callable[..., Any]:
+    def _forward(self) -> Callable[..., Any]:
         def call(*xs: torch.Tensor) -> tuple[torch.Tensor, ...]:
-            with fresh(self.settings.dtype), torch.enable_grad():
+            with default_state(self.settings.dtype), torch.enable_grad():
                 copies = [x.detach().clone() for x in xs]
-                free = [copies[i].requires_grad_() for i in self.wanted]
-                outputs = list(self.fun(*spread(free, self.wanted, copies)))
-                found = [dense(y.detach()) for y in outputs]
-                again = remembered()
-            check_same([*map(ARRAYS.spec, found)], self.outputs, self.name)
+                free = [copies[i].requires_grad_() for i in self.argnums]
+                outputs = list(self.fun(*replace_at(free, self.argnums, copies)))
+                found = [contiguous_copy(y.detach()) for y in outputs]
+                again = get_rerun()
+            check_specs_unchanged([*map(ARRAYS.spec, found)], self.outputs, self.name)
             number = self.graphs.keep(_Graph(free, outputs, again, generator_states(xs)))
             return (*found, torch.tensor(number, dtype=torch.int32))
 
-        return call if self.settings.seed is None else seeded(call, self.settings.seed)
+        return call if self.settings.seed is None else with_seed(call, self.settings.seed)
 
-    def _second(self, needed: Positions, given: Positions) -> Op:
+    def _backward(self, argnums: Positions, outnums: Positions) -> Op:
         count = len(self.primals)
-        specs = tuple(self.primals[i] for i in needed)
+        specs = tuple(self.primals[i] for i in argnums)
 
         def call(*args: torch.Tensor) -> tuple[torch.Tensor, ...]:
             cotangents = [c.detach().clone() for c in args[count + 1 :]]
             graph = self.graphs.find(int(args[count]))
-            if graph is None or not all(graph.outputs[i].requires_grad for i in given):
-                return self.again(needed, given).call(*args[:count], *cotangents)
-            inputs = [graph.inputs[self.wanted.index(i)] for i in needed]
-            outputs = [graph.outputs[i] for i in given]
+            if graph is None or not all(graph.outputs[i].requires_grad for i in outnums):
+                return self.again(argnums, outnums).call(*args[:count], *cotangents)
+            inputs = [graph.inputs[self.argnums.index(i)] for i in argnums]
+            outputs = [graph.outputs[i] for i in outnums]
             with (
-                fresh(self.settings.dtype),
+                default_state(self.settings.dtype),
                 torch.enable_grad(),
-                self._drawing(args[:count], graph),
+                self._rerun_random(args[:count], graph),
             ):
                 if graph.again:
                     graph.again()
-                gradients = pulled(outputs, inputs, cotangents, again=False, retain=True)
-                found = [dense(g.detach()) for g in gradients]
+                gradients = backward(outputs, inputs, cotangents, again=False, retain=True)
+                found = [contiguous_copy(g.detach()) for g in gradients]
             if any(x.grad is not None for x in inputs):
                 raise NoRuleError(ACCUMULATES)
-            check_same([*map(ARRAYS.spec, found)], specs, f"{self.name}.backward")
+            check_specs_unchanged([*map(ARRAYS.spec, found)], specs, f"{self.name}.backward")
             return tuple(found)
 
         return self._op("backward", call, specs)
 
     @contextlib.contextmanager
-    def _drawing(self, xs: Sequence[torch.Tensor], graph: _Graph) -> Generator[None]:
+    def _rerun_random(self, xs: Sequence[torch.Tensor], graph: _Graph) -> Generator[None]:
         """Let a backward pass go on drawing where the call has stopped, if that had a seed."""
-        with own_generators(xs) as generators:
+        with fork_generators(xs) as generators:
             for generator, state in zip(generators, graph.states, strict=True):
                 generator.set_state(state)
             yield
             now = generator_states(xs)
             if self.settings.seed is None and not all(map(torch.equal, graph.states, now)):
-                raise keyless_gradient(self.name)
+                raise missing_key_error(self.name)
 
 
-def keeps(function: Any) -> bool:
+def can_save_graph(function: Any) -> bool:
     """Whether a function runs anew, and a call of it can keep the graph of a first derivative."""
-    derived = function.way is not None or function.again
-    unseeded = function.draws and function.settings.seed is None
+    derived = function.strategy is not None or function.is_second_order
+    unseeded = function.uses_rng and function.settings.seed is None
     return not function.program and not derived and not unseeded
 
 
-def keeping(function: Any, wanted: Positions) -> Keeping:
+def save_graph(function: Any, argnums: Positions) -> SavedGraph:
     """The derivative of such a function by its arguments at `wanted`."""
-    return Keeping(
+    return SavedGraph(
         fun=function.fun,
         name=function.name,
         primals=function.primals,
         outputs=function.outputs,
         settings=function.settings,
-        wanted=wanted,
-        again=functools.cache(lambda needed, given: function.vjp(needed, given).op()),
+        argnums=argnums,
+        again=functools.cache(lambda needed, given: function.vjp(needed, given).make_op()),
     )

@@ -22,7 +22,7 @@ from torch.autograd import forward_ad
 
 from bridge._core.errors import NoRuleError
 from bridge._core.op import Positions
-from bridge._core.pytree import spread
+from bridge._core.pytree import replace_at
 from bridge._sources.torch.capture.sparse import dense_gradient
 
 Fun = Callable[..., Sequence[torch.Tensor]]
@@ -33,40 +33,40 @@ ACCUMULATES = (
 )
 
 
-def restricted(
+def with_free_args(
     fun: Fun, xs: Sequence[torch.Tensor], free: Positions, outputs: Sequence[int]
 ) -> Callable[..., tuple[torch.Tensor, ...]]:
     """`fun` of its arguments at `free` alone, the others being `xs`, and these of its outputs."""
 
     def of_free(*values: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        found = fun(*spread(values, free, xs))
+        found = fun(*replace_at(values, free, xs))
         return tuple(found[i] for i in outputs)
 
     return of_free
 
 
-def transformed_vjp(fun: Fun, count: int, wanted: Positions, given: Positions) -> Fun:
+def transformed_vjp(fun: Fun, count: int, argnums: Positions, outnums: Positions) -> Fun:
     """Gradients by `torch.func.vjp`."""
 
     def gradients(*args: torch.Tensor) -> Any:
         xs, cotangents = args[:count], args[count:]
-        of_wanted = restricted(fun, xs, wanted, given)
-        pull: Any = torch.func.vjp(of_wanted, *(xs[i] for i in wanted))[1]
+        of_wanted = with_free_args(fun, xs, argnums, outnums)
+        pull: Any = torch.func.vjp(of_wanted, *(xs[i] for i in argnums))[1]
         return pull(_copies(cotangents))
 
     return gradients
 
 
-def recorded_vjp(fun: Fun, count: int, wanted: Positions, given: Positions) -> Fun:
+def recorded_vjp(fun: Fun, count: int, argnums: Positions, outnums: Positions) -> Fun:
     """Gradients by `torch.autograd.grad`."""
 
     def gradients(*args: torch.Tensor) -> list[torch.Tensor]:
         xs, cotangents = args[:count], args[count:]
         again = any(x.requires_grad for x in args)
         with torch.enable_grad():
-            free = [_leaf(xs[i]) for i in wanted]
-            outputs = restricted(fun, xs, wanted, given)(*free)
-            gradients = pulled(outputs, free, cotangents, again=again)
+            free = [_as_leaf(xs[i]) for i in argnums]
+            outputs = with_free_args(fun, xs, argnums, outnums)(*free)
+            gradients = backward(outputs, free, cotangents, again=again)
         if any(x.is_leaf and x.grad is not None for x in free):
             raise NoRuleError(ACCUMULATES)
         return gradients
@@ -74,7 +74,7 @@ def recorded_vjp(fun: Fun, count: int, wanted: Positions, given: Positions) -> F
     return gradients
 
 
-def transformed_jvp(fun: Fun, count: int, given: Positions, outputs: Positions) -> Fun:
+def transformed_jvp(fun: Fun, count: int, argnums: Positions, outputs: Positions) -> Fun:
     """Tangents by `torch.func.jvp`, in the dtypes of their outputs.
 
     In torch 2.13, that of a float32 without axes, added to a Python number, is float64.
@@ -82,59 +82,59 @@ def transformed_jvp(fun: Fun, count: int, given: Positions, outputs: Positions) 
 
     def tangents(*args: torch.Tensor) -> Any:
         xs, directions = args[:count], args[count:]
-        of_given = restricted(fun, xs, given, outputs)
-        found: Any = torch.func.jvp(of_given, tuple(xs[i] for i in given), directions)
+        of_given = with_free_args(fun, xs, argnums, outputs)
+        found: Any = torch.func.jvp(of_given, tuple(xs[i] for i in argnums), directions)
         return tuple(t.to(y.dtype) for y, t in zip(*found, strict=True))
 
     return tangents
 
 
-def transposed_jvp(fun: Fun, count: int, given: Positions, outputs: Positions) -> Fun:
+def transposed_jvp(fun: Fun, count: int, argnums: Positions, outputs: Positions) -> Fun:
     """Tangents by `torch.func.vjp` of a pullback: NOTE [tangents from gradients]."""
 
     def tangents(*args: torch.Tensor) -> Any:
-        xs, directions = args[:count], args[count : count + len(given)]
-        of_given = restricted(fun, xs, given, outputs)
-        found, pull, *_ = torch.func.vjp(of_given, *(xs[i] for i in given))
-        cotangents = args[count + len(given) :] or [torch.zeros_like(y) for y in found]
+        xs, directions = args[:count], args[count : count + len(argnums)]
+        of_given = with_free_args(fun, xs, argnums, outputs)
+        found, pull, *_ = torch.func.vjp(of_given, *(xs[i] for i in argnums))
+        cotangents = args[count + len(argnums) :] or [torch.zeros_like(y) for y in found]
         return torch.func.vjp(lambda *c: pull(_copies(c)), *cotangents)[1](directions)
 
     return tangents
 
 
-def recorded_jvp(fun: Fun, count: int, given: Positions, outputs: Positions) -> Fun:
+def recorded_jvp(fun: Fun, count: int, argnums: Positions, outputs: Positions) -> Fun:
     """Tangents by `torch.autograd.grad` of a gradient: NOTE [tangents from gradients]."""
 
     def tangents(*args: torch.Tensor) -> list[torch.Tensor]:
-        xs, directions = args[:count], args[count : count + len(given)]
+        xs, directions = args[:count], args[count : count + len(argnums)]
         again = any(x.requires_grad for x in args)
         with torch.enable_grad():
-            free = [_leaf(xs[i]) for i in given]
-            found = restricted(fun, xs, given, outputs)(*free)
-            at = args[count + len(given) :] or [torch.zeros_like(y) for y in found]
-            cotangents = [_leaf(c) for c in at]
-            gradients = pulled(found, free, cotangents, again=True)
-            return pulled(gradients, cotangents, directions, again=again)
+            free = [_as_leaf(xs[i]) for i in argnums]
+            found = with_free_args(fun, xs, argnums, outputs)(*free)
+            at = args[count + len(argnums) :] or [torch.zeros_like(y) for y in found]
+            cotangents = [_as_leaf(c) for c in at]
+            gradients = backward(found, free, cotangents, again=True)
+            return backward(gradients, cotangents, directions, again=again)
 
     return tangents
 
 
-def dual_jvp(fun: Fun, count: int, given: Positions, outputs: Positions) -> Fun:
+def dual_jvp(fun: Fun, count: int, argnums: Positions, outputs: Positions) -> Fun:
     """Tangents by `torch.autograd.forward_ad`, which takes the `jvp` of any `autograd.Function`."""
 
     def tangents(*args: torch.Tensor) -> list[torch.Tensor]:
         xs, directions = args[:count], args[count:]
         with torch.enable_grad(), forward_ad.dual_level():
-            pairs = zip(given, directions, strict=True)
+            pairs = zip(argnums, directions, strict=True)
             duals = [forward_ad.make_dual(xs[i], t) for i, t in pairs]
-            found = restricted(fun, xs, given, outputs)(*duals)
+            found = with_free_args(fun, xs, argnums, outputs)(*duals)
             pairs = zip(found, map(forward_ad.unpack_dual, found), strict=True)
             return [torch.zeros_like(y) if t is None else t.to(y.dtype) for y, (_, t) in pairs]
 
     return tangents
 
 
-def _leaf(x: torch.Tensor) -> torch.Tensor:
+def _as_leaf(x: torch.Tensor) -> torch.Tensor:
     """`x` where gradients are to be taken by it; one that is recorded already stays connected."""
     if x.requires_grad:
         return x.view_as(x)
@@ -148,7 +148,7 @@ def _copies(cotangents: Sequence[torch.Tensor]) -> tuple[torch.Tensor, ...]:
     return tuple(c.clone() for c in cotangents)
 
 
-def pulled(
+def backward(
     outputs: Sequence[torch.Tensor],
     inputs: Sequence[torch.Tensor],
     cotangents: Sequence[torch.Tensor],
@@ -172,7 +172,7 @@ def pulled(
     ]
 
 
-def mapped(fun: Fun, axes: Sequence[int | None], size: int, randomness: str) -> Fun:
+def vmapped(fun: Fun, axes: Sequence[int | None], size: int, randomness: str) -> Fun:
     """`fun` over an axis of its arguments, by `torch.func.vmap`; axis 0 of each result."""
 
     def each(*xs: torch.Tensor) -> tuple[torch.Tensor, ...]:

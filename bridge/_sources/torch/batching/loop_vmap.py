@@ -17,17 +17,17 @@ from bridge._sources.torch.program import Settings
 Axes = tuple[int | None, ...]
 
 
-def grown(specs: Specs, axes: Axes, size: int) -> Specs:
+def batched_specs(specs: Specs, axes: Axes, size: int) -> Specs:
     """`specs` with an axis of this size where `axes` is no `None`."""
-    return tuple(spec.grown(axis, size) for spec, axis in zip(specs, axes, strict=True))
+    return tuple(spec.with_axis(axis, size) for spec, axis in zip(specs, axes, strict=True))
 
 
-def seeds_differ(settings: Settings, axes: Axes) -> bool:
+def has_seed_per_example(settings: Settings, axes: Axes) -> bool:
     """Whether each example has a seed of its own."""
     return settings.seed is not None and axes[settings.seed] is not None
 
 
-def looped(one: Op, axes: Axes, onto: Axes, size: int, outputs: Specs) -> Callable[..., Any]:
+def loop_call(one: Op, axes: Axes, onto: Axes, size: int, outputs: Specs) -> Callable[..., Any]:
     """The call of `one` for each example: NOTE [a seed for each example].
 
     Of its results, those whose axis in `onto` is `None` are summed; together they are `outputs`.
@@ -52,16 +52,16 @@ def _example(xs: Sequence[torch.Tensor], axes: Axes, n: int) -> list[torch.Tenso
     return [x if axis is None else x.select(axis, n).contiguous() for x, axis in pairs]
 
 
-def each(one: Op, axes: Axes, size: int) -> Op:
+def loop_op(one: Op, axes: Axes, size: int) -> Op:
     """`one`, which is not differentiated, mapped over `axes` of its arguments."""
-    outputs = tuple(spec.grown(0, size) for spec in one.specs())
+    outputs = tuple(spec.with_axis(0, size) for spec in one.output_specs())
     found = Op(
         name=f"{one.name}.vmap",
-        home="torch",
-        call=looped(one, axes, (0,) * len(outputs), size, outputs),
-        specs=lambda *_: outputs,
-        vmap=lambda axes, size: each(found, axes, size),
-        reach=one.reach,
-        text=one.text,
+        framework="torch",
+        call=loop_call(one, axes, (0,) * len(outputs), size, outputs),
+        output_specs=lambda *_: outputs,
+        vmap=lambda axes, size: loop_op(found, axes, size),
+        dependencies=one.dependencies,
+        fingerprint=one.fingerprint,
     )
     return found

@@ -12,20 +12,20 @@ from collections.abc import Iterable, Iterator, Sequence
 import torch
 
 from bridge._core.errors import NoRuleError
-from bridge._core.op import Op, Positions, Specs, Split
-from bridge._sources.torch.autodiff.eager import made_up
-from bridge._sources.torch.capture.graph import draws
+from bridge._core.op import ForwardBackward, Op, Positions, Specs
+from bridge._sources.torch.autodiff.eager import example_inputs
+from bridge._sources.torch.capture.graph import is_random
 from bridge._sources.torch.capture.trace import Fun
 from bridge._sources.torch.program import Program
 
 _SEEDS = 4
-OTHER_DRAWS = (
+RNG_MISMATCH = (
     "it would draw other random numbers from the same seed, as dropout in attention does. Draw "
     "them by operators of their own, such as torch.nn.functional.dropout."
 )
 
 
-def keyless_gradient(name: str) -> NoRuleError:
+def missing_key_error(name: str) -> NoRuleError:
     """The error of a function whose gradient is not that of another call."""
     return NoRuleError(
         f"{name} draws random numbers in its gradient, which have to follow from an argument. Pass "
@@ -35,26 +35,26 @@ def keyless_gradient(name: str) -> NoRuleError:
 
 def _arguments(primals: Specs, seed: int | None) -> Iterator[list[torch.Tensor]]:
     for n in range(_SEEDS):
-        xs = made_up(primals, n)
+        xs = example_inputs(primals, n)
         if seed is not None:
             xs[seed] = torch.full_like(xs[seed], 7 * n + 1)
         yield xs
 
 
-def begin_alike(one: Program, other: Program) -> bool:
+def same_first_draws(one: Program, other: Program) -> bool:
     """Whether one graph draws what another begins with."""
     rows = [
-        [(x.target, x.meta["val"].shape) for x in p.module.graph.nodes if draws(x)]
+        [(x.target, x.meta["val"].shape) for x in p.module.graph.nodes if is_random(x)]
         for p in (one, other)
     ]
     return rows[0] == rows[1][: len(rows[0])]
 
 
-def same(one: Fun, other: Fun, primals: Specs) -> bool:
+def same_results(one: Fun, other: Fun, primals: Specs) -> bool:
     """Whether two functions have the same results."""
     state = torch.get_rng_state()
     try:
-        xs = made_up(primals)
+        xs = example_inputs(primals)
         found = one(*xs)
         torch.set_rng_state(state)
         return _close(found, other(*xs))
@@ -65,34 +65,37 @@ def same(one: Fun, other: Fun, primals: Specs) -> bool:
 def same_gradients(
     op: Op,
     vjp: Op,
-    split: Split,
-    wanted: Positions,
-    given: Positions,
+    split: ForwardBackward,
+    argnums: Positions,
+    outnums: Positions,
     *,
     primals: Specs,
     seed: int | None,
 ) -> bool:
     """Whether value and gradients are those of one draw."""
-    outputs = op.specs()
+    outputs = op.output_specs()
     for n, xs in enumerate(_arguments(primals, seed)):
         results = split.forward.call(*xs)
-        cotangents = made_up(tuple(outputs[i] for i in given), n)
-        kept = [*(xs[i] for i in split.kept_primals), *(results[i] for i in split.kept_outputs)]
-        found = split.backward(wanted).call(*kept, *results[split.outputs :], *cotangents)
+        cotangents = example_inputs(tuple(outputs[i] for i in outnums), n)
+        kept = [*(xs[i] for i in split.saved_primals), *(results[i] for i in split.saved_outputs)]
+        found = split.backward(argnums).call(*kept, *results[split.output_count :], *cotangents)
         if not _close(op.call(*xs), results) or not _close(vjp.call(*xs, *cotangents), found):
             return False
     return True
 
 
 def same_tangents(
-    op: Op, jvp: Op, given: Positions, smooth: Positions, *, primals: Specs, seed: int
+    op: Op, jvp: Op, argnums: Positions, smooth: Positions, *, primals: Specs, seed: int
 ) -> bool:
     """Whether tangents and gradients are those of one draw."""
-    gradients = op.derive("vjp", given, smooth)
-    outputs = op.specs()
-    moving = tuple(primals[i] for i in given)
+    gradients = op.derive("vjp", argnums, smooth)
+    outputs = op.output_specs()
+    moving = tuple(primals[i] for i in argnums)
     for n, xs in enumerate(_arguments(primals, seed)):
-        dx, dy = made_up(moving, n + 1), made_up(tuple(outputs[i] for i in smooth), n + 2)
+        dx, dy = (
+            example_inputs(moving, n + 1),
+            example_inputs(tuple(outputs[i] for i in smooth), n + 2),
+        )
         left, right = jvp.call(*xs, *dx), gradients.call(*xs, *dy)
         if not _close([_dot(left, dy)], [_dot(dx, right)]):
             return False

@@ -16,12 +16,17 @@ import torch
 
 from bridge._core.errors import NoRuleError
 from bridge._core.op import Op, Positions, Specs
-from bridge._sources.torch.autodiff.transforms import mapped
-from bridge._sources.torch.batching.loop_vmap import Axes, grown, looped, seeds_differ
-from bridge._sources.torch.batching.rng_consistency import OTHER_DRAWS, same_examples
-from bridge._sources.torch.capture.graph_export import listed
+from bridge._sources.torch.autodiff.transforms import vmapped
+from bridge._sources.torch.batching.loop_vmap import (
+    Axes,
+    batched_specs,
+    has_seed_per_example,
+    loop_call,
+)
+from bridge._sources.torch.batching.rng_consistency import RNG_MISMATCH, same_examples
+from bridge._sources.torch.capture.graph_export import export_graph
 from bridge._sources.torch.capture.trace import trace
-from bridge._sources.torch.program import Program, Settings, executed, written
+from bridge._sources.torch.program import Program, Settings, make_call, make_call_into
 
 
 @dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
@@ -37,8 +42,8 @@ class Batched:
     """
 
     base: Any
-    axes: Axes
-    onto: Axes
+    in_axes: Axes
+    out_axes: Axes
     size: int
     settings: Settings
 
@@ -48,25 +53,25 @@ class Batched:
         return f"{self.base.name}.vmap"
 
     @property
-    def draws(self) -> bool:
+    def uses_rng(self) -> bool:
         """Whether random numbers are drawn."""
-        return self.base.draws
+        return self.base.uses_rng
 
     @functools.cached_property
     def primals(self) -> Specs:
         """The arguments."""
-        return grown(self.base.primals, self.axes, self.size)
+        return batched_specs(self.base.primals, self.in_axes, self.size)
 
     @functools.cached_property
     def program(self) -> Program:
         """The graph."""
-        fun = mapped(self.base.program.run, self.axes, self.size, self.randomness)
+        fun = vmapped(self.base.program.run, self.in_axes, self.size, self.randomness)
 
         def results(*xs: torch.Tensor) -> list[torch.Tensor]:
             rows = fun(*xs)
             return [
                 y.sum(0) if axis is None else y.movedim(0, axis)
-                for y, axis in zip(rows, self.onto, strict=True)
+                for y, axis in zip(rows, self.out_axes, strict=True)
             ]
 
         try:
@@ -84,93 +89,99 @@ class Batched:
         """Whether examples draw the same random numbers."""
         return "different" if self.settings.seed is None else "same"
 
-    def draws_alike(self, vmap: Op) -> bool:
+    def same_draws(self, vmap: Op) -> bool:
         """Whether each example of a batched form draws what it would alone."""
         seed = self.settings.seed
-        if seed is None or not self.draws:
+        if seed is None or not self.uses_rng:
             return True
-        one = self.base.op()
-        return same_examples(one, vmap, self.axes, primals=self.primals, seed=seed)
+        one = self.base.make_op()
+        return same_examples(one, vmap, self.in_axes, primals=self.primals, seed=seed)
 
-    def checked(self) -> "Batched":
+    def check_rng(self) -> "Batched":
         """Itself, unless random numbers would differ."""
-        if not self.draws_alike(self.op()):
-            raise NoRuleError(f"torch cannot batch {self.base.name}: {OTHER_DRAWS}")
+        if not self.same_draws(self.make_op()):
+            raise NoRuleError(f"torch cannot batch {self.base.name}: {RNG_MISMATCH}")
         return self
 
-    def op(self) -> Op:
+    def make_op(self) -> Op:
         """The function as an Op."""
         return Op(
             name=self.name,
-            home="torch",
-            call=executed(self.program, self.settings),
-            into=written(self.program, self.settings),
-            specs=lambda *_: self.outputs,
-            vjp=lambda wanted, given: self.vjp(wanted, given).op(),
-            jvp=lambda given: self.jvp(given).op(),
-            vmap=lambda axes, size: self.vmap(axes, size).op(),
-            reach=self.program.reach,
-            text=self.program.text,
-            listing=listed(self.program, self.settings),
+            framework="torch",
+            call=make_call(self.program, self.settings),
+            call_into=make_call_into(self.program, self.settings),
+            output_specs=lambda *_: self.outputs,
+            vjp=lambda wanted, given: self.vjp(wanted, given).make_op(),
+            jvp=lambda given: self.jvp(given).make_op(),
+            vmap=lambda axes, size: self.vmap(axes, size).make_op(),
+            dependencies=self.program.dependencies,
+            fingerprint=self.program.fingerprint,
+            graph=export_graph(self.program, self.settings),
         )
 
-    def vjp(self, wanted: Positions, given: Positions) -> "Batched":
+    def vjp(self, argnums: Positions, outnums: Positions) -> "Batched":
         """The gradients of the primals at `wanted`; only the outputs at `given` take part."""
-        if self.draws and self.settings.seed is None:
+        if self.uses_rng and self.settings.seed is None:
             raise NoRuleError(
                 f"{self.name} draws random numbers, and its derivative would be taken at others "
                 "than its value. Let the function take a seed."
             )
-        axes = (*self.axes, *(self.onto[i] for i in given))
-        return self._of(self.base.vjp(wanted, given), axes, (self.axes[i] for i in wanted))
+        axes = (*self.in_axes, *(self.out_axes[i] for i in outnums))
+        return self._of(self.base.vjp(argnums, outnums), axes, (self.in_axes[i] for i in argnums))
 
-    def jvp(self, given: Positions) -> "Batched":
+    def jvp(self, argnums: Positions) -> "Batched":
         """The tangents of the differentiable outputs; only the primals at `given` move."""
-        axes = (*self.axes, *(self.axes[i] for i in given))
+        axes = (*self.in_axes, *(self.in_axes[i] for i in argnums))
         smooth = (i for i, spec in enumerate(self.base.outputs) if spec.differentiable)
-        return self._of(self.base.jvp(given), axes, (self.onto[i] for i in smooth))
+        return self._of(self.base.jvp(argnums), axes, (self.out_axes[i] for i in smooth))
 
     def vmap(self, axes: Axes, size: int) -> "Batched":
         """The function mapped over `axes` of its arguments."""
-        kind = Looped if self.draws and seeds_differ(self.settings, axes) else type(self)
-        return batched(self, axes, size, kind)
+        kind = (
+            LoopedBatch
+            if self.uses_rng and has_seed_per_example(self.settings, axes)
+            else type(self)
+        )
+        return make_batched(self, axes, size, kind)
 
     def _of(self, base: Any, axes: Axes, onto: Iterable[int | None]) -> "Batched":
-        kind = Looped if _runs_anew(base) else type(self)
-        return kind(base=base, axes=axes, onto=tuple(onto), size=self.size, settings=self.settings)
+        kind = LoopedBatch if _reruns(base) else type(self)
+        return kind(
+            base=base, in_axes=axes, out_axes=tuple(onto), size=self.size, settings=self.settings
+        )
 
 
 @dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
-class Looped(Batched):
+class LoopedBatch(Batched):
     """The same, one example after the other: NOTE [a seed for each example]."""
 
     @property
     def outputs(self) -> Specs:
         """The results."""
-        return grown(self.base.outputs, self.onto, self.size)
+        return batched_specs(self.base.outputs, self.out_axes, self.size)
 
-    def op(self) -> Op:
+    def make_op(self) -> Op:
         """The function as an Op."""
-        one = self.base.op()
+        one = self.base.make_op()
         return Op(
             name=self.name,
-            home="torch",
-            call=looped(one, self.axes, self.onto, self.size, self.outputs),
-            specs=lambda *_: self.outputs,
-            vjp=lambda wanted, given: self.vjp(wanted, given).op(),
-            jvp=lambda given: self.jvp(given).op(),
-            vmap=lambda axes, size: self.vmap(axes, size).op(),
-            reach=one.reach,
-            text=one.text,
+            framework="torch",
+            call=loop_call(one, self.in_axes, self.out_axes, self.size, self.outputs),
+            output_specs=lambda *_: self.outputs,
+            vjp=lambda wanted, given: self.vjp(wanted, given).make_op(),
+            jvp=lambda given: self.jvp(given).make_op(),
+            vmap=lambda axes, size: self.vmap(axes, size).make_op(),
+            dependencies=one.dependencies,
+            fingerprint=one.fingerprint,
         )
 
 
-def _runs_anew(base: Any) -> bool:
+def _reruns(base: Any) -> bool:
     """Whether there is no graph to batch."""
-    return isinstance(base, Looped) or base.program is None
+    return isinstance(base, LoopedBatch) or base.program is None
 
 
-def batched(base: Any, axes: Axes, size: int, kind: type[Batched]) -> Batched:
+def make_batched(base: Any, axes: Axes, size: int, kind: type[Batched]) -> Batched:
     """`base` mapped over `axes` of its arguments."""
     onto = (0,) * len(base.outputs)
-    return kind(base=base, axes=axes, onto=onto, size=size, settings=base.settings)
+    return kind(base=base, in_axes=axes, out_axes=onto, size=size, settings=base.settings)

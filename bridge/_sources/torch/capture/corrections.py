@@ -12,14 +12,14 @@ from torch.overrides import TorchFunctionMode
 from bridge._sources.torch.internals import without_modes
 
 
-class Mended(TorchFunctionMode):
+class CorrectedFunctions(TorchFunctionMode):
     """Calls others in the place of functions whose gradients are wrong."""
 
     def __torch_function__(
         self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Any = None
     ) -> Any:
         """`func`, or what has its gradient right."""
-        call: Any = _OTHERS.get(func, func)
+        call: Any = _CORRECTED.get(func, func)
         return call(*args, **(kwargs or {}))
 
 
@@ -70,7 +70,7 @@ def _bags_have_wrong_counts() -> bool:
         return gradient[:, 0].tolist() != [0, 1, 1]
 
 
-_OTHERS: dict[Any, Callable[..., Any]] = {  # test_writing_by_strides_has_its_gradient_wrong
+_CORRECTED: dict[Any, Callable[..., Any]] = {  # test_writing_by_strides_has_its_gradient_wrong
     torch.as_strided_scatter: _as_strided_scatter,
     torch.Tensor.as_strided_scatter: _as_strided_scatter,
     F.embedding_bag: _embedding_bag,

@@ -6,21 +6,21 @@ from collections.abc import Callable, Generator, Sequence
 
 import torch
 
-from bridge._arrays.torch import aside
+from bridge._arrays.torch import suspend_transforms
 from bridge._sources.torch.internals import any_autocast, below_autograd, without_autocast
-from bridge._sources.torch.state.replaced_tensors import putting_back
+from bridge._sources.torch.state.replaced_tensors import restoring
 
 Flat = Callable[..., Sequence[torch.Tensor]]
 
 
-def settled(run: Flat, dtype: torch.dtype) -> Flat:
+def in_clean_state(run: Flat, dtype: torch.dtype) -> Flat:
     """`run`, a graph, on tensors that carry no derivatives; what it records would be wasted."""
     disturbed, default = torch.is_inference_mode_enabled, torch.get_default_dtype
 
     def call(*xs: torch.Tensor) -> Sequence[torch.Tensor]:
         # Even a graph goes by the default dtype, where integers are divided.
         if any_autocast() or disturbed() or default() != dtype:
-            with fresh(dtype), below_autograd():
+            with default_state(dtype), below_autograd():
                 return run(*xs)
         with below_autograd():
             return run(*xs)
@@ -29,13 +29,13 @@ def settled(run: Flat, dtype: torch.dtype) -> Flat:
 
 
 @contextlib.contextmanager
-def fresh(dtype: torch.dtype) -> Generator[None]:
+def default_state(dtype: torch.dtype) -> Generator[None]:
     """The state of a torch just started, but for the default dtype, and modules given back."""
     before = torch.get_default_dtype()
     with contextlib.ExitStack() as stack:
         stack.callback(_set_default_dtype, before)
-        stack.enter_context(putting_back())
-        stack.enter_context(aside())
+        stack.enter_context(restoring())
+        stack.enter_context(suspend_transforms())
         stack.enter_context(torch.inference_mode(mode=False))
         stack.enter_context(torch.enable_grad())
         stack.enter_context(without_autocast())
@@ -54,14 +54,14 @@ def _set_default_dtype(dtype: torch.dtype) -> None:
 _drawing = threading.RLock()
 
 
-def seeded(run: Flat, position: int) -> Flat:
+def with_seed(run: Flat, position: int) -> Flat:
     """`run` on random numbers that its input at `position` decides, all others undisturbed."""
 
     def call(*xs: torch.Tensor) -> Sequence[torch.Tensor]:
         seed = 0
         for word in xs[position].reshape(-1).tolist():  # a JAX key is two words of 32 bits
             seed = ((seed << 32 | seed >> 32) ^ word) & 0xFFFFFFFFFFFFFFFF
-        with own_generators(xs) as generators:
+        with fork_generators(xs) as generators:
             for generator in generators:
                 generator.manual_seed(seed)
             return run(*xs)
@@ -70,7 +70,7 @@ def seeded(run: Flat, position: int) -> Flat:
 
 
 @contextlib.contextmanager
-def own_generators(xs: Sequence[torch.Tensor]) -> Generator[list[torch.Generator]]:
+def fork_generators(xs: Sequence[torch.Tensor]) -> Generator[list[torch.Generator]]:
     """The generators for tensors on the devices of `xs`, which are as before afterwards."""
     generators = _generators({x.device for x in xs})
     with _drawing:

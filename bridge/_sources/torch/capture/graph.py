@@ -23,7 +23,7 @@ _END = 4  # position of the argument of slice_scatter, by default all the way
 _SAME = {_aten.detach.default, _aten.alias.default, _aten.lift_fresh_copy.default}
 
 
-def tidy(module: GraphModule) -> None:
+def simplify(module: GraphModule) -> None:
     """Take out of the graph of `module` what computes nothing in it."""
     graph = module.graph
     graph.set_codegen(CodeGen())  # the calling convention of pytrees, gone
@@ -31,18 +31,18 @@ def tidy(module: GraphModule) -> None:
     end.args = (tuple(pytree.tree_flatten(end.args[0])[0]),)
     _forget_order(graph)
     for node in list(graph.nodes):
-        if _rewritten(graph, node):
+        if _rewrite(graph, node):
             continue
-        if node.target in _SAME or (node.target is _aten.clone.default and _needless(node)):
+        if node.target in _SAME or (node.target is _aten.clone.default and _is_needless(node)):
             source: Any = node.args[0]
             if node.target is _aten.lift_fresh_copy.default:  # made in the function itself
                 source.meta["fresh"] = True
             node.replace_all_uses_with(source)
             graph.erase_node(node)
-    graph.eliminate_dead_code(is_kept)
+    graph.eliminate_dead_code(has_side_effect)
 
 
-def _rewritten(graph: Graph, node: Node) -> bool:
+def _rewrite(graph: Graph, node: Node) -> bool:
     """Write an operator that torch cannot batch as others that it can."""
     if node.target is _aten._neg_view.default:
         node.target = _aten.neg.default
@@ -50,16 +50,16 @@ def _rewritten(graph: Graph, node: Node) -> bool:
     elif node.target is _aten.fill.Scalar:
         node.target = _aten.full_like.default
     elif node.target is _aten.copy.default:
-        return _copy_rewritten(graph, node)
+        return _rewrite_copy(graph, node)
     elif node.target is _aten.index_put.default:
-        return _mask_rewritten(graph, node)
+        return _rewrite_mask(graph, node)
     elif node.target is _aten.slice_scatter.default and len(node.args) > _END:
         size = node.meta["val"].shape[node.args[_END - 2]]
         node.update_arg(_END, min(node.args[_END], size))  # pyright: ignore[reportArgumentType]
     return False
 
 
-def _copy_rewritten(graph: Graph, node: Node) -> bool:
+def _rewrite_copy(graph: Graph, node: Node) -> bool:
     """Write the functional `x.copy_(y)` as `y` in the shape and dtype of `x`."""
     found: Any = node.args[1]
     made, value = node.meta["val"], found.meta["val"]
@@ -82,7 +82,7 @@ def _copy_rewritten(graph: Graph, node: Node) -> bool:
     return True
 
 
-def _mask_rewritten(graph: Graph, node: Node) -> bool:
+def _rewrite_mask(graph: Graph, node: Node) -> bool:
     """Write the functional `x[..., mask] = number` by `torch.where`."""
     target, indices, number, *accumulates = node.args
     mask: Any = indices[-1] if isinstance(indices, (list, tuple)) and indices else None
@@ -102,18 +102,18 @@ def _mask_rewritten(graph: Graph, node: Node) -> bool:
     return True
 
 
-def checks(node: Node) -> bool:
+def is_check(node: Node) -> bool:
     """Whether an operator raises or does nothing, as assertions do, which have no results."""
     schema = getattr(node.target, "_schema", None)
     return bool(node.meta.get("effect")) or (schema is not None and not schema.returns)
 
 
-def is_kept(node: Node) -> bool:
+def has_side_effect(node: Node) -> bool:
     """Whether a node does something besides its result: checks, or draws random numbers."""
     return node.is_impure() or bool(node.meta.get("effect"))
 
 
-def _needless(clone: Node) -> bool:
+def _is_needless(clone: Node) -> bool:
     """Whether a clone is like its argument to whoever reads it."""
     value = clone.args[0].meta.get("val")  # pyright: ignore[reportOptionalMemberAccess, reportAttributeAccessIssue]
     if value is None or value.is_conj() or value.is_neg():
@@ -151,7 +151,7 @@ def results(graph: Graph) -> list[Any]:
     return list(graph.output_node().args[0])  # pyright: ignore[reportArgumentType, reportReturnType]
 
 
-def draws(node: Node) -> bool:
+def is_random(node: Node) -> bool:
     """Whether an operator draws random numbers, as attention may, but not without dropout."""
     if torch.Tag.nondeterministic_seeded not in getattr(node.target, "tags", ()):
         return False
@@ -163,7 +163,7 @@ def draws(node: Node) -> bool:
     return bool(chances.get("dropout_p", 0.0))
 
 
-def roots(nodes: Iterable[Node]) -> dict[Node, frozenset[Node]]:
+def storage_roots(nodes: Iterable[Node]) -> dict[Node, frozenset[Node]]:
     """For each node the nodes in whose memory its value lies: itself, unless it is a view."""
     found: dict[Node, frozenset[Node]] = {}
     for node in nodes:
@@ -179,9 +179,9 @@ def roots(nodes: Iterable[Node]) -> dict[Node, frozenset[Node]]:
     return found
 
 
-def apart(graph: Graph) -> None:
+def copy_aliased_outputs(graph: Graph) -> None:
     """Copy the results that lie in the memory of an input, a constant or another result."""
-    lies = roots(graph.nodes)
+    lies = storage_roots(graph.nodes)
     taken = {node for node in graph.nodes if node.op in ("placeholder", "get_attr")}
     found: list[Any] = []
     for result in results(graph):

@@ -7,12 +7,12 @@ from typing import Any
 import torch
 from torch.overrides import TorchFunctionMode
 
-from bridge._arrays.torch import unwrapped
+from bridge._arrays.torch import unwrap
 
 _Function = Callable[..., Any]
 
 
-class Rewritten(TorchFunctionMode):
+class RewrittenFunctions(TorchFunctionMode):
     """Calls what computes the same where a function looks at values."""
 
     def __torch_function__(
@@ -62,7 +62,7 @@ def _correlation(x: torch.Tensor) -> torch.Tensor:
     return torch.complex(ratio.real.clip(-1, 1), ratio.imag.clip(-1, 1))
 
 
-def _filled(x: torch.Tensor, dim: Any, index: torch.Tensor, value: Any) -> torch.Tensor:
+def _index_fill(x: torch.Tensor, dim: Any, index: torch.Tensor, value: Any) -> torch.Tensor:
     """`x.index_fill`, whose gradient by a tensor looks at which indices are the same."""
     if not isinstance(value, torch.Tensor) or value.ndim or isinstance(dim, str):
         fill: Any = torch.index_fill  # by the names of axes, too, which its stubs lack
@@ -75,15 +75,15 @@ def _filled(x: torch.Tensor, dim: Any, index: torch.Tensor, value: Any) -> torch
     return torch.where(written.view(shape), value.to(x.dtype), x)
 
 
-def _checked(valid: torch.Tensor) -> bool:
+def _is_valid(valid: torch.Tensor) -> bool:
     """Leave to each run of a graph whether what a distribution checks is `valid`, as torch 2.15."""
-    _asserted(valid, "a parameter or value of a distribution is not within its constraint")
+    _assert_valid(valid, "a parameter or value of a distribution is not within its constraint")
     return True
 
 
-def _asserted(valid: torch.Tensor, message: str = "") -> None:
+def _assert_valid(valid: torch.Tensor, message: str = "") -> None:
     """Assert it for all examples of a batch at once: torch.func has no rule to batch this."""
-    _aten._assert_async.msg(unwrapped(valid).all(), message)
+    _aten._assert_async.msg(unwrap(valid).all(), message)
 
 
 _aten: Any = torch.ops.aten
@@ -91,13 +91,13 @@ _aten: Any = torch.ops.aten
 _IS_ALL_TRUE: Any = getattr(torch, "_is_all_true", None)
 
 _REWRITTEN: list[tuple[Any, _Function]] = [
-    (_IS_ALL_TRUE, _checked),
-    (getattr(torch, "_assert_async", None), _asserted),
-    (_aten._assert_async.msg, _asserted),
+    (_IS_ALL_TRUE, _is_valid),
+    (getattr(torch, "_assert_async", None), _assert_valid),
+    (_aten._assert_async.msg, _assert_valid),
     (torch.cov, _covariance),
     (torch.Tensor.cov, _covariance),
     (torch.corrcoef, _correlation),
     (torch.Tensor.corrcoef, _correlation),
-    (torch.index_fill, _filled),
-    (torch.Tensor.index_fill, _filled),
+    (torch.index_fill, _index_fill),
+    (torch.Tensor.index_fill, _index_fill),
 ]

@@ -28,7 +28,7 @@ class SparseError(RuntimeError):
     """
 
 
-class Dense(TorchFunctionMode):
+class DenseGradients(TorchFunctionMode):
     """Raises where a function meets such tensors: NOTE [sparse tensors]."""
 
     def __torch_function__(
@@ -36,9 +36,9 @@ class Dense(TorchFunctionMode):
     ) -> Any:
         """`func`, unless its arguments or results are not strided."""
         kwargs = {**(kwargs or {})}
-        self._check(func, sparse=_makes_sparse(func) or _sparse((args, kwargs)))
+        self._check(func, sparse=_makes_sparse(func) or _holds_sparse((args, kwargs)))
         result = func(*_with_dense_gradients(func, args, kwargs), **kwargs)
-        self._check(func, sparse=_sparse(result))
+        self._check(func, sparse=_holds_sparse(result))
         return result
 
     def _check(self, func: Callable[..., Any], *, sparse: bool) -> None:
@@ -64,11 +64,11 @@ def _makes_sparse(func: Any) -> bool:
     return name.startswith("sparse_") and name.endswith("_tensor")
 
 
-def _sparse(tree: Any) -> bool:
+def _holds_sparse(tree: Any) -> bool:
     if isinstance(tree, torch.Tensor):
         return tree.layout is not torch.strided or tree.is_nested
     if isinstance(tree, (tuple, list, dict)):
-        return any(map(_sparse, pytree.tree_leaves(tree)))
+        return any(map(_holds_sparse, pytree.tree_leaves(tree)))
     return False
 
 

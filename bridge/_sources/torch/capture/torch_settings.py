@@ -13,7 +13,7 @@ from torch.utils import _python_dispatch as modes
 
 
 @contextlib.contextmanager
-def capturing() -> Generator[None]:
+def capture_settings() -> Generator[None]:
     """The settings of torch for what becomes a graph; they are shared by all threads.
 
     Code that `torch.compile` made runs as it was written: a graph cannot look into it. Operators of
@@ -23,7 +23,7 @@ def capturing() -> Generator[None]:
     `torch.compile` and `torch.export` make graphs of them.
     """
     with contextlib.ExitStack() as stack:
-        stack.enter_context(_dispatched_as_before())
+        stack.enter_context(_restore_dispatch())
         dynamo = sys.modules.get("torch._dynamo")  # the import of which would take seconds
         if dynamo is not None:
             stack.enter_context(dynamo.config.patch(error_on_nested_fx_trace=False))
@@ -42,7 +42,7 @@ def capturing() -> Generator[None]:
 
 
 @contextlib.contextmanager
-def _dispatched_as_before() -> Generator[None]:
+def _restore_dispatch() -> Generator[None]:
     """Dispatch as at the start, whatever an exception in the midst of torch's code has left on."""
     c = torch._C
     before = c._len_torch_dispatch_stack(), c._len_torch_function_stack()
@@ -70,7 +70,7 @@ _BACKENDS = [
 
 
 @contextlib.contextmanager
-def parametrized_anew() -> Generator[None]:
+def without_parametrization_cache() -> Generator[None]:
     """Parametrizations compute, whatever `torch.nn.utils.parametrize.cached` keeps outside."""
     before = {name: getattr(parametrize, name) for name in _CACHE if hasattr(parametrize, name)}
     try:

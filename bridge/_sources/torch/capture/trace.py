@@ -7,42 +7,42 @@ from typing import Any
 
 import torch
 
-from bridge._arrays.torch import FACE as ARRAYS
+from bridge._arrays.torch import ARRAYS as ARRAYS
 from bridge._core.errors import ArgumentError, BridgeError, NoRuleError, NoValuesError
 from bridge._core.op import Positions, Specs
-from bridge._sources.torch.autodiff.function_calls import intercepted
+from bridge._sources.torch.autodiff.function_calls import intercept_apply
 from bridge._sources.torch.autodiff.transforms import ACCUMULATES
-from bridge._sources.torch.capture.corrections import Mended
-from bridge._sources.torch.capture.environment import fresh
-from bridge._sources.torch.capture.graph import apart, results, tidy
-from bridge._sources.torch.capture.rewrites import Rewritten
-from bridge._sources.torch.capture.sparse import Dense, SparseError
-from bridge._sources.torch.capture.torch_settings import capturing
-from bridge._sources.torch.code.codegen import attribute
+from bridge._sources.torch.capture.corrections import CorrectedFunctions
+from bridge._sources.torch.capture.environment import default_state
+from bridge._sources.torch.capture.graph import copy_aliased_outputs, results, simplify
+from bridge._sources.torch.capture.rewrites import RewrittenFunctions
+from bridge._sources.torch.capture.sparse import DenseGradients, SparseError
+from bridge._sources.torch.capture.torch_settings import capture_settings
+from bridge._sources.torch.code.codegen import get_attribute
 from bridge._sources.torch.internals import (
-    Blocks,
-    Watch,
-    accumulates,
+    GradientObserver,
+    MutationGuard,
     export,
-    exporter,
     fake_tensors,
     graphs_have_a_loss_wrong,
+    is_accumulation_error,
     is_fake,
-    is_unknown,
-    needs_values,
-    storage,
+    is_shape_error,
+    is_value_error,
+    load_exporter,
+    storage_id,
 )
 from bridge._sources.torch.program import Program, Settings
-from bridge._sources.torch.state.replaced_tensors import ALONE, past, put_aside
+from bridge._sources.torch.state.replaced_tensors import SWAP_LOCK, bypass_message, own_tensors
 
 Fun = Callable[..., Sequence[torch.Tensor]]
 
 
-def pure(fn: Callable[..., Any], name: str) -> Fun:
+def on_copies(fn: Callable[..., Any], name: str) -> Fun:
     """`fn` on copies of its arguments, its results as tensors; by operators torch can transform."""
 
     def fun(*xs: torch.Tensor) -> list[torch.Tensor]:
-        with Mended():
+        with CorrectedFunctions():
             found = fn(*[x.clone() for x in xs])
         row = [found] if isinstance(found, torch.Tensor) else list(found)
         return [_tensor(y, f"result {i} of {name}") for i, y in enumerate(row)]
@@ -64,7 +64,7 @@ def _tensor(y: Any, label: str) -> torch.Tensor:
     return y
 
 
-def dense(y: torch.Tensor) -> torch.Tensor:
+def contiguous_copy(y: torch.Tensor) -> torch.Tensor:
     """`y` row by row in memory of its own, nothing about it put off."""
     return y.resolve_conj().resolve_neg().clone(memory_format=torch.contiguous_format)
 
@@ -76,28 +76,35 @@ def trace(
 
     A function that asks whether its arguments require gradients sees that they do if `training`.
     """
-    blocks = Blocks()
+    blocks = GradientObserver()
 
     def outputs(*xs: torch.Tensor, training: bool) -> tuple[torch.Tensor, ...]:
-        watch = Watch(_refuse(name))
-        with torch.enable_grad(), watch, blocks, Dense(), Rewritten(), intercepted(blocks.apply):
+        watch = MutationGuard(_raise_changes(name))
+        with (
+            torch.enable_grad(),
+            watch,
+            blocks,
+            DenseGradients(),
+            RewrittenFunctions(),
+            intercept_apply(blocks.apply),
+        ):
             free = [x.detach().requires_grad_(training and _smooth(x)) for x in xs]
-            return tuple(dense(y.detach()) for y in fun(*free))
+            return tuple(contiguous_copy(y.detach()) for y in fun(*free))
 
-    with _capture(name, settings.dtype):
+    with _capturing(name, settings.dtype):
         fakes = fake_tensors(primals)
         module = export(functools.partial(outputs, training=training), fakes, joint=False)
         _check_constants(module, name)
-        tidy(module)
-        apart(module.graph)
+        simplify(module)
+        copy_aliased_outputs(module.graph)
     if blocks.wrong and graphs_have_a_loss_wrong():
         raise NoValuesError(
             f"{name} cannot be captured as a graph: torch computes {blocks.wrong} wrongly there."
         )
-    return program(module, blocks)
+    return make_program(module, blocks)
 
 
-def functional(
+def trace_functional(
     fun: Callable[..., Sequence[Any]], primals: Specs, *, name: str, dtype: torch.dtype
 ) -> torch.fx.GraphModule:
     """The graph of `fun` on such arguments; its results that are no tensors are `None`."""
@@ -106,11 +113,11 @@ def functional(
     def outputs(*xs: torch.Tensor) -> tuple[torch.Tensor, ...]:
         found = fun(*[x.clone() for x in xs])  # some operators say that they write to arguments
         kinds[:] = [isinstance(y, torch.Tensor) for y in found]
-        return tuple(dense(y) for y in found if isinstance(y, torch.Tensor))
+        return tuple(contiguous_copy(y) for y in found if isinstance(y, torch.Tensor))
 
-    with _capture(name, dtype), torch.no_grad():
+    with _capturing(name, dtype), torch.no_grad():
         module = export(outputs, fake_tensors(primals), joint=False)
-        tidy(module)
+        simplify(module)
     found = iter(results(module.graph))
     end = module.graph.output_node()
     end.args = (tuple(next(found) if kind else None for kind in kinds),)
@@ -120,8 +127,8 @@ def functional(
 def trace_joint(
     fun: Fun,
     primals: Specs,
-    wanted: Positions,
-    given: Positions,
+    argnums: Positions,
+    outnums: Positions,
     *,
     name: str,
     settings: Settings,
@@ -134,28 +141,35 @@ def trace_joint(
     flows: dict[int, None] = {}
 
     def outputs(*xs: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        with torch.enable_grad(), Watch(_refuse(name)), Dense(), Rewritten():
+        with (
+            torch.enable_grad(),
+            MutationGuard(_raise_changes(name)),
+            DenseGradients(),
+            RewrittenFunctions(),
+        ):
             found = fun(*xs)
-            flows.update((i, None) for i in given if found[i].requires_grad)
-            return tuple(dense(y if i in flows else y.detach()) for i, y in enumerate(found))
+            flows.update((i, None) for i in outnums if found[i].requires_grad)
+            return tuple(
+                contiguous_copy(y if i in flows else y.detach()) for i, y in enumerate(found)
+            )
 
-    with _capture(name, settings.dtype):
+    with _capturing(name, settings.dtype):
         fakes = fake_tensors(primals)
-        for i in wanted:
+        for i in argnums:
             fakes[i].requires_grad_()
         module = export(outputs, fakes, joint=True)
         _check_constants(module, name)
-        tidy(module)
+        simplify(module)
     if not flows:
         end = module.graph.output_node()
         end.args = ((*results(module.graph), *[None] * len(primals)),)
     return module, tuple(flows)
 
 
-def program(module: torch.fx.GraphModule, blocks: Blocks | None = None) -> Program:
+def make_program(module: torch.fx.GraphModule, blocks: GradientObserver | None = None) -> Program:
     """The function that the graph of `module` computes."""
     values = [node.meta["val"] for node in results(module.graph)]
-    return Program(module, tuple(map(ARRAYS.spec, values)), blocks or Blocks())
+    return Program(module, tuple(map(ARRAYS.spec, values)), blocks or GradientObserver())
 
 
 def _smooth(x: torch.Tensor) -> bool:
@@ -163,31 +177,31 @@ def _smooth(x: torch.Tensor) -> bool:
 
 
 @contextlib.contextmanager
-def _capture(name: str, dtype: torch.dtype) -> Generator[None]:
-    exporter()  # imported before any setting is changed
+def _capturing(name: str, dtype: torch.dtype) -> Generator[None]:
+    load_exporter()  # imported before any setting is changed
     try:
-        with ALONE, fresh(dtype), capturing():
+        with SWAP_LOCK, default_state(dtype), capture_settings():
             yield
     except BridgeError:
         raise
     except (RuntimeError, AssertionError, TypeError) as error:
-        explained = _explained(name, error)
+        explained = _explain(name, error)
         if explained is None:
             raise
         raise explained from error
 
 
-def _explained(name: str, error: Exception) -> Exception | None:
+def _explain(name: str, error: Exception) -> Exception | None:
     """What an error that torch raises while it captures says to the user, if we know."""
     if "mutating a non-functional tensor" in str(error):
-        return _changes(name, "a tensor")
-    if accumulates(error):
+        return _changes_error(name, "a tensor")
+    if is_accumulation_error(error):
         return NoRuleError(ACCUMULATES)
-    reason = _no_graph(error)
+    reason = _no_graph_reason(error)
     return reason and NoValuesError(f"{name} cannot be captured as a graph, since {reason}")
 
 
-def _no_graph(error: Exception) -> Any:
+def _no_graph_reason(error: Exception) -> Any:
     """Why a function that may run anew has no graph, if `error` says so."""
     if isinstance(error, SparseError):
         return str(error)
@@ -196,12 +210,12 @@ def _no_graph(error: Exception) -> Any:
             "it changes in place what it has computed from tensors that it captures alone. Pass "
             "them as arguments."
         )
-    if is_unknown(error):
+    if is_shape_error(error):
         return (
             "torch cannot tell the shapes of the results of an operator without values "
             f"({error}). `torch.library.register_fake` tells it, if the operator is yours."
         )
-    if needs_values(error):
+    if is_value_error(error):
         return (
             f"it looks at the values of tensors ({error}): by `if`, `.item()`, NumPy, or a shape "
             "that depends on them."
@@ -215,9 +229,9 @@ def _check_constants(module: torch.fx.GraphModule, name: str) -> None:
     A graph is made by running the function more than once. What one run has left for the next, in
     a cache say, is a tensor without values, whose memory holds anything.
     """
-    own = put_aside()
+    own = own_tensors()
     for node in module.graph.find_nodes(op="get_attr"):
-        constant = attribute(module, str(node.target))
+        constant = get_attribute(module, str(node.target))
         if is_fake(constant):
             raise ArgumentError(
                 f"{name} keeps a tensor ({ARRAYS.spec(constant)}) of one run for the next, in an "
@@ -225,19 +239,19 @@ def _check_constants(module: torch.fx.GraphModule, name: str) -> None:
                 "captured, it has no values. Fill a cache before, by calling the function once "
                 "in torch; pass a state as an argument, and return its new value."
             )
-        label = own.get(storage(constant) or 0)
+        label = own.get(storage_id(constant) or 0)
         if label:
-            raise ArgumentError(f"{name} {past(label)}")
+            raise ArgumentError(f"{name} {bypass_message(label)}")
 
 
-def _refuse(name: str) -> Callable[[torch.Tensor], None]:
+def _raise_changes(name: str) -> Callable[[torch.Tensor], None]:
     def refuse(x: torch.Tensor) -> None:
-        raise _changes(name, f"a tensor ({ARRAYS.spec(x)})")
+        raise _changes_error(name, f"a tensor ({ARRAYS.spec(x)})")
 
     return refuse
 
 
-def _changes(name: str, what: str) -> ArgumentError:
+def _changes_error(name: str, what: str) -> ArgumentError:
     return ArgumentError(
         f"{name} changes {what} in place that is none of its arguments, so each call, and each "
         "derivative, would change it again. Pass it as an argument and return its new value, as "

@@ -10,31 +10,31 @@ import torch
 from torch.fx import Graph, GraphModule, Node
 
 from bridge._sources.torch.capture.graph import results
-from bridge._sources.torch.code.out_variants import Place, places
-from bridge._sources.torch.internals import direct
+from bridge._sources.torch.code.out_variants import OutVariant, find_out_variants
+from bridge._sources.torch.internals import raw_operator
 
 Run = Callable[..., tuple[torch.Tensor, ...]]
 
 
-def compiled(module: GraphModule) -> Run:
+def compile_graph(module: GraphModule) -> Run:
     """The function that the graph of `module` computes."""
-    return _Code(module, {}, []).function()
+    return _CodeWriter(module, {}, []).function()
 
 
-def compiled_into(module: GraphModule) -> Run:
+def compile_graph_into(module: GraphModule) -> Run:
     """The same with tensors for the results before the others: NOTE [written in place].
 
     A result that can be is written there, and returned as the tensor that was handed in.
     """
     outs = [f"out{i}" for i, _ in enumerate(results(module.graph))]
-    return _Code(module, places(module.graph), outs).function()
+    return _CodeWriter(module, find_out_variants(module.graph), outs).function()
 
 
-class _Code:
+class _CodeWriter:
     """Lines of Python, one for each operator; results at their `places` are called `outs`."""
 
     def __init__(
-        self, module: GraphModule, places: Mapping[Node, Place], outs: Sequence[str]
+        self, module: GraphModule, places: Mapping[Node, OutVariant], outs: Sequence[str]
     ) -> None:
         self._module, self._places, self._outs = module, places, outs
         self._last = _last_uses(module.graph)
@@ -51,7 +51,7 @@ class _Code:
         if node.op == "placeholder":
             self._parameters.append(name)
         elif node.op == "get_attr":
-            self._bound[name] = attribute(self._module, str(node.target))
+            self._bound[name] = get_attribute(self._module, str(node.target))
         elif node.op == "output":
             row = [self._text(x) for x in results(node.graph)]
             for place in self._places.values():
@@ -71,7 +71,7 @@ class _Code:
                 return f"{out}.copy_({given[0]})"
             given.append(f"out={out}.view({self._text(place.shape)})")
             target = place.variant
-        return f"{self._constant(direct(target))}({', '.join(given)})"
+        return f"{self._constant(raw_operator(target))}({', '.join(given)})"
 
     def function(self) -> Run:
         """All lines as a function."""
@@ -108,7 +108,7 @@ def _last_uses(graph: Graph) -> dict[Node, list[Node]]:
     return found
 
 
-def attribute(module: Any, path: str) -> Any:
+def get_attribute(module: Any, path: str) -> Any:
     """A constant of a graph, without the gradient it may require."""
     for name in path.split("."):
         module = getattr(module, name)

@@ -13,14 +13,14 @@ from typing import Any
 import torch
 from torch.fx import Graph, Node
 
-from bridge._sources.torch.capture.graph import draws, results, roots
+from bridge._sources.torch.capture.graph import is_random, results, storage_roots
 from bridge._sources.torch.internals import out_variant
 
 _aten: Any = torch.ops.aten
 
 
 @dataclasses.dataclass(frozen=True)
-class Place:
+class OutVariant:
     """How a node writes to where a result is wanted.
 
     Attributes:
@@ -34,23 +34,23 @@ class Place:
     shape: tuple[int, ...]
 
 
-def places(graph: Graph) -> dict[Node, Place]:
+def find_out_variants(graph: Graph) -> dict[Node, OutVariant]:
     """The nodes that can write to where results are wanted: NOTE [written in place]."""
-    lies = roots(graph.nodes)
-    found: dict[Node, Place] = {}
+    lies = storage_roots(graph.nodes)
+    found: dict[Node, OutVariant] = {}
     for i, result in enumerate(results(graph)):
         if result is None or len(lies[result]) != 1 or result.op != "call_function":
             continue
         (base,) = lies[result]
         shape = tuple(result.meta["val"].shape)
-        if _copies(result):
-            found[result] = Place(i, None, shape)
+        if _is_copy(result):
+            found[result] = OutVariant(i, None, shape)
         elif _same_elements(base, result) and (variant := out_variant(base.target)):
-            found[base] = Place(i, variant, tuple(base.meta["val"].shape))
+            found[base] = OutVariant(i, variant, tuple(base.meta["val"].shape))
     return found
 
 
-def _copies(node: Node) -> bool:
+def _is_copy(node: Node) -> bool:
     """Whether a node is its argument in memory of its own, in another dtype at most."""
     value = node.meta["val"]
     if node.target is _aten.clone.default:
@@ -65,7 +65,7 @@ def _copies(node: Node) -> bool:
 def _same_elements(base: Node, result: Node) -> bool:
     """Whether a result is all that `base` computes, row by row, and it computes nothing else."""
     value, viewed = base.meta.get("val"), result.meta["val"]
-    if base.op != "call_function" or not isinstance(value, torch.Tensor) or draws(base):
+    if base.op != "call_function" or not isinstance(value, torch.Tensor) or is_random(base):
         return False
     plain = all(not x.is_conj() and not x.is_neg() for x in (value, viewed))
     dense = value.is_contiguous() and viewed.is_contiguous()

@@ -13,23 +13,23 @@ from typing import Any
 
 import torch
 
-from bridge._core.captured_values import Place, places, reached
-from bridge._sources.torch.internals import Look, is_real, storage, tensors_of
+from bridge._core.captured_values import Holder, holders, walk_holders
+from bridge._sources.torch.internals import OperandObserver, is_real, storage_id, tensors_of
 
 
 @contextlib.contextmanager
-def untouched(fun: Callable[..., Any]) -> Generator[None]:
+def dry_run(fun: Callable[..., Any]) -> Generator[None]:
     """Run `fun` in here without a trace: NOTE [runs that leave no trace]."""
-    contents = [(place, place.contents()) for place in _places(fun)]
+    contents = [(place, place.contents()) for place in _tensor_holders(fun)]
     memory: dict[int, tuple[torch.Tensor, torch.UntypedStorage]] = {}
 
     def look(x: torch.Tensor, *, written: bool) -> None:
-        key = storage(x) if written and is_real(x) else None
+        key = storage_id(x) if written and is_real(x) else None
         if key is not None and key not in memory:
             memory[key] = x, x.untyped_storage().clone()
 
     try:
-        with Look(look):
+        with OperandObserver(look):
             yield
     finally:
         for x, before in memory.values():
@@ -38,11 +38,11 @@ def untouched(fun: Callable[..., Any]) -> Generator[None]:
             place.restore(before, _is_tensor)
 
 
-def _places(fun: Callable[..., Any]) -> list[Place]:
-    captured = [*reached(fun, _is_module)]
+def _tensor_holders(fun: Callable[..., Any]) -> list[Holder]:
+    captured = [*walk_holders(fun, _is_module)]
     parts = {id(part): part for x in captured if _is_module(x) for part in x.modules()}
-    holders = [y for part in parts.values() for y in (vars(part), *tensors_of(part))]
-    return [place for x in [*captured, *holders] if not _is_module(x) for place in places(x)]
+    values = [y for part in parts.values() for y in (vars(part), *tensors_of(part))]
+    return [place for x in [*captured, *values] if not _is_module(x) for place in holders(x)]
 
 
 def _is_module(x: Any) -> bool:

@@ -17,7 +17,7 @@ from bridge._sources.torch.program import Program
 Depends = Callable[[Sequence[torch.Tensor], int], bool]
 
 
-class _Leaving(TorchFunctionMode):
+class _EscapeObserver(TorchFunctionMode):
     """Notes whether values leave torch, and whether the user stops gradients."""
 
     left = False
@@ -34,15 +34,15 @@ class _Leaving(TorchFunctionMode):
         return func(*args, **(kwargs or {}))
 
 
-def attached(fun: Fun, name: str, given: Positions, depends: Depends) -> Fun:
+def check_attached(fun: Fun, name: str, outnums: Positions, depends: Depends) -> Fun:
     """`fun`, unless one of its results at `given` has lost its gradient without the user's will."""
 
     def checked(*xs: torch.Tensor) -> Sequence[torch.Tensor]:
-        with _Leaving() as leaving:
+        with _EscapeObserver() as leaving:
             found = fun(*xs)
         if not any(x.requires_grad for x in xs) or (leaving.stopped and not leaving.left):
             return found
-        for i in given:
+        for i in outnums:
             if is_smooth(found[i]) and not found[i].requires_grad and depends(xs, i):
                 raise NoRuleError(
                     f"result {i} of {name} depends on its arguments, but by values that have left "
@@ -55,12 +55,12 @@ def attached(fun: Fun, name: str, given: Positions, depends: Depends) -> Fun:
     return checked
 
 
-def reaching(program: Program, wanted: Positions) -> Depends:
+def depends_by_graph(program: Program, argnums: Positions) -> Depends:
     """Tells that a result of a graph depends on arguments at `wanted`."""
-    return lambda _, i: not program.reach()[i].isdisjoint(wanted)
+    return lambda _, i: not program.dependencies()[i].isdisjoint(argnums)
 
 
-def changing(fun: Fun) -> Depends:
+def depends_by_value(fun: Fun) -> Depends:
     """Tells that a result depends on arguments by moving these a little."""
 
     def depends(xs: Sequence[torch.Tensor], i: int) -> bool:

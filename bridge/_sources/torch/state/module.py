@@ -6,18 +6,23 @@ from typing import Any
 
 import torch
 
-from bridge._arrays.torch import recording
+from bridge._arrays.torch import is_recording
 from bridge._core.errors import ArgumentError, RangeError
-from bridge._core.import_path import check_named
+from bridge._core.import_path import check_parameter_names
 from bridge._sources.torch.internals import tensors_of
 from bridge._sources.torch.state.purity import LOST, Purity
-from bridge._sources.torch.state.replaced_tensors import as_it_was, put_in, remember, until_put_back
+from bridge._sources.torch.state.replaced_tensors import (
+    enter_until_restored,
+    replace_tensors,
+    restore_now,
+    set_rerun,
+)
 
 Tensors = dict[str, torch.Tensor]
 Modes = tuple[bool, ...]
 
 
-class Pure:
+class PureModule:
     """A module as a pure function of modes, parameters, buffers and arguments."""
 
     def __init__(self, module: torch.nn.Module) -> None:
@@ -33,18 +38,18 @@ class Pure:
         self._check("buffers", buffers, list(self._dtypes))
         inner = {name: buffer.to(self._dtypes[name]) for name, buffer in buffers.items()}
         given = {**params, **inner}
-        as_it_was()
+        restore_now()
         places, purity = self._places(), Purity(self._module, self._name, given)
-        put_in(self._module, given, modes)
-        if recording():  # which looks at its constants when it is done
-            with purity.watched():
+        replace_tensors(self._module, given, modes)
+        if is_recording():  # which looks at its constants when it is done
+            with purity.watch():
                 output = self._module(*args, **kwargs)
         else:
-            until_put_back(purity.watched())
+            enter_until_restored(purity.watch())
             output = self._module(*args, **kwargs)
             now = [*self._module.named_parameters(), *self._module.named_buffers()]
             held = {name: x for name, x in now if name in given}
-            remember(functools.partial(self._put_in_again, held, modes))
+            set_rerun(functools.partial(self._put_in_again, held, modes))
         self._check_set(params)
         now = self._buffers_now(places)
         return output, {name: now[name].to(buffer.dtype) for name, buffer in buffers.items()}
@@ -52,8 +57,8 @@ class Pure:
     def _put_in_again(self, held: Tensors, modes: Modes) -> None:
         """Let the module hold what it held when it had been called, for a later backward pass."""
         purity = Purity(self._module, self._name, held)
-        put_in(self._module, held, modes, hooked=True)
-        until_put_back(purity.watched())
+        replace_tensors(self._module, held, modes, hooked=True)
+        enter_until_restored(purity.watch())
 
     def _buffers_now(self, places: Sequence[Sequence[str]]) -> Tensors:
         """The buffers by name; raises if those that were one, at these places, are no longer."""
@@ -87,10 +92,10 @@ class Pure:
 
     def _check(self, argument: str, values: Any, names: Sequence[str]) -> None:
         """Raise unless `values` are tensors of these names."""
-        check_named(argument, values, names, self._name)
+        check_parameter_names(argument, values, names, self._name)
 
 
-def taken_apart(
+def functionalize(
     module: torch.nn.Module, *, wide: bool
 ) -> tuple[Callable[..., Any], Callable[[], Modes], Tensors, Tensors]:
     """A pure function of modes, parameters, buffers and arguments; the modes; both as they are.
@@ -102,8 +107,8 @@ def taken_apart(
     params = {name: value.detach() for name, value in module.named_parameters()}
     buffers = {name: value.detach() for name, value in module.named_buffers()}
     if not wide:
-        buffers = {name: _narrowed(name, value) for name, value in buffers.items()}
-    return Pure(module), lambda: _modes(module), params, buffers
+        buffers = {name: _check_narrowed(name, value) for name, value in buffers.items()}
+    return PureModule(module), lambda: _modes(module), params, buffers
 
 
 def _check_kind(module: torch.nn.Module) -> None:
@@ -132,7 +137,7 @@ _NARROW: Mapping[torch.dtype, torch.dtype] = {
 }
 
 
-def _narrowed(name: str, value: torch.Tensor) -> torch.Tensor:
+def _check_narrowed(name: str, value: torch.Tensor) -> torch.Tensor:
     small = value.to(_NARROW.get(value.dtype, value.dtype))
     if (small != value).any():
         raise RangeError(

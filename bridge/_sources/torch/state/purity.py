@@ -12,8 +12,8 @@ from collections.abc import Generator, Mapping
 import torch
 
 from bridge._core.errors import ArgumentError
-from bridge._sources.torch.internals import Look, is_real, storage
-from bridge._sources.torch.state.replaced_tensors import past
+from bridge._sources.torch.internals import OperandObserver, is_real, storage_id
+from bridge._sources.torch.state.replaced_tensors import bypass_message
 
 LOST = (
     "the new value would be lost. Make it a buffer, by `register_buffer`: new buffers are returned."
@@ -31,9 +31,11 @@ class Purity:
     ) -> None:
         self._module, self._name = module, name
         own = [*module.named_parameters(), *module.named_buffers()]
-        self._own: dict[int | None, str] = {key: label for label, x in own if (key := storage(x))}
+        self._own: dict[int | None, str] = {
+            key: label for label, x in own if (key := storage_id(x))
+        }
         self._given: dict[int | None, str] = {
-            key: label for label, x in given.items() if (key := storage(x))
+            key: label for label, x in given.items() if (key := storage_id(x))
         }
         self._parameters = {label for label, _ in module.named_parameters()}
         self._attributes = {
@@ -46,9 +48,9 @@ class Purity:
         self._wrong = ""
 
     @contextlib.contextmanager
-    def watched(self) -> Generator[None]:
+    def watch(self) -> Generator[None]:
         """Look at what the module computes in here, and raise at the end."""
-        with Look(self._look):
+        with OperandObserver(self._look):
             yield
         if self._wrong:
             raise ArgumentError(f"{self._name} {self._wrong}")
@@ -62,9 +64,9 @@ class Purity:
     def _look(self, x: torch.Tensor, *, written: bool) -> None:
         if is_real(x):
             self._read.add(id(x))
-        key = storage(x)
+        key = storage_id(x)
         # Not raised here, where operators of Python would make a TypeError of their own of it.
         if key in self._own and key not in self._given:
-            self._wrong = past(self._own[key])
+            self._wrong = bypass_message(self._own[key])
         elif written and self._given.get(key) in self._parameters:
             self._wrong = f"changes its parameter `{self._given[key]}` in place, and {LOST}"

@@ -14,16 +14,16 @@ from typing import Any
 import torch
 
 from bridge._core.errors import NoRuleError
-from bridge._sources.torch.capture.torch_settings import parametrized_anew
+from bridge._sources.torch.capture.torch_settings import without_parametrization_cache
 from bridge._sources.torch.internals import (
     hooks_of,
     is_hooked_after,
-    storage,
+    storage_id,
     tensors_of,
 )
 
 # Modules, and the settings that capturing changes, are shared by all threads of a process.
-ALONE = threading.RLock()
+SWAP_LOCK = threading.RLock()
 
 
 class _Open(threading.local):
@@ -38,7 +38,7 @@ _open = _Open()
 
 
 @contextlib.contextmanager
-def putting_back() -> Generator[None]:
+def restoring() -> Generator[None]:
     """Give modules back at the end what `put_in` has replaced: NOTE [as long as the derivative]."""
     outer = _open.stack, _open.own, _open.again
     with contextlib.ExitStack() as stack:
@@ -49,27 +49,27 @@ def putting_back() -> Generator[None]:
             _open.stack, _open.own, _open.again = outer
 
 
-def as_it_was() -> None:
+def restore_now() -> None:
     """Put back now: a capture runs a function again, from the module as it was."""
     _stack().close()
 
 
-def put_aside() -> Mapping[int, str]:
+def own_tensors() -> Mapping[int, str]:
     """The names of the tensors that others were put in place of, by their `storage`."""
     return _open.own
 
 
-def remember(again: Callable[[], None]) -> None:
+def set_rerun(again: Callable[[], None]) -> None:
     """Let a backward pass that comes later be preceded by `again`."""
     _open.again = again
 
 
-def remembered() -> Callable[[], None] | None:
+def get_rerun() -> Callable[[], None] | None:
     """What has to precede such a backward pass, if anything."""
     return _open.again
 
 
-def until_put_back(context: contextlib.AbstractContextManager[Any]) -> None:
+def enter_until_restored(context: contextlib.AbstractContextManager[Any]) -> None:
     """Enter `context`, and leave it before what modules held is put back."""
     _stack().enter_context(context)
 
@@ -80,7 +80,7 @@ def _stack() -> contextlib.ExitStack:
     return _open.stack
 
 
-def put_in(
+def replace_tensors(
     module: torch.nn.Module,
     tensors: Mapping[str, torch.Tensor],
     modes: Sequence[bool],
@@ -93,11 +93,11 @@ def put_in(
     are `hooked` already have the hooks of what they stand for.
     """
     stack = _stack()
-    stack.enter_context(ALONE)
-    stack.enter_context(parametrized_anew())
+    stack.enter_context(SWAP_LOCK)
+    stack.enter_context(without_parametrization_cache())
     own = {**dict(module.named_parameters()), **dict(module.named_buffers())}
     instead = {id(own[name]): x for name, x in tensors.items()}
-    _open.own = {key: name for name in tensors if (key := storage(own[name])) is not None}
+    _open.own = {key: name for name in tensors if (key := storage_id(own[name])) is not None}
     for name, x in () if hooked else tensors.items():
         _hook_alike(name, own[name], x)
     for part, mode in zip(module.modules(), modes, strict=True):
@@ -133,7 +133,7 @@ def _put_back(rows: Sequence[tuple[dict[str, Any], dict[str, Any]]]) -> None:
         row.update(before)
 
 
-def past(label: str) -> str:
+def bypass_message(label: str) -> str:
     """What is wrong with a module that reaches one of its own tensors while others are put in."""
     return (
         f"uses `{label}` past the attribute of that name, by a list or a closure that holds it, so "

@@ -17,19 +17,21 @@ from bridge._core.errors import ArgumentError
 from bridge._core.op import Op, Specs
 from bridge._core.spec import ArraySpec
 from bridge._sources.torch.batching.loop_vmap import Axes
-from bridge._sources.torch.code.codegen import attribute
+from bridge._sources.torch.code.codegen import get_attribute
 
 Constants = Sequence[torch.Tensor]
 
 
-def captured(module: GraphModule) -> Constants:
+def captured_tensors(module: GraphModule) -> Constants:
     """The tensors that a graph reads and a user may change; it alone has those made in it."""
     nodes = module.graph.find_nodes(op="get_attr")
-    found = [attribute(module, str(node.target)) for node in nodes if not node.meta.get("fresh")]
+    found = [
+        get_attribute(module, str(node.target)) for node in nodes if not node.meta.get("fresh")
+    ]
     return [x for x in found if isinstance(x, torch.Tensor)]
 
 
-def remembering(op: Op, constants: Constants, batch: Sequence[int] = ()) -> Op:
+def with_versions(op: Op, constants: Constants, batch: Sequence[int] = ()) -> Op:
     """`op` with one more result, the versions of `constants`: NOTE [versions]."""
     shape = (*batch, len(constants))
 
@@ -37,24 +39,26 @@ def remembering(op: Op, constants: Constants, batch: Sequence[int] = ()) -> Op:
         return torch.tensor(_versions(constants), dtype=torch.int32).expand(shape).contiguous()
 
     def into(places: Sequence[Any], primals: Sequence[Any]) -> Any:
-        return *_given(op.into)(places[:-1], primals), versions()
+        return *_given(op.call_into)(places[:-1], primals), versions()
 
     def specs(*inputs: ArraySpec) -> Specs:
-        outputs = op.specs(*inputs)
+        outputs = op.output_specs(*inputs)
         device = outputs[0].device if outputs else "cpu"
         return *outputs, ArraySpec(shape, "int32", device)
 
     return dataclasses.replace(
         op,
         call=lambda *xs: (*op.call(*xs), versions()),
-        into=op.into and into,
-        specs=specs,
-        vmap=lambda axes, size: remembering(_given(op.vmap)(axes, size), constants, (size, *batch)),
-        reach=op.reach and (lambda: [*_given(op.reach)(), frozenset[int]()]),
+        call_into=op.call_into and into,
+        output_specs=specs,
+        vmap=lambda axes, size: with_versions(
+            _given(op.vmap)(axes, size), constants, (size, *batch)
+        ),
+        dependencies=op.dependencies and (lambda: [*_given(op.dependencies)(), frozenset[int]()]),
     )
 
 
-def checking(
+def checking_versions(
     op: Op, constants: Constants, at: int, name: str, batch: tuple[int | None, ...] = ()
 ) -> Op:
     """`op`, which takes at the position `at` the versions that `constants` have to have still.
@@ -80,17 +84,19 @@ def checking(
 
     def vmap(axes: Axes, size: int) -> Op:
         others = (*axes[:at], *axes[at + 1 :])
-        return checking(_given(op.vmap)(others, size), constants, at, name, (axes[at], *batch))
+        return checking_versions(
+            _given(op.vmap)(others, size), constants, at, name, (axes[at], *batch)
+        )
 
     def reach() -> list[frozenset[int]]:
-        return [frozenset(i + (i >= at) for i in some) for some in _given(op.reach)()]
+        return [frozenset(i + (i >= at) for i in some) for some in _given(op.dependencies)()]
 
     return dataclasses.replace(
         op,
         call=lambda *xs: op.call(*checked(xs)),
-        into=op.into and (lambda places, xs: _given(op.into)(places, checked(xs))),
+        call_into=op.call_into and (lambda places, xs: _given(op.call_into)(places, checked(xs))),
         vmap=vmap,
-        reach=op.reach and reach,
+        dependencies=op.dependencies and reach,
     )
 
 
