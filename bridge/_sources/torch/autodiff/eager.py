@@ -177,7 +177,7 @@ def infer_outputs(
         default_state(settings.dtype),
         dry_run(fun),
         blocks,
-        intercept_apply(blocks.apply),
+        intercept_apply(blocks.apply, observes=True),
     ):
         outputs = [contiguous_copy(y.detach()) for y in fun(*example_inputs(primals))]
     drawn = not torch.equal(before, torch.get_rng_state())

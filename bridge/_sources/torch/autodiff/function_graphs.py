@@ -196,7 +196,7 @@ class Backward:
         context = Context(pair.needs)
         self.notes = Notes()
         moving = [x for x, i in zip(xs, pair.at, strict=True) if pair.needs[i]]
-        with GradientCuts(moving) as cuts, intercept_apply(self._apply):
+        with GradientCuts(moving) as cuts, intercept_apply(self._apply, observes=True):
             ys = pair.forward(context, xs)
             replaced = {
                 id(y): outputs[i]

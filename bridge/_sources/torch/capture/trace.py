@@ -86,7 +86,7 @@ def trace(
             blocks,
             DenseGradients(),
             RewrittenFunctions(),
-            intercept_apply(blocks.apply),
+            intercept_apply(blocks.apply, observes=True),
         ):
             free = [x.detach().requires_grad_(training and _smooth(x)) for x in xs]
             return tuple(contiguous_copy(y.detach()) for y in fun(*free))
