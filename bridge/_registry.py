@@ -9,8 +9,9 @@ from collections.abc import Iterator
 from typing import Any, cast
 
 from bridge._core import tracebacks
+from bridge._core.array_protocols import ArrayBackend, SourceArrays, TargetArrays
 from bridge._core.errors import MissingFrameworkError, OutdatedFrameworkError, UnknownFrameworkError
-from bridge._core.protocols import ArrayBackend, Source, SourceArrays, Target, TargetArrays
+from bridge._core.protocols import Source, Target
 
 _MODULES = {"torch": "torch", "jax": "jax", "mlx": "mlx.core", "numpy": "numpy"}
 _PACKAGES = {"torch": "torch", "jax": "jax", "jaxlib": "jax", "mlx": "mlx", "numpy": "numpy"}

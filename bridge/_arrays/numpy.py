@@ -25,7 +25,7 @@ _NUMBERS = {
 
 
 def narrow_checked(x: np.ndarray, dtype: np.dtype, name: str) -> np.ndarray:
-    """`x`, or its integers of 64 bits as those of a smaller `dtype`: NOTE [narrowing]."""
+    """`x`, or its integers of 64 bits as those of a smaller `dtype`: NOTE [narrow integers]."""
     if NARROW_INTEGERS.get(x.dtype.name) != dtype.name:
         return x
     if x.size:

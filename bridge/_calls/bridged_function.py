@@ -224,22 +224,23 @@ class BridgedFunction:
             del self._plans[next(iter(self._plans))]
         self._plans[key] = plan
 
-    def rebuild(self, ambient: str, arguments: str) -> tuple[Op, ExecuteInto]:
-        """The Op for arguments that another process described, and what evaluates it."""
-        here = str(self._source.trace_context())
-        if here != ambient:
+    def rebuild(self, trace_context: str, arguments: str) -> tuple[Op, ExecuteInto]:
+        """Return the Op for arguments that another process described, and what executes it."""
+        own_context = str(self._source.trace_context())
+        if own_context != trace_context:
             raise ArgumentError(
                 f"a program that calls {self._name} was made where the default dtype of "
-                f"{self._source_name} was {ambient}, and here it is {here}. Set it, or export anew."
+                f"{self._source_name} was {trace_context}, and here it is "
+                f"{own_context}. Set it, or export it again."
             )
         with self._lock:
-            plan = self._plans.get((ambient, arguments))
+            plan = self._plans.get((trace_context, arguments))
             if plan is None:
                 leaves, structure = export_key.decode_arguments(arguments)
                 labels = [self._parameters.argument_name(path) for path in pytree.paths(structure)]
                 described = export_key.describe_leaves(leaves, labels, self._target_name)
                 plan = self._make_plan(leaves, structure, described)
-                self._store_plan((ambient, arguments), plan)
+                self._store_plan((trace_context, arguments), plan)
         return plan.op, plan.executor.execute_into
 
     def _describe(self, leaf: Any, path: Sequence[Any]) -> LeafInfo:

@@ -5,8 +5,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from bridge import _registry
+from bridge._core.array_protocols import SourceArrays
 from bridge._core.op import Arrays, Op
-from bridge._core.protocols import Execute, ExecuteAndSave, ExecuteInto, Executor, SourceArrays
+from bridge._core.protocols import Execute, ExecuteAndSave, ExecuteInto, Executor
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -14,10 +15,10 @@ class OpExecutor:
     """How Ops are evaluated for a caller: on arrays, or on buffers that a compiler handed out.
 
     Attributes:
-        evaluate: The outputs for arrays of the caller's framework.
-        evaluate_and_keep: Some of them, and all of them as they are at home.
-        at_home: The arrays that Ops take.
-        moves: Whether they compute on another device than that of the caller's arrays.
+        execute: The outputs for arrays of the caller's framework.
+        execute_and_save: Some of them, and all of them as they are at home.
+        source_arrays: The arrays that Ops take.
+        changes_device: Whether they compute on another device than that of the caller's arrays.
     """
 
     execute: Execute

@@ -14,7 +14,7 @@ from bridge._core.spec import ArraySpec
 def export_key(
     function: Callable[[], Any], ambient: str, structure: Any, leaves: Sequence[Any]
 ) -> tuple[str, str, str]:
-    """Where a function is found, its settings, and arguments of this structure: an `Origin`."""
+    """Where a function is found, its settings, and arguments of this structure: an `ExportKey`."""
     found = function()
     place = found and import_path.import_path(found)
     if place is None:

@@ -35,7 +35,7 @@ class LeafInfo:
     """One leaf of the arguments, described.
 
     Attributes:
-        label: As the user would write it.
+        name: As the user would write it.
         signature: Its part in the key.
         spec: What is known of it as an array, `None` for a static one.
         kind: How leaves of its class are treated.
@@ -204,12 +204,12 @@ class Plan:
 
     Attributes:
         op: The user's function of flat arrays.
-        runner: What evaluates Ops here.
+        executor: What evaluates Ops here.
         primals: Of the op.
         native: The op as a function of the caller's framework.
         flat: The user's function behind it, which knows the structure of the results.
-        dynamic: Positions of the leaves handed to `native`, each with what prepares it.
-        as_they_are: Whether these are all leaves, and nothing is to be prepared.
+        array_leaves: Positions of the leaves handed to `native`, each with what prepares it.
+        passthrough: Whether these are all leaves, and nothing is to be prepared.
     """
 
     op: Op

@@ -25,7 +25,7 @@ class StagedCall:
     Attributes:
         plan: What is known of such calls.
         leaves: What its Op takes: arrays, or what stands for them, and numbers.
-        at: Positions of the arrays among them.
+        array_positions: Positions of the arrays among them.
         source_shapes: `(flat, primals, names) -> shapes`, as the source finds them.
     """
 
@@ -54,7 +54,7 @@ class StagedCall:
         return notes[asked]
 
     def dependent_outputs(self, steps: Sequence[AppliedRule], argnums: Sequence[int]) -> list[int]:
-        """Positions of the results that depend on one of the arrays at `wanted`."""
+        """Positions of the results that depend on one of the arrays at `argnums`."""
         op, at = self._derived(steps)
         free = {at[i] for i in argnums}
         reach = op.dependencies() if op.dependencies else [free for _ in op.output_specs()]

@@ -16,8 +16,8 @@ from typing import Any
 
 from bridge import _registry
 from bridge._core import import_path
+from bridge._core.array_protocols import ArrayBackend
 from bridge._core.errors import ArgumentError, BridgeError
-from bridge._core.protocols import ArrayBackend
 
 # What frameworks raise for an argument of a class that they do not know.
 USER_ERRORS = (TypeError, AttributeError, ValueError, RuntimeError, BufferError, IndexError)
@@ -31,8 +31,8 @@ class Direction:
     """From which framework a function is brought to which, as its user wrote it.
 
     Attributes:
-        home: The framework the function is to be written with.
-        away: The framework it is called from.
+        source: The framework the function is to be written with.
+        target: The framework it is called from.
     """
 
     source: str

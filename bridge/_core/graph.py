@@ -12,8 +12,8 @@ class ValueRef:
     """An array of a listing: an input, a constant or the result of an instruction.
 
     Attributes:
-        number: Which one, inputs counted first, then constants, then instructions.
-        item: Which of several results, if an instruction has several.
+        index: Which one, inputs counted first, then constants, then instructions.
+        output_index: Which of several results, if an instruction has several.
     """
 
     index: int
@@ -28,10 +28,10 @@ class Operation:
         operator: Its name, as its framework spells it: `aten.add.Tensor`.
         args: Numbers, strings, None, dtypes by name, Values, and sequences of them.
         kwargs: The same by keyword.
-        results: The spec of the result, specs of several; `None` for what is no array.
-        operands: The Values among the arguments, in the order in which `parts` takes them.
-        draw: For an operator that draws random numbers, how many others draw before it.
-        parts: The same in terms of other operators, `None` where there is no such thing.
+        output_specs: The spec of the result, specs of several; `None` for what is no array.
+        operands: The Values among the arguments, in the order in which `decompose` takes them.
+        rng_index: For an operator that draws random numbers, how many others draw before it.
+        decompose: The same in terms of other operators, `None` where there is no such thing.
     """
 
     operator: str
@@ -50,9 +50,9 @@ class Graph:
     Attributes:
         inputs: Of the arguments.
         constants: NumPy arrays.
-        instructions: In an order in which they can be evaluated.
+        operations: In an order in which they can be evaluated.
         outputs: What is returned, `None` for what is no array.
-        seed: Position of the input that random numbers follow from, if there is one.
+        rng_input: Position of the input that random numbers follow from, if there is one.
     """
 
     inputs: tuple[ArraySpec, ...]

@@ -4,9 +4,10 @@ An Op is closed under differentiation: its vjp is an Op, its jvp is an Op, and
 so is its batched form. A target therefore learns one thing, how to call an Op,
 and has derivatives of every order by calling the Ops its rules return.
 
-NOTE [narrowing]
-A caller without integers of 64 bits gets them in 32, as long as they fit. The Op for that returns
-what it is given: `HomeFace.fill` looks at the values, and raises before anything is wrong.
+NOTE [narrow integers]
+A caller without integers of 64 bits gets them in 32, as long as they fit. The Op that does so
+returns its argument unchanged: `SourceArrays.execute_into` checks the values while it writes them,
+and raises before a wrong one can be read.
 """
 
 import dataclasses
@@ -21,7 +22,7 @@ from bridge._core.spec import NARROW_INTEGERS, ArraySpec
 Arrays = tuple[Any, ...]
 Specs = tuple[ArraySpec, ...]
 Positions = tuple[int, ...]
-# A rule by name with its arguments; of a split also which half, and the arguments of that.
+# The name of a rule and its arguments; for a half of a ForwardBackward also the half and its own.
 AppliedRule = tuple[Any, ...]
 
 _MOST_DERIVED = 256
@@ -31,39 +32,39 @@ _MOST_DERIVED = 256
 class Op:
     """A pure function on flat arrays of one framework, with its rules.
 
-    Gradients follow the convention of torch and MLX: for a real function of complex numbers
-    they point uphill, that is, they are the conjugates of JAX's.
+    Gradients follow the convention of torch and MLX: the gradient of a real function of complex
+    numbers points uphill. JAX has its conjugate.
 
     Attributes:
         name: Shown in error messages, profiles and `grad_fn`.
-        home: The framework whose arrays `call` takes and returns.
+        framework: The framework whose arrays `call` takes and returns.
         call: `(*primals) -> outputs`. No output shares memory with a primal or another output.
-        into: `(places, primals) -> outputs`, like `call`, given arrays like the outputs, in memory
-            that nobody reads. It may write outputs there, and then returns those arrays. Others may
-            share memory, since they are copied at once.
-        specs: `(*input specs) -> output specs`; never looks at values.
-        vjp: `(wanted, given) -> Op` on `(*primals, *cotangents)`: the gradients of the primals
-            at the positions `wanted`, when the outputs at the positions `given` have cotangents
-            and all others have none.
-        jvp: `(given) -> Op` on `(*primals, *tangents)`: the tangents of the differentiable
-            outputs, when the primals at the positions `given` have tangents.
-        vmap: `(axes, size) -> Op` on inputs with one more axis where `axes` is no None, and
-            with axis 0 added to every output.
-        split: `(wanted, given) -> Split`, a first-order derivative that does not run `call` again;
-            `None` where recomputing costs less. Then, and without the rule, a target calls `vjp`
-            on the primals, which recomputes.
-        reach: For each output the positions of the primals it depends on; without it, of all.
-            A primal that is out of reach has no gradient, where zeros would be one.
-        draws: Whether random numbers are drawn that follow from no primal.
-        listing: `() -> Listing`, what `call` computes, written out: a target that can compile that
-            does so, and calls nothing. Without it, `call` is called.
-        expected: The outputs of a function that looks at values, as it was seen to return them: for
-            a target that holds each call to that. Without it, `specs` tells.
-        anew: Whether sizes of outputs may follow from values: `specs` tells of made-up ones, and
-            `call` raises where others have other sizes.
-        text: What it computes, but for the values of constants; alike in every process.
-        steps: How it was derived from the Op that `derive` was first called on.
-        notes: What its callers remember of earlier calls.
+        call_into: `(buffers, primals) -> outputs`, like `call`. The buffers are arrays like the
+            outputs; `call_into` may write outputs there and return them. Its other outputs may
+            share memory, since its caller copies them at once.
+        output_specs: `(*input specs) -> output specs`, without looking at values.
+        vjp: `(argnums, outnums) -> Op` on `(*primals, *cotangents)`: the gradients of the primals
+            at `argnums`, given cotangents of the outputs at `outnums`. All others have none.
+        jvp: `(argnums) -> Op` on `(*primals, *tangents)`: the tangents of the differentiable
+            outputs, given tangents of the primals at `argnums`.
+        vmap: `(axes, size) -> Op`: an input has one more axis where `axes` is not None, and every
+            output has a new axis 0.
+        forward_backward: `(argnums, outnums) -> ForwardBackward`, a first derivative whose backward
+            does not run `call` again; `None` where recomputing costs less. If the rule is missing
+            or returns None, a target recomputes: it calls the vjp on the primals.
+        dependencies: For each output, the positions of the primals it depends on; if missing, all.
+            A primal that no output depends on has no gradient, where it would be zeros.
+        uses_rng: True if it draws random numbers that do not follow from a primal.
+        graph: `() -> Graph`, the operations of `call`, for a target that compiles them instead of
+            calling `call`.
+        observed_specs: The specs that a function which looks at values was seen to return, for a
+            target that checks every call against them. If missing, `output_specs` is exact.
+        reruns: True if sizes of outputs can depend on values. `output_specs` then tells the sizes
+            for example inputs, and `call` raises where values have others.
+        fingerprint: Text that identifies the computation, except for the values of constants; the
+            same in every process.
+        derivation: The rules that led here from the Op that `derive` was first called on.
+        notes: What callers store about this Op between calls.
     """
 
     name: str
@@ -87,7 +88,7 @@ class Op:
     _derived: dict[tuple[Any, ...], Any] = dataclasses.field(default_factory=dict, repr=False)
 
     def derive(self, kind: str, *args: Any) -> Any:
-        """The Op (or the Split) the rule `kind` returns for `args`, made once and then kept."""
+        """Return what the rule `kind` makes of `args`, an Op or a ForwardBackward, from a cache."""
         try:
             return self._derived[kind, args]
         except KeyError:
@@ -98,82 +99,79 @@ class Op:
                 f"`{self.name}` has no {kind} rule, so it cannot be used under {kind}. "
                 f"Pass `{kind}=` where the Op is made."
             )
-        # Kept because a new Op is a new function to a compiler, which would compile it again;
-        # not forever, because each size of a batch is one. The list is made in one step, and
-        # two threads may both make an Op: setdefault lets every caller go on with the same.
+        # Cached because a compiler compiles a new Op anew. Bounded because each batch size is
+        # one more. `list` copies in one step, and `setdefault` gives threads that make the same
+        # Op at the same time one and the same.
         for oldest in list(self._derived)[: 1 - _MOST_DERIVED]:
             self._derived.pop(oldest, None)
-        found = _with_derivation(rule(*args), (*self.derivation, (kind, *args)))
-        return self._derived.setdefault((kind, args), found)
+        derived = _with_derivation(rule(*args), (*self.derivation, (kind, *args)))
+        return self._derived.setdefault((kind, args), derived)
 
-    def dependent_primals(self, outputs: Iterable[int], primals: Positions) -> Positions:
-        """Those of `primals` that one of `outputs` depends on."""
+    def dependent_primals(self, outnums: Iterable[int], argnums: Positions) -> Positions:
+        """Return those of `argnums` that one of the outputs at `outnums` depends on."""
         if self.dependencies is None:
-            return primals
-        reach = self.dependencies()
-        together = frozenset[int]().union(*(reach[y] for y in outputs))
-        return tuple(i for i in primals if i in together)
+            return argnums
+        dependencies = self.dependencies()
+        union = frozenset[int]().union(*(dependencies[i] for i in outnums))
+        return tuple(i for i in argnums if i in union)
 
     def try_forward_backward(
         self, argnums: Positions, outnums: Positions
     ) -> "ForwardBackward | None":
-        """The derivative in two halves; one that cannot be had may not be asked for either."""
+        """Return the forward/backward pair, or `None` if the source has no such derivative."""
+        # An Op that reruns saves more than arrays, and no caller says when that can be freed.
+        if self.forward_backward is None or self.reruns:
+            return None
         try:
-            # What runs anew keeps more than arrays, and nobody here tells when that has been used.
-            return (
-                self.derive("forward_backward", argnums, outnums)
-                if self.forward_backward and not self.reruns
-                else None
-            )
+            return self.derive("forward_backward", argnums, outnums)
         except NoRuleError:
             return None
 
-    def narrow_integers(self, output: int) -> "Op":
-        """The Op from one of the outputs, integers of 64 bits, to the same in 32: NOTE [narrowing].
+    def narrow_integers(self, outnum: int) -> "Op":
+        """Make the Op that turns one output, 64-bit integers, into 32 bits: NOTE [narrow integers].
 
-        It is derived as by a rule.
+        `derive` takes it for a rule.
         """
-        return _narrow_integers(
-            f"result {output} of {self.name}", self.framework, self.output_specs()[output]
-        )
+        name, spec = f"result {outnum} of {self.name}", self.output_specs()[outnum]
+        return _narrow_integers(name, self.framework, spec)
 
-    def replay(self, steps: Sequence[AppliedRule]) -> list["Op"]:
-        """This Op and those that the `steps` lead to, one after the other."""
-        row: list[Op] = [self]
-        for kind, *args in steps:
+    def replay(self, derivation: Sequence[AppliedRule]) -> list["Op"]:
+        """Return this Op and each Op that the rules of `derivation` lead to."""
+        ops: list[Op] = [self]
+        for kind, *args in derivation:
             if kind != "forward_backward":
-                row.append(row[-1].derive(kind, *args))
+                ops.append(ops[-1].derive(kind, *args))
                 continue
-            wanted, given, half, *needed = args
-            found = getattr(row[-1].derive("forward_backward", wanted, given), half)
-            row.append(found(*needed) if needed else found)
-        return row
+            argnums, outnums, half, *half_args = args
+            op_or_maker = getattr(ops[-1].derive(kind, argnums, outnums), half)
+            ops.append(op_or_maker(*half_args) if half_args else op_or_maker)
+        return ops
 
     def residual_strategies(self) -> set[str]:
-        """Which ways first derivatives have been taken."""
-        splits = [split for (kind, _), split in self._derived.items() if kind == "forward_backward"]
-        return {split.strategy if split else "recompute" for split in splits}
+        """Return the strategies by which first derivatives have been taken so far."""
+        pairs = [pair for (kind, _), pair in self._derived.items() if kind == "forward_backward"]
+        return {pair.strategy if pair else "recompute" for pair in pairs}
 
 
 @dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
 class ForwardBackward:
-    """A derivative in two halves, with what the first keeps for the second.
+    """A derivative in two halves: the forward saves what the backward needs.
 
-    A target whose calls can be batched after they were differentiated, as JAX's can, uses it if the
-    halves have `vmap`. Both are made once: the same `needed` gives the same Op.
+    A target whose calls can be batched after they were differentiated, as those of JAX can, uses
+    the pair if both halves have `vmap`. The same arguments give the same Op.
 
     Attributes:
-        way: What is kept: `save` for residuals, `gradient` for gradients to be scaled.
+        strategy: `save` if residuals are saved, `gradient` if gradients are, to be scaled.
         forward: Op on `(*primals)`: the outputs, then the residuals.
-        backward: `(needed) -> Op` on `(*kept primals, *kept outputs, *residuals, *cotangents)`:
-            the gradients of the primals at the positions `needed`.
-        outputs: How many of forward's results are outputs; the others are residuals.
-        kept_primals: Positions of the primals that are residuals themselves, so that nothing
+        backward: `(argnums) -> Op` on `(*saved primals, *saved outputs, *residuals, *cotangents)`:
+            the gradients of the primals at `argnums`.
+        output_count: How many results of `forward` are outputs; the others are residuals.
+        saved_primals: Positions of the primals that are residuals themselves, so that nothing
             is copied.
-        kept_outputs: Positions of the outputs that are residuals themselves.
-        narrowed: `(needed, given) -> Op`, the backward half for cotangents of some of the outputs
-            only, from the same residuals; `None` where that takes others. Without it, targets that
-            cannot run the forward half again for fewer outputs recompute.
+        saved_outputs: Positions of the outputs that are residuals themselves.
+        backward_from: `(argnums, outnums) -> Op`, the backward for cotangents of some of the
+            outputs only, from the same residuals; `None` where it needs other residuals. Without
+            it, targets that cannot run the forward again for fewer outputs recompute.
     """
 
     strategy: str
@@ -185,35 +183,41 @@ class ForwardBackward:
     backward_from: Callable[[Positions, Positions], Op | None] | None = None
 
 
-def _narrow_integers(name: str, home: str, wide: ArraySpec) -> Op:
-    small = dataclasses.replace(wide, dtype=NARROW_INTEGERS[wide.dtype])
+def _narrow_integers(name: str, framework: str, spec: ArraySpec) -> Op:
+    narrow = dataclasses.replace(spec, dtype=NARROW_INTEGERS[spec.dtype])
 
     def vmap(axes: tuple[int | None, ...], size: int) -> Op:
         if axes != (0,):
             raise NoRuleError(f"{name} was batched along axis {axes[0]}, where results have 0.")
-        return _narrow_integers(name, home, wide.with_axis(0, size))
+        return _narrow_integers(name, framework, spec.with_axis(0, size))
 
     return Op(
-        name=name, framework=home, call=lambda x: (x,), output_specs=lambda *_: (small,), vmap=vmap
+        name=name,
+        framework=framework,
+        call=lambda x: (x,),
+        output_specs=lambda *_: (narrow,),
+        vmap=vmap,
     )
 
 
-def _with_derivation(found: Any, steps: tuple[AppliedRule, ...]) -> Any:
-    """What a rule returned, with the steps that led to it."""
-    if isinstance(found, Op):
-        return dataclasses.replace(found, derivation=steps)
-    if not isinstance(found, ForwardBackward):
-        return found
+def _with_derivation(derived: Any, derivation: tuple[AppliedRule, ...]) -> Any:
+    """Note in what a rule returned the rules that led to it."""
+    if isinstance(derived, Op):
+        return dataclasses.replace(derived, derivation=derivation)
+    if not isinstance(derived, ForwardBackward):
+        return derived
 
     def half(name: str, make: Callable[..., Any]) -> Callable[..., Any]:
-        # Kept, so that the same arguments give the same Op.
+        # Cached, so that the same arguments give the same Op.
         return functools.cache(
-            lambda *args: _with_derivation(make(*args), (*steps[:-1], (*steps[-1], name, *args)))
+            lambda *args: _with_derivation(
+                make(*args), (*derivation[:-1], (*derivation[-1], name, *args))
+            )
         )
 
     return dataclasses.replace(
-        found,
-        forward=half("forward", lambda: found.forward)(),
-        backward=half("backward", found.backward),
-        backward_from=found.backward_from and half("backward_from", found.backward_from),
+        derived,
+        forward=half("forward", lambda: derived.forward)(),
+        backward=half("backward", derived.backward),
+        backward_from=derived.backward_from and half("backward_from", derived.backward_from),
     )

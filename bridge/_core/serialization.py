@@ -23,7 +23,7 @@ class Leaf:
 
 
 def encode(tree: Any, kinds: Kinds = {}) -> str:  # noqa: B006 - nobody writes to it
-    """A tree as text, whose leaves are in `Held`.
+    """A tree as text, whose leaves are in `Leaf`.
 
     Only what JSON has, its usual relatives and `kinds` are taken: text comes from anywhere, and
     pickles can run code.

@@ -18,7 +18,7 @@ class ArraySpec:
         shape: Sizes of the axes.
         dtype: NumPy's name, with those of `ml_dtypes`: `float32`, `bfloat16`, `bool`.
         device: `cpu`, `cuda:0`, or `meta` for an array without values.
-        weak: Whether it is a Python number, whose dtype gives way to that of arrays.
+        weak_type: Whether it is a Python number, whose dtype gives way to that of arrays.
     """
 
     shape: tuple[int, ...]

@@ -24,7 +24,7 @@ _EXITS: set[types.CodeType] = set()
 
 
 def entry_point(fn: F) -> F:
-    """`fn` itself, which calls `shorten` for what it raises."""
+    """`fn` itself, which calls `shorten_traceback` for what it raises."""
     _ENTRANCES.add(fn.__code__)
     return fn
 

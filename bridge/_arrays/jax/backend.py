@@ -14,9 +14,9 @@ from jax.sharding import SingleDeviceSharding
 from bridge._arrays.jax.devices import describe_devices, find_device, gather, put_on_device
 from bridge._arrays.jax.modes import CONFIG, allow_transfers, check_not_forked, x64_mode
 from bridge._arrays.numpy import HostCapsule, as_dlpack_dtype
+from bridge._core.array_protocols import PytreeNode
 from bridge._core.errors import ArgumentError, CopyError, NoValuesError
 from bridge._core.op import Arrays, Specs
-from bridge._core.protocols import PytreeNode
 from bridge._core.spec import NARROW_INTEGERS, ArraySpec
 
 _DTYPES = {

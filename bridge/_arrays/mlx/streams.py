@@ -31,7 +31,7 @@ class _Streams:
     """Those of a process: NOTE [one stream for all threads].
 
     Attributes:
-        turn: Held while a thread computes.
+        lock: Held while a thread computes.
         by_device: A stream for each kind of device.
         forked: Whether the process was forked off and has not computed yet.
     """
@@ -80,7 +80,7 @@ _turns = _Turns()
 
 
 class evaluation_lock:  # noqa: N801 - used as a function; a generator would cost as much again
-    """Others do not evaluate what is made in `computing` meanwhile."""
+    """Others do not evaluate what is made in `compute_stream` meanwhile."""
 
     __slots__ = ()
 

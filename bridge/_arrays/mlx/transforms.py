@@ -233,7 +233,7 @@ def async_evaluate(xs: Sequence[mx.array]) -> None:
 def evaluate(xs: Sequence[mx.array]) -> None:
     """Wait for the values of `xs`, all in one go: NOTE [values within transformations].
 
-    Threads take turns, since it may be in `computing` that they were made.
+    Threads take turns, since it may be in `compute_stream` that they were made.
     """
     if not xs:
         return

@@ -15,9 +15,9 @@ from bridge._arrays.numpy import HostCapsule, as_dlpack_dtype
 from bridge._arrays.torch.dtypes import AS_INTEGERS, PLAIN, dtype_name
 from bridge._arrays.torch.execute import execute_into, tensor_from_buffer
 from bridge._arrays.torch.isolation import suspend_transforms, without_derivatives
+from bridge._core.array_protocols import DeviceStream, PytreeNode
 from bridge._core.errors import ArgumentError, CopyError, NoValuesError
 from bridge._core.op import Arrays, Op, Specs
-from bridge._core.protocols import DeviceStream, PytreeNode
 from bridge._core.spec import ArraySpec, dtype_advice
 
 

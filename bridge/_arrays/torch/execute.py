@@ -30,7 +30,7 @@ _LARGE = 2**18
 
 
 def execute_into(op: Op, operands: Sequence[Any], results: Sequence[Any]) -> None:
-    """Evaluate `op` on NumPy arrays, or what has `__dlpack__`: `HomeFace.fill`."""
+    """Evaluate `op` on NumPy arrays, or what has `__dlpack__`: `SourceArrays.execute_into`."""
     with suspend_transforms():
         _execute_into(op, operands, results)
 
@@ -58,7 +58,7 @@ def _execute_into(op: Op, operands: Sequence[Any], results: Sequence[Any]) -> No
 
 
 def _narrow(y: torch.Tensor, dtype: str, name: str) -> torch.Tensor:
-    """`y`, or its integers of 64 bits as those of a smaller `dtype`: NOTE [narrowing]."""
+    """`y`, or its integers of 64 bits as those of a smaller `dtype`: NOTE [narrow integers]."""
     if NARROW_INTEGERS.get(dtype_name(y.dtype)) != dtype:
         return y
     words = y.view(torch.int64)  # torch has no minimum of uint64, whose large values are negative

@@ -15,15 +15,15 @@ from bridge._sources.jax.x64_boundary import with_x64_boundary
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Derivative:
-    """The outputs of `program` at `given`, differentiated by its arguments at `wanted`.
+    """The outputs of `program` at `outnums`, differentiated by its arguments at `argnums`.
 
     Attributes:
         program: The function.
         name: Of the function.
         primals: Its arguments, as the caller sees them.
         mode: The settings that it is traced and run with.
-        wanted: Positions of primals.
-        given: Positions of outputs.
+        argnums: Positions of primals.
+        outnums: Positions of outputs.
     """
 
     program: Program

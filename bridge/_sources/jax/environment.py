@@ -77,7 +77,7 @@ class Environment:
         expected, generator = self.context, self.settings["default_prng_impl"]
 
         def scoped(*args: Any) -> Any:
-            # As in `ambient`, but for its number, which would cost a call more.
+            # As in `key_numbers`, but for its number, which would cost a call more.
             if trace_context() == expected and CONFIG.jax_default_prng_impl == generator:
                 return call(*args)
             with self():

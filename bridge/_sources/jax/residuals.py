@@ -99,7 +99,7 @@ class SavedResiduals:
         return [*values[: self.count], *others]
 
     def _backward(self, argnums: Positions) -> Op:
-        """The gradients at `needed` from a row of what is kept, what is packed and cotangents."""
+        """The gradients at `argnums` from a row of what is kept, what is packed and cotangents."""
         packed, kept = self.packing.buffers(), len(self.residual_specs)
 
         def gradients(*row: Any) -> tuple[Any, ...]:

@@ -98,7 +98,7 @@ class Function:
         return external_specs(found, self.primals, x64=self.settings.mode.x64)
 
     def vjp(self, argnums: Positions, outnums: Positions) -> Op:
-        """The gradients of the primals at `wanted`; only the outputs at `given` take part."""
+        """The gradients of the primals at `argnums`; only the outputs at `outnums` take part."""
         count = len(self.primals)
 
         def gradients(*args: Any) -> tuple[Any, ...]:
@@ -117,7 +117,7 @@ class Function:
         return self._derived("vjp", gradients, (*self.primals, *cotangents), known)
 
     def jvp(self, argnums: Positions) -> Op:
-        """The tangents of the differentiable outputs; only the primals at `given` move."""
+        """The tangents of the differentiable outputs; only the primals at `argnums` move."""
         count = len(self.primals)
 
         def tangents(*args: Any) -> Sequence[Any]:

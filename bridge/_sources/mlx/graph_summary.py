@@ -31,12 +31,12 @@ class GraphSummary:
 
     Attributes:
         outputs: Their specs.
-        reach: For each output the positions of the primals it depends on.
+        dependencies: For each output the positions of the primals it depends on.
         operations: The names of all operations.
-        steps: They, with results named `y_0` and so on, and primals `x_0` and so on.
-        allocated: Whether each output is the result of an operation that allocates memory for it
-            alone: NOTE [gradients of our own].
-        draws: Whether random numbers are drawn that follow from no primal.
+        operations_in_order: They, with results named `y_0` and so on, and primals `x_0` and so on.
+        allocates_outputs: Whether each output is the result of an operation that allocates memory
+            for it alone: NOTE [gradients of our own].
+        uses_rng: Whether random numbers are drawn that follow from no primal.
     """
 
     outputs: Specs

@@ -49,8 +49,8 @@ class SavedGraph:
         fun: What is differentiated.
         looked: What each call is held to.
         primals: Specs of its arguments.
-        wanted: Positions of the primals that get gradients.
-        given: Positions of the outputs that have cotangents.
+        argnums: Positions of the primals that get gradients.
+        outnums: Positions of the outputs that have cotangents.
         vjp: `(wanted, given) -> Op`, the derivative that recomputes.
     """
 

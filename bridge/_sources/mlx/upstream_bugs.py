@@ -126,7 +126,7 @@ def check_gradient(
     *,
     forward: bool = False,
 ) -> None:
-    """Raise where the gradient of `fun` by the primals at `wanted` would be wrong.
+    """Raise where the gradient of `fun` by the primals at `argnums` would be wrong.
 
     Or its tangent: NOTE [complex powers], NOTE [derivatives by a value].
     """

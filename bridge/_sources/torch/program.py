@@ -24,7 +24,7 @@ class Settings:
         capture: `auto`, `require` or `never`, whether it becomes a graph.
         dtype: What torch makes of a Python number in it.
         seed: Position of the argument that random numbers follow from, if there is one.
-        listed: Whether Ops are written out, for a target that compiles them.
+        exports_graph: Whether Ops are written out, for a target that compiles them.
     """
 
     capture: str
@@ -40,7 +40,7 @@ class Program:
     Attributes:
         module: Its graph of ATen operators and the constants in it; static and functional.
         outputs: Of its results.
-        blocks: What was noted of the function when it was captured.
+        observer: What was noted of the function when it was captured.
     """
 
     module: GraphModule

@@ -51,15 +51,15 @@ class Function:
         settings: Those of the user's function.
         fun: What torch transforms.
         program: The same as a graph, if it was captured.
-        blocks: What the user's function does to gradients that not every transform knows of.
-        draws: Whether it draws random numbers.
+        observer: What the user's function does to gradients that not every transform knows of.
+        uses_rng: Whether it draws random numbers.
         recorded: Whether torch.func refuses it: NOTE [two ways].
         batched: The same batched example by example, if it is a batched form.
-        way: How it was derived, if it is a derivative.
+        strategy: How it was derived, if it is a derivative.
         twin: The same by torch.func alone, if it was not derived by that: NOTE [two ways].
         check: What each call is held to beside its specs, if it runs anew.
-        open: The same, its gradients open to a derivative, if it calls an autograd.Function:
-            NOTE [gradients of gradients].
+        differentiable_fun: The same, its gradients open to a derivative, if it calls an
+            autograd.Function: NOTE [gradients of gradients].
         whole: The same as the batch of a derivative, if it is the derivative of such a batch.
     """
 

@@ -24,11 +24,11 @@ class CallSite:
     """A function that is called from JAX.
 
     Attributes:
-        fill: What evaluates Ops on buffers.
+        execute_into: What evaluates Ops on buffers.
         programs: Held weakly: JAX keeps traces, which hold calls, for as long as the programs that
             were compiled from them.
         root: The function itself.
-        origin: Where another process finds it, if that can be told.
+        export_key: Where another process finds it, if that can be told.
     """
 
     execute_into: ExecuteInto
@@ -75,7 +75,7 @@ class Call:
         arity: How many operands `op` takes.
         instead: What is run: an Op with the outputs of `op`, and residuals behind them. It may take
             operands behind those of `op`, which are residuals of an earlier call.
-        takes: Which operands it takes.
+        operand_positions: Which operands it takes.
         kept: What residuals behind the outputs are for.
         gradient: The derivative that it is the transpose of, if it is one.
     """
@@ -150,14 +150,14 @@ class Call:
 class Linear:
     """The derivative of a call: a linear function of tangents.
 
-    Its operands are the primals, what the call kept, and the tangents of the primals at `wanted`.
+    Its operands are the primals, what the call kept, and the tangents of the primals at `argnums`.
 
     Attributes:
         op: What is differentiated.
         site: The function of the user that it belongs to.
         arity: How many primals there are.
-        wanted: Positions of those that have tangents.
-        kept: The halves of the derivative, if the call kept residuals.
+        argnums: Positions of those that have tangents.
+        saved: The halves of the derivative, if the call kept residuals.
         levels: Axes of the operands, and size, of each `vmap` around the derivative. The tangents
             are mapped along their first axis.
     """
@@ -211,7 +211,7 @@ class Linear:
         return dataclasses.replace(self, argnums=argnums, levels=levels)
 
     def transpose(self, argnums: Positions, outnums: Positions) -> Call:
-        """What gives the cotangents of the primals at `needed` for those of the outputs at `given`.
+        """Return the call from cotangents of outputs at `outnums` to those of primals at `argnums`.
 
         It takes the primals, these cotangents, and what the call kept.
         """
@@ -231,7 +231,7 @@ class Linear:
 
 @dataclasses.dataclass(frozen=True)
 class Gradient:
-    """The transpose of `linear`, for cotangents of the outputs at `given`."""
+    """The transpose of `linear`, for cotangents of the outputs at `outnums`."""
 
     linear: Linear
     outnums: Positions
@@ -245,7 +245,7 @@ class Gradient:
         return Gradient(mapped, self.outnums)
 
     def transpose(self, at: Positions) -> tuple[Linear, Positions]:
-        """The tangents, where primals at these positions of `wanted` have some, and which to take.
+        """The tangents, where primals at these positions of `argnums` have some, and which to take.
 
         They are those of the outputs that have cotangents.
         """

@@ -66,7 +66,7 @@ class DeviceBuffer:
         return self._device
 
     def __dlpack__(self, **_: Any) -> Any:
-        # Whatever stream is asked for, it is the one that the memory was lent for: `HomeFace.fill`.
+        # The memory was lent for one stream, whichever is asked for: `SourceArrays.execute_into`.
         number, sizes = next(_numbers), (c_int64 * len(self.shape))(*self.shape)
         code, bits = _code(self.dtype)
         tensor = _Tensor(self._data, *self._device, len(self.shape), code, bits, 1)

@@ -19,9 +19,9 @@ from typing import Any
 import jax
 import numpy as np
 
+from bridge._core.array_protocols import DeviceStream
 from bridge._core.errors import DeviceError
 from bridge._core.op import Op, Specs
-from bridge._core.protocols import DeviceStream
 from bridge._core.spec import ArraySpec
 from bridge._core.tracebacks import shorten_traceback
 from bridge._targets.jax import ffi_structs

@@ -23,9 +23,10 @@ from typing import Any
 
 import jax
 
+from bridge._core.array_protocols import DeviceStream
 from bridge._core.errors import ArgumentError
 from bridge._core.op import Op, Specs
-from bridge._core.protocols import DeviceStream, ExecuteInto
+from bridge._core.protocols import ExecuteInto
 from bridge._targets.jax.calls import CallSite
 from bridge._targets.jax.internals import refusing_jax
 from bridge._targets.jax.program_keys import key_for, op_for

@@ -70,13 +70,13 @@ class Call:
     """One call of an Op: NOTE [what rules hold].
 
     Attributes:
-        made: What it has in common with others.
+        plan: What it has in common with others.
         runner: What evaluates it.
-        rest: Its arguments, with `None` for arrays of MLX.
+        other_args: Its arguments, with `None` for arrays of MLX.
         second: What is run instead, if any.
         transformed: Whether a derivative may be asked for.
-        uses: What it is asked for, where that has to be found out.
-        kept: What it has kept for its derivative.
+        usage: What it is asked for, where that has to be found out.
+        saved: What it has kept for its derivative.
     """
 
     plan: CallPlan

@@ -17,8 +17,8 @@ class GradientPlan:
     """A gradient.
 
     Attributes:
-        needed: Positions of the primals that get it.
-        given: Positions of the outputs that have cotangents.
+        argnums: Positions of the primals that get it.
+        outnums: Positions of the outputs that have cotangents.
         op: What is evaluated on primals and cotangents, `None` where there is nothing to be had.
     """
 
@@ -43,7 +43,7 @@ class CallPlan:
         smooth: Positions of those that have gradients.
         asked: Primals and cotangents that gradients were asked of, where halves gave none.
         splits: The derivatives in two halves so far.
-        ways: The gradients so far.
+        gradient_plans: The gradients so far.
     """
 
     op: Op

@@ -22,7 +22,7 @@ class BackwardPlan:
     """A backward pass.
 
     Attributes:
-        needed: Positions of the primals that get gradients.
+        argnums: Positions of the primals that get gradients.
         op: What is evaluated, `None` where there is nothing to be had.
         split: Whether on residuals; otherwise on the primals.
     """
@@ -38,14 +38,14 @@ class ForwardPlan:
 
     Attributes:
         flags: For each input, the Op and what runs it in front, whether it wants a gradient.
-        wanted: Positions of those that do.
-        given: Positions of the outputs that are expected to have cotangents.
+        argnums: Positions of those that do.
+        outnums: Positions of the outputs that are expected to have cotangents.
         split: Both halves of the derivative; `None` where the backward pass recomputes.
         forward: What is evaluated.
-        smooth: Positions of the outputs of a differentiable dtype.
-        fixed: Positions of the outputs that no gradient can reach.
+        differentiable_outputs: Positions of the outputs of a differentiable dtype.
+        non_differentiable: Positions of the outputs that no gradient can reach.
         outputs: Positions of all outputs.
-        routes: The backward passes so far.
+        backward_plans: The backward passes so far.
     """
 
     flags: Flags
@@ -72,7 +72,7 @@ def forward_plan(op: Op, flags: Flags) -> ForwardPlan:
 
 
 def backward_plan(op: Op, made: ForwardPlan, flags: Flags, outnums: Positions) -> BackwardPlan:
-    """The backward pass to the primals of these flags from the outputs `given`, kept likewise."""
+    """The backward pass to the primals of these flags from the outputs `outnums`, kept likewise."""
     found = made.backward_plans.get((flags, outnums))
     if found is None:
         found = made.backward_plans[flags, outnums] = _make_backward_plan(op, made, flags, outnums)

@@ -213,7 +213,7 @@ def _class(function: StageableFunction, node: Any) -> tuple[str, Any]:
 
 
 def _placed(function: StageableFunction, thing: Any) -> str:
-    """The name of an attribute of `function.constants`, where compiled code finds `thing`."""
+    """The name of an attribute of `function.graph_constants`, where compiled code finds `thing`."""
     name = f"constant{keep_object(function, thing)}"
     setattr(function.graph_constants, name, thing)
     return name

@@ -42,7 +42,7 @@ class TensorSlot:
 
 
 def keep_object(function: StageableFunction, thing: Any) -> int:
-    """Where `thing` stands in `function.kept`, for as long as there is the function."""
+    """Where `thing` stands in `function.graph_objects`, for as long as there is the function."""
     for i, other in enumerate(function.graph_objects):
         if other is thing or (isinstance(thing, pytree.TreeSpec) and other == thing):
             return i

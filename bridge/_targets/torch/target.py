@@ -162,12 +162,12 @@ def _named_subclass(base: type, name: str) -> Any:
 
 
 class _Rules(torch.autograd.Function):
-    """The derivatives of a call, from what `_keep` put into its context."""
+    """The derivatives of a call, from what `_save_for_backward` put into its context."""
 
     @staticmethod
     @entry_point
     def backward(ctx: Any, *cotangents: torch.Tensor | None) -> Any:
-        if is_compiling():  # as `unread`, which would cost a call more
+        if is_compiling():  # as `hide_from_dynamo`, which would cost a call more
             return torch.compiler.disable(_Rules.backward)(ctx, *cotangents)
         try:
             gradients, needed = _compute_gradients(ctx, cotangents)

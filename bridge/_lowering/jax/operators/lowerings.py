@@ -7,10 +7,10 @@ affair: torch promotes by other rules than JAX, where arrays without axes meet o
 
 NOTE [16 bits]
 Torch computes with floats of 16 bits in single precision, and rounds results once: numbers of
-Python such as `alpha` are never rounded, squares and sums are not lost. A rule that is `wide` does
-the same, since it meets floats of 32 bits only, as arguments and in what it is told of results. It
-costs nothing that XLA would not do: on CPUs it computes so itself, on others it fuses conversions.
-Products of matrices and convolutions are not `wide`: there it sums up in single precision anyway.
+Python such as `alpha` are never rounded, squares and sums are not lost. A lowering with
+`compute_in_float32` does the same: its arguments and the dtypes it is told of have 32 bits. It
+costs nothing that XLA would not do: on CPUs XLA computes so itself, on others it fuses conversions.
+Products of matrices and convolutions do without it: there XLA sums up in single precision anyway.
 """
 
 import dataclasses

@@ -30,7 +30,7 @@ def make_forward_backward(
     *,
     settings: Settings,
 ) -> ForwardBackward | None:
-    """The outputs of `fun` at `given`, differentiated by its arguments at `wanted`.
+    """The outputs of `fun` at `outnums`, differentiated by its arguments at `argnums`.
 
     `None` if the second half draws random numbers, which follow from the seed of the first.
     """

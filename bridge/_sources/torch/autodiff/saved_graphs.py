@@ -87,7 +87,7 @@ class SavedGraph:
         primals: Its arguments.
         outputs: Its results.
         settings: Those of the user's function.
-        wanted: Positions of the arguments that it is differentiated by.
+        argnums: Positions of the arguments that it is differentiated by.
         again: `(needed, given) -> Op`, the gradients from the arguments, for which it runs again.
         graphs: Those that are kept.
     """
@@ -192,7 +192,7 @@ def can_save_graph(function: Any) -> bool:
 
 
 def save_graph(function: Any, argnums: Positions) -> SavedGraph:
-    """The derivative of such a function by its arguments at `wanted`."""
+    """The derivative of such a function by its arguments at `argnums`."""
     return SavedGraph(
         fun=function.fun,
         name=function.name,

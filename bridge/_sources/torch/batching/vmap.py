@@ -36,7 +36,7 @@ class Batched:
     Attributes:
         base: The function of one example, with its rules.
         axes: For each argument its axis of examples, `None` if all share it.
-        onto: For each result the axis of examples, `None` for their sum.
+        out_axes: For each result the axis of examples, `None` for their sum.
         size: How many examples there are.
         settings: Those of the user's function.
     """

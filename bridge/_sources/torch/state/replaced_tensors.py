@@ -39,7 +39,7 @@ _open = _Open()
 
 @contextlib.contextmanager
 def restoring() -> Generator[None]:
-    """Give modules back at the end what `put_in` has replaced: NOTE [as long as the derivative]."""
+    """Give modules back in the end what was replaced: NOTE [as long as the derivative]."""
     outer = _open.stack, _open.own, _open.again
     with contextlib.ExitStack() as stack:
         _open.stack, _open.own, _open.again = stack, {}, None
@@ -55,7 +55,7 @@ def restore_now() -> None:
 
 
 def own_tensors() -> Mapping[int, str]:
-    """The names of the tensors that others were put in place of, by their `storage`."""
+    """The names of the tensors that others were put in place of, by their `storage_id`."""
     return _open.own
 
 

@@ -1,0 +1,134 @@
+"""The arrays of a framework, as the rest of the package sees them."""
+
+from collections.abc import Callable, Hashable, Sequence
+from contextlib import AbstractContextManager
+from typing import Any, Protocol
+
+from bridge._core.op import Arrays, Op, Specs
+from bridge._core.spec import ArraySpec
+
+# The number of a device and the address of the stream on which its work is queued.
+DeviceStream = tuple[int, int]
+# How optree flattens an instance of a class, and how it rebuilds one.
+PytreeNode = tuple[Callable[..., Any], Callable[..., Any]]
+
+
+class ArrayBackend(Protocol):
+    """The arrays of a framework: recognise, describe, export and import them."""
+
+    name: str
+    # True if arrays can only be made over memory without gaps or reversed axes.
+    requires_contiguous: bool
+
+    def is_array(self, x: Any) -> bool:
+        """Return True if `x` is an array of this framework."""
+        ...
+
+    def spec(self, x: Any) -> ArraySpec:
+        """Return shape, dtype and device of `x` without waiting for its values.
+
+        Raises `ArgumentError` if `x` cannot cross.
+        """
+        ...
+
+    def signature(self, x: Any) -> Hashable:
+        """Return a cheap key that determines `spec`; it is computed on every call."""
+        ...
+
+    @property
+    def check_not_traced(self) -> Callable[[Any], Any] | None:
+        """Return an array as it is, or raise if its gradient would be lost; None if none can be."""
+        ...
+
+    def export(self, x: Any, *, dense: bool, copy: bool | None, whole: bool = True) -> Any:
+        """Return the value of `x` for another framework, over the memory of `x` if possible.
+
+        Unless it must be `whole`, it may stay spread over several devices.
+        """
+        ...
+
+    def convert(self, x: Any, *, copy: bool | None) -> Any:
+        """Make an array of what `export` returned; `copy` as in the array API standard."""
+        ...
+
+    def pytree_node(self, x: Any) -> PytreeNode | None:
+        """Return how to flatten and rebuild `x`, if it is a node of this framework's pytrees."""
+        ...
+
+
+class SourceArrays(ArrayBackend, Protocol):
+    """Arrays that a source function computes with, over memory of its caller."""
+
+    # The context in which Ops are called and outputs released; None if they need none.
+    compute_context: Callable[[], AbstractContextManager[None]] | None
+    # From a result that other frameworks have no dtype for, such as a PRNG key, to an array and
+    # its kind, or None; and from its values and kind back. None if there are no such results.
+    unwrap_key: Callable[[Any], tuple[Any, str] | None] | None
+    wrap_key: Callable[[Any, str], Any] | None
+
+    def check_dtype(self, dtype: str) -> None:
+        """Raise if arguments of this dtype are not supported."""
+        ...
+
+    def borrower(self, device: str) -> Callable[[Sequence[Any]], Sequence[Any]]:
+        """Return the function from buffers to arrays on `device` over the same memory."""
+        ...
+
+    def releaser(self, device: str) -> Callable[[Sequence[Any]], Sequence[Any]]:
+        """Return the function from outputs on `device` to buffers that others can own.
+
+        They are DLPack capsules of host memory, or arrays on another device.
+        """
+        ...
+
+    def execute_into(
+        self, op: Op, operands: Sequence[Any], results: Sequence[Any], stream: DeviceStream | None
+    ) -> None:
+        """Execute `op` on the memory of `operands`, and write its outputs to that of `results`.
+
+        Both are NumPy arrays or, with a `stream`, objects with `__dlpack__`; the work is queued on
+        the stream. Raises unless the outputs have the number, shapes and dtypes of the results.
+        64-bit integers may be written as 32 bits, after waiting for them: NOTE [narrow integers].
+        Only callers whose compiler allocates results use this. JAX does, so JAX as a source has no
+        need of it.
+        """
+        ...
+
+
+class TargetArrays(ArrayBackend, Protocol):
+    """Arrays that bridged functions are called with."""
+
+    def target_signature(self, x: Any) -> Hashable:
+        """Return a cheap key that determines `target_spec`; `x` may be traced."""
+        ...
+
+    def target_spec(self, x: Any) -> ArraySpec:
+        """Return shape, dtype and device of `x` as a function of another framework sees them."""
+        ...
+
+    def lender(self, device: str) -> Callable[[Sequence[Any]], Sequence[Any]]:
+        """Return the function from arrays to buffers on `device`, valid until outputs are ready.
+
+        A buffer is a NumPy array or has `__dlpack__`. What is no array of ours is passed on.
+        """
+        ...
+
+    def read_values(self, x: Any) -> Any:
+        """Return a buffer with the values of a result that has no derivative, if it has values."""
+        ...
+
+    def adopter(self, device: str) -> Callable[[Sequence[Any]], Arrays]:
+        """Return the function from released buffers to arrays on `device` that own them."""
+        ...
+
+    def supports_dtype(self, dtype: str) -> bool:
+        """Return True if results can have this dtype, or a narrow one: NOTE [narrow integers]."""
+        ...
+
+    def unsupported_dtype_advice(self, dtype: str) -> str:
+        """Say why there are no results of this dtype, and what to write instead."""
+        ...
+
+    def meta_arrays(self, specs: Specs) -> Arrays:
+        """Make arrays of these specs that have no values."""
+        ...
