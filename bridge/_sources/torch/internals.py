@@ -3,7 +3,7 @@
 
 import contextlib
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -47,6 +47,12 @@ _VALUELESS_TEXTS = (
 def is_accumulation_error(error: BaseException) -> bool:
     """Whether `error` says that `.backward()` was called while a function was captured."""
     return "Cannot backprop through mirrored meta" in str(error)
+
+
+def is_change_error(error: BaseException) -> bool:
+    """Whether `error` says that a graph would change in place what is no argument of it."""
+    text = str(error)
+    return "entirely functional graph" in text or ("n=copy_" in text and "placeholders=" in text)
 
 
 def is_shape_error(error: BaseException) -> bool:
@@ -133,12 +139,21 @@ _is_wrapped: Callable[[Any], bool] = getattr(
 )
 
 
-class MutationGuard(dispatch.TorchDispatchMode):
-    """Calls `refuse` with a tensor that is about to be changed without being an argument."""
+class ChangeError(RuntimeError):
+    """A tensor was about to be changed in place, which was not done.
 
-    def __init__(self, refuse: Callable[[torch.Tensor], None]) -> None:
-        super().__init__()
-        self._refuse = refuse
+    No TypeError, of which torch's `+=` would make `x = x + y`.
+    """
+
+
+class MutationGuard(dispatch.TorchDispatchMode):
+    """Raises where a tensor is about to be changed that a function closes over.
+
+    Attributes:
+        refused: The first of these tensors, also where the function has caught the error.
+    """
+
+    refused: torch.Tensor | None = None
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Any = None
@@ -146,9 +161,10 @@ class MutationGuard(dispatch.TorchDispatchMode):
         """`func`, unless it changes what is not its own."""
         kwargs = kwargs or {}
         if func._schema.is_mutable:
-            for argument, x in zip(func._schema.arguments, args, strict=False):
-                if argument.alias_info and argument.alias_info.is_write and is_real(x):
-                    self._refuse(x)
+            for x, written in _operands(func, args, kwargs):
+                if written and is_real(x):
+                    self.refused = x if self.refused is None else self.refused
+                    raise ChangeError
         return func(*args, **kwargs)
 
 
@@ -164,14 +180,22 @@ class OperandObserver(dispatch.TorchDispatchMode):
     ) -> Any:
         """`func`, whose arguments were looked at."""
         kwargs = kwargs or {}
-        for argument, x in zip(func._schema.arguments, args, strict=False):
-            written = bool(argument.alias_info and argument.alias_info.is_write)
+        for x, written in _operands(func, args, kwargs):
             # Rows that are scaled to a largest norm are scaled again wherever they are read.
-            written = written and func is not torch.ops.aten.embedding_renorm_.default
-            for each in x if isinstance(x, (list, tuple)) else [x]:
-                if isinstance(each, torch.Tensor):
-                    self._look(each, written=written)
+            self._look(x, written=written and func is not torch.ops.aten.embedding_renorm_.default)
         return func(*args, **kwargs)
+
+
+def _operands(
+    func: Any, args: Sequence[Any], kwargs: dict[str, Any]
+) -> Iterator[tuple[torch.Tensor, bool]]:
+    """The tensors that an operator takes, in lists and by keyword too, and whether it writes."""
+    for i, argument in enumerate(func._schema.arguments):
+        x = args[i] if i < len(args) else kwargs.get(argument.name)
+        written = bool(argument.alias_info and argument.alias_info.is_write)
+        for each in x if isinstance(x, (list, tuple)) else [x]:
+            if isinstance(each, torch.Tensor):
+                yield each, written
 
 
 def tensors_of(part: torch.nn.Module) -> tuple[Any, Any]:

@@ -26,6 +26,7 @@ from bridge._sources.torch.internals import (
     fake_tensors,
     graphs_have_a_loss_wrong,
     is_accumulation_error,
+    is_change_error,
     is_fake,
     is_shape_error,
     is_value_error,
@@ -76,13 +77,12 @@ def trace(
 
     A function that asks whether its arguments require gradients sees that they do if `training`.
     """
-    blocks = GradientObserver()
+    blocks, guard = GradientObserver(), MutationGuard()
 
     def outputs(*xs: torch.Tensor, training: bool) -> tuple[torch.Tensor, ...]:
-        watch = MutationGuard(_raise_changes(name))
         with (
             torch.enable_grad(),
-            watch,
+            guard,
             blocks,
             DenseGradients(),
             RewrittenFunctions(),
@@ -91,7 +91,7 @@ def trace(
             free = [x.detach().requires_grad_(training and _smooth(x)) for x in xs]
             return tuple(contiguous_copy(y.detach()) for y in fun(*free))
 
-    with _capturing(name, settings.dtype):
+    with _capturing(name, settings.dtype, guard):
         fakes = fake_tensors(primals)
         module = export(functools.partial(outputs, training=training), fakes, joint=False)
         _check_constants(module, name)
@@ -139,11 +139,12 @@ def trace_joint(
     with it: the given ones that a wanted primal reaches.
     """
     flows: dict[int, None] = {}
+    guard = MutationGuard()
 
     def outputs(*xs: torch.Tensor) -> tuple[torch.Tensor, ...]:
         with (
             torch.enable_grad(),
-            MutationGuard(_raise_changes(name)),
+            guard,
             DenseGradients(),
             RewrittenFunctions(),
         ):
@@ -153,7 +154,7 @@ def trace_joint(
                 contiguous_copy(y if i in flows else y.detach()) for i, y in enumerate(found)
             )
 
-    with _capturing(name, settings.dtype):
+    with _capturing(name, settings.dtype, guard):
         fakes = fake_tensors(primals)
         for i in argnums:
             fakes[i].requires_grad_()
@@ -177,7 +178,9 @@ def _smooth(x: torch.Tensor) -> bool:
 
 
 @contextlib.contextmanager
-def _capturing(name: str, dtype: torch.dtype) -> Generator[None]:
+def _capturing(
+    name: str, dtype: torch.dtype, guard: MutationGuard | None = None
+) -> Generator[None]:
     load_exporter()  # imported before any setting is changed
     try:
         with SWAP_LOCK, default_state(dtype), capture_settings():
@@ -185,10 +188,14 @@ def _capturing(name: str, dtype: torch.dtype) -> Generator[None]:
     except BridgeError:
         raise
     except (RuntimeError, AssertionError, TypeError) as error:
+        if guard is not None:
+            _check_unchanged(guard, name)
         explained = _explain(name, error)
         if explained is None:
             raise
         raise explained from error
+    if guard is not None:
+        _check_unchanged(guard, name)
 
 
 def _explain(name: str, error: Exception) -> Exception | None:
@@ -205,7 +212,7 @@ def _no_graph_reason(error: Exception) -> Any:
     """Why a function that may run anew has no graph, if `error` says so."""
     if isinstance(error, SparseError):
         return str(error)
-    if "entirely functional graph" in str(error):
+    if is_change_error(error):
         return (
             "it changes in place what it has computed from tensors that it captures alone. Pass "
             "them as arguments."
@@ -244,11 +251,10 @@ def _check_constants(module: torch.fx.GraphModule, name: str) -> None:
             raise ArgumentError(f"{name} {bypass_message(label)}")
 
 
-def _raise_changes(name: str) -> Callable[[torch.Tensor], None]:
-    def refuse(x: torch.Tensor) -> None:
-        raise _changes_error(name, f"a tensor ({ARRAYS.spec(x)})")
-
-    return refuse
+def _check_unchanged(guard: MutationGuard, name: str) -> None:
+    """Raise if a function tried to change a tensor, also if it has caught the error of that."""
+    if guard.refused is not None:
+        raise _changes_error(name, f"a tensor ({ARRAYS.spec(guard.refused)})") from None
 
 
 def _changes_error(name: str, what: str) -> ArgumentError:
