@@ -41,11 +41,13 @@ class Program:
         module: Its graph of ATen operators and the constants in it; static and functional.
         outputs: Of its results.
         observer: What was noted of the function when it was captured.
+        unrecorded: Positions of the results that torch records no gradient of.
     """
 
     module: GraphModule
     outputs: Specs
     observer: GradientObserver
+    unrecorded: frozenset[int] = frozenset()
 
     @functools.cached_property
     def run(self) -> Callable[..., tuple[torch.Tensor, ...]]:

@@ -31,6 +31,7 @@ from bridge._sources.torch.autodiff.transforms import (
     transformed_vjp,
     vmapped,
 )
+from bridge._sources.torch.autodiff.unrecorded_outputs import recorded_dependencies
 from bridge._sources.torch.batching.loop_vmap import Axes, batched_specs, has_seed_per_example
 from bridge._sources.torch.batching.rng_consistency import missing_key_error, same_gradients
 from bridge._sources.torch.batching.vmap import Batched, LoopedBatch, make_batched
@@ -61,6 +62,7 @@ class Function:
         differentiable_fun: The same, its gradients open to a derivative, if it calls an
             autograd.Function: NOTE [gradients of gradients].
         whole: The same as the batch of a derivative, if it is the derivative of such a batch.
+        unrecorded: Positions of the results that torch records no gradient of.
     """
 
     name: str
@@ -78,6 +80,7 @@ class Function:
     check: Callable[[Any, Any], None] | None = None
     differentiable_fun: Fun | None = None
     whole_batch: "Callable[[], Batched] | None" = None
+    unrecorded: frozenset[int] = frozenset()
 
     def make_op(self) -> Op:
         """The function as an Op."""
@@ -103,7 +106,7 @@ class Function:
             else None,
             uses_rng=self.uses_rng and self.settings.seed is None,
             reruns=self.program is None,
-            dependencies=self.program.dependencies if self.program else None,
+            dependencies=recorded_dependencies(self),
             fingerprint=self.program.fingerprint if self.program else None,
             graph=export_graph(self.program, self.settings) if self.program else None,
         )
@@ -179,7 +182,11 @@ class Function:
             return whole.check_rng()
         example = whole if self.program else None
         found = dataclasses.replace(
-            found, batched=example, observer=self.observer, settings=self.settings
+            found,
+            batched=example,
+            observer=self.observer,
+            settings=self.settings,
+            unrecorded=self.unrecorded,
         )
         if self.differentiable_fun:
             whole_batch = lambda: example or alone
@@ -303,10 +310,11 @@ def make_function(
                 observer=program.observer,
                 uses_rng=program.uses_rng,
                 recorded=program.observer.hooked or program.has_custom_ops,
+                unrecorded=program.unrecorded,
             )
         settings = dataclasses.replace(settings, capture="never")
-    outputs, draws, blocks = infer_outputs(fun, primals, settings=settings)
-    return made(outputs=outputs, settings=settings, program=None, observer=blocks, uses_rng=draws)
+    seen = infer_outputs(fun, primals, settings=settings, training=training)
+    return made(settings=settings, program=None, **vars(seen))
 
 
 def _capture(

@@ -36,7 +36,7 @@ from bridge._core.tracebacks import shortens_tracebacks
 from bridge._targets.mlx.compile_detection import is_compiling
 from bridge._targets.mlx.gradient_plan import CallPlan, call_plan
 from bridge._targets.mlx.residuals import BackwardCall, SavedForBackward
-from bridge._targets.mlx.usage import UsageTracker, as_tuple, custom_function
+from bridge._targets.mlx.usage import UsageTracker, as_tuple, custom_function, stop_gradients
 
 
 def call(
@@ -62,7 +62,8 @@ def call(
     if not at or not made.specs:  # MLX ends the process over a function without outputs
         return one.outputs(*arrays)
     outputs = custom_function(one.outputs, one.vjp, one.jvp, one.vmap)(*arrays)
-    return uses.track(outputs, xs) if uses else tuple(outputs)
+    found = uses.track(outputs, xs) if uses else tuple(outputs)
+    return stop_gradients(found, made.unrecorded) if transformed else found
 
 
 @dataclasses.dataclass(eq=False)

@@ -41,6 +41,7 @@ class CallPlan:
         specs: Its outputs.
         results: Their shapes and dtypes.
         smooth: Positions of those that have gradients.
+        unrecorded: Positions of those among them that depend on no argument that may have one.
         asked: Primals and cotangents that gradients were asked of, where halves gave none.
         splits: The derivatives in two halves so far.
         gradient_plans: The gradients so far.
@@ -55,6 +56,7 @@ class CallPlan:
     specs: Specs
     results: list[tuple[Any, mx.Dtype]]
     smooth: Positions
+    unrecorded: Positions
     asked: tuple[Positions, Positions] | None = None
     splits: dict[tuple[Positions, Positions], SavingForward | None] = dataclasses.field(
         default_factory=dict
@@ -123,5 +125,6 @@ def _make_call_plan(op: Op, xs: Sequence[Any], at: Positions, linear: int) -> Ca
         specs=specs,
         results=[(spec.shape, dtype_of(spec.dtype)) for spec in specs],
         smooth=smooth,
+        unrecorded=tuple(i for i in smooth if not op.dependent_primals([i], free)),
     )
     return found

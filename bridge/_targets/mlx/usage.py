@@ -42,6 +42,21 @@ def as_tuple(arguments: Any) -> tuple[Any, ...]:
     return arguments if isinstance(arguments, tuple) else (arguments,)
 
 
+def stop_gradients(outputs: Arrays, at: Positions) -> Arrays:
+    """`outputs`, of which those `at` these positions have no derivative.
+
+    Each is a node of its own behind: mx.vjp hands the cotangent of one that is the result of
+    mx.stop_gradient itself to the next output.
+    """
+    return tuple([_stopped(y) if i in at else y for i, y in enumerate(outputs)])
+
+
+def _stopped(y: mx.array) -> mx.array:
+    still = lambda arrays, _, __=None: mx.zeros_like(as_tuple(arrays)[0])
+    mapped = lambda arrays, axes: (as_tuple(arrays)[0], as_tuple(axes)[0])
+    return custom_function(lambda y: y, still, still, mapped)(mx.stop_gradient(y))
+
+
 class UsageTracker:
     """What the derivative of one call is asked for: NOTE [what is used]."""
 

@@ -11,6 +11,7 @@ hooks. So tangents are held to gradients: each is the transpose of the other. Th
 made-up values, and since another call may take another way, again on each.
 """
 
+import dataclasses
 import math
 import sys
 from collections.abc import Callable, Sequence
@@ -24,6 +25,7 @@ from bridge._core.op import Positions, Specs
 from bridge._core.pytree import replace_at
 from bridge._core.spec import ArraySpec, check_specs_unchanged
 from bridge._sources.torch.autodiff.function_calls import intercept_apply
+from bridge._sources.torch.autodiff.unrecorded_outputs import TrainingRun
 from bridge._sources.torch.capture.environment import default_state, with_seed
 from bridge._sources.torch.capture.trace import Fun, contiguous_copy
 from bridge._sources.torch.internals import GradientObserver
@@ -167,22 +169,41 @@ def _in_double(x: torch.Tensor) -> torch.Tensor:
     return x.double().reshape(-1)
 
 
-def infer_outputs(
-    fun: Fun, primals: Specs, *, settings: Settings
-) -> tuple[Specs, bool, GradientObserver]:
-    """Specs of the outputs, whether random numbers were drawn, and what was done to gradients."""
+@dataclasses.dataclass(frozen=True)
+class Inferred:
+    """What a run on made-up values tells of a function.
+
+    Attributes:
+        outputs: Its results.
+        uses_rng: Whether random numbers were drawn.
+        observer: What was done to gradients.
+        unrecorded: Positions of the results that torch records no gradient of.
+    """
+
+    outputs: Specs
+    uses_rng: bool
+    observer: GradientObserver
+    unrecorded: frozenset[int]
+
+
+def infer_outputs(fun: Fun, primals: Specs, *, settings: Settings, training: bool) -> Inferred:
+    """What a run on made-up values tells of `fun`; if `training`, with gradients by all of them."""
     before = torch.get_rng_state()
-    blocks = GradientObserver()
-    with (
-        default_state(settings.dtype),
-        dry_run(fun),
-        blocks,
-        intercept_apply(blocks.apply, observes=True),
-    ):
-        outputs = [contiguous_copy(y.detach()) for y in fun(*example_inputs(primals))]
-    drawn = not torch.equal(before, torch.get_rng_state())
-    torch.set_rng_state(before)
-    return tuple(map(ARRAYS.spec, outputs)), drawn, blocks
+    observer, run = GradientObserver(), TrainingRun(training=training)
+    try:
+        with (
+            default_state(settings.dtype),
+            dry_run(fun),
+            observer,
+            intercept_apply(observer.apply, observes=True),
+        ):
+            found = run(fun, example_inputs(primals))
+            outputs = [contiguous_copy(y.detach()) for y in found]
+        run.look(found)
+        drawn = not torch.equal(before, torch.get_rng_state())
+    finally:
+        torch.set_rng_state(before)
+    return Inferred(tuple(map(ARRAYS.spec, outputs)), drawn, observer, run.unrecorded)
 
 
 def example_inputs(specs: Specs, seed: int = 0, highest: int = 1) -> list[torch.Tensor]:

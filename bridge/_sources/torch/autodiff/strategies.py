@@ -13,6 +13,7 @@ from bridge._sources.torch.autodiff.transforms import (
     transformed_jvp,
     transformed_vjp,
     transposed_jvp,
+    with_zeros,
 )
 from bridge._sources.torch.capture.trace import Fun
 from bridge._sources.torch.state.escaped_values import (
@@ -33,7 +34,8 @@ def gradient_strategies(
     fun, anew = function.base_fun, function.program is None
     if anew or function.observer.copied:
         depends = depends_by_value(fun) if anew else depends_by_graph(function.program, argnums)
-        fun = check_attached(fun, function.name, outnums, depends)
+        recorded = tuple(i for i in outnums if i not in function.unrecorded)
+        fun = check_attached(fun, function.name, recorded, depends)
     plain = function.recorded or anew or function.is_second_order or function.observer.copied
     ways: list[Strategy] = [recorded_vjp] if plain else [transformed_vjp, recorded_vjp]
     return [(way(fun, len(function.primals), argnums, outnums), way) for way in ways]
@@ -57,7 +59,8 @@ def tangent_strategies(
     made = [(way(fun, count, argnums, smooth), way) for way in ways]
     if function.differentiable_fun and function.program and not function.is_second_order:
         made += [(recorded_jvp(function.differentiable_fun, count, argnums, smooth), recorded_jvp)]
-    return made
+    still = [i for i, output in enumerate(smooth) if output in function.unrecorded]
+    return [(with_zeros(tangents, still), way) for tangents, way in made] if still else made
 
 
 def forward_strategy(function: Any) -> Strategy:

@@ -134,6 +134,15 @@ def dual_jvp(fun: Fun, count: int, argnums: Positions, outputs: Positions) -> Fu
     return tangents
 
 
+def with_zeros(tangents: Fun, at: Sequence[int]) -> Fun:
+    """`tangents`, zeros `at` results that no gradient goes through, as of `torch.no_grad`."""
+
+    def of_recorded(*args: torch.Tensor) -> list[torch.Tensor]:
+        return [torch.zeros_like(t) if i in at else t for i, t in enumerate(tangents(*args))]
+
+    return of_recorded
+
+
 def _as_leaf(x: torch.Tensor) -> torch.Tensor:
     """`x` where gradients are to be taken by it; one that is recorded already stays connected."""
     if x.requires_grad:

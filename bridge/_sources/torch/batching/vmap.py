@@ -17,6 +17,7 @@ import torch
 from bridge._core.errors import NoRuleError
 from bridge._core.op import Op, Positions, Specs
 from bridge._sources.torch.autodiff.transforms import vmapped
+from bridge._sources.torch.autodiff.unrecorded_outputs import recorded_dependencies
 from bridge._sources.torch.batching.loop_vmap import (
     Axes,
     batched_specs,
@@ -85,6 +86,11 @@ class Batched:
         return self.program.outputs
 
     @property
+    def unrecorded(self) -> frozenset[int]:
+        """Positions of the results that torch records no gradient of."""
+        return self.base.unrecorded
+
+    @property
     def randomness(self) -> str:
         """Whether examples draw the same random numbers."""
         return "different" if self.settings.seed is None else "same"
@@ -114,7 +120,7 @@ class Batched:
             vjp=lambda wanted, given: self.vjp(wanted, given).make_op(),
             jvp=lambda given: self.jvp(given).make_op(),
             vmap=lambda axes, size: self.vmap(axes, size).make_op(),
-            dependencies=self.program.dependencies,
+            dependencies=recorded_dependencies(self),
             fingerprint=self.program.fingerprint,
             graph=export_graph(self.program, self.settings),
         )

@@ -1,7 +1,6 @@
 """Functions of torch as graphs, made from tensors without values."""
 
 import contextlib
-import functools
 from collections.abc import Callable, Generator, Sequence
 from typing import Any
 
@@ -12,6 +11,7 @@ from bridge._core.errors import ArgumentError, BridgeError, NoRuleError, NoValue
 from bridge._core.op import Positions, Specs
 from bridge._sources.torch.autodiff.function_calls import intercept_apply
 from bridge._sources.torch.autodiff.transforms import ACCUMULATES
+from bridge._sources.torch.autodiff.unrecorded_outputs import TrainingRun
 from bridge._sources.torch.capture.corrections import CorrectedFunctions
 from bridge._sources.torch.capture.environment import default_state
 from bridge._sources.torch.capture.graph import copy_aliased_outputs, results, simplify
@@ -78,8 +78,9 @@ def trace(
     A function that asks whether its arguments require gradients sees that they do if `training`.
     """
     blocks, guard = GradientObserver(), MutationGuard()
+    run = TrainingRun(training=training)
 
-    def outputs(*xs: torch.Tensor, training: bool) -> tuple[torch.Tensor, ...]:
+    def outputs(*xs: torch.Tensor) -> tuple[torch.Tensor, ...]:
         with (
             torch.enable_grad(),
             guard,
@@ -88,12 +89,14 @@ def trace(
             RewrittenFunctions(),
             intercept_apply(blocks.apply, observes=True),
         ):
-            free = [x.detach().requires_grad_(training and _smooth(x)) for x in xs]
-            return tuple(contiguous_copy(y.detach()) for y in fun(*free))
+            found = run(fun, [x.detach() for x in xs])
+            dense = tuple(contiguous_copy(y.detach()) for y in found)
+        run.look(found)
+        return dense
 
     with _capturing(name, settings.dtype, guard):
         fakes = fake_tensors(primals)
-        module = export(functools.partial(outputs, training=training), fakes, joint=False)
+        module = export(outputs, fakes, joint=False)
         _check_constants(module, name)
         simplify(module)
         copy_aliased_outputs(module.graph)
@@ -101,7 +104,7 @@ def trace(
         raise NoValuesError(
             f"{name} cannot be captured as a graph: torch computes {blocks.wrong} wrongly there."
         )
-    return make_program(module, blocks)
+    return make_program(module, blocks, run.unrecorded)
 
 
 def trace_functional(
@@ -167,14 +170,15 @@ def trace_joint(
     return module, tuple(flows)
 
 
-def make_program(module: torch.fx.GraphModule, blocks: GradientObserver | None = None) -> Program:
+def make_program(
+    module: torch.fx.GraphModule,
+    blocks: GradientObserver | None = None,
+    unrecorded: frozenset[int] = frozenset(),
+) -> Program:
     """The function that the graph of `module` computes."""
     values = [node.meta["val"] for node in results(module.graph)]
-    return Program(module, tuple(map(ARRAYS.spec, values)), blocks or GradientObserver())
-
-
-def _smooth(x: torch.Tensor) -> bool:
-    return x.is_floating_point() or x.is_complex()
+    specs = tuple(map(ARRAYS.spec, values))
+    return Program(module, specs, blocks or GradientObserver(), unrecorded)
 
 
 @contextlib.contextmanager

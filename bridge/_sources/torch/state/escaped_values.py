@@ -9,15 +9,15 @@ from torch.overrides import TorchFunctionMode
 from bridge._core.errors import NoRuleError
 from bridge._core.op import Positions
 from bridge._sources.torch.autodiff.gradient_flow import COPYING, DETACHING, LEAVING, is_smooth
-from bridge._sources.torch.capture.trace import Fun
 from bridge._sources.torch.internals import set_grad_enabled
 from bridge._sources.torch.program import Program
 
+Fun = Callable[..., Sequence[torch.Tensor]]
 # Whether a result, at its position, depends on the arguments.
 Depends = Callable[[Sequence[torch.Tensor], int], bool]
 
 
-class _EscapeObserver(TorchFunctionMode):
+class EscapeObserver(TorchFunctionMode):
     """Notes whether values leave torch, and whether the user stops gradients."""
 
     left = False
@@ -38,7 +38,7 @@ def check_attached(fun: Fun, name: str, outnums: Positions, depends: Depends) ->
     """`fun`, unless one of its results at `given` has lost its gradient without the user's will."""
 
     def checked(*xs: torch.Tensor) -> Sequence[torch.Tensor]:
-        with _EscapeObserver() as leaving:
+        with EscapeObserver() as leaving:
             found = fun(*xs)
         if not any(x.requires_grad for x in xs) or (leaving.stopped and not leaving.left):
             return found
