@@ -21,7 +21,13 @@ from typing import Any
 
 from bridge import _registry
 from bridge._calls import arguments
-from bridge._calls.wrong_framework import USER_ERRORS, Direction, add_note, check_result
+from bridge._calls.wrong_framework import (
+    USER_ERRORS,
+    Direction,
+    add_note,
+    check_containers,
+    check_result,
+)
 from bridge._core import pytree
 from bridge._core.errors import ArgumentError, NoValuesError
 from bridge._core.op import Op, Specs
@@ -106,8 +112,9 @@ class FlatFunction:
         if likeness is None or (structure, likeness, opened) != self._checked:
             for output, path in zip(outputs, pytree.paths(structure), strict=True):
                 self._check(output, path)
-            self.results, self._opened = structure, opened
-            plain = pytree.unflattener(structure)
+            check_containers(structure, self.__name__, self._crossing)
+            self.results, self._opened = pytree.caller_structure(structure), opened
+            plain = pytree.unflattener(self.results)
             self.build = functools.partial(self._build_with_keys, plain) if opened else plain
             self._checked = structure, self._results_signature(outputs), opened
         return outputs

@@ -15,7 +15,7 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 from bridge import _registry
-from bridge._core import import_path
+from bridge._core import import_path, pytree
 from bridge._core.array_protocols import ArrayBackend
 from bridge._core.errors import ArgumentError, BridgeError
 
@@ -150,6 +150,17 @@ def check_value(x: Any, target: str, *, alone: bool) -> None:
             "which holds arrays and is no known container. Make it a dataclass, or register it as "
             "a pytree."
         )
+
+
+def check_containers(structure: Any, name: str, crossing: Direction) -> None:
+    """Raise for results in a named tuple that takes arrays of the function's framework alone."""
+    for kind in pytree.node_types(structure):
+        own = _registry.framework(kind.__module__) == crossing.source
+        if own and pytree.is_strict_named_tuple(kind):
+            raise ArgumentError(
+                f"{name} returns a {_class(kind)}, which holds arrays of {crossing.source} alone. "
+                "Return its fields, as by tuple()."
+            )
 
 
 def _wrappers(fn: Any, target: str) -> str:

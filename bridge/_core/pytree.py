@@ -5,6 +5,7 @@ registered with torch's pytree) are entered into an optree namespace of our own 
 of them is met: NOTE [containers met on the way].
 """
 
+import collections
 import contextlib
 import dataclasses
 import functools
@@ -109,6 +110,52 @@ def unflattener(structure: Any) -> Callable[[Sequence[Any]], Any]:
     if structure == LEAF:
         return operator.itemgetter(0)
     return tuple if structure == flatten_known((0,) * count)[1] else structure.unflatten
+
+
+def caller_structure(structure: Any) -> Any:
+    """`structure` with a named tuple of the same names for each struct sequence.
+
+    That is a class written in C, as those of `torch.max` or `time.localtime`, which looks like a
+    named tuple and is a leaf to frameworks other than its own.
+    """
+    if not any(map(optree.is_structseq_class, node_types(structure))):
+        return structure
+    tree = unflatten(structure, range(structure.num_leaves))
+    return flatten_known(_with_named_tuples(tree))[1]
+
+
+def node_types(structure: Any) -> set[type]:
+    """The classes of the containers in a structure."""
+    inner = (node_types(child) for child in structure.children())
+    return set[type]().union(*inner) | ({structure.type} if structure.type else set())
+
+
+def is_strict_named_tuple(kind: type) -> bool:
+    """Whether a class is a named tuple with a constructor of its own, which may look at fields."""
+    held = vars(kind)
+    return optree.is_namedtuple_class(kind) and "__new__" in held and "_fields" not in held
+
+
+def _with_named_tuples(tree: Any) -> Any:
+    def replace(x: Any) -> Any:
+        if not optree.is_structseq(x):
+            return x
+        fields = optree.structseq_fields(x)
+        return _named_tuple(type(x).__name__, fields, map(_with_named_tuples, x))
+
+    return optree.tree_map(replace, tree, is_leaf=optree.is_structseq, namespace=NAMESPACE)
+
+
+@functools.cache
+def _named_tuple_class(name: str, fields: tuple[str, ...]) -> Any:
+    kind: Any = collections.namedtuple(name, fields)
+    # No module has it, so that pickles hold what it is made of.
+    kind.__reduce__ = lambda self: (_named_tuple, (name, fields, tuple(self)))
+    return kind
+
+
+def _named_tuple(name: str, fields: tuple[str, ...], values: Iterable[Any]) -> Any:
+    return _named_tuple_class(name, fields)(*values)
 
 
 def paths(structure: Any) -> list[tuple[Any, ...]]:
