@@ -5,6 +5,8 @@ from bridge._api.convert import to_jax as to_jax, to_mlx as to_mlx, to_torch as 
 from bridge._api.jax import jax2mlx as jax2mlx, jax2torch as jax2torch
 from bridge._api.mlx import mlx2jax as mlx2jax, mlx2torch as mlx2torch
 from bridge._api.torch import torch2jax as torch2jax, torch2mlx as torch2mlx
+from bridge._calls.bridged_function import BridgedFunction as BridgedFunction
+from bridge._calls.bridged_module import BridgedModule as BridgedModule
 from bridge._core.errors import (
     ArgumentError as ArgumentError,
     BridgeError as BridgeError,
@@ -18,7 +20,14 @@ from bridge._core.errors import (
     RangeError as RangeError,
     UnknownFrameworkError as UnknownFrameworkError,
 )
-from bridge._core.op import Op as Op
-from bridge._lowering.user import torch_operator as torch_operator
+from bridge._lowering.user import (
+    register_lowering as register_lowering,
+    torch_operator as torch_operator,
+)
 
 __version__ = "0.1.0"
+
+# What users see is in `bridge`: in tracebacks, in `help()` and in pickles.
+for _public in [*globals().values()]:
+    if getattr(_public, "__module__", "").startswith("bridge."):
+        _public.__module__ = __name__

@@ -14,6 +14,7 @@ import math
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -44,7 +45,7 @@ def simulator(qubits: int) -> Callable[[jax.Array, jax.Array], jax.Array]:
     """
 
     @qml.qnode(qml.device("default.qubit", wires=qubits), interface="jax", diff_method="backprop")
-    def circuit(angles: jax.Array, weights: jax.Array) -> list[jax.Array]:
+    def circuit(angles: jax.Array, weights: jax.Array) -> Any:  # its expectation values
         qml.AngleEmbedding(angles, wires=range(qubits), rotation="Y")
         qml.StronglyEntanglingLayers(weights, wires=range(qubits))
         return [qml.expval(qml.PauliZ(qubit)) for qubit in range(qubits)]

@@ -47,7 +47,8 @@ def data() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
     images, labels = load_digits(return_X_y=True)
     images = torch.tensor(images, dtype=torch.float32).reshape(-1, 1, 8, 8) / 16
     labels = torch.tensor(labels, dtype=torch.int32)
-    return train_test_split(images, labels, test_size=0.25, random_state=0)
+    parts: Any = train_test_split(images, labels, test_size=0.25, random_state=0)
+    return parts
 
 
 def training(model: Any, rule: optax.GradientTransformation) -> Any:
@@ -93,7 +94,7 @@ def largest_difference(module: nn.Module, x: torch.Tensor, y: torch.Tensor) -> f
 
 def main() -> None:
     """Train, and print what came of it."""
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--epochs", type=int, default=15)
     epochs = parser.parse_args().epochs
     torch.manual_seed(0)

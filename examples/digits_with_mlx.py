@@ -9,6 +9,7 @@ each digit as eight rows, with the rotary positions and the attention of `mx.fas
 """
 
 import argparse
+from typing import Any
 
 import mlx.core as mx
 import mlx.nn as nn
@@ -55,11 +56,11 @@ class Finder(nn.Module):
 def attention(queries: mx.array, keys: mx.array, values: mx.array) -> mx.array:
     """Attention with rotary positions, of shapes (batch, heads, rows, features)."""
     size = queries.shape[-1]
-    turned = [
+    queries, keys = (
         mx.fast.rope(x, size, traditional=False, base=100.0, scale=1.0, offset=0)
         for x in (queries, keys)
-    ]
-    return mx.fast.scaled_dot_product_attention(*turned, values, scale=size**-0.5)
+    )
+    return mx.fast.scaled_dot_product_attention(queries, keys, values, scale=size**-0.5)
 
 
 class Reader(torch.nn.Module):
@@ -84,7 +85,8 @@ def data() -> list[np.ndarray]:
     """Images and labels to train with, and to test with."""
     images, labels = load_digits(return_X_y=True)
     images = (images.reshape(-1, SIDE, SIDE) / 16).astype("float32")
-    x, test_x, y, test_y = train_test_split(images, labels, test_size=0.25, random_state=0)
+    parts: Any = train_test_split(images, labels, test_size=0.25, random_state=0)
+    x, test_x, y, test_y = parts
     return [x, test_x, y.astype("int32"), test_y.astype("int32")]
 
 
@@ -115,8 +117,9 @@ def in_mlx(epochs: int) -> float:
             rule.update(model, gradients)
             mx.eval(model.parameters(), rule.state)
         progress.set_postfix(loss=f"{loss.item():.4f}")
-    found = model(scattered(test_images, random)).argmax(1)
-    return mx.mean(found == mx.array(test_labels)).item()
+    predictions = model(scattered(test_images, random)).argmax(1)
+    accuracy: Any = mx.mean(predictions == mx.array(test_labels)).item()
+    return accuracy
 
 
 def in_torch(epochs: int) -> float:
@@ -139,7 +142,7 @@ def in_torch(epochs: int) -> float:
 
 def main() -> None:
     """Train both, and print what came of it."""
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--epochs", type=int, default=15)
     epochs = parser.parse_args().epochs
     print(f"torch in MLX: test accuracy {in_mlx(2 * epochs):.1%}")

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from jax import lax
 
-from bridge import NoRuleError, NoValuesError, OptionError, torch2jax, torch_operator
+from bridge import NoRuleError, NoValuesError, OptionError, register_lowering, torch2jax
 from bridge._lowering import user
 from bridge._lowering.jax.operators import lowerings
 from tests.torch_functions import Clipped, Reversal, StraightThrough
@@ -232,6 +232,7 @@ def test_a_module_trains_as_in_torch():
     params, buffers = there.params, there.buffers
     for _ in range(2):
         value, params, buffers = step(params, buffers, x.numpy(), labels.numpy())
+    jax.block_until_ready(value)  # for it reads the memory that the optimizer of torch writes
     optimizer = torch.optim.SGD(net.parameters(), 0.1)
     for _ in range(2):
         optimizer.zero_grad()
@@ -255,14 +256,14 @@ def test_a_missing_operator_is_named():
     assert str(caught.value) == (
         "the operator aten.special_bessel_j0.default of bessel cannot be compiled for want of "
         "prims.bessel_j0.default, which torch makes it of. Say how it is computed, with "
-        '@bridge.torch_operator("aten.special_bessel_j0.default") above a function of JAX arrays '
-        'that takes what the operator takes, or let torch compute with lower="ffi".'
+        '@bridge.register_lowering("aten.special_bessel_j0.default") above a function of JAX '
+        'arrays that takes what the operator takes, or let torch compute with lower="ffi".'
     )
 
 
 @pytest.mark.usefixtures("rules")
 def test_a_registered_operator_is_used():
-    @torch_operator("aten.special_bessel_j0.default")
+    @register_lowering("aten.special_bessel_j0.default")
     def j0(x):
         return jax.scipy.special.bessel_jn(x, v=0)[0]
 
@@ -272,13 +273,13 @@ def test_a_registered_operator_is_used():
 
 @pytest.mark.usefixtures("rules")
 def test_a_registered_operator_takes_precedence():
-    torch_operator("aten.sin.default")(lambda x: x * 5)
+    register_lowering("aten.sin.default")(lambda x: x * 5)
     np.testing.assert_allclose(xla(torch.sin)(jnp.asarray(X)), 5 * X)
 
 
 @pytest.mark.usefixtures("rules")
 def test_a_registered_operator_of_another_shape_is_refused():
-    torch_operator("aten.sin.default")(lambda x: x[:2])
+    register_lowering("aten.sin.default")(lambda x: x[:2])
     message = (
         r"the operator aten.sin.default of sin has a result of shape \[2\], and torch says that "
         r"it is float64\[3\]."
@@ -290,7 +291,7 @@ def test_a_registered_operator_of_another_shape_is_refused():
 @pytest.mark.parametrize("name", ["aten.sin", "sin", "mine::scale", "aten..default"])
 def test_a_name_of_another_form_is_refused(name):
     with pytest.raises(OptionError, match=r"names no operator\. Write its namespace, name"):
-        torch_operator(name)
+        register_lowering(name)
 
 
 @pytest.mark.usefixtures("rules")
@@ -307,7 +308,7 @@ def test_a_custom_operator_of_the_user():
     f = xla(lambda x: double(x) + x)
     with pytest.raises(NoRuleError, match=r"operator bridge_lowering\.double\.default of <lambda>"):
         f(jnp.asarray(X))
-    torch_operator("bridge_lowering.double.default")(lambda x: x + x)
+    register_lowering("bridge_lowering.double.default")(lambda x: x + x)
     np.testing.assert_allclose(f(jnp.asarray(X)), 3 * X)
     np.testing.assert_allclose(jax.grad(lambda x: f(x).sum())(jnp.asarray(X)), [8, 8, 8])
 

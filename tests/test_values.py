@@ -236,14 +236,18 @@ def test_testing_is_an_attribute_and_loads_no_framework():
 
 
 def test_operator_without_its_name():
-    with pytest.raises(bridge.OptionError, match=r'but got sinc\. Write @torch_operator\("aten\.'):
+    with pytest.raises(
+        bridge.OptionError, match=r'but got sinc\. Write @register_lowering\("aten\.'
+    ):
 
-        @bridge.torch_operator
+        @bridge.register_lowering
         def sinc(x):
             return x
 
 
 def test_operator_itself_in_place_of_its_name():
     torch = pytest.importorskip("torch")
-    with pytest.raises(bridge.OptionError, match=r'Write @torch_operator\("aten\.sin\.default"\)'):
-        bridge.torch_operator(torch.ops.aten.sin.default)
+    with pytest.raises(
+        bridge.OptionError, match=r'Write @register_lowering\("aten\.sin\.default"\)'
+    ):
+        bridge.register_lowering(torch.ops.aten.sin.default)

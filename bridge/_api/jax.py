@@ -1,12 +1,14 @@
 """Functions of JAX as functions of other frameworks."""
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, overload
+from typing import TYPE_CHECKING, Any, Literal, overload
 
 from bridge._api.wrapping import wrap
 
 if TYPE_CHECKING:
     from bridge._calls.bridged_function import BridgedFunction
+
+Residuals = Literal["auto", "save", "recompute"]
 
 
 @overload
@@ -18,7 +20,7 @@ def jax2torch(
     static_argnames: str | Sequence[str] = ...,
     jit: bool = ...,
     x64: bool | None = ...,
-    residuals: str = ...,
+    residuals: Residuals = ...,
     device: str | None = ...,
 ) -> "BridgedFunction": ...
 @overload
@@ -30,7 +32,7 @@ def jax2torch(
     static_argnames: str | Sequence[str] = ...,
     jit: bool = ...,
     x64: bool | None = ...,
-    residuals: str = ...,
+    residuals: Residuals = ...,
     device: str | None = ...,
 ) -> Callable[[Callable[..., Any]], "BridgedFunction"]: ...
 def jax2torch(
@@ -41,7 +43,7 @@ def jax2torch(
     static_argnames: str | Sequence[str] = (),
     jit: bool = True,
     x64: bool | None = None,
-    residuals: str = "auto",
+    residuals: Residuals = "auto",
     device: str | None = None,
 ) -> Any:
     """A JAX function as a differentiable function of torch tensors; also a decorator.
@@ -113,7 +115,7 @@ def jax2mlx(
     static_argnames: str | Sequence[str] = ...,
     jit: bool = ...,
     x64: bool | None = ...,
-    residuals: str = ...,
+    residuals: Residuals = ...,
 ) -> "BridgedFunction": ...
 @overload
 def jax2mlx(
@@ -124,7 +126,7 @@ def jax2mlx(
     static_argnames: str | Sequence[str] = ...,
     jit: bool = ...,
     x64: bool | None = ...,
-    residuals: str = ...,
+    residuals: Residuals = ...,
 ) -> Callable[[Callable[..., Any]], "BridgedFunction"]: ...
 def jax2mlx(
     fn: Callable[..., Any] | None = None,
@@ -134,7 +136,7 @@ def jax2mlx(
     static_argnames: str | Sequence[str] = (),
     jit: bool = True,
     x64: bool | None = None,
-    residuals: str = "auto",
+    residuals: Residuals = "auto",
 ) -> Any:
     """A JAX function as a differentiable function of MLX arrays; also a decorator.
 

@@ -1,14 +1,28 @@
 """Functions of MLX as functions of other frameworks."""
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, overload
+from typing import TYPE_CHECKING, Any, Literal, overload
 
 from bridge._api.wrapping import wrap
 
 if TYPE_CHECKING:
+    import mlx.nn
+
     from bridge._calls.bridged_function import BridgedFunction
+    from bridge._calls.bridged_module import BridgedModule
+
+Residuals = Literal["auto", "save", "recompute"]
 
 
+@overload
+def mlx2torch(  # pyright: ignore[reportOverlappingOverload], a module is callable too
+    fn: "mlx.nn.Module",
+    /,
+    *,
+    compile: bool = ...,
+    residuals: Residuals = ...,
+    device: str | None = ...,
+) -> "BridgedModule": ...
 @overload
 def mlx2torch(
     fn: Callable[..., Any],
@@ -17,7 +31,7 @@ def mlx2torch(
     static_argnums: int | Sequence[int] = ...,
     static_argnames: str | Sequence[str] = ...,
     compile: bool = ...,
-    residuals: str = ...,
+    residuals: Residuals = ...,
     device: str | None = ...,
 ) -> "BridgedFunction": ...
 @overload
@@ -28,7 +42,7 @@ def mlx2torch(
     static_argnums: int | Sequence[int] = ...,
     static_argnames: str | Sequence[str] = ...,
     compile: bool = ...,
-    residuals: str = ...,
+    residuals: Residuals = ...,
     device: str | None = ...,
 ) -> Callable[[Callable[..., Any]], "BridgedFunction"]: ...
 def mlx2torch(
@@ -38,7 +52,7 @@ def mlx2torch(
     static_argnums: int | Sequence[int] = (),
     static_argnames: str | Sequence[str] = (),
     compile: bool = False,
-    residuals: str = "auto",
+    residuals: Residuals = "auto",
     device: str | None = None,
 ) -> Any:
     """An MLX function as a differentiable function of torch tensors; also a decorator.
@@ -88,6 +102,10 @@ def mlx2torch(
     )
 
 
+@overload
+def mlx2jax(  # pyright: ignore[reportOverlappingOverload], a module is callable too
+    fn: "mlx.nn.Module", /, *, compile: bool = ..., device: str | None = ...
+) -> "BridgedModule": ...
 @overload
 def mlx2jax(
     fn: Callable[..., Any],

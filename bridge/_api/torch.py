@@ -1,15 +1,30 @@
 """Functions of PyTorch as functions of other frameworks."""
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, overload
+from typing import TYPE_CHECKING, Any, Literal, overload
 
 from bridge._api.wrapping import wrap
 from bridge._core.errors import OptionError
 
 if TYPE_CHECKING:
+    import torch
+
     from bridge._calls.bridged_function import BridgedFunction
+    from bridge._calls.bridged_module import BridgedModule
+
+Capture = Literal["auto", "require", "never"]
+Lower = Literal["ffi", "xla"]
 
 
+@overload
+def torch2jax(  # pyright: ignore[reportOverlappingOverload], a module is callable too
+    fn: "torch.nn.Module",
+    /,
+    *,
+    capture: Capture = ...,
+    lower: Lower = ...,
+    device: str | None = ...,
+) -> "BridgedModule": ...
 @overload
 def torch2jax(
     fn: Callable[..., Any],
@@ -17,8 +32,8 @@ def torch2jax(
     *,
     static_argnums: int | Sequence[int] = ...,
     static_argnames: str | Sequence[str] = ...,
-    capture: str = ...,
-    lower: str = ...,
+    capture: Capture = ...,
+    lower: Lower = ...,
     device: str | None = ...,
 ) -> "BridgedFunction": ...
 @overload
@@ -28,8 +43,8 @@ def torch2jax(
     *,
     static_argnums: int | Sequence[int] = ...,
     static_argnames: str | Sequence[str] = ...,
-    capture: str = ...,
-    lower: str = ...,
+    capture: Capture = ...,
+    lower: Lower = ...,
     device: str | None = ...,
 ) -> Callable[[Callable[..., Any]], "BridgedFunction"]: ...
 def torch2jax(
@@ -38,8 +53,8 @@ def torch2jax(
     *,
     static_argnums: int | Sequence[int] = (),
     static_argnames: str | Sequence[str] = (),
-    capture: str = "auto",
-    lower: str = "ffi",
+    capture: Capture = "auto",
+    lower: Lower = "ffi",
     device: str | None = None,
 ) -> Any:
     """A torch function as a differentiable function of JAX arrays; also a decorator.
@@ -76,7 +91,8 @@ def torch2jax(
         ArgumentError: When called with an argument or for a result that cannot cross, such as a
             float64 result while JAX is in 32-bit mode; the text says which.
         NoRuleError: When torch lacks a derivative or a batched form that is asked for, or when
-            `lower="xla"` meets an operator that is missing, which `bridge.torch_operator` supplies.
+            `lower="xla"` meets an operator without a lowering, which `bridge.register_lowering`
+            supplies.
         NoValuesError: When `capture="require"` or `lower="xla"`, and the function looks at values.
 
     Example:
@@ -104,13 +120,17 @@ def torch2jax(
 
 
 @overload
+def torch2mlx(  # pyright: ignore[reportOverlappingOverload], a module is callable too
+    fn: "torch.nn.Module", /, *, capture: Capture = ...
+) -> "BridgedModule": ...
+@overload
 def torch2mlx(
     fn: Callable[..., Any],
     /,
     *,
     static_argnums: int | Sequence[int] = ...,
     static_argnames: str | Sequence[str] = ...,
-    capture: str = ...,
+    capture: Capture = ...,
 ) -> "BridgedFunction": ...
 @overload
 def torch2mlx(
@@ -119,7 +139,7 @@ def torch2mlx(
     *,
     static_argnums: int | Sequence[int] = ...,
     static_argnames: str | Sequence[str] = ...,
-    capture: str = ...,
+    capture: Capture = ...,
 ) -> Callable[[Callable[..., Any]], "BridgedFunction"]: ...
 def torch2mlx(
     fn: Callable[..., Any] | None = None,
@@ -127,7 +147,7 @@ def torch2mlx(
     *,
     static_argnums: int | Sequence[int] = (),
     static_argnames: str | Sequence[str] = (),
-    capture: str = "auto",
+    capture: Capture = "auto",
 ) -> Any:
     """A torch function as a differentiable function of MLX arrays; also a decorator.
 

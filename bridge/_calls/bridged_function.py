@@ -36,6 +36,9 @@ def _structure_key(structure: Any, count: int) -> Any:
 class BridgedFunction:
     """A function of one framework that is called from another; `jax2torch` makes them."""
 
+    __name__: str
+    __wrapped__: Callable[..., Any]
+
     def __init__(
         self,
         fn: Callable[..., Any],

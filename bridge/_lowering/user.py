@@ -1,10 +1,12 @@
 """What users register: how operators are computed where they are compiled."""
 
 import re
+import warnings
 from collections.abc import Callable
 from typing import Any
 
 from bridge._core.errors import OptionError
+from bridge._core.tracebacks import user_stacklevel
 
 Lowering = Callable[..., Any]
 # What users have registered, by the names of operators.
@@ -12,13 +14,13 @@ USER_LOWERINGS: dict[str, Lowering] = {}
 _PARTS_OF_A_NAME = 3  # namespace, operator, overload
 
 
-def torch_operator(name: str, /) -> Callable[[Lowering], Lowering]:
-    """A decorator that registers how an operator of torch is computed where it is compiled.
+def register_lowering(name: str, /) -> Callable[[Lowering], Lowering]:
+    """Register the lowering of an operator of torch to `jax.numpy`; a decorator.
 
     With `lower="xla"`, a function of torch is compiled operator by operator. The decorated
-    function computes one of them with `jax.numpy`; JAX never differentiates it, since the
-    derivatives of an operator are operators, too. It takes precedence over what is built in, in
-    whatever is compiled from then on.
+    function computes one of them. JAX never differentiates it, since the derivatives of an operator
+    are operators too. It takes precedence over a lowering that is built in, in everything that is
+    compiled from then on.
 
     Args:
         name: The operator and its overload, as in `aten.add.Tensor` and `mine.scale.default`.
@@ -33,15 +35,15 @@ def torch_operator(name: str, /) -> Callable[[Lowering], Lowering]:
 
     Example:
         >>> import jax.numpy as jnp
-        >>> @torch_operator("aten.sinc.default")
+        >>> @register_lowering("aten.sinc.default")
         ... def sinc(x):
         ...     return jnp.sinc(x)
     """
     if not isinstance(name, str):  # pyright: ignore[reportUnnecessaryIsInstance], as a decorator
         example = str(name) if re.fullmatch(r"\w+\.\w+\.\w+", str(name)) else "aten.add.Tensor"
         raise OptionError(
-            "torch_operator expects the name of an operator, but got "
-            f'{getattr(name, "__name__", name)}. Write @torch_operator("{example}").'
+            "register_lowering expects the name of an operator, but got "
+            f'{getattr(name, "__name__", name)}. Write @register_lowering("{example}").'
         )
     if name.count(".") != _PARTS_OF_A_NAME - 1 or not all(name.split(".")):
         raise OptionError(
@@ -54,3 +56,13 @@ def torch_operator(name: str, /) -> Callable[[Lowering], Lowering]:
         return rule
 
     return register
+
+
+def torch_operator(name: str, /) -> Callable[[Lowering], Lowering]:
+    """Deprecated: `register_lowering`."""
+    warnings.warn(
+        "bridge.torch_operator is called bridge.register_lowering now, and goes with version 0.2.",
+        DeprecationWarning,
+        stacklevel=user_stacklevel(),
+    )
+    return register_lowering(name)

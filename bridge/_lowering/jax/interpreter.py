@@ -114,8 +114,8 @@ def _run_decomposed(instruction: Operation, found: Sequence[Any], caller: _Calle
         because = f" for want of {name}, which torch makes it of" if caller.within else ""
         raise NoRuleError(
             f"the operator {whole} of {caller.name} cannot be compiled{because}. Say how it is "
-            f'computed, with @bridge.torch_operator("{whole}") above a function of JAX arrays that '
-            'takes what the operator takes, or let torch compute with lower="ffi".'
+            f'computed, with @bridge.register_lowering("{whole}") above a function of JAX arrays '
+            'that takes what the operator takes, or let torch compute with lower="ffi".'
         )
     xs = [_fill_in(value, found) for value in instruction.operands]
     return _run(parts, xs, dataclasses.replace(caller, within=(*caller.within, name)))

@@ -1,0 +1,22 @@
+"""Write the code of README.md to a folder, with what checks its types and those of the examples."""
+
+import json
+import os
+import pathlib
+import re
+import sys
+
+ROOT = pathlib.Path(__file__).parent.parent
+folder = pathlib.Path(sys.argv[1])
+blocks = re.findall(r"^```python\n(.*?)^```$", (ROOT / "README.md").read_text(), re.M | re.S)
+(folder / "readme.py").write_text("\n".join(blocks))
+others = [os.path.relpath(ROOT / path, folder) for path in ("examples", "tests/typed.py")]
+settings = {
+    "include": ["readme.py", *others],
+    "extraPaths": [os.path.relpath(ROOT, folder)],
+    "typeCheckingMode": "standard",
+    # torch, JAX and MLX leave the types of attributes open, or have no stubs for them.
+    "reportMissingTypeStubs": False,
+    "reportPossiblyUnboundVariable": False,
+}
+(folder / "pyrightconfig.json").write_text(json.dumps(settings))

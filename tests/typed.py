@@ -1,0 +1,37 @@
+"""The types that an editor finds; `nox -s types` checks them."""
+
+from collections.abc import Callable
+from typing import Any, assert_type
+
+import mlx.nn
+import torch
+
+import bridge
+
+net = torch.nn.Linear(2, 2)
+assert_type(bridge.torch2jax(net), bridge.BridgedModule)
+assert_type(bridge.torch2jax(net, lower="xla"), bridge.BridgedModule)
+assert_type(bridge.torch2mlx(net), bridge.BridgedModule)
+assert_type(bridge.torch2jax(net).params, dict[str, Any])
+
+layer = mlx.nn.Linear(2, 2)
+assert_type(bridge.mlx2torch(layer), bridge.BridgedModule)
+assert_type(bridge.mlx2jax(layer, compile=True), bridge.BridgedModule)
+
+
+def square(x: Any) -> Any:
+    return x * x
+
+
+assert_type(bridge.jax2torch(square), bridge.BridgedFunction)
+assert_type(bridge.jax2mlx(square, residuals="save"), bridge.BridgedFunction)
+assert_type(bridge.torch2jax(square, capture="never"), bridge.BridgedFunction)
+assert_type(bridge.torch2mlx(square), bridge.BridgedFunction)
+assert_type(bridge.mlx2torch(square), bridge.BridgedFunction)
+assert_type(bridge.mlx2jax(square), bridge.BridgedFunction)
+assert_type(bridge.jax2torch(jit=False), Callable[[Callable[..., Any]], bridge.BridgedFunction])
+assert_type(bridge.jax2torch(square).__name__, str)
+assert_type(bridge.jax2torch(square)(1.0), Any)
+
+bridge.torch2jax(square, lower="jax")  # pyright: ignore[reportArgumentType, reportCallIssue]
+bridge.jax2torch(square, residuals="all")  # pyright: ignore[reportArgumentType, reportCallIssue]
