@@ -15,6 +15,7 @@ import functools
 from collections.abc import Callable, Iterable, Sequence, Set
 from typing import Any
 
+from bridge._core.captured_state import CapturedState
 from bridge._core.errors import NoRuleError
 from bridge._core.graph import Graph
 from bridge._core.spec import NARROW_INTEGERS, ArraySpec
@@ -61,6 +62,8 @@ class Op:
             target that checks every call against them. If missing, `output_specs` is exact.
         reruns: True if sizes of outputs can depend on values. `output_specs` then tells the sizes
             for example inputs, and `call` raises where values have others.
+        captured_state: `() -> CapturedState`, what it captures now, if that can change. A target
+            reads it before a call, and computes derivatives of the call on it.
         fingerprint: Text that identifies the computation, except for the values of constants; the
             same in every process.
         derivation: The rules that led here from the Op that `derive` was first called on.
@@ -83,6 +86,7 @@ class Op:
     fingerprint: Callable[[], str] | None = None
     derivation: tuple[AppliedRule, ...] = ()
     graph: Callable[[], Graph] | None = None
+    captured_state: Callable[[], CapturedState] | None = None
 
     notes: dict[Any, Any] = dataclasses.field(default_factory=dict, repr=False)
     _derived: dict[tuple[Any, ...], Any] = dataclasses.field(default_factory=dict, repr=False)

@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 import mlx.core as mx
 
 from bridge._arrays.mlx import async_evaluate, compute_stream, own_memory
+from bridge._core.captured_state import CapturedState
 from bridge._core.errors import NoRuleError
 from bridge._core.op import Arrays, ForwardBackward, Op, Positions, Specs
 from bridge._core.pytree import replace_at
@@ -50,6 +51,7 @@ class Function:
         captures: Raises where what it captures would lose its gradient, if it is the function of
             the user itself.
         root: The function of the user that it is derived from, if it is another.
+        captured_state: What reads what the function of the user captures.
     """
 
     name: str
@@ -64,6 +66,7 @@ class Function:
     draws: bool = False
     captures: functools.partial[None] | None = None
     root: "Function | None" = None
+    captured_state: Callable[[], CapturedState] | None = None
 
     def make_op(self) -> Op:
         """The function as an Op."""
@@ -81,6 +84,7 @@ class Function:
             dependencies=(lambda: known.dependencies) if known else None,
             reruns=known is None,
             uses_rng=self.draws,
+            captured_state=self.captured_state,
         )
 
     def _call(self, own: Callable[[Sequence[mx.array]], Arrays]) -> Callable[..., Arrays]:
@@ -292,6 +296,7 @@ class Function:
             has_custom_rules=ruled,
             run=run,
             root=self.root or self,
+            captured_state=self.captured_state,
         )
 
 

@@ -1,5 +1,6 @@
 """What MLX shows to bridge as a source of functions."""
 
+import dataclasses
 import functools
 import sys
 from collections.abc import Callable, Hashable, Sequence
@@ -7,9 +8,11 @@ from typing import Any
 
 import mlx.core as mx
 
+from bridge._core.captured_state import CapturedState
 from bridge._core.errors import ArgumentError, DeviceError, OptionError
 from bridge._core.op import Op, Specs
 from bridge._sources.mlx.call_checks import check_captured
+from bridge._sources.mlx.captured_state import state_reader
 from bridge._sources.mlx.eager import caching_last_call, observe_outputs
 from bridge._sources.mlx.module import functionalize
 from bridge._sources.mlx.native import Settings, as_flat_function
@@ -90,7 +93,11 @@ class MlxSource:
                     "it static, or pass an array."
                 )
         settings = Settings(compile, residuals, seed)
-        return _make_function(as_flat_function(fn, seed), name, primals, settings).make_op()
+        made = _make_function(as_flat_function(fn, seed), name, primals, settings)
+        read = state_reader(fn)
+        if compile:  # what is compiled keeps what it captured
+            read = functools.partial(_same, read())
+        return dataclasses.replace(made, captured_state=read).make_op()
 
     def symbolic_shapes(
         self,
@@ -101,6 +108,10 @@ class MlxSource:
     ) -> list[tuple[int | str, ...]] | None:
         """`None`: graphs are for shapes that are known."""
         del fn, primals, names
+
+
+def _same(state: CapturedState) -> CapturedState:
+    return state
 
 
 def _make_function(fun: Fun, name: str, primals: Specs, settings: Settings) -> Function:

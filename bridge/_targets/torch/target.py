@@ -41,6 +41,7 @@ from bridge._targets.torch.internals import (
     unwrap_batched,
     wrap_batched,
 )
+from bridge._targets.torch.running import Running, read_state, restored, running
 from bridge._targets.torch.staging import stage, staged_spec
 
 
@@ -121,7 +122,7 @@ def _call_transformed(op: Op, run: Execute, xs: Sequence[Any]) -> Arrays:
         return outputs
     check_not_tracing()
     if transforming():
-        return _named_subclass(_Transformable, op.name).apply(op, run, *xs)
+        return _named_subclass(_Transformable, op.name).apply(op, running(op, run), *xs)
     if (torch.is_grad_enabled() and _any_requires_grad(xs)) or (
         in_forward_mode() and _any_dual(xs)
     ):
@@ -170,7 +171,8 @@ class _Rules(torch.autograd.Function):
         if is_compiling():  # as `hide_from_dynamo`, which would cost a call more
             return torch.compiler.disable(_Rules.backward)(ctx, *cotangents)
         try:
-            gradients, needed = _compute_gradients(ctx, cotangents)
+            with restored(ctx.state):
+                gradients, needed = _compute_gradients(ctx, cotangents)
         except Exception as error:
             shorten_traceback(error)
             raise
@@ -187,7 +189,8 @@ class _Rules(torch.autograd.Function):
         given = tuple(i for i, t in enumerate(tangents[2:]) if t is not None)
         moving = [tangents[2 + i] for i in given]
         xs, _ = _load_saved(ctx)
-        outputs = _call(op.derive("jvp", given), run, *xs, *moving)
+        with restored(ctx.state):
+            outputs = _call(op.derive("jvp", given), run, *xs, *moving)
         found = dict(zip(made.differentiable_outputs, outputs, strict=True))
         return tuple(None if i in ctx.fixed else found[i] for i in made.outputs)
 
@@ -223,7 +226,7 @@ class _Plain(_Rules):
     @staticmethod
     def forward(ctx: Any, op: Op, run: Execute, *xs: Any) -> Arrays:
         ctx.set_materialize_grads(False)
-        flags = ctx.needs_input_grad
+        flags, ctx.state = ctx.needs_input_grad, read_state(op)
         if op.dependencies is None:
             outputs = run(op, xs)
             _save_for_backward(ctx, (op, run, plan_from_outputs(op, outputs, flags)), xs, outputs)
@@ -244,26 +247,28 @@ class _Transformable(_Rules):
     """A call under `torch.func`."""
 
     @staticmethod
-    def forward(op: Op, run: Execute, *xs: Any) -> Arrays:
-        return run(op, xs)
+    def forward(op: Op, run: Running, *xs: Any) -> Arrays:
+        return run.execute(op, xs)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: Any, output: Arrays) -> None:
         ctx.set_materialize_grads(False)
         op, run, *xs = inputs
+        ctx.state = run.state
         made = (
             forward_plan(op, (False, False))
             if op.dependencies
             else plan_from_outputs(op, output, (False, False))
         )
-        _save_for_backward(ctx, (op, run, made), xs, output)
+        _save_for_backward(ctx, (op, run.execute, made), xs, output)
 
     @staticmethod
     @hide_from_dynamo
     @shortens_tracebacks
     def vmap(info: Any, in_dims: Any, *args: Any) -> Any:
         op, run, *xs = args
-        outputs = _call(op.derive("vmap", tuple(in_dims[2:]), info.batch_size), run, *xs)
+        mapped = op.derive("vmap", tuple(in_dims[2:]), info.batch_size)
+        outputs = _call(mapped, run.execute, *xs)
         return outputs, (0,) * len(outputs)
 
 

@@ -1,0 +1,181 @@
+"""What a function captures at a call, put back while a derivative of that call is computed.
+
+NOTE [the state of a call]
+A function that runs anew for its derivative reads what it captures once more: a number that was
+changed since, or that the function itself counts up, would give a gradient of another function
+than the one that was called. So a caller reads the state before a call, and the derivative runs on
+that state. Nothing that happens meanwhile stays: what was there before is put back.
+
+NOTE [states like the last]
+To find the places takes as long as to call a small function. They are where they were as long as
+all of them hold the same objects, which takes a microsecond or two to see.
+"""
+
+import dataclasses
+import types
+from collections.abc import Callable, Iterable, Sequence
+from operator import is_
+from typing import Any, Protocol
+
+from bridge._core.captured_values import Holder
+
+Copies = Sequence[tuple[Any, Any]]  # arrays, each with what it was
+
+
+class ArraysInPlace(Protocol):
+    """Arrays that can be changed in place."""
+
+    def is_array(self, x: Any) -> bool:
+        """Whether `x` is one."""
+        ...
+
+    def copy(self, arrays: Sequence[Any]) -> Copies:
+        """These arrays, each with what it is now."""
+        ...
+
+    def changed(self, copies: Copies) -> Copies:
+        """Those that are something else now."""
+        ...
+
+    def put_back(self, copies: Copies) -> None:
+        """Make them what they were."""
+        ...
+
+
+class StateReader:
+    """What reads the state of a function: NOTE [states like the last].
+
+    Args:
+        find: The places where the function finds values now.
+        arrays: Arrays that can be changed in place.
+    """
+
+    def __init__(
+        self, find: Callable[[], Iterable[Holder]], arrays: ArraysInPlace | None = None
+    ) -> None:
+        self._find, self.arrays = find, arrays
+        self._last: _Contents | None = None
+
+    def __call__(self) -> "CapturedState":
+        """The state now."""
+        last = self._last
+        if last is None or not last.is_current():
+            last = self._last = _Contents(self._find(), self.arrays)
+        return self._state(last)
+
+    def with_places(self, others: Iterable[Holder]) -> "CapturedState":
+        """The state now, and what is in `others`."""
+        return self._state(_Contents([*others, *self._find()], self.arrays))
+
+    def _state(self, contents: "_Contents") -> "CapturedState":
+        copies = self.arrays.copy(contents.arrays) if self.arrays and contents.arrays else ()
+        return CapturedState(self, contents, copies)
+
+
+class _Contents:
+    """Places, and what was in them."""
+
+    def __init__(self, places: Iterable[Holder], arrays: ArraysInPlace | None) -> None:
+        self.by_place = [(place, place.contents()) for place in places]
+        values = {id(x): x for _, before in self.by_place for x in before.values()}
+        self.arrays = [x for x in values.values() if arrays and arrays.is_array(x)]
+        self._checks = [_check(place, before) for place, before in self.by_place]
+
+    def is_current(self) -> bool:
+        """Whether the places hold the same objects."""
+        for check in self._checks:  # noqa: SIM110, all() with a generator takes twice as long
+            if not check():
+                return False
+        return True
+
+
+def _check(place: Holder, before: dict[Any, Any]) -> Callable[[], bool]:
+    """What tells whether a place holds the same objects as `before`."""
+    holder, keys, values = place.holder, [*before], [*before.values()]
+    if place.names is not None:
+        missing = object()
+        names = sorted(place.names)
+        named = [before.get(name, missing) for name in names]
+        return lambda: all(map(is_, [holder.get(name, missing) for name in names], named))
+    if type(holder) is list:
+        return lambda: len(holder) == len(values) and all(map(is_, holder, values))
+    if isinstance(holder, dict):
+        # In the order in which they were put in; in another one, they count as changed.
+        return lambda: (
+            len(holder) == len(keys)
+            and all(map(is_, holder.values(), values))
+            and all(map(is_, holder, keys))
+        )
+    if isinstance(holder, types.CellType) and values:
+        (value,) = values
+        return lambda: _cell_holds(holder, value)
+
+    def is_same() -> bool:
+        now = place.contents()
+        return now.keys() == before.keys() and all(now[key] is x for key, x in before.items())
+
+    return is_same
+
+
+def _cell_holds(cell: types.CellType, value: Any) -> bool:
+    try:
+        return cell.cell_contents is value
+    except ValueError:  # it is empty
+        return False
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class CapturedState:
+    """What was in the places that a function captures: NOTE [the state of a call].
+
+    Attributes:
+        reader: What has read it.
+        contents: The places, with what was in them.
+        copies: Arrays among that, each with what it was.
+    """
+
+    reader: StateReader
+    contents: _Contents
+    copies: Copies
+
+    def restored(self) -> "_Restored":
+        """A context in which this state is back; what there is now comes back at its end."""
+        return _Restored(self)
+
+    def put_back(self) -> list[tuple[Holder, Any]]:
+        """Put this state back; the places and keys of those of its values that had changed."""
+        by_place, replaced = self.contents.by_place, list[tuple[Holder, Any]]()
+        if not self.contents.is_current():
+            for place, before in by_place:
+                replaced += [(place, key) for key in place.restore(before, lambda _: True)]
+        changed = self.changed_arrays()
+        if changed and self.reader.arrays:
+            self.reader.arrays.put_back(changed)
+            written = {id(x) for x, _ in changed}
+            pairs = [(place, key, x) for place, before in by_place for key, x in before.items()]
+            replaced += [(place, key) for place, key, x in pairs if id(x) in written]
+        return replaced
+
+    def changed_arrays(self) -> Copies:
+        """The arrays that were changed in place."""
+        return self.reader.arrays.changed(self.copies) if self.copies and self.reader.arrays else ()
+
+
+class _Restored:
+    """A context with an earlier state; a generator would cost as much again."""
+
+    __slots__ = ("_now", "_state")
+
+    def __init__(self, state: CapturedState) -> None:
+        self._state = state
+
+    def __enter__(self) -> None:
+        state = self._now = self._state
+        if not state.contents.is_current() or state.changed_arrays():
+            self._now = state.reader.with_places(place for place, _ in state.contents.by_place)
+            state.put_back()
+
+    def __exit__(self, *_: object) -> None:
+        # Functions that write to arrays are refused, so that these are looked at but once.
+        if self._now is not self._state or not self._now.contents.is_current():
+            self._now.put_back()

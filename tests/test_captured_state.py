@@ -1,0 +1,152 @@
+"""Derivatives of functions whose captured values change: they are those of the call."""
+
+import pytest
+
+pytest.importorskip("mlx.core")
+pytest.importorskip("torch")
+
+import mlx.core as mx
+import mlx.nn as nn
+import torch
+
+from bridge import mlx2torch
+
+WAYS = ("auto", "recompute", "save")
+
+
+class Setting:
+    factor = 1.0
+
+
+def number():
+    setting = Setting()
+    return (lambda: setting.factor), lambda k: setattr(setting, "factor", k)
+
+
+def rebound_in_a_dict():
+    arrays = {"w": mx.array(1.0)}
+    return (lambda: arrays["w"]), lambda k: arrays.update(w=mx.array(k))
+
+
+def rebound_dict():
+    held = {"arrays": {"w": mx.array(1.0)}}
+
+    def change(k):
+        held["arrays"]["w"] = mx.array(7.0)
+        held["arrays"] = {"w": mx.array(k)}
+
+    return (lambda: held["arrays"]["w"]), change
+
+
+def rebound_in_a_closure():
+    w = mx.array(1.0)
+
+    def change(k):
+        nonlocal w
+        w = mx.array(k)
+
+    return (lambda: w), change
+
+
+def written_in_place():
+    w = mx.array([1.0, 1.0])
+
+    def change(k):
+        w[:] = k
+
+    return (lambda: w), change
+
+
+def in_a_list():
+    factors = [1.0]
+    return (lambda: factors[-1]), factors.append
+
+
+def of_a_module():
+    scale = nn.Linear(1, 1, bias=False)
+    scale.weight = mx.array([[1.0]])
+    return (lambda: scale.weight[0, 0]), lambda k: scale.update({"weight": mx.array([[k]])})
+
+
+def function_in_a_dict():
+    functions = {"f": lambda x: x * 1.0}
+    return (lambda: functions["f"](1.0)), lambda k: functions.update(f=lambda x: x * k)
+
+
+CHANGES = [
+    *(number, rebound_in_a_dict, rebound_dict, rebound_in_a_closure, written_in_place, in_a_list),
+    *(of_a_module, function_in_a_dict),
+]
+
+
+@pytest.mark.parametrize("residuals", WAYS)
+@pytest.mark.parametrize("make", CHANGES, ids=lambda make: make.__name__)
+def test_each_gradient_is_that_of_its_call(make, residuals):
+    read, change = make()
+    fn = mlx2torch(lambda x: x * x * read(), residuals=residuals)
+    x = torch.tensor([0.7, -1.3], requires_grad=True)
+    losses = []
+    for k in (1.0, 2.0, 3.0):
+        change(k)
+        losses.append(fn(x).sum())
+    change(5.0)
+    (gradient,) = torch.autograd.grad(sum(losses), x)
+    torch.testing.assert_close(gradient, 12 * x.detach())
+    now = read()
+    assert (now.tolist() if hasattr(now, "tolist") else now) in (5.0, [5.0, 5.0])
+
+
+@pytest.mark.parametrize("make", CHANGES, ids=lambda make: make.__name__)
+def test_higher_orders_and_transforms_are_those_of_the_call(make):
+    read, change = make()
+    fn = mlx2torch(lambda x: x * x * x * read())
+    x = torch.tensor([0.7, -1.3], requires_grad=True)
+    change(2.0)
+    y = fn(x)
+    change(3.0)
+    (gradient,) = torch.autograd.grad(y.sum(), x, create_graph=True)
+    torch.testing.assert_close(gradient, 6 * x * x)
+    change(4.0)
+    (second,) = torch.autograd.grad(gradient.sum(), x)
+    torch.testing.assert_close(second, 12 * x.detach())
+    z, pull = torch.func.vjp(fn, x.detach())
+    change(5.0)
+    torch.testing.assert_close(pull(torch.ones(2))[0], 12 * x.detach() ** 2)
+    torch.testing.assert_close(z, 4 * x.detach() ** 3)
+
+
+@pytest.mark.parametrize("residuals", WAYS)
+def test_what_a_function_counts_is_of_its_call_and_counted_once(residuals):
+    count, log = [0], []
+
+    def f(x):
+        count[0] += 1
+        log.append(count[0])
+        return x * x * len(log) * count[0]
+
+    fn = mlx2torch(f, residuals=residuals)
+    x = torch.tensor([0.7, -1.3], requires_grad=True)
+    first, second = fn(x), fn(x)
+    start = count[0] - 2  # trial runs
+    torch.testing.assert_close(second, x * x * (start + 2) * len(log))
+    for y, k, size in ((first, start + 1, len(log) - 1), (second, start + 2, len(log))):
+        (gradient,) = torch.autograd.grad(y.sum(), x)
+        torch.testing.assert_close(gradient, 2 * x.detach() * k * size)
+    assert count == [start + 2]
+
+
+def test_trial_runs_leave_no_trace():
+    best, seen = [float("inf")], []
+
+    def run(x):
+        best[0] = min(best[0], x.sum().item())
+        seen.append(x)
+        return x * best[0] * len(seen)
+
+    x = torch.tensor([200.0, 400.0], requires_grad=True)
+    y = mlx2torch(run)(x)
+    torch.testing.assert_close(y, 600 * x)
+    assert (best, len(seen)) == ([600.0], 1)
+    (gradient,) = torch.autograd.grad(y.sum(), x)
+    torch.testing.assert_close(gradient, torch.full((2,), 600.0))
+    assert (best, len(seen)) == ([600.0], 1)
