@@ -38,7 +38,11 @@ class Question:
 
     def batch(self) -> list[list[torch.Tensor]]:
         """The arguments of each example; those without derivatives are the same in all."""
-        return [[x * scale if smooth(x) else x for x in self.sample.tensors] for scale in _SCALES]
+        scaled = [i for i in self.batched if smooth(self.sample.tensors[i])]
+        return [
+            [x * scale if i in scaled else x for i, x in enumerate(self.sample.tensors)]
+            for scale in _SCALES
+        ]
 
 
 def asked(sample: Sample) -> Question:
