@@ -6,6 +6,12 @@ with an older vmap that `torch.func` and `Function.vmap` know nothing of. Its te
 storage, and autograd records what happens to the tensors inside them: its levels are taken off
 before a Function is applied, and put on again. Without these names such tensors cannot be told
 from others, and fail where their memory is read.
+
+NOTE [tensors that outlive a level]
+The pullback of `torch.func.vjp` runs when its level has ended, and a function can hand its
+arguments to the outside. Such a tensor is still wrapped, by a level that is dead. Operators of
+torch take dead levels off, and so does `Function.apply`; the engine below it would take the
+wrapped tensor for a leaf, so that gradients would end there.
 """
 # pyright: reportPrivateUsage=false, reportPrivateImportUsage=false
 
@@ -26,6 +32,7 @@ _functorch: Any = getattr(torch._C, "_functorch", None)
 _levels = getattr(_functorch, "get_interpreter_stack", None)
 _is_batch = getattr(_functorch, "is_batchedtensor", lambda _: False)
 _within = getattr(_functorch, "get_unwrapped", None)
+_unwrap_if_dead = getattr(_functorch, "unwrap_if_dead", lambda x: x)
 
 
 def is_differentiating() -> bool:
@@ -33,6 +40,50 @@ def is_differentiating() -> bool:
     if _levels is None:
         return transforming()
     return any(level.key() != _functorch.TransformType.Vmap for level in _levels() or ())
+
+
+def unwrap_dead(xs: Sequence[Any]) -> Sequence[Any]:
+    """`xs` without the levels of transforms that have ended: NOTE [tensors that outlive a level].
+
+    Without the name, an older torch that has none of these levels, or a newer one that unwraps
+    such tensors by itself.
+    """
+    for x in xs:
+        if isinstance(x, torch.Tensor) and _unwrap_if_dead(x) is not x:
+            return tuple(_alive(x) if isinstance(x, torch.Tensor) else x for x in xs)
+    return xs
+
+
+def _alive(x: torch.Tensor) -> torch.Tensor:
+    while (inner := _unwrap_if_dead(x)) is not x:  # which takes off one level
+        x = inner
+    return x
+
+
+def follow_grad_mode(xs: Sequence[Any]) -> Sequence[Any]:
+    """`xs`, which require grad at those levels of torch.func alone where it is enabled.
+
+    Torch enables gradients below the level that it applies a Function at, also where the caller
+    has disabled them. The result of an operator of torch does not require grad at such a level;
+    that of a view does, in forward mode, so that this takes a copy, with all tangents.
+    """
+    if _levels is None or _set_forward_mode is None:
+        return xs
+    if torch.is_grad_enabled() and all(map(_was_grad_enabled, _levels() or ())):
+        return xs
+    with _set_forward_mode(True):  # disabled in a `jvp`, where copies would lose outer tangents
+        return [x.clone() if isinstance(x, torch.Tensor) else x for x in xs]
+
+
+# Without it, tangents require grad under torch.no_grad.
+_set_forward_mode = getattr(forward_ad, "_set_fwd_grad_enabled", None)
+
+
+def _was_grad_enabled(level: Any) -> bool:
+    """Whether gradients were enabled where this level was entered."""
+    if level.key() != _functorch.TransformType.Grad:
+        return True
+    return _functorch.CGradInterpreterPtr(level).prevGradMode()
 
 
 # Entering and leaving the older vmap is the only way to learn its level.

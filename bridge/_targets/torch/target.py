@@ -32,6 +32,7 @@ from bridge._targets.torch.backward_plan import (
 from bridge._targets.torch.internals import (
     batch_level,
     check_not_tracing,
+    follow_grad_mode,
     hide_from_dynamo,
     in_forward_mode,
     is_compiling,
@@ -39,6 +40,7 @@ from bridge._targets.torch.internals import (
     is_plain_autograd,
     is_staged,
     unwrap_batched,
+    unwrap_dead,
     wrap_batched,
 )
 from bridge._targets.torch.running import Running, read_state, restored, running
@@ -105,7 +107,7 @@ class TorchTarget:
 def _call(op: Op, run: Execute, *xs: Any) -> Arrays:
     if not is_plain_autograd():
         return _call_transformed(op, run, xs)
-    if torch.is_grad_enabled() and _any_requires_grad(xs):
+    if torch.is_grad_enabled() and _any_requires_grad(xs := unwrap_dead(xs)):
         return _apply_plain(op.name)(op, run, *xs)
     return run(op, xs)
 
@@ -122,7 +124,9 @@ def _call_transformed(op: Op, run: Execute, xs: Sequence[Any]) -> Arrays:
         return outputs
     check_not_tracing()
     if transforming():
+        xs = follow_grad_mode(xs)
         return _named_subclass(_Transformable, op.name).apply(op, running(op, run), *xs)
+    xs = unwrap_dead(xs)
     if (torch.is_grad_enabled() and _any_requires_grad(xs)) or (
         in_forward_mode() and _any_dual(xs)
     ):
