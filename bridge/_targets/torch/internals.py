@@ -133,6 +133,20 @@ _mode = getattr(torch._C, "_get_dispatch_mode", None)
 _PROXY = _mode and torch._C._TorchDispatchModeKey.PROXY
 
 
+def check_not_jit_traced() -> None:
+    """Raise inside of `torch.jit.trace`, before anything is asked of tensors, which it records."""
+    if _is_jit_tracing():
+        raise NoValuesError(
+            "a bridged function cannot be recorded by torch.jit.trace, nor by torch.onnx.export "
+            "with dynamo=False, which traces: its result would be a constant of the graph. Use "
+            "torch.compile or torch.export.export instead."
+        )
+
+
+# A third of the time of `torch.jit.is_tracing`, which each call would spend.
+_is_jit_tracing: Callable[[], bool] = getattr(torch._C, "_is_tracing", torch.jit.is_tracing)
+
+
 def in_forward_mode() -> bool:
     """Whether tensors can carry tangents, which it costs a call each to ask them."""
     return getattr(forward_ad, "_current_level", 0) >= 0

@@ -31,6 +31,7 @@ from bridge._targets.torch.backward_plan import (
 )
 from bridge._targets.torch.internals import (
     batch_level,
+    check_not_jit_traced,
     check_not_tracing,
     follow_grad_mode,
     hide_from_dynamo,
@@ -62,8 +63,15 @@ class TorchTarget:
         """An integer of torch's generator, so that it can be restored, as by a checkpoint."""
         return torch.randint(-(2**63), 2**63 - 1, (1,), dtype=torch.int64, device="cpu")
 
+    @staticmethod
+    def is_compiling() -> bool:
+        """Whether Dynamo reads the call; raises where `torch.jit.trace` would record it."""
+        if is_compiling():
+            return True
+        check_not_jit_traced()
+        return False
+
     suspend_transforms = staticmethod(suspend_transforms)
-    is_compiling = staticmethod(is_compiling)
     is_staged = staticmethod(is_staged)
     staged_spec = staticmethod(staged_spec)
     call_in_compiled_code = staticmethod(dynamo.call)
