@@ -71,12 +71,12 @@ def follow_grad_mode(xs: Sequence[Any]) -> Sequence[Any]:
         return xs
     if torch.is_grad_enabled() and all(map(_was_grad_enabled, _levels() or ())):
         return xs
-    with _set_forward_mode(True):  # disabled in a `jvp`, where copies would lose outer tangents
+    with _set_forward_mode(mode=True):  # a `jvp` disables it, and copies would lose tangents
         return [x.clone() if isinstance(x, torch.Tensor) else x for x in xs]
 
 
 # Without it, tangents require grad under torch.no_grad.
-_set_forward_mode = getattr(forward_ad, "_set_fwd_grad_enabled", None)
+_set_forward_mode: Any = getattr(forward_ad, "_set_fwd_grad_enabled", None)
 
 
 def _was_grad_enabled(level: Any) -> bool:
