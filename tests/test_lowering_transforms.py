@@ -161,13 +161,6 @@ def test_forward_and_backward_draw_the_same():
     assert ((np.asarray(other) != 0) != kept).any()
 
 
-def test_examples_with_keys_of_their_own_are_refused():
-    keys = jax.random.split(KEY, 2)
-    f = lambda key: xla(dropped)(ONES, rng=key)
-    with pytest.raises(NoRuleError, match="runs one example after the other, as where each has a"):
-        jax.vmap(f)(keys)
-
-
 def test_numbers_drawn_one_after_the_other_differ():
     first, second = xla(lambda x: (torch.rand_like(x), torch.rand_like(x)))(ONES, rng=KEY)
     assert (first != second).all()

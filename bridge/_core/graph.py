@@ -60,3 +60,32 @@ class Graph:
     operations: tuple[Operation, ...]
     outputs: tuple[ValueRef | None, ...]
     rng_input: int | None = None
+
+
+@dataclasses.dataclass(frozen=True, eq=False, slots=True)
+class MappedGraph:
+    """A function written out for one example, of an axis of its arguments.
+
+    Attributes:
+        example: The function of one example.
+        in_axes: For each argument its axis of examples, `None` if all share it.
+        out_axes: For each result its axis of examples, `None` for their sum.
+        size: How many examples there are.
+    """
+
+    example: "Graph | MappedGraph"
+    in_axes: tuple[int | None, ...]
+    out_axes: tuple[int | None, ...]
+    size: int
+
+    @property
+    def inputs(self) -> tuple[ArraySpec, ...]:
+        """Of the arguments."""
+        pairs = zip(self.example.inputs, self.in_axes, strict=True)
+        # A cotangent that nothing depends on has no spec.
+        return tuple(spec and spec.with_axis(axis, self.size) for spec, axis in pairs)
+
+    @property
+    def rng_input(self) -> int | None:
+        """Position of the input that random numbers follow from, if there is one."""
+        return self.example.rng_input

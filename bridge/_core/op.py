@@ -17,7 +17,7 @@ from typing import Any
 
 from bridge._core.captured_state import CapturedState
 from bridge._core.errors import NoRuleError
-from bridge._core.graph import Graph
+from bridge._core.graph import Graph, MappedGraph
 from bridge._core.spec import NARROW_INTEGERS, ArraySpec
 
 Arrays = tuple[Any, ...]
@@ -85,7 +85,7 @@ class Op:
     reruns: bool = False
     fingerprint: Callable[[], str] | None = None
     derivation: tuple[AppliedRule, ...] = ()
-    graph: Callable[[], Graph] | None = None
+    graph: Callable[[], Graph | MappedGraph] | None = None
     captured_state: Callable[[], CapturedState] | None = None
 
     notes: dict[Any, Any] = dataclasses.field(default_factory=dict, repr=False)

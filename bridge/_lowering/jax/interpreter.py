@@ -15,13 +15,14 @@ from jax.core import ShapedArray
 from jax.interpreters import mlir
 
 from bridge._core.errors import ArgumentError, NoRuleError
-from bridge._core.graph import Graph, Operation, ValueRef
+from bridge._core.graph import Graph, MappedGraph, Operation, ValueRef
 from bridge._core.op import Op
+from bridge._core.pytree import replace_at
 from bridge._core.spec import ArraySpec
 from bridge._lowering.jax.operators import OutputInfo, cast, find_lowering
 
 
-def lower(ctx: Any, operands: Sequence[Any], op: Op, listing: Graph) -> Sequence[Any]:
+def lower(ctx: Any, operands: Sequence[Any], op: Op, listing: Graph | MappedGraph) -> Sequence[Any]:
     """The instructions of `op` in a program that is being compiled."""
 
     def run(*xs: Any) -> list[Any]:
@@ -37,10 +38,36 @@ def lower(ctx: Any, operands: Sequence[Any], op: Op, listing: Graph) -> Sequence
         return mlir.lower_fun(run)(dataclasses.replace(ctx, avals_in=avals), *operands)
 
 
-def evaluate(listing: Graph, xs: Sequence[Any], name: str) -> list[Any]:
+def evaluate(listing: Graph | MappedGraph, xs: Sequence[Any], name: str) -> list[Any]:
     """The outputs of a listing for arrays."""
+    if isinstance(listing, MappedGraph):
+        return _evaluate_mapped(listing, xs, name)
     key = None if listing.rng_input is None else _key(xs[listing.rng_input])
     return _run(listing, xs, _Caller(name, key))
+
+
+def _evaluate_mapped(listing: MappedGraph, xs: Sequence[Any], name: str) -> list[Any]:
+    """The outputs of a listing of one example for all of them."""
+    mapped = {i: axis for i, axis in enumerate(listing.in_axes) if axis is not None}
+    rows = [jnp.moveaxis(xs[i], axis, 0) for i, axis in mapped.items()]
+
+    def one(each: Sequence[Any]) -> list[Any]:
+        return evaluate(listing.example, replace_at(each, tuple(mapped), xs), name)
+
+    if not mapped:
+        columns = jax.vmap(lambda _: one([]))(jnp.zeros(listing.size))
+    elif listing.rng_input in mapped:  # what a batch of keys draws is up to the kind of keys
+        columns = jax.lax.map(one, rows)
+    else:
+        columns = jax.vmap(one)(rows)
+    return [_onto(y, axis) for y, axis in zip(columns, listing.out_axes, strict=True)]
+
+
+def _onto(y: Any, axis: int | None) -> Any:
+    """A result of all examples with these at `axis`, or their sum."""
+    if y is None:
+        return None
+    return y.sum(0, dtype=y.dtype) if axis is None else jnp.moveaxis(y, 0, axis)
 
 
 @dataclasses.dataclass(frozen=True)

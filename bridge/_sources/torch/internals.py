@@ -132,6 +132,10 @@ def is_real(x: Any) -> bool:
 
 
 _functorch: Any = getattr(torch._C, "_functorch", None)
+# Zeros that have no memory, as tangents of what does not move; without the name they are read.
+has_no_memory: Callable[[torch.Tensor], bool] = getattr(
+    torch.Tensor, "_is_zerotensor", lambda _: False
+)
 # Tensors of a transform that has ended, as the tensors in them; without the name as they are.
 unwrap_dead: Callable[[Any], Any] = getattr(_functorch, "unwrap_dead_wrappers", lambda xs: xs)
 _is_wrapped: Callable[[Any], bool] = getattr(

@@ -157,9 +157,7 @@ def _lower(ctx: Any, operands: Sequence[Any], function: Call | Linear, taken: Po
         return interpreter.lower(inner, given, function.executed_op, function.executed_op.graph())
     if function.site.root.graph:
         raise NoRuleError(
-            f"{function} runs one example after the other, as where each has a key of its own for "
-            "random numbers, which cannot be compiled. Share one key, or let torch compute with "
-            'lower="ffi".'
+            f'{function} has no graph that could be compiled. Let torch compute with lower="ffi".'
         )
     specs = tuple(ArraySpec(tuple(aval.shape), str(aval.dtype)) for aval in avals)
     effect = has_empty_output(function.output_specs()) and _can_have_effect(ctx, function)

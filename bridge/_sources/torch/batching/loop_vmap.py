@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from bridge._core.graph import MappedGraph
 from bridge._core.op import Op, Specs
 from bridge._sources.torch.program import Settings
 
@@ -52,6 +53,12 @@ def _example(xs: Sequence[torch.Tensor], axes: Axes, n: int) -> list[torch.Tenso
     return [x if axis is None else x.select(axis, n).contiguous() for x, axis in pairs]
 
 
+def map_graph(one: Op, axes: Axes, onto: Axes, size: int) -> Callable[[], MappedGraph] | None:
+    """What writes out `one` for each example, if it is written out itself."""
+    graph = one.graph
+    return graph and (lambda: MappedGraph(graph(), axes, onto, size))
+
+
 def loop_op(one: Op, axes: Axes, size: int) -> Op:
     """`one`, which is not differentiated, mapped over `axes` of its arguments."""
     outputs = tuple(spec.with_axis(0, size) for spec in one.output_specs())
@@ -63,5 +70,6 @@ def loop_op(one: Op, axes: Axes, size: int) -> Op:
         vmap=lambda axes, size: loop_op(found, axes, size),
         dependencies=one.dependencies,
         fingerprint=one.fingerprint,
+        graph=map_graph(one, axes, (0,) * len(outputs), size),
     )
     return found

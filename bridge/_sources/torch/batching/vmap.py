@@ -23,6 +23,7 @@ from bridge._sources.torch.batching.loop_vmap import (
     batched_specs,
     has_seed_per_example,
     loop_call,
+    map_graph,
 )
 from bridge._sources.torch.batching.rng_consistency import RNG_MISMATCH, same_examples
 from bridge._sources.torch.capture.graph_export import export_graph
@@ -179,6 +180,7 @@ class LoopedBatch(Batched):
             vmap=lambda axes, size: self.vmap(axes, size).make_op(),
             dependencies=one.dependencies,
             fingerprint=one.fingerprint,
+            graph=map_graph(one, self.in_axes, self.out_axes, self.size),
         )
 
 

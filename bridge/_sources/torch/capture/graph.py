@@ -15,7 +15,7 @@ import torch.utils._pytree as pytree
 from torch.fx import Graph, GraphModule, Node
 from torch.fx.graph import CodeGen
 
-from bridge._sources.torch.internals import returns_view, same_storage, with_effects
+from bridge._sources.torch.internals import has_no_memory, returns_view, same_storage, with_effects
 
 _aten: Any = torch.ops.aten
 _DENSE: dict[str, Any] = {"memory_format": torch.contiguous_format}
@@ -30,6 +30,7 @@ def simplify(module: GraphModule) -> None:
     end = graph.output_node()
     end.args = (tuple(pytree.tree_flatten(end.args[0])[0]),)
     _forget_order(graph)
+    _give_memory(module)
     for node in list(graph.nodes):
         if _rewrite(graph, node):
             continue
@@ -40,6 +41,14 @@ def simplify(module: GraphModule) -> None:
             node.replace_all_uses_with(source)
             graph.erase_node(node)
     graph.eliminate_dead_code(has_side_effect)
+
+
+def _give_memory(module: GraphModule) -> None:
+    """Write out zeros among the constants, which torch makes without memory for tangents."""
+    for node in module.graph.find_nodes(op="get_attr"):
+        constant = operator.attrgetter(str(node.target))(module)
+        if isinstance(constant, torch.Tensor) and has_no_memory(constant):
+            setattr(module, str(node.target), constant.clone())
 
 
 def _rewrite(graph: Graph, node: Node) -> bool:
