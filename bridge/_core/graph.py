@@ -1,4 +1,4 @@
-"""A function written out: its operators one after the other, in no framework's terms."""
+"""Graphs: the operations of a function in order, in no framework's own terms."""
 
 import dataclasses
 from collections.abc import Callable, Mapping
@@ -9,11 +9,11 @@ from bridge._core.spec import ArraySpec
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class ValueRef:
-    """An array of a listing: an input, a constant or the result of an instruction.
+    """A reference to an array of a graph: an input, a constant or an output of an operation.
 
     Attributes:
-        index: Which one, inputs counted first, then constants, then instructions.
-        output_index: Which of several results, if an instruction has several.
+        index: The inputs are counted first, then the constants, then the operations.
+        output_index: Which output, if an operation has several.
     """
 
     index: int
@@ -25,13 +25,13 @@ class Operation:
     """An operator applied to values.
 
     Attributes:
-        operator: Its name, as its framework spells it: `aten.add.Tensor`.
-        args: Numbers, strings, None, dtypes by name, Values, and sequences of them.
-        kwargs: The same by keyword.
-        output_specs: The spec of the result, specs of several; `None` for what is no array.
-        operands: The Values among the arguments, in the order in which `decompose` takes them.
-        rng_index: For an operator that draws random numbers, how many others draw before it.
-        decompose: The same in terms of other operators, `None` where there is no such thing.
+        operator: The name that its framework gives it: `aten.add.Tensor`.
+        args: Numbers, strings, None, names of dtypes, ValueRefs, and sequences of them.
+        kwargs: Keyword arguments of the same kinds.
+        output_specs: The spec of the output, or a sequence of specs; None for what is no array.
+        operands: The ValueRefs among the arguments, in the order of the inputs of `decompose()`.
+        rng_index: How many operations draw random numbers before it; None if it draws none.
+        decompose: `() -> Graph` of other operators that computes the same, or None.
     """
 
     operator: str
@@ -45,14 +45,14 @@ class Operation:
 
 @dataclasses.dataclass(frozen=True, eq=False, slots=True)
 class Graph:
-    """A pure function of arrays as instructions, with static shapes.
+    """A pure function of arrays as operations in order, with static shapes.
 
     Attributes:
-        inputs: Of the arguments.
+        inputs: The specs of the arguments.
         constants: NumPy arrays.
-        operations: In an order in which they can be evaluated.
-        outputs: What is returned, `None` for what is no array.
-        rng_input: Position of the input that random numbers follow from, if there is one.
+        operations: In an order in which they can be executed.
+        outputs: The results; None for what is no array.
+        rng_input: Position of the input that is the seed of the random numbers, if they have one.
     """
 
     inputs: tuple[ArraySpec, ...]

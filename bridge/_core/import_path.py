@@ -1,4 +1,4 @@
-"""Functions by the place they are imported from, which means the same in another process."""
+"""Import paths of functions, which mean the same in another process."""
 
 import functools
 import importlib
@@ -9,9 +9,9 @@ from bridge._core.errors import ArgumentError
 
 
 def function_name(fn: Callable[..., Any]) -> str:
-    """What a function is called; a partial one as the function it is of.
+    """Return the name of a function; for a partial function, that of the function in it.
 
-    What a class applies is the class: the `apply` of an `autograd.Function` says nothing.
+    The `apply` of an `autograd.Function` has the name of its class, since `apply` says nothing.
     """
     while isinstance(fn, functools.partial):
         fn = fn.func
@@ -22,7 +22,7 @@ def function_name(fn: Callable[..., Any]) -> str:
 
 
 def import_path(thing: Any) -> str | None:
-    """`module:qualified.name`, if `thing` is what is found there."""
+    """Return `module:qualified.name` if importing that gives `thing`, else None."""
     name = f"{getattr(thing, '__module__', '')}:{getattr(thing, '__qualname__', '')}"
     try:
         return name if import_object(name) is thing else None
@@ -31,7 +31,7 @@ def import_path(thing: Any) -> str | None:
 
 
 def import_object(name: str) -> Any:
-    """What is at this place; its module is imported."""
+    """Import what a `module:qualified.name` refers to."""
     module, _, path = name.partition(":")
     return functools.reduce(getattr, path.split("."), importlib.import_module(module))
 
@@ -41,7 +41,7 @@ def _kind(x: Any) -> str:
 
 
 def check_parameter_names(argument: str, values: Any, names: Collection[str], module: str) -> None:
-    """Raise unless `values` are by name those of a module, as `apply` takes them."""
+    """Raise unless `values` is a dict with exactly the `names` of a module."""
     if not isinstance(values, Mapping):
         raise ArgumentError(
             f"argument `{argument}` of {module} is {_kind(values)}. It has to be a dict like "

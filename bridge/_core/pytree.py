@@ -1,8 +1,8 @@
 """Arguments and results as flat lists of leaves, and positions in them.
 
 Flattening is optree's. Containers that only a framework knows (an Equinox module, a class
-registered with torch's pytree) are entered into an optree namespace of our own when the first
-of them is met: NOTE [containers met on the way].
+registered with torch's pytree) are registered in an optree namespace of our own when the first
+of them is seen: NOTE [new containers].
 """
 
 import collections
@@ -21,11 +21,11 @@ NAMESPACE = "bridge"
 _settings = contextlib.ExitStack()
 _settings.enter_context(optree.dict_insertion_ordered(True, namespace=NAMESPACE))  # noqa: FBT003
 
-# NOTE [containers met on the way]
-# optree needs to be told of a class before it looks inside its instances. Nobody can tell it
-# beforehand: every Equinox module is a class of its own. So each type found among the leaves is
-# looked at once: is it a node to a framework that is loaded, or a dataclass? If so it is
-# registered and the tree is flattened again, otherwise it is remembered as a leaf.
+# NOTE [new containers]
+# optree looks inside an instance only if its class was registered. They cannot all be registered
+# beforehand: every Equinox module is a class of its own. So each class among the leaves is checked
+# once. If it is a dataclass, or a node to a framework that is loaded, it is registered and the tree
+# is flattened again. Otherwise it is remembered as the class of a leaf.
 Unpack = Callable[[Any], tuple[Sequence[Any], Any] | None]
 PytreeNode = tuple[Callable[[Any], Any], Callable[[Any, Iterable[Any]], Any]]
 
@@ -34,17 +34,17 @@ _leaves: weakref.WeakSet[type] = weakref.WeakSet()
 
 
 def flatten(tree: Any, container: Callable[[Any], PytreeNode | None]) -> tuple[list[Any], Any]:
-    """The leaves of `tree` and its structure; `container` says what else is a node."""
+    """Return the leaves of `tree` and its structure; `container` returns further nodes."""
     while True:
-        found, structure = flatten_known(tree)
-        met = {leaf.__class__: leaf for leaf in found if leaf.__class__ not in _leaves}
-        new = [_register(kind, leaf, container) for kind, leaf in met.items()]
-        if not any(new):
-            return found, structure
+        leaves, structure = flatten_known(tree)
+        unknown = {leaf.__class__: leaf for leaf in leaves if leaf.__class__ not in _leaves}
+        registered = [_register(kind, leaf, container) for kind, leaf in unknown.items()]
+        if not any(registered):
+            return leaves, structure
 
 
 def flatten_known(tree: Any) -> tuple[list[Any], Any]:
-    """The same of a tree whose containers have all been met."""
+    """Flatten a tree whose containers are all registered."""
     return optree.tree_flatten(tree, namespace=NAMESPACE)
 
 
@@ -53,29 +53,29 @@ LEAF = flatten_known(0)[1]
 
 @functools.cache
 def args_structure(count: int) -> Any:
-    """The structure of a call with this many positional arguments, each of them a leaf."""
+    """Return the structure of a call with this many positional arguments, each a leaf."""
     return flatten_known((tuple(range(count)), {}))[1]
 
 
 def _register(kind: type, leaf: Any, container: Callable[[Any], PytreeNode | None]) -> bool:
-    found = container(leaf) or (_dataclass(kind) if dataclasses.is_dataclass(kind) else None)
-    if found is None:
+    node = container(leaf) or (_dataclass(kind) if dataclasses.is_dataclass(kind) else None)
+    if node is None:
         _leaves.add(kind)
         return False
-    with contextlib.suppress(ValueError):  # another thread met the same class in the meantime
-        optree.register_pytree_node(cast(Any, kind), *found, namespace=NAMESPACE)
+    with contextlib.suppress(ValueError):  # another thread has registered the class
+        optree.register_pytree_node(cast(Any, kind), *node, namespace=NAMESPACE)
     return True
 
 
 def _dataclass(kind: type) -> PytreeNode:
-    """How to take apart and rebuild a dataclass without running its constructor.
+    """Return how to flatten a dataclass, and how to rebuild it without its constructor.
 
     `__init__` and `__post_init__` may check or convert values, which tracers do not survive.
     """
 
     def take(node: Any) -> tuple[tuple[Any, ...], tuple[str, ...], tuple[str, ...]]:
-        held = attributes(node)
-        return tuple(held.values()), tuple(held), tuple(held)
+        values = attributes(node)
+        return tuple(values.values()), tuple(values), tuple(values)
 
     def build(names: tuple[str, ...], children: Iterable[Any]) -> Any:
         return make_instance(kind, names, children)
@@ -84,28 +84,28 @@ def _dataclass(kind: type) -> PytreeNode:
 
 
 def attributes(x: Any) -> dict[str, Any]:
-    """The fields of a dataclass, and what `__post_init__` or anybody else set beside them."""
+    """Return the fields of a dataclass and the attributes that were set beside them."""
     fields = [field.name for field in dataclasses.fields(x)] if dataclasses.is_dataclass(x) else []
-    held = getattr(x, "__dict__", {})
-    names = [*(f for f in fields if hasattr(x, f)), *(n for n in held if n not in fields)]
+    others = [name for name in getattr(x, "__dict__", {}) if name not in fields]
+    names = [*(field for field in fields if hasattr(x, field)), *others]
     return {name: getattr(x, name) for name in names}
 
 
 def make_instance(kind: type, names: Iterable[str], values: Iterable[Any]) -> Any:
-    """An object of this class with these attributes, made without its constructor."""
-    made = object.__new__(kind)
+    """Make an object of this class with these attributes, without its constructor."""
+    instance = object.__new__(kind)
     for name, value in zip(names, values, strict=True):
-        object.__setattr__(made, name, value)
-    return made
+        object.__setattr__(instance, name, value)
+    return instance
 
 
 def unflatten(structure: Any, values: Iterable[Any]) -> Any:
-    """The tree of this `structure` with these `values` as its leaves."""
+    """Return the tree of this `structure` with `values` as its leaves."""
     return structure.unflatten(values)
 
 
 def unflattener(structure: Any) -> Callable[[Sequence[Any]], Any]:
-    """`unflatten` for one structure, without optree where that is a leaf or a tuple of leaves."""
+    """Return `unflatten` for one structure; a leaf or a tuple of leaves does without optree."""
     count = structure.num_leaves
     if structure == LEAF:
         return operator.itemgetter(0)
@@ -159,20 +159,20 @@ def _named_tuple(name: str, fields: tuple[str, ...], values: Iterable[Any]) -> A
 
 
 def paths(structure: Any) -> list[tuple[Any, ...]]:
-    """For each leaf the keys and indices that lead to it."""
+    """Return, for each leaf, the keys and indices that lead to it."""
     return optree.treespec_paths(structure)
 
 
 def replace_at(values: Iterable[Any], at: Sequence[int], over: Sequence[Any]) -> list[Any]:
-    """`over` with `values` written at the positions `at`."""
-    out = list(over)
+    """Return a copy of `over` with `values` at the positions `at`."""
+    copy = list(over)
     for i, value in zip(at, values, strict=True):
-        out[i] = value
-    return out
+        copy[i] = value
+    return copy
 
 
 def format_path(path: Sequence[Any]) -> str:
-    """A path as a reader of code would write it: `x['weights'][0]`."""
+    """Return a path as a reader of code would write it: `x['weights'][0]`."""
     if not path:
         return "at the top"
     return str(path[0]) + "".join(f"[{key!r}]" for key in path[1:])

@@ -1,4 +1,4 @@
-"""Trees of arguments as text that means the same in another process, and runs no code there."""
+"""Pytrees of arguments as text that means the same in another process and runs no code there."""
 
 import collections
 import dataclasses
@@ -11,28 +11,28 @@ from bridge._core import import_path, pytree
 from bridge._core.errors import ArgumentError
 from bridge._core.spec import ArraySpec
 
-# By class what a value is called in the text, what stands for it there, and how it is made of that.
+# By class: the tag of its values in the text, and the functions to JSON and back.
 Kinds = Mapping[type, tuple[str, Callable[[Any], Any], Callable[[Any], Any]]]
 
 
 class Leaf:
-    """A leaf; no dataclass, so that it stays one."""
+    """A leaf of a pytree. It is no dataclass, which would be a node."""
 
     def __init__(self, value: Any) -> None:
         self.value = value
 
 
 def encode(tree: Any, kinds: Kinds = {}) -> str:  # noqa: B006 - nobody writes to it
-    """A tree as text, whose leaves are in `Leaf`.
+    """Return a pytree of `Leaf` objects as text.
 
-    Only what JSON has, its usual relatives and `kinds` are taken: text comes from anywhere, and
-    pickles can run code.
+    It holds only what JSON has, some other built-in classes and `kinds`: text can come from
+    anywhere, and a pickle could run code.
     """
     return json.dumps(_to_json(tree, kinds), separators=(",", ":"))
 
 
 def decode(text: str, kinds: Kinds = {}) -> Any:  # noqa: B006
-    """The tree that `text` was made of."""
+    """Return the pytree that `encode` made the text of."""
     return _from_json(json.loads(text), {name: build for name, _, build in kinds.values()})
 
 
@@ -50,16 +50,16 @@ def _to_json(x: Any, kinds: Kinds) -> Any:
 
 
 def _encode_class(x: Any, inner: Callable[[Any], list[Any]]) -> dict[str, Any]:
-    """An object of a class that can be imported: its place, and what the object is made of."""
+    """Encode an object of an importable class as its import path and its parts."""
     kind = type(x)
-    place = import_path.import_path(kind)
-    if place is not None and isinstance(x, enum.Enum):
-        return {"enum": [place, x.name]}
-    if place is not None and isinstance(x, tuple) and hasattr(kind, "_fields"):
-        return {"named": [place, inner(x)]}
-    if place is not None and dataclasses.is_dataclass(x):
-        held = pytree.attributes(x)
-        return {"dataclass": [place, list(held), inner(held.values())]}
+    path = import_path.import_path(kind)
+    if path is not None and isinstance(x, enum.Enum):
+        return {"enum": [path, x.name]}
+    if path is not None and isinstance(x, tuple) and hasattr(kind, "_fields"):
+        return {"named": [path, inner(x)]}
+    if path is not None and dataclasses.is_dataclass(x):
+        attributes = pytree.attributes(x)
+        return {"dataclass": [path, list(attributes), inner(attributes.values())]}
     raise ArgumentError(f"a {kind.__name__} among its arguments has no text to find it again by")
 
 
@@ -85,32 +85,30 @@ def _from_json(x: Any, builders: Mapping[str, Callable[[Any], Any]]) -> Any:
     return _BUILDERS[kind](value, lambda items: [_from_json(item, builders) for item in items])
 
 
-def _decode_spec(about: Sequence[Any]) -> ArraySpec:
-    shape, dtype, device, weak = about
-    return ArraySpec(tuple(shape), dtype, device, weak)
+def _decode_spec(parts: Sequence[Any]) -> ArraySpec:
+    shape, dtype, device, weak_type = parts
+    return ArraySpec(tuple(shape), dtype, device, weak_type)
 
 
-def _import_class(place: str, is_one: Callable[[type], bool]) -> Any:
-    found = import_path.import_object(place)
-    if not (isinstance(found, type) and is_one(found)):
-        raise ArgumentError(f"{place} is not the class that it was when this text was made.")
-    return found
+def _import_class(path: str, is_expected: Callable[[type], bool]) -> Any:
+    kind = import_path.import_object(path)
+    if not (isinstance(kind, type) and is_expected(kind)):
+        raise ArgumentError(f"{path} is not the class that it was when this text was made.")
+    return kind
 
 
-def _decode_enum(about: Sequence[Any], _: Inner) -> Any:
-    return _import_class(about[0], lambda kind: issubclass(kind, enum.Enum))[about[1]]
+def _decode_enum(parts: Sequence[Any], _: Inner) -> Any:
+    return _import_class(parts[0], lambda kind: issubclass(kind, enum.Enum))[parts[1]]
 
 
-def _decode_named_tuple(about: Sequence[Any], inner: Inner) -> Any:
-    is_one = lambda kind: issubclass(kind, tuple) and hasattr(kind, "_fields")
-    return tuple.__new__(_import_class(about[0], is_one), inner(about[1]))
+def _decode_named_tuple(parts: Sequence[Any], inner: Inner) -> Any:
+    is_named_tuple = lambda kind: issubclass(kind, tuple) and hasattr(kind, "_fields")
+    return tuple.__new__(_import_class(parts[0], is_named_tuple), inner(parts[1]))
 
 
-def _decode_dataclass(about: Sequence[Any], inner: Inner) -> Any:
-    place, names, values = about
-    return pytree.make_instance(
-        _import_class(place, dataclasses.is_dataclass), names, inner(values)
-    )
+def _decode_dataclass(parts: Sequence[Any], inner: Inner) -> Any:
+    path, names, values = parts
+    return pytree.make_instance(_import_class(path, dataclasses.is_dataclass), names, inner(values))
 
 
 _BUILDERS: dict[str, Callable[[Any, Inner], Any]] = {
@@ -120,7 +118,7 @@ _BUILDERS: dict[str, Callable[[Any, Inner], Any]] = {
     "ordered": lambda items, inner: collections.OrderedDict(map(inner, items)),
     "float": lambda text, _: float(text),
     "complex": lambda text, _: complex(text),
-    "array": lambda about, _: _decode_spec(about),
+    "array": lambda parts, _: _decode_spec(parts),
     "leaf": lambda value, inner: Leaf(*inner(value)),
     "enum": _decode_enum,
     "named": _decode_named_tuple,

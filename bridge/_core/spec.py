@@ -1,4 +1,4 @@
-"""What is known of an array without looking at its values."""
+"""Shape, dtype and device of an array, known without looking at its values."""
 
 import dataclasses
 import re
@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from bridge._core.errors import ArgumentError, RangeError
 
-# Integers of 64 bits, and what a caller who has no such integers gets.
+# The dtypes that 64-bit integers become for a caller without 64-bit integers.
 NARROW_INTEGERS = {"int64": "int32", "uint64": "uint32"}
 
 
@@ -18,7 +18,7 @@ class ArraySpec:
         shape: Sizes of the axes.
         dtype: NumPy's name, with those of `ml_dtypes`: `float32`, `bfloat16`, `bool`.
         device: `cpu`, `cuda:0`, or `meta` for an array without values.
-        weak_type: Whether it is a Python number, whose dtype gives way to that of arrays.
+        weak_type: True for a Python number, whose dtype gives way to that of arrays.
     """
 
     shape: tuple[int, ...]
@@ -28,11 +28,11 @@ class ArraySpec:
 
     @property
     def differentiable(self) -> bool:
-        """Whether gradients flow through an array of this dtype."""
+        """True if arrays of this dtype have gradients."""
         return self.dtype.startswith(("float", "bfloat", "complex"))
 
     def with_axis(self, axis: int | None, size: int) -> "ArraySpec":
-        """The same with one more axis of this size at `axis`, if that is no `None`."""
+        """Return this spec with a new axis of this size at `axis`; itself if `axis` is None."""
         if axis is None:
             return self
         shape = list(self.shape)
@@ -44,12 +44,12 @@ class ArraySpec:
 
 
 def is_device(name: object) -> bool:
-    """Whether it is the name of the host, or of a CUDA device."""
+    """Return True if `name` is that of the host or of a CUDA device."""
     return isinstance(name, str) and re.fullmatch(r"cpu|cuda(:\d+)?", name) is not None
 
 
 def dtype_advice(dtype: str) -> str:
-    """What an array of a dtype that others lack can be converted to."""
+    """Say what an array of a dtype that other frameworks lack can be converted to."""
     return "its data, since it is a key for random numbers" if "key<" in dtype else "another dtype"
 
 
@@ -65,21 +65,21 @@ def check_range(least: int, most: int, dtype: str, name: str) -> None:
 
 
 def check_specs_unchanged(
-    found: Sequence[ArraySpec], outputs: Sequence[ArraySpec], name: str
+    actual: Sequence[ArraySpec], expected: Sequence[ArraySpec], name: str
 ) -> None:
-    """Raise if a function that runs anew has returned other shapes or dtypes than before."""
-    if tuple(found) != tuple(outputs):
+    """Raise if a rerun of the function `name` returned other shapes or dtypes than before."""
+    if tuple(actual) != tuple(expected):
         raise ArgumentError(
-            f"{name} returned ({', '.join(map(str, found))}) for these values, but "
-            f"({', '.join(map(str, outputs))}) for others of the same shapes. What is called "
+            f"{name} returned ({', '.join(map(str, actual))}) for these values, but "
+            f"({', '.join(map(str, expected))}) for others of the same shapes. What is called "
             "from another framework needs results whose shapes follow from those of its "
             "arguments: pad them, or return a mask."
         )
 
 
-def check_output_count(found: Sequence[object], outputs: Sequence[object], name: str) -> None:
-    """Raise unless the function `name` has returned as many results as there are `outputs`."""
-    if len(found) != len(outputs):
+def check_output_count(actual: Sequence[object], expected: Sequence[object], name: str) -> None:
+    """Raise unless the function `name` returned as many results as are expected."""
+    if len(actual) != len(expected):
         raise ArgumentError(
-            f"{name} returned {len(found)} results where {len(outputs)} were expected."
+            f"{name} returned {len(actual)} results where {len(expected)} were expected."
         )

@@ -24,19 +24,19 @@ _EXITS: set[types.CodeType] = set()
 
 
 def entry_point(fn: F) -> F:
-    """`fn` itself, which calls `shorten_traceback` for what it raises."""
+    """Mark a function that a user or a framework calls, and return it."""
     _ENTRANCES.add(fn.__code__)
     return fn
 
 
 def user_call(fn: F) -> F:
-    """`fn` itself, which calls the user's function."""
+    """Mark a function that calls the function of the user, and return it."""
     _EXITS.add(fn.__code__)
     return fn
 
 
 def shortens_tracebacks(fn: F) -> F:
-    """`fn`, which a framework calls, with shorter tracebacks of what it raises."""
+    """Wrap a function that a framework calls, so that its exceptions have short tracebacks."""
 
     @functools.wraps(fn)
     def bridged(*args: Any, **kwargs: Any) -> Any:
@@ -51,9 +51,9 @@ def shortens_tracebacks(fn: F) -> F:
 
 
 def shorten_traceback(error: BaseException) -> None:
-    """Take our frames out of the traceback of `error`: NOTE [which frames are left out].
+    """Remove our frames from the traceback of `error`: NOTE [which frames are left out].
 
-    To be called where it is caught, before it is raised again.
+    Call it where the error is caught, before it is raised again.
     """
     if os.environ.get("GRADBRIDGE_TRACEBACK") == "full":
         return
@@ -66,7 +66,7 @@ def shorten_traceback(error: BaseException) -> None:
 
 
 def user_stacklevel() -> int:
-    """The `stacklevel` with which a warning of its caller points at code of the user."""
+    """Return the `stacklevel` that makes a warning of its caller point at the code of the user."""
     level, frame = 0, inspect.currentframe()
     while frame is not None and _is_skipped(frame):
         level, frame = level + 1, frame.f_back
@@ -82,12 +82,14 @@ def _without_ours(traceback: types.TracebackType | None) -> types.TracebackType 
     exits = [i for i in ours if steps[i].tb_frame.f_code in _EXITS]
     within = [i for i in ours if steps[i].tb_frame.f_code not in _ENTRANCES]
     last = (exits or within or ours[:1] or [-1])[-1]
-    kept = [i for i in range(last + 1, len(steps)) if i not in within]
-    kept = kept[next((k for k, i in enumerate(kept) if not _is_framework(steps[i].tb_frame)), 0) :]
+    remaining = [i for i in range(last + 1, len(steps)) if i not in within]
+    remaining = remaining[
+        next((k for k, i in enumerate(remaining) if not _is_framework(steps[i].tb_frame)), 0) :
+    ]
     if ours and ours[0] <= last:
-        kept = [*range(ours[0] + 1), *kept]
+        remaining = [*range(ours[0] + 1), *remaining]
     rebuilt: types.TracebackType | None = None
-    for i in reversed(kept):
+    for i in reversed(remaining):
         step = steps[i]
         rebuilt = types.TracebackType(rebuilt, step.tb_frame, step.tb_lasti, step.tb_lineno)
     return rebuilt
