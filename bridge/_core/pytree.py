@@ -148,7 +148,7 @@ def _with_named_tuples(tree: Any) -> Any:
 
 @functools.cache
 def _named_tuple_class(name: str, fields: tuple[str, ...]) -> Any:
-    kind: Any = collections.namedtuple(name, fields)
+    kind: Any = collections.namedtuple(name, fields)  # pyright: ignore[reportUntypedNamedTuple]
     # No module has it, so that pickles hold what it is made of.
     kind.__reduce__ = lambda self: (_named_tuple, (name, fields, tuple(self)))
     return kind
