@@ -165,7 +165,8 @@ class ForwardBackward:
     the pair if both halves have `vmap`. The same arguments give the same Op.
 
     Attributes:
-        strategy: `save` if residuals are saved, `gradient` if gradients are, to be scaled.
+        strategy: `save` if residuals are saved, `gradient` if gradients are, to be scaled, and
+            `recompute` if there are no residuals but what says how to run the function again.
         forward: Op on `(*primals)`: the outputs, then the residuals.
         backward: `(argnums) -> Op` on `(*saved primals, *saved outputs, *residuals, *cotangents)`:
             the gradients of the primals at `argnums`.
@@ -176,6 +177,8 @@ class ForwardBackward:
         backward_from: `(argnums, outnums) -> Op`, the backward for cotangents of some of the
             outputs only, from the same residuals; `None` where it needs other residuals. Without
             it, targets that cannot run the forward again for fewer outputs recompute.
+        tangents: `(argnums) -> Op` on `(*saved primals, *saved outputs, *residuals, *tangents)`:
+            the tangents, where these need residuals too.
     """
 
     strategy: str
@@ -185,6 +188,7 @@ class ForwardBackward:
     saved_primals: Positions
     saved_outputs: Positions
     backward_from: Callable[[Positions, Positions], Op | None] | None = None
+    tangents: Callable[[Positions], Op] | None = None
 
 
 def _narrow_integers(name: str, framework: str, spec: ArraySpec) -> Op:
@@ -224,4 +228,5 @@ def _with_derivation(derived: Any, derivation: tuple[AppliedRule, ...]) -> Any:
         forward=half("forward", lambda: derived.forward)(),
         backward=half("backward", derived.backward),
         backward_from=derived.backward_from and half("backward_from", derived.backward_from),
+        tangents=derived.tangents and half("tangents", derived.tangents),
     )

@@ -14,6 +14,7 @@ from bridge._core.op import Arrays, ForwardBackward, Op, Positions, Specs
 from bridge._core.pytree import replace_at
 from bridge._sources.mlx.batching import Axes, loop_over_examples, vmap_is_safe
 from bridge._sources.mlx.call_checks import ObservedCall
+from bridge._sources.mlx.call_states import CallStates, recompute
 from bridge._sources.mlx.custom_rules import check_rules, has_forward_rules
 from bridge._sources.mlx.forward_mode import (
     Push,
@@ -71,14 +72,16 @@ class Function:
     def make_op(self) -> Op:
         """The function as an Op."""
         known, lazy = self.outline, self._call(tuple)
-        return Op(
+        vjp = functools.cache(lambda wanted, given: self.vjp(wanted, given).make_op())
+        jvp = functools.cache(self.jvp)
+        op = Op(
             name=self.name,
             framework="mlx",
             call=lazy if self._is_unshared() else self._call(own_memory),
             call_into=lambda _, xs: lazy(*xs),
             output_specs=lambda *_: self.outputs,
-            vjp=lambda wanted, given: self.vjp(wanted, given).make_op(),
-            jvp=self.jvp,
+            vjp=vjp,
+            jvp=jvp,
             vmap=self.vmap,
             forward_backward=self.forward_backward if self._saves_residuals() else None,
             dependencies=(lambda: known.dependencies) if known else None,
@@ -86,6 +89,15 @@ class Function:
             uses_rng=self.draws,
             captured_state=self.captured_state,
         )
+        states = (self.root or self)._states
+        if op.forward_backward or states is None:
+            return op
+        halves = recompute(op, states, len(self.primals), vjp, jvp)
+        return dataclasses.replace(op, forward_backward=halves)
+
+    @functools.cached_property
+    def _states(self) -> CallStates | None:
+        return CallStates(self.captured_state, self.name) if self.captured_state else None
 
     def _call(self, own: Callable[[Sequence[mx.array]], Arrays]) -> Callable[..., Arrays]:
         """The function, whose results are passed through `own`."""

@@ -185,12 +185,30 @@ class Linear:
         return self.arity + (self.saved.residual_count if self.saved else 0)
 
     @functools.cached_property
-    def executed_op(self) -> Op:
-        """The Op that is run, from primals and tangents to the tangents of smooth outputs."""
+    def op_of_primals(self) -> Op:
+        """The Op from primals and tangents to the tangents of smooth outputs."""
         op = self.op.derive("jvp", self.argnums)
         for axes, size in self.levels:
             op = op.derive("vmap", (*axes[: self.arity], *axes[self.first_tangent :]), size)
         return op
+
+    @functools.cached_property
+    def executed_op(self) -> Op:
+        """The Op that is run, which may take residuals after the primals."""
+        tangents = self.saved and self.saved.split.tangents
+        if not tangents:
+            return self.op_of_primals
+        op = tangents(self.argnums)
+        for axes, size in self.levels:
+            op = op.derive("vmap", axes, size)
+        return op
+
+    @property
+    def needed_operands(self) -> Positions:
+        """Which operands it takes."""
+        first = self.first_tangent
+        saved = first if self.saved and self.saved.split.tangents else self.arity
+        return (*range(saved), *range(first, first + len(self.argnums)))
 
     @property
     def differentiable_outputs(self) -> Positions:

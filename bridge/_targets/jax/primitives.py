@@ -81,7 +81,7 @@ def _moves(tangent: Any) -> bool:
 def _linear_jvp(primals: Sequence[Any], tangents: Sequence[Any], *, function: Linear) -> Any:
     arity, first = function.arity, function.first_tangent
     if any(map(_moves, tangents[:arity])):
-        whole = Call(function.executed_op, function.site, arity + len(function.argnums))
+        whole = Call(function.op_of_primals, function.site, arity + len(function.argnums))
         operands = [*primals[:arity], *primals[first:]]
         return _call_jvp(operands, [*tangents[:arity], *tangents[first:]], function=whole)
     at = tuple(i for i, tangent in enumerate(tangents[first:]) if _moves(tangent))
@@ -142,8 +142,7 @@ def _lower_call(ctx: Any, *operands: Any, function: Call) -> Sequence[Any]:
 
 
 def _lower_linear(ctx: Any, *operands: Any, function: Linear) -> Sequence[Any]:
-    taken = (*range(function.arity), *range(function.first_tangent, len(operands)))
-    return _lower(ctx, operands, function, taken)
+    return _lower(ctx, operands, function, function.needed_operands)
 
 
 def _lower(ctx: Any, operands: Sequence[Any], function: Call | Linear, taken: Positions) -> Any:

@@ -99,6 +99,8 @@ def _make_forward_plan(op: Op, flags: Flags, outnums: Positions | None) -> Forwa
     fixed = _non_differentiable(op, smooth, outputs, wanted)
     outnums = tuple(i for i in outputs if i not in fixed) if outnums is None else outnums
     split = op.try_forward_backward(wanted, outnums) if wanted and outnums else None
+    if split and split.strategy == "recompute":  # a context of torch holds what it needs for that
+        split = None
     forward = split.forward if split else op
     made = ForwardPlan(flags, wanted, outnums, split, forward, smooth, fixed, outputs)
     op.notes[flags] = made
