@@ -272,7 +272,7 @@ def test_an_array_put_off_in_another_thread(torch):
         thread = threading.Thread(target=wanted)
         thread.start()
         thread.join()
-        assert "in one thread and is wanted in another" in found[0]
+        assert "in one thread and is evaluated in another" in found[0]
         os._exit(0)
     """
     run(code)

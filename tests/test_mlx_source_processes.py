@@ -72,7 +72,7 @@ def test_threads_draw_from_keys_of_their_own():
 
 def test_an_array_that_another_thread_has_put_off_is_refused():
     weight = mx.sin(mx.ones(3))
-    with pytest.raises(NoValuesError, match=r"put off in one thread.*mx\.eval"):
+    with pytest.raises(NoValuesError, match=r"made in one thread.*mx\.eval"):
         in_threads(lambda _: mlx2torch(lambda x: x * weight)(torch.ones(3)), 1)
 
 

@@ -1,1 +1,1 @@
-"""One module per framework: buffers, DLPack, streams, dtypes."""
+"""The arrays of each framework: their buffers, dtypes, devices and streams."""

@@ -1,4 +1,4 @@
-"""Arrays of MLX."""
+"""The arrays of MLX: their memory, streams, threads and transformations."""
 
 from bridge._arrays.mlx.backend import ARRAYS as ARRAYS, as_constants as as_constants
 from bridge._arrays.mlx.handles import Handle as Handle, pop as pop

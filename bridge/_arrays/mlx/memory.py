@@ -1,9 +1,10 @@
-"""The memory of MLX's arrays: how it is read, and how arrays are made of that of others.
+"""The memory of MLX's arrays: reading it, and copying other frameworks' memory into it.
 
 NOTE [memory of their own]
-Only MLX knows who else holds a buffer, and it moves one that nobody else does into a copy. Each
-operation costs 7 us beside a thread that has gone to sleep, so that this is left out where it is
-known that nobody does, and what makes results dense until one of that shape has had gaps.
+Only MLX knows if an array shares its buffer; `mx.asarray(copy=True)` moves an unshared buffer
+instead of copying it. Each operation costs 7 us if MLX's thread is asleep. So this one is left out
+for arrays that are known not to share, and results are made contiguous only after one of the same
+shape was not.
 """
 
 from collections.abc import Sequence
@@ -27,18 +28,18 @@ DTYPES = {
     "float64": mx.float64,
     "complex64": mx.complex64,
 }
-# By dtype: their names cost 2 us to ask for.
+# By dtype: reading the name of a dtype costs 2 us.
 _OF_NUMPY = {
     np.dtype(ml_dtypes.bfloat16 if name == "bfloat16" else name): dtype
     for name, dtype in DTYPES.items()
 }
 NAMES = {dtype: name for name, dtype in DTYPES.items()}
-_INSTEAD = {"complex128": "complex64", "float8": "float32 or its bytes as uint8"}
+_REPLACEMENTS = {"complex128": "complex64", "float8": "float32 or its bytes as uint8"}
 _HOSTS = (1, 3)  # kDLCPU and kDLCUDAHost; MLX's own memory is host memory on every machine
 
 
 def dtype_of(name: str) -> mx.Dtype:
-    """MLX's dtype of a name; one that it lacks is refused, never narrowed."""
+    """Return MLX's dtype of this name; raise if there is none, rather than narrow."""
     if name not in DTYPES:
         raise ArgumentError(
             f"MLX has no dtype {name}. Convert it yourself, to {replacement(name)}."
@@ -47,44 +48,44 @@ def dtype_of(name: str) -> mx.Dtype:
 
 
 def replacement(name: str) -> str:
-    """What an array of a dtype that MLX lacks can be converted to."""
-    known = (to for key, to in _INSTEAD.items() if name.startswith(key))
-    return next(known, dtype_advice(name))
+    """Say what an array of a dtype that MLX does not support can be converted to."""
+    replacements = (to for prefix, to in _REPLACEMENTS.items() if name.startswith(prefix))
+    return next(replacements, dtype_advice(name))
 
 
 def copy_from(x: Any) -> mx.array:
-    """A copy of an array of another framework; MLX cannot share memory on the CPU."""
+    """Copy an array of another framework: MLX cannot share memory on the CPU."""
     if isinstance(x, np.ndarray):
         return _from_numpy(x)
     dtype = dtype_of(str(x.dtype).removeprefix("torch."))
     if x.__dlpack_device__()[0] not in _HOSTS:
-        raise DeviceError("it lives on another device, which MLX cannot read. Move it to the CPU.")
+        raise DeviceError("it is on another device, which MLX cannot read. Move it to the CPU.")
     return mx.array(x, dtype=dtype)  # without the dtype, MLX narrows float64
 
 
 def from_capsule(x: Any) -> mx.array:
-    """A copy of what a capsule of host memory holds, or of an array."""
+    """Copy the array in a capsule of host memory, or an array."""
     if hasattr(x, "__dlpack__"):
         return copy_from(x)
     try:
-        view = np.from_dlpack(HostCapsule(x))  # which has a dtype, as the capsule has not
-    except (BufferError, RuntimeError):  # NumPy lacks bfloat16: one since 2.5, the other before
+        view = np.from_dlpack(HostCapsule(x))  # for the dtype, which a capsule does not tell
+    except (BufferError, RuntimeError):  # NumPy has no bfloat16; since 2.5 a BufferError
         return mx.array(x)
     return copy_from(view)
 
 
 def _from_numpy(x: np.ndarray) -> mx.array:
     dtype = _OF_NUMPY.get(x.dtype) or dtype_of(x.dtype.name)
-    # MLX refuses reversed axes and copies gaps between elements along.
+    # MLX refuses reversed axes, and also copies the gaps between elements.
     dense = x if x.flags.forc and x.dtype.isnative else contiguous_copy(x)
     return mx.array(dense, dtype=dtype)  # without the dtype, MLX narrows float64
 
 
 def host_view(x: mx.array) -> np.ndarray:
-    """NumPy's array over the memory of `x`, which has been evaluated; it keeps it alive."""
-    if x.dtype == mx.uint64:  # the buffer protocol calls it `unsigned long long`, torch does not
+    """Return a NumPy array over the memory of `x`, which must be evaluated; it keeps `x` alive."""
+    if x.dtype == mx.uint64:  # NumPy gets it as `unsigned long long`, unknown to torch
         return np.asarray(x).view(np.uint64)
-    if x.dtype != mx.bfloat16:  # which the buffer protocol lacks
+    if x.dtype != mx.bfloat16:  # the buffer protocol has no bfloat16
         return np.asarray(x)
     memory: Any = x
     if memoryview(memory).c_contiguous:
@@ -93,9 +94,9 @@ def host_view(x: mx.array) -> np.ndarray:
 
 
 def is_plain(x: np.ndarray) -> bool:
-    """Whether others can share the memory of `x`, and write to one element at a time."""
-    about = zip(x.strides, x.shape, strict=True)
-    axes = sorted((stride, size) for stride, size in about if size > 1)
+    """Return True if others can share the memory of `x`: no axis is reversed or overlaps."""
+    axes = zip(x.strides, x.shape, strict=True)
+    axes = sorted((stride, size) for stride, size in axes if size > 1)
     end = x.itemsize
     for stride, size in axes:
         if stride < end:  # reversed, repeated or overlapping
@@ -105,40 +106,40 @@ def is_plain(x: np.ndarray) -> bool:
 
 
 def contiguous_view(x: mx.array) -> np.ndarray:
-    """The same without gaps and reversed axes: torch ends the process over a negative stride."""
-    found = host_view(x)
-    return found if found.flags.c_contiguous else contiguous_copy(found)
+    """Return a contiguous `host_view`, a copy if necessary: negative strides abort torch."""
+    view = host_view(x)
+    return view if view.flags.c_contiguous else contiguous_copy(view)
 
 
 def contiguous_copy(x: np.ndarray) -> np.ndarray:
-    """A dense copy of `x`."""
+    """Copy `x` in row-major order and native byte order."""
     return np.array(x, dtype=x.dtype.newbyteorder("="), order="C", copy=True)
 
 
 def zeros(spec: ArraySpec) -> mx.array:
-    """Zeros in memory of their own, which `overwrite` may write to."""
+    """Make zeros in memory of their own, which `overwrite` may write to."""
     dtype = ml_dtypes.bfloat16 if spec.dtype == "bfloat16" else spec.dtype
     return copy_from(np.zeros(spec.shape, dtype))
 
 
-def overwrite(place: mx.array, x: mx.array) -> None:
-    """Write the values of `x`, which have been evaluated, into the memory of `place`."""
-    np.copyto(host_view(place), host_view(x))
+def overwrite(target: mx.array, x: mx.array) -> None:
+    """Write the values of `x`, which must be evaluated, into the memory of `target`."""
+    np.copyto(host_view(target), host_view(x))
 
 
 def own_memory(xs: Sequence[mx.array]) -> tuple[mx.array, ...]:
-    """`xs` in memory of their own; temporaries are not copied: NOTE [memory of their own]."""
+    """Copy those of `xs` that may share memory: NOTE [memory of their own]."""
     return tuple([mx.asarray(x, copy=True) for x in xs])
 
 
 def is_contiguous(x: mx.array) -> bool:
-    """Whether `x`, which has been evaluated, fills its memory, row after row."""
+    """Return True if `x`, which must be evaluated, is contiguous in row-major order."""
     memory: Any = x
     return memoryview(memory).c_contiguous
 
 
 def dlpack_capsule(x: mx.array) -> Any:
-    """A DLPack capsule over the memory of `x`, on the host also where Metal computes."""
-    if not x.shape:  # torch refuses numbers that do not start where their memory does
+    """Return a DLPack capsule over the memory of `x`, as host memory even if Metal computes."""
+    if not x.shape:  # torch refuses a scalar at an offset in its buffer
         x = copy_from(host_view(x))
     return x.__dlpack__(dl_device=(1, 0))

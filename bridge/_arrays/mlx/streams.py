@@ -1,18 +1,18 @@
-"""Where MLX computes: streams that serve every thread, in a forked child as well.
+"""The streams on which MLX computes for every thread, and the lock that evaluation needs.
 
 NOTE [one stream for all threads]
-A stream of MLX belongs to the thread that made it: an array that one thread has put off cannot be
-evaluated by another, as torch's backward pass and XLA would have to, and each thread that computes
-gets a thread of the system that is never given back. One kind of stream serves all threads, if
-they take turns.
+An ordinary stream of MLX belongs to the thread that made it. Another thread cannot evaluate its
+lazy arrays, as torch's backward pass and XLA would have to, and each thread that computes gets a
+system thread that is never freed. MLX has one kind of stream that all threads can use, if only one
+of them evaluates at a time. So whoever evaluates holds a lock.
 
 NOTE [streams in a forked child]
-The thread behind a stream is not in a forked child, which would wait for it forever. It gets new
-streams when it first computes.
+The system thread behind a stream does not exist in a forked child, which would wait for it forever.
+The child gets new streams when it first computes.
 
-NOTE [calls out of a turn]
-A function of MLX that calls another framework may wait for what waits for its turn in another
-thread, as XLA does that calls a function of MLX itself. So nobody keeps a turn over such a call.
+NOTE [calls to other frameworks]
+A function of MLX that calls another framework may wait for a thread that waits for the lock: XLA
+does so when it calls a function of MLX in turn. So the lock is released during such a call.
 """
 
 import contextlib
@@ -28,12 +28,12 @@ import mlx.core as mx
 
 @dataclasses.dataclass
 class _Streams:
-    """Those of a process: NOTE [one stream for all threads].
+    """The streams of the process: NOTE [one stream for all threads].
 
     Attributes:
-        lock: Held while a thread computes.
-        by_device: A stream for each kind of device.
-        forked: Whether the process was forked off and has not computed yet.
+        lock: What a thread holds while it evaluates.
+        by_device: One stream for each kind of device.
+        forked: True if the process is a forked child that has not computed yet.
     """
 
     lock: threading.RLock = dataclasses.field(default_factory=threading.RLock)
@@ -41,13 +41,13 @@ class _Streams:
     forked: bool = False
 
     def stream_for(self, kind: mx.DeviceType) -> Any:
-        """The stream of a kind of device, made when it is first asked for."""
+        """Return the stream for a kind of device; make it at the first use."""
         if kind not in self.by_device:
             self.by_device.setdefault(kind, mx.new_thread_unsafe_stream(kind))
         return self.by_device[kind]
 
     def renew(self) -> None:
-        """Forget what was inherited; what holds the lock is not in the child either."""
+        """Forget what a child inherited: a thread that held the lock is not in the child."""
         self.lock, self.by_device, self.forked = threading.RLock(), {}, True
 
 
@@ -56,63 +56,67 @@ os.register_at_fork(after_in_child=_streams.renew)
 
 
 def renew_after_fork() -> None:
-    """Make streams in a child: NOTE [streams in a forked child]."""
+    """Make a new default stream in a forked child: NOTE [streams in a forked child]."""
     if _streams.forked:
         _streams.forked = False
         mx.set_default_stream(mx.new_stream(mx.default_device()))
 
 
 def build_stream(*, wide: bool = False) -> Any:
-    """Operations in here go to that stream too, but no one else waits: nothing is evaluated."""
+    """Queue operations on the shared stream without the lock: nothing may be evaluated inside.
+
+    Args:
+        wide: True if there are float64 arrays, which MLX supports on the CPU only.
+    """
     renew_after_fork()
     kind = mx.DeviceType.cpu if wide else mx.default_device().type
     return mx.stream(_streams.stream_for(kind))
 
 
-class _Turns(threading.local):
-    """Those that a thread has taken and not given back yet."""
+class _ThreadLocks(threading.local):
+    """The locks that a thread has acquired and not released yet, one for each nested use."""
 
     def __init__(self) -> None:
-        self.taken: list[Any] = []
+        self.acquired: list[Any] = []
 
 
-_turns = _Turns()
+_thread_locks = _ThreadLocks()
 
 
-class evaluation_lock:  # noqa: N801 - used as a function; a generator would cost as much again
-    """Others do not evaluate what is made in `compute_stream` meanwhile."""
+class evaluation_lock:  # noqa: N801 - used as a function; a generator costs twice as much
+    """Hold the lock, so that others do not evaluate: NOTE [one stream for all threads]."""
 
     __slots__ = ()
 
     def __enter__(self) -> None:
-        mine = _streams.lock
-        mine.acquire()
-        _turns.taken.append(mine)
+        lock = _streams.lock
+        lock.acquire()
+        _thread_locks.acquired.append(lock)
 
     def __exit__(self, *_: object) -> None:
-        _turns.taken.pop().release()
+        _thread_locks.acquired.pop().release()
 
 
 def release_lock() -> contextlib.AbstractContextManager[None]:
-    """Others may take their turn: NOTE [calls out of a turn]."""
-    return _release_lock() if _turns.taken else contextlib.nullcontext()
+    """Let other threads evaluate inside: NOTE [calls to other frameworks]."""
+    return _release_lock() if _thread_locks.acquired else contextlib.nullcontext()
 
 
 @contextlib.contextmanager
 def _release_lock() -> Generator[None]:
-    taken, _turns.taken = _turns.taken, []
-    for mine in taken:
-        mine.release()
+    acquired, _thread_locks.acquired = _thread_locks.acquired, []
+    for lock in acquired:
+        lock.release()
     try:
         yield
     finally:
-        for mine in taken:
-            mine.acquire()
-        _turns.taken = taken
+        for lock in acquired:
+            lock.acquire()
+        _thread_locks.acquired = acquired
 
 
 def releases_lock(fn: Callable[..., Any]) -> Callable[..., Any]:
-    """`fn`, in which others may take their turn."""
+    """Return `fn` such that it runs without the lock: NOTE [calls to other frameworks]."""
 
     @functools.wraps(fn)
     def call(*args: Any) -> Any:
@@ -123,22 +127,22 @@ def releases_lock(fn: Callable[..., Any]) -> Callable[..., Any]:
 
 
 class compute_stream:  # noqa: N801 - as above
-    """Operations in here go to a stream that any thread may evaluate; others wait.
+    """Queue operations on a stream that any thread can evaluate, and hold the lock.
 
     Args:
-        wide: Whether there are float64 arrays, which MLX has on the CPU alone.
+        wide: True if there are float64 arrays, which MLX supports on the CPU only.
     """
 
-    __slots__ = ("_stream", "_turn", "_wide")
+    __slots__ = ("_lock", "_stream", "_wide")
 
     def __init__(self, *, wide: bool = False) -> None:
         self._wide = wide
 
     def __enter__(self) -> None:
-        self._stream, self._turn = build_stream(wide=self._wide), evaluation_lock()
-        self._turn.__enter__()
+        self._stream, self._lock = build_stream(wide=self._wide), evaluation_lock()
+        self._lock.__enter__()
         self._stream.__enter__()
 
     def __exit__(self, *_: object) -> None:
         self._stream.__exit__(None, None, None)
-        self._turn.__exit__()
+        self._lock.__exit__()

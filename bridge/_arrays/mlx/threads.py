@@ -1,15 +1,15 @@
-"""Threads of Python for what threads of others ask of MLX.
+"""Threads of Python on which MLX runs, so that no thread aborts the process when it ends.
 
 NOTE [threads of others]
-MLX keeps objects of Python for each thread that asks for its key of random numbers, or compiles.
-They go with the thread; those of XLA go after Python has gone, which aborts the process. So what
-XLA asks for is done in threads of our own, which never end: as many as there are calls at once,
-since one may wait for another. That takes 15 us more.
+MLX keeps Python objects for each thread that uses its random key or compiles, and frees them when
+the thread ends. The threads of XLA end after the interpreter, so that freeing them aborts the
+process. Calls from XLA therefore run on threads of our own, which never end. There are as many as
+there are calls at the same time, since one call may wait for another. This costs 15 us a call.
 
 NOTE [threads that have ended]
-The key of a thread of the user goes when the system takes the thread down, a moment after Python
-has let go of it, and needs the interpreter for that: where this is shut down meanwhile, the process
-aborts. So the end of the process waits for threads that have computed and ended, at most a second.
+The random key of a user's thread is freed when the system removes the thread, a moment after Python
+has forgotten it. That needs the interpreter: if it has shut down by then, the process aborts. The
+exit of the process therefore waits for threads that used MLX and have ended, at most a second.
 """
 
 import atexit
@@ -26,12 +26,12 @@ os.register_at_fork(after_in_child=_idle.clear)
 
 
 def on_python_thread(run: Callable[[], Any]) -> Any:
-    """The result of `run`, or its error: NOTE [threads of others]."""
+    """Return the result of `run`, on a thread made by Python: NOTE [threads of others]."""
     return run() if threading.current_thread() is threading.main_thread() else on_other_thread(run)
 
 
 def on_other_thread(run: Callable[[], Any]) -> Any:
-    """The result of `run` in a thread of ours, or its error."""
+    """Return the result of `run`, or raise its error, from an idle thread of our own."""
     try:
         tasks = _idle.pop()
     except IndexError:
@@ -47,37 +47,38 @@ def on_other_thread(run: Callable[[], Any]) -> Any:
 
 
 def _serve(tasks: queue.SimpleQueue[Any]) -> None:
+    """Run tasks forever, and hand each result or error to its caller."""
     while True:
         run, done = tasks.get()
         try:
             done.put((run(), None))
-        except BaseException as error:  # noqa: BLE001 - raised by who asked
+        except BaseException as error:  # noqa: BLE001 - the caller raises it
             done.put((None, error))
-        del run, done
+        del run, done  # an idle thread would keep them alive
 
 
-_computed: dict[int, threading.Thread] = {}  # by the number that the system has for it
+_computed: dict[int, threading.Thread] = {}  # by native id
 os.register_at_fork(after_in_child=_computed.clear)
 _MAIN = threading.main_thread().ident
 _TASKS = pathlib.Path("/proc/self/task")
-_LONGEST, _PAUSE = 1.0, 0.005
+_LONGEST_WAIT, _PAUSE = 1.0, 0.005  # seconds
 
 
 def note_thread() -> None:
-    """Have the end of the process wait for this thread: NOTE [threads that have ended]."""
+    """Make the exit of the process wait for this thread: NOTE [threads that have ended]."""
     if threading.get_ident() != _MAIN:
         _computed.setdefault(threading.get_native_id(), threading.current_thread())
 
 
 @atexit.register
-def _await_ended() -> None:
-    ended = [number for number, thread in _computed.items() if not thread.is_alive()]
-    until = time.monotonic() + _LONGEST
-    while any(map(_exists, ended)) and time.monotonic() < until:
+def _await_ended_threads() -> None:
+    ended = [native_id for native_id, thread in _computed.items() if not thread.is_alive()]
+    deadline = time.monotonic() + _LONGEST_WAIT
+    while any(map(_exists, ended)) and time.monotonic() < deadline:
         time.sleep(_PAUSE)
-    if ended and not _TASKS.exists():  # nothing tells
+    if ended and not _TASKS.exists():  # macOS does not list threads there
         time.sleep(10 * _PAUSE)
 
 
-def _exists(number: int) -> bool:
-    return (_TASKS / str(number)).exists()
+def _exists(native_id: int) -> bool:
+    return (_TASKS / str(native_id)).exists()

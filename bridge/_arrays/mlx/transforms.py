@@ -1,25 +1,25 @@
-"""The graph that MLX records for its transformations, and values that are asked for within it.
+"""Evaluation of MLX arrays within MLX's transformations, without losing their gradients.
 
 NOTE [values within transformations]
-MLX frees what an array was computed from once its values are there, unless a transformation that
-is under way has marked the array. An inner transformation takes off the marks of outer ones: what
-was made of its results and then evaluated has no gradient any more, silently. While MLX runs the
-vjp rule of a custom function it keeps every graph. So within transformations values are asked for
-in such a rule: in ours, or in one made for that, which takes 12 us.
+MLX frees the graph of an array when it is evaluated, unless a transformation that is under way has
+marked the array as a tracer. An inner transformation removes the marks of outer ones: what is
+computed from its results and then evaluated loses its gradient, silently. While MLX runs the vjp
+rule of a custom function it keeps every graph. So within transformations arrays are evaluated in
+such a rule: in one of ours, or in one made for that, which costs 12 us.
 
 NOTE [whether there is a transformation]
-Nothing public tells. But a compiled function is run as it is written for arrays that have been
-marked, as long as there is some transformation under way; and marks stay on results, and where a
-transformation ended in an error. Each thread compiles for itself, and MLX 0.32 may abort at exit
-if one has that is gone. So only the main thread asks that way. Others ask, as it does where
-compiling is disabled, `mx.async_eval`, which takes 8 us: it has one error for such arrays and
-another for those without values, so that nothing is evaluated.
+MLX has no public way to ask. But while any transformation is under way, MLX runs a compiled
+function uncompiled if its argument is marked; and an array keeps its mark if it is a result, or if
+its transformation ended in an error. Each thread compiles for itself, and MLX 0.32 may abort at
+exit if a thread that compiled has ended. So only the main thread asks this way. Other threads, and
+the main thread if compiling is disabled, ask `mx.async_eval`, which costs 8 us: it has one error
+for marked arrays and another for arrays without values, so that nothing is evaluated.
 
 NOTE [traced arrays]
-MLX marks what a derivative is taken by and all that is computed from it. But an inner
-transformation takes marks off, where every graph is kept everything has one, and results of earlier
-derivatives keep theirs. What is always there is the copy that MLX makes of what it takes a
-derivative by: it is in the graph of whatever depends on it.
+MLX marks the primals of a derivative and all that is computed from them. But an inner
+transformation removes marks, everything is marked while every graph is kept, and results of earlier
+derivatives keep their marks. What is always there is the copy that MLX makes of each primal: it is
+in the graph of whatever depends on the primal.
 """
 
 import contextlib
@@ -37,18 +37,18 @@ from bridge._core.errors import NoValuesError
 
 
 class _Local(threading.local):
-    """What a thread is at.
+    """The state of a thread.
 
     Attributes:
-        keeps: Whether MLX keeps every graph, since it runs one of our rules.
-        ran: Whether the compiled function was run as it is written.
-        run: What the custom function runs.
-        result: What came of it.
+        keeps_graphs: True if MLX keeps every graph, since it runs one of our rules.
+        ran_uncompiled: True if MLX ran `_probe` uncompiled.
+        body: The function that the rule of `_identity` runs.
+        result: The result of `body`.
     """
 
-    keeps: bool = False
-    ran: bool = False
-    run: Callable[[], Any] = lambda: None
+    keeps_graphs: bool = False
+    ran_uncompiled: bool = False
+    body: Callable[[], Any] = lambda: None
     result: Any = None
 
 
@@ -59,60 +59,61 @@ class _EndedError(Exception):
     pass
 
 
-def _marked(x: mx.array) -> mx.array:
-    found: list[mx.array] = []
+def _mark(x: mx.array) -> mx.array:
+    """Return `x` as `mx.grad` marks it: an error ends the transformation before it is unmarked."""
+    tracers: list[mx.array] = []
 
-    def keep(y: mx.array) -> mx.array:
-        found.append(y)
+    def capture(y: mx.array) -> mx.array:
+        tracers.append(y)
         raise _EndedError
 
     with contextlib.suppress(_EndedError):
-        mx.grad(keep)(x)
-    return found[0]
+        mx.grad(capture)(x)
+    return tracers[0]
 
 
 def placeholder(shape: Sequence[int], dtype: mx.Dtype) -> mx.array:
-    """An array that has no values and never will: to evaluate it raises."""
-    found: list[mx.array] = []
+    """Make an array without values, which raises when it is evaluated."""
+    tracers: list[mx.array] = []
 
-    def keep(y: mx.array) -> mx.array:
-        found.append(y)
+    def capture(y: mx.array) -> mx.array:
+        tracers.append(y)
         raise _EndedError
 
     with contextlib.suppress(_EndedError):
-        mx.vmap(keep)(mx.zeros((1, *shape), dtype=dtype))
-    return found[0]
+        mx.vmap(capture)(mx.zeros((1, *shape), dtype=dtype))
+    return tracers[0]
 
 
 def unmarked_placeholder(shape: Sequence[int], dtype: mx.Dtype) -> mx.array:
-    """The same, which does not look as if a derivative were taken by it."""
-    found: list[mx.array] = []
+    """Make a `placeholder` that is not marked as a tracer."""
+    tracers: list[mx.array] = []
 
-    def keep(y: mx.array) -> mx.array:
-        found.append(y)
-        return y
+    def capture(y: mx.array) -> mx.array:
+        tracers.append(y)
+        return y  # the transformation ends, and unmarks it
 
-    mx.vmap(keep)(mx.zeros((1, *shape), dtype=dtype))
-    return found[0]
+    mx.vmap(capture)(mx.zeros((1, *shape), dtype=dtype))
+    return tracers[0]
 
 
 @mx.compile
-def _compiled(x: mx.array) -> mx.array:
-    _local.ran = True
+def _probe(x: mx.array) -> mx.array:
+    _local.ran_uncompiled = True
     return x
 
 
 def transforming() -> bool:
-    """Whether MLX transforms a function here and now: NOTE [whether there is a transformation]."""
-    if _local.keeps:
+    """Return True within a transformation of MLX: NOTE [whether there is a transformation]."""
+    if _local.keeps_graphs:
         return True
-    if threading.get_ident() == _THREAD and not _ran(_MARKED):
+    if threading.get_ident() == _MAIN_THREAD and not _runs_uncompiled(_MARKED):
         return False
-    return _asked(_MARKED)  # again: the first time on a stream, it was run to be compiled
+    return _is_tracer(_MARKED)  # again, since the first call on a stream runs it to compile it
 
 
 def is_traced(x: mx.array) -> bool:
-    """Whether a derivative is being taken by what `x` depends on: NOTE [traced arrays]."""
+    """Return True if `x` depends on a primal of a derivative: NOTE [traced arrays]."""
     if not transforming():
         return False
     text = io.StringIO()
@@ -121,54 +122,55 @@ def is_traced(x: mx.array) -> bool:
 
 
 def _is_marked(x: mx.array) -> bool:
-    """Whether `x` is marked in a transformation, which can be told unless every graph is kept."""
-    if _local.keeps:
+    """Return True if `x` is marked; False if every graph is kept, when marks tell nothing."""
+    if _local.keeps_graphs:
         return False
     with build_stream():
-        behind = mx.depends([_ZERO], [x])[0]
-    return _asked(behind)
+        dependent = mx.depends([_ZERO], [x])[0]
+    return _is_tracer(dependent)
 
 
-def _asked(x: mx.array) -> bool:
-    if threading.get_ident() == _THREAD:
-        if not _ran(x):
+def _is_tracer(x: mx.array) -> bool:
+    """Return True if `x` is marked and a transformation is under way in this thread."""
+    if threading.get_ident() == _MAIN_THREAD:
+        if not _runs_uncompiled(x):
             return False
-        if not _ran(_ZERO):  # it is run anyway where compiling is disabled
+        if not _runs_uncompiled(_ZERO):  # if compiling is disabled, all arrays run uncompiled
             return True
-    return _refused(x)
+    return _async_eval_refuses(x)
 
 
 def captures_traced(build: Callable[[], Sequence[mx.array]]) -> bool:
-    """Whether what `build` makes of unmarked arrays depends on some that are traced.
+    """Return True if what `build` makes of unmarked arrays depends on traced arrays.
 
-    Then it has marks, as it also has if it is a derivative itself; but in a thread without a
-    transformation only if it is. Where both are so, nothing tells.
+    Its results then have marks. They also have marks if `build` takes a derivative itself, but then
+    in a thread without a transformation too. If both are the case, this returns False.
     """
-    if _local.keeps or not transforming() or not any(map(_is_marked, build())):
+    if _local.keeps_graphs or not transforming() or not any(map(_is_marked, build())):
         return False
-    if _is_marked(_ZERO):  # every graph is kept, in a rule that is not ours
+    if _is_marked(_ZERO):  # a rule that is not ours runs, so MLX keeps every graph
         return False
-    derived: list[bool] = []
+    marked: list[bool] = []
 
-    def elsewhere() -> None:
+    def build_in_thread() -> None:
         with build_stream():
-            built = build()
-            mx.grad(lambda x: (derived.append(any(map(_refused, built))), x)[1])(_ZERO)
+            outputs = build()
+            mx.grad(lambda x: (marked.append(any(map(_async_eval_refuses, outputs))), x)[1])(_ZERO)
 
-    thread = threading.Thread(target=elsewhere)
+    thread = threading.Thread(target=build_in_thread)
     thread.start()
     thread.join()
-    return derived == [False]
+    return marked == [False]
 
 
-def _ran(x: mx.array) -> bool:
-    _local.ran = False
-    _compiled(x)
-    return _local.ran
+def _runs_uncompiled(x: mx.array) -> bool:
+    _local.ran_uncompiled = False
+    _probe(x)
+    return _local.ran_uncompiled
 
 
-def _refused(x: mx.array) -> bool:
-    """Whether `x` is marked in a transformation, in any thread."""
+def _async_eval_refuses(x: mx.array) -> bool:
+    """Return True if `x` is marked and a transformation is under way, in whatever thread."""
     try:
         with build_stream():
             mx.async_eval(mx.depends([_VALUELESS], [x]))
@@ -180,65 +182,65 @@ def _refused(x: mx.array) -> bool:
 
 
 def vjp_rule(rule: Callable[..., Any]) -> Callable[..., Any]:
-    """The vjp rule of a custom function, which may ask for values as it likes."""
+    """Return `rule`, the vjp rule of a custom function, such that it may evaluate arrays."""
 
     @functools.wraps(rule)
     def run(*args: Any) -> Any:
-        outer, _local.keeps = _local.keeps, True
+        outer, _local.keeps_graphs = _local.keeps_graphs, True
         try:
             return rule(*args)
         finally:
-            _local.keeps = outer
+            _local.keeps_graphs = outer
 
     return run
 
 
 @mx.custom_function
-def _within(x: mx.array) -> mx.array:
+def _identity(x: mx.array) -> mx.array:
     return x
 
 
 @vjp_rule
-def _run(_: mx.array, cotangent: mx.array, __: mx.array) -> mx.array:
-    _local.result = _local.run()
+def _run_body(_: mx.array, cotangent: mx.array, __: mx.array) -> mx.array:
+    _local.result = _local.body()
     return cotangent
 
 
-_within.vjp(_run)
+_identity.vjp(_run_body)
 
 
 def keeping_graph(run: Callable[[], Any]) -> Any:
-    """The result of `run`, in which every graph is kept: NOTE [values within transformations]."""
-    if _local.keeps:
+    """Return the result of `run`; MLX keeps every graph: NOTE [values within transformations]."""
+    if _local.keeps_graphs:
         return run()
-    outer, _local.run = _local.run, run
+    outer, _local.body = _local.body, run
     try:
-        mx.vjp(_within, [_ZERO], [_ZERO])
+        mx.vjp(_identity, [_ZERO], [_ZERO])
         return _local.result
     finally:
-        _local.run, _local.result = outer, None
+        _local.body, _local.result = outer, None
 
 
 def async_evaluate(xs: Sequence[mx.array]) -> None:
-    """Have `xs` computed while the caller goes on; errors may come here or from `evaluate`.
+    """Start computing `xs` and return; errors are raised here or by `evaluate`.
 
-    Who waits at once falls asleep, and waking up takes longer than 16 numbers: what is done
-    meanwhile, up to 20 us, makes the whole faster.
+    A thread that waits falls asleep, and waking it up takes longer than computing 16 numbers: up
+    to 20 us of work that the caller does before it waits cost nothing.
     """
     if not transforming():
-        with _explained(), evaluation_lock():
+        with _translate_errors(), evaluation_lock():
             mx.async_eval(xs)
 
 
 def evaluate(xs: Sequence[mx.array]) -> None:
-    """Wait for the values of `xs`, all in one go: NOTE [values within transformations].
+    """Compute the values of `xs`, all at once: NOTE [values within transformations].
 
-    Threads take turns, since it may be in `compute_stream` that they were made.
+    It holds the lock, since they may have been made in `compute_stream`.
     """
     if not xs:
         return
     renew_after_fork()
-    with _explained(), evaluation_lock():
+    with _translate_errors(), evaluation_lock():
         if transforming():
             keeping_graph(lambda: mx.eval(xs))
         else:
@@ -246,8 +248,8 @@ def evaluate(xs: Sequence[mx.array]) -> None:
 
 
 @contextlib.contextmanager
-def _explained() -> Generator[None]:
-    """Errors of arrays that have no values, or none in this thread, say so."""
+def _translate_errors() -> Generator[None]:
+    """Raise MLX's errors about arrays without values as `NoValuesError`, with advice."""
     try:
         yield
     except ValueError as error:
@@ -264,11 +266,11 @@ class TracerError(NoValuesError):
     """An array inside of `mx.vmap` or `mx.compile`."""
 
 
-def _check(x: mx.array) -> mx.array:
-    if not (transforming() and is_traced(x) and _refused(x)):
+def _check_version(x: mx.array) -> mx.array:
+    if not (transforming() and is_traced(x) and _async_eval_refuses(x)):
         raise ImportError(
-            "bridge cannot tell whether MLX takes a derivative, without which gradients would be "
-            "lost: this is another MLX than those it was made for, from 0.32 on."
+            "bridge cannot tell whether MLX takes a derivative, so gradients would be lost: it "
+            "does not support this version of MLX, only those like 0.32."
         )
     return x
 
@@ -278,19 +280,19 @@ _TRACER = (
     "transformation, or wrap the function that takes the array."
 )
 _OTHER_THREAD = (
-    "an MLX array was put off in one thread and is wanted in another, which MLX refuses. Evaluate "
-    "arrays that a function captures, with mx.eval, in the thread that makes them; or pass them as "
-    "arguments."
+    "a lazy MLX array was made in one thread and is evaluated in another, which MLX refuses. "
+    "Evaluate arrays that a function captures, with mx.eval, in the thread that makes them; or pass "
+    "them as arguments."
 )
 
 
-def _prepared() -> tuple[mx.array, mx.array, mx.array]:
+def _make_probe_arrays() -> tuple[mx.array, mx.array, mx.array]:
     zero = mx.array(0.0)
-    marked, valueless = _marked(zero), unmarked_placeholder((), mx.float32)
-    mx.eval(marked)  # which another thread could not
+    marked, valueless = _mark(zero), unmarked_placeholder((), mx.float32)
+    mx.eval(marked)  # another thread could not evaluate it
     return zero, marked, valueless
 
 
-_THREAD = threading.main_thread().ident
-_ZERO, _MARKED, _VALUELESS = on_python_thread(_prepared)
-on_python_thread(lambda: mx.grad(_check)(_ZERO))
+_MAIN_THREAD = threading.main_thread().ident
+_ZERO, _MARKED, _VALUELESS = on_python_thread(_make_probe_arrays)
+on_python_thread(lambda: mx.grad(_check_version)(_ZERO))
