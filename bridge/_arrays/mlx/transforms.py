@@ -281,8 +281,8 @@ _TRACER = (
 )
 _OTHER_THREAD = (
     "a lazy MLX array was made in one thread and is evaluated in another, which MLX refuses. "
-    "Evaluate arrays that a function captures, with mx.eval, in the thread that makes them; or pass "
-    "them as arguments."
+    "Evaluate arrays that a function captures, with mx.eval, in the thread that makes them; or "
+    "pass them as arguments."
 )
 
 
