@@ -1,3 +1,3 @@
-"""Functions of JAX as Ops, transformed by JAX."""
+"""JAX functions as Ops, transformed by JAX."""
 
 from bridge._sources.jax.source import SOURCE as SOURCE

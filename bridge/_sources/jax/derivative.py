@@ -1,4 +1,4 @@
-"""A first derivative that is taken in two halves, whichever way."""
+"""A first derivative to be split into a forward and a backward half."""
 
 import dataclasses
 from collections.abc import Callable, Sequence
@@ -15,13 +15,13 @@ from bridge._sources.jax.x64_boundary import with_x64_boundary
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Derivative:
-    """The outputs of `program` at `outnums`, differentiated by its arguments at `argnums`.
+    """The derivative of the outputs of `program` at `outnums` by its primals at `argnums`.
 
     Attributes:
-        program: The function.
-        name: Of the function.
-        primals: Its arguments, as the caller sees them.
-        mode: The settings that it is traced and run with.
+        program: The function to be differentiated.
+        name: The name of the function.
+        primals: The specs of its primals, as the caller sees them.
+        mode: The JAX settings that it is traced and run with.
         argnums: Positions of primals.
         outnums: Positions of outputs.
     """
@@ -34,21 +34,29 @@ class Derivative:
     outnums: Positions
 
     def linearize(self, xs: Sequence[Any]) -> tuple[list[Any], Callable[..., Any]]:
-        """All outputs, and the function from the cotangents of those given to gradients."""
+        """Return all outputs, and the function from cotangents of those at `outnums` to gradients.
 
-        def of_wanted(*free: Any) -> tuple[list[Any], list[Any]]:
-            outputs = self.program(*replace_at(free, self.argnums, xs))
+        The outputs are auxiliary results too, since the function that is differentiated returns
+        those at `outnums` alone.
+        """
+
+        def select_outputs(*free_primals: Any) -> tuple[list[Any], list[Any]]:
+            outputs = self.program(*replace_at(free_primals, self.argnums, xs))
             return [outputs[i] for i in self.outnums], outputs
 
-        _, pull, outputs = jax.vjp(of_wanted, *(xs[i] for i in self.argnums), has_aux=True)
-        return outputs, pull
+        free_primals = (xs[i] for i in self.argnums)
+        _, pullback, outputs = jax.vjp(select_outputs, *free_primals, has_aux=True)
+        return outputs, pullback
 
     def make_half(
-        self, fun: Callable[..., Any], which: str, primals: Specs, results: int | None = None
+        self, fun: Callable[..., Any], half: str, primals: Specs, results: int | None = None
     ) -> Op:
-        """One half as an Op without rules: what is differentiated again is the whole."""
+        """Make an Op of one half.
+
+        It has no rules: a second derivative is taken of the whole function, not of its halves.
+        """
         program = trace(fun, primals, mode=self.mode)
-        call = jit_program(program, f"{self.name}.{which}")
+        call = jit_program(program, f"{self.name}.{half}")
         call = with_x64_boundary(call, primals, mode=self.mode, results=results)
         return Op(
             name=self.name, framework="jax", call=call, output_specs=lambda *_: program.outputs

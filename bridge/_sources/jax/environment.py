@@ -1,10 +1,10 @@
-"""The settings of JAX that a trace depends on.
+"""The JAX settings that a trace depends on.
 
 NOTE [settings of a call]
-A function is traced with the settings around its call, as by `jax.jit`: precision of products,
-promotion of dtypes and ranks, random numbers, the mesh of devices. Its derivatives are traced later
-and perhaps in another thread, where others hold. They are those of this call, so they take its
-settings, as the derivatives of `jax.grad` do.
+A function is traced with the settings around its call, as by `jax.jit`: precision of matrix
+products, promotion of dtypes and ranks, random number generator, mesh of devices. Its derivatives
+are traced later, perhaps in another thread with other settings. They are derivatives of this call,
+so they are traced with its settings, as `jax.grad` does.
 """
 
 import contextlib
@@ -17,32 +17,32 @@ import jax
 
 from bridge._sources.jax.internals import CONFIG, SETTINGS, read_setting, trace_context
 
-_MOST_KNOWN = 1024
+_MOST_NUMBERS = 1024
 
 
-class _Numbers:
-    """A number for each state of the settings, which is compared and hashed in no time."""
+class _SettingsNumbers:
+    """Numbers the states of the settings: a number is fast to compare and to hash."""
 
     def __init__(self) -> None:
-        self._known: dict[Hashable, int] = {}
-        self._fresh = itertools.count()
+        self._numbers: dict[Hashable, int] = {}
+        self._counter = itertools.count()
         self._last: tuple[Any, Any, int] = (None, None, -1)
 
     def __call__(self) -> int:
-        """That of the settings here and now."""
+        """Return the number of the current settings."""
         # jax.jit does not look at the generator of random numbers, on which results depend.
         context, generator = trace_context(), CONFIG.jax_default_prng_impl
         last = self._last  # read once: other threads write it
         if context == last[0] and generator == last[1]:
             return last[2]
-        if len(self._known) >= _MOST_KNOWN:  # each may hold a mesh
-            self._known.clear()
-        number = self._known.setdefault((context, generator), next(self._fresh))
+        if len(self._numbers) >= _MOST_NUMBERS:  # each key may hold a mesh
+            self._numbers.clear()
+        number = self._numbers.setdefault((context, generator), next(self._counter))
         self._last = context, generator, number
         return number
 
 
-key_numbers = _Numbers()
+number_of_settings = _SettingsNumbers()
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -50,10 +50,10 @@ class Environment:
     """The settings that a function and its derivatives are traced and run with.
 
     Attributes:
-        x64: Whether JAX computes in its 64-bit mode.
-        settings: Values of all settings by their public names.
+        x64: True if JAX computes in its 64-bit mode.
+        settings: The values of all settings, by their public names.
         mesh: The mesh of devices that `jax.set_mesh` has set, if any.
-        context: What `trace_context` says where they hold.
+        context: What `trace_context` returns under these settings.
     """
 
     x64: bool
@@ -63,7 +63,7 @@ class Environment:
 
     @contextlib.contextmanager
     def __call__(self) -> Generator[None]:
-        """A context in which these settings hold: NOTE [settings of a call]."""
+        """Apply these settings within a context: NOTE [settings of a call]."""
         with contextlib.ExitStack() as stack:
             for name, value in self.settings.items():
                 if read_setting(name) != value:
@@ -73,11 +73,11 @@ class Environment:
             yield
 
     def run_with(self, call: Callable[..., Any]) -> Callable[..., Any]:
-        """`call` with these settings, whatever they are where it is called."""
+        """Return `call` so that it runs with these settings, wherever it is called."""
         expected, generator = self.context, self.settings["default_prng_impl"]
 
         def scoped(*args: Any) -> Any:
-            # As in `key_numbers`, but for its number, which would cost a call more.
+            # Compared as in `number_of_settings`, whose call would take longer.
             if trace_context() == expected and CONFIG.jax_default_prng_impl == generator:
                 return call(*args)
             with self():
@@ -87,15 +87,15 @@ class Environment:
 
 
 def current_environment(*, x64: bool) -> Environment:
-    """The settings here and now, but for 64-bit mode."""
+    """Return the current settings, with 64-bit mode as `x64` says."""
     values = {name: read_setting(name) for name in SETTINGS} | {"enable_x64": x64}
-    noted = Environment(x64, values, _mesh())
-    with noted():
-        return dataclasses.replace(noted, context=trace_context())
+    environment = Environment(x64, values, _mesh())
+    with environment():
+        return dataclasses.replace(environment, context=trace_context())
 
 
 def _mesh() -> Any:
-    """The mesh that `jax.set_mesh` has set; inside of a trace it cannot be asked for."""
+    """Return the mesh that `jax.set_mesh` has set; None inside a trace, where JAX refuses."""
     try:
         return jax.sharding.get_mesh()
     except ValueError:

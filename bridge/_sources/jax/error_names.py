@@ -1,4 +1,4 @@
-"""What errors of JAX call a traced function and its arguments."""
+"""The names of a traced function and its arguments in errors of JAX."""
 
 import functools
 import inspect
@@ -9,18 +9,18 @@ import jax
 
 
 @jax.tree_util.register_pytree_with_keys_class
-class _Parts:
-    """The arrays in one argument of the user's, each with the way to it, as `['weights'][0]`."""
+class _ArgumentArrays:
+    """The arrays in one argument of the user, each with its path there, like `['weights'][0]`."""
 
-    def __init__(self, ways: Sequence[str], arrays: Sequence[Any]) -> None:
-        self.ways, self.arrays = tuple(ways), tuple(arrays)
+    def __init__(self, paths: Sequence[str], arrays: Sequence[Any]) -> None:
+        self.paths, self.arrays = tuple(paths), tuple(arrays)
 
     def tree_flatten_with_keys(self) -> tuple[list[tuple[str, Any]], tuple[str, ...]]:
-        return list(zip(self.ways, self.arrays, strict=True)), self.ways
+        return list(zip(self.paths, self.arrays, strict=True)), self.paths
 
     @classmethod
-    def tree_unflatten(cls, ways: tuple[str, ...], arrays: Iterable[Any]) -> "_Parts":
-        return cls(ways, tuple(arrays))
+    def tree_unflatten(cls, paths: tuple[str, ...], arrays: Iterable[Any]) -> "_ArgumentArrays":
+        return cls(paths, tuple(arrays))
 
 
 def _signature(names: Iterable[str]) -> inspect.Signature:
@@ -31,31 +31,38 @@ def _signature(names: Iterable[str]) -> inspect.Signature:
 def with_argument_names(
     fn: Callable[..., Any], arrays: Sequence[Any], labels: Sequence[str]
 ) -> tuple[Callable[..., Any], Sequence[Any]]:
-    """`fn` of flat arrays as a function of the arguments of the user's, and these arguments.
+    """Return `fn` as a function of the user's arguments, and these arguments.
+
+    JAX takes the names in its errors from the signature of the function and from pytree paths.
 
     Args:
-        fn: What is traced; `written` is the user's function in it.
-        arrays: What it takes.
-        labels: What these are called, as `argument x['weights'][0] of f`.
+        fn: The function of flat arrays to be traced; its attribute `written` is the user's.
+        arrays: The arrays that it takes.
+        labels: Their names, like `argument x['weights'][0] of f`.
     """
-    ways = [label[len("argument ") : label.rindex(" of ")] for label in labels]
-    parts: dict[str, list[int]] = {}
-    for i, way in enumerate(ways):
-        parts.setdefault(way.partition("[")[0], []).append(i)
-    in_order = [i for at in parts.values() for i in at] == [*range(len(arrays))]
-    if not (in_order and all(map(str.isidentifier, parts))):
+    names = argument_names(labels)
+    positions: dict[str, list[int]] = {}
+    for i, name in enumerate(names):
+        positions.setdefault(name.partition("[")[0], []).append(i)
+    in_order = [i for argnums in positions.values() for i in argnums] == [*range(len(arrays))]
+    if not (in_order and all(map(str.isidentifier, positions))):
         return fn, arrays
 
     def run(*arguments: Any) -> Any:
         return fn(*jax.tree.leaves(arguments))
 
-    written = getattr(fn, "written", fn)
-    while isinstance(written, functools.partial):
-        written = written.func
+    user_function = getattr(fn, "written", fn)
+    while isinstance(user_function, functools.partial):
+        user_function = user_function.func
     run.__name__ = run.__qualname__ = getattr(fn, "__name__", "run")
-    # Functions take any attribute, and types do not know these two.
-    vars(run).update(__signature__=_signature(parts), __wrapped__=written)
+    # Through `vars`, because type checkers do not know these two attributes of functions.
+    vars(run).update(__signature__=_signature(positions), __wrapped__=user_function)
     return run, [
-        _Parts([ways[i][len(name) :] for i in at], [arrays[i] for i in at])
-        for name, at in parts.items()
+        _ArgumentArrays([names[i][len(name) :] for i in argnums], [arrays[i] for i in argnums])
+        for name, argnums in positions.items()
     ]
+
+
+def argument_names(labels: Sequence[str]) -> list[str]:
+    """Return the part `x['weights'][0]` of each label `argument x['weights'][0] of f`."""
+    return [label[len("argument ") : label.rindex(" of ")] for label in labels]

@@ -1,10 +1,11 @@
-"""Tangents of functions of JAX, also where there is a rule for gradients alone.
+"""Forward mode of JAX functions, including those that define a rule for gradients only.
 
 NOTE [tangents from gradients]
-A `jax.custom_vjp` has no rule for tangents. The gradient is linear in its cotangent, so that the
-gradient of that, by the cotangent, is the map of tangents. If a rule is not linear, as one that
-clips what comes in, it matters at which cotangent that is taken: there is no tangent, and the
-function is refused. That shows in the program of the tangents, which then takes the cotangent.
+A `jax.custom_vjp` has no rule for tangents. But the gradient is a linear function of the cotangent,
+and the vjp of that function maps tangents of the primals to tangents of the outputs. If a rule is
+not linear, such as one that clips its cotangent, the result depends on the cotangent at which this
+vjp is taken: then there are no tangents, and the function is refused. To tell, the program of the
+tangents is traced as a function of that cotangent: it must not depend on it.
 """
 
 from collections.abc import Callable, Sequence
@@ -16,41 +17,41 @@ from jax.core import Tracer
 from jax.extend.core import jaxpr_as_fun
 
 from bridge._core.errors import NoRuleError
-from bridge._sources.jax.internals import has_impure_effects, lacks_tangents
+from bridge._sources.jax.internals import depends_on_arguments, has_unsupported_tangents
 
 Fun = Callable[..., Sequence[Any]]
 
 
-def jvp(fun: Fun, xs: Sequence[Any], directions: Sequence[Any], name: str) -> Sequence[Any]:
-    """The tangents of `fun` at `xs`, all of whose results are differentiable."""
+def jvp(fun: Fun, xs: Sequence[Any], tangents: Sequence[Any], name: str) -> Sequence[Any]:
+    """Return the tangents of the outputs of `fun` at `xs`, all of which are differentiable."""
 
-    def forward(xs: Sequence[Any], directions: Sequence[Any]) -> Any:
-        return jax.jvp(fun, tuple(xs), tuple(directions))[1]
+    def forward(xs: Sequence[Any], tangents: Sequence[Any]) -> Any:
+        return jax.jvp(fun, tuple(xs), tuple(tangents))[1]
 
-    if any(isinstance(x, Tracer) for x in (*xs, *directions)):
-        traced = jax.make_jaxpr(forward)(xs, directions)
-        if not lacks_tangents(traced.jaxpr):
-            return jaxpr_as_fun(traced)(*xs, *directions)
-    else:  # it may look at values
+    if any(isinstance(x, Tracer) for x in (*xs, *tangents)):
+        jaxpr = jax.make_jaxpr(forward)(xs, tangents)
+        if not has_unsupported_tangents(jaxpr.jaxpr):
+            return jaxpr_as_fun(jaxpr)(*xs, *tangents)
+    else:  # not traced, because `fun` may look at values
         try:
-            return forward(xs, directions)
+            return forward(xs, tangents)
         except TypeError as error:
             if "(jvp) to a custom_vjp" not in str(error):
                 raise
-    return _double_vjp(fun, xs, directions, name)
+    return _double_vjp(fun, xs, tangents, name)
 
 
-def _double_vjp(fun: Fun, xs: Sequence[Any], directions: Sequence[Any], name: str) -> Sequence[Any]:
-    """The tangents by two pullbacks: NOTE [tangents from gradients]."""
-    outputs, pull = jax.vjp(fun, *xs)
+def _double_vjp(fun: Fun, xs: Sequence[Any], tangents: Sequence[Any], name: str) -> Sequence[Any]:
+    """Compute the tangents by two vjps: NOTE [tangents from gradients]."""
+    outputs, pullback = jax.vjp(fun, *xs)
 
-    def tangents(cotangents: Sequence[Any]) -> Any:
-        return jax.vjp(lambda free: pull(free), list(cotangents))[1](tuple(directions))[0]
+    def output_tangents(cotangents: Sequence[Any]) -> Any:
+        return jax.vjp(lambda free: pullback(free), list(cotangents))[1](tuple(tangents))[0]
 
     zeros = [jnp.zeros_like(y) for y in outputs]
-    if has_impure_effects(jax.make_jaxpr(tangents)(zeros).jaxpr):
+    if depends_on_arguments(jax.make_jaxpr(output_tangents)(zeros).jaxpr):
         raise NoRuleError(
             f"{name} has no tangents: the gradient of a jax.custom_vjp in it is not linear in the "
             "cotangent, as where it is clipped. Use reverse mode, or a jax.custom_jvp."
         )
-    return tangents(zeros)
+    return output_tangents(zeros)

@@ -1,4 +1,4 @@
-"""Upstream names of JAX that are not promised, each with a fallback."""
+"""Names that JAX does not promise to keep, each with a fallback."""
 
 from collections.abc import Hashable
 from typing import Any
@@ -8,8 +8,8 @@ from jax.extend.core import Jaxpr
 
 from bridge._sources.jax.jaxpr import inner_jaxprs
 
-CONFIG: Any = jax.config  # its options are attributes that it does not declare
-# Settings with a public context manager that a trace depends on.
+CONFIG: Any = jax.config  # Any, because it does not declare its options as attributes
+# The settings that a trace depends on, as far as they have a public context manager.
 SETTINGS = tuple(
     name
     for name in (
@@ -22,7 +22,7 @@ SETTINGS = tuple(
 
 
 def read_setting(name: str) -> Any:
-    """The value of a setting, here and now."""
+    """Return the current value of a setting."""
     return getattr(CONFIG, f"jax_{name}")
 
 
@@ -31,20 +31,21 @@ try:  # all that `jax.jit` looks at, in a tenth of a microsecond
 except ImportError:
 
     def trace_context() -> tuple[Hashable, ...]:
-        """What is known of the settings that a trace depends on."""
+        """Return the settings that a trace depends on, as far as public names tell them."""
         return (jax.sharding.get_abstract_mesh(), *map(read_setting, SETTINGS))
 
 
-def lacks_tangents(jaxpr: Jaxpr) -> bool:
-    """Whether tangents in `jaxpr` stand for those of a `jax.custom_vjp`, and raise when it runs."""
+def has_unsupported_tangents(jaxpr: Jaxpr) -> bool:
+    """Return True if `jaxpr` raises when run, because a `jax.custom_vjp` in it has no tangents."""
     return any(
-        equation.primitive.name == "custom_lin" or any(map(lacks_tangents, inner_jaxprs(equation)))
-        for equation in jaxpr.eqns
+        # The placeholder that JAX puts into a jaxpr for the tangents of a `jax.custom_vjp`.
+        eqn.primitive.name == "custom_lin" or any(map(has_unsupported_tangents, inner_jaxprs(eqn)))
+        for eqn in jaxpr.eqns
     )
 
 
-def has_impure_effects(jaxpr: Jaxpr) -> bool:
-    """Whether a result of `jaxpr` depends on an argument; looks into loops and branches."""
+def depends_on_arguments(jaxpr: Jaxpr) -> bool:
+    """Return True if a result of `jaxpr` depends on an argument; looks into loops and branches."""
     return any(dce_jaxpr(jaxpr, [True] * len(jaxpr.outvars))[1])
 
 
@@ -53,9 +54,9 @@ try:
 except ImportError:
 
     def dce_jaxpr(jaxpr: Jaxpr, used_outputs: list[bool]) -> tuple[Jaxpr, list[bool]]:
-        """Which arguments are used, where all that loops and branches take is used by them."""
+        """Find which arguments are used; loops and branches count as using all of theirs."""
         used = {id(var) for var, use in zip(jaxpr.outvars, used_outputs, strict=True) if use}
-        for equation in reversed(jaxpr.eqns):
-            if used & {id(var) for var in equation.outvars}:
-                used |= {id(var) for var in equation.invars}
+        for eqn in reversed(jaxpr.eqns):
+            if used & {id(var) for var in eqn.outvars}:
+                used |= {id(var) for var in eqn.invars}
         return jaxpr, [id(var) in used for var in jaxpr.invars]

@@ -1,4 +1,4 @@
-"""What is inside of jaxprs."""
+"""The jaxprs inside a jaxpr."""
 
 from typing import Any
 
@@ -6,9 +6,9 @@ from jax.extend.core import Jaxpr
 
 
 def inner_jaxprs(eqn: Any) -> list[Jaxpr]:
-    """The functions that an equation calls, such as the branches of a condition."""
-    found: list[Any] = []
+    """Return the functions that an equation calls, such as the branches of a condition."""
+    params: list[Any] = []
     for param in eqn.params.values():
-        found += param if isinstance(param, (tuple, list)) else [param]
-    plain = (getattr(one, "jaxpr", one) for one in found)
-    return [one for one in plain if isinstance(one, Jaxpr)]
+        params += param if isinstance(param, (tuple, list)) else [param]
+    opened = (getattr(param, "jaxpr", param) for param in params)  # a ClosedJaxpr holds a Jaxpr
+    return [param for param in opened if isinstance(param, Jaxpr)]

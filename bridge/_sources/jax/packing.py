@@ -1,8 +1,8 @@
-"""Small residuals in one buffer for each dtype.
+"""Small residuals, packed into one buffer per dtype.
 
-A residual costs some microseconds to hand out, keep and take back, whatever its size. A circuit of
-4 qubits has hundreds of a few bytes: they are joined inside the compiled forward pass, and parted
-inside the compiled backward pass.
+A residual costs some microseconds to return, save and pass back, whatever its size. A circuit of 4
+qubits has hundreds of a few bytes each: they are packed inside the compiled forward pass, and
+unpacked inside the compiled backward pass.
 """
 
 import dataclasses
@@ -16,56 +16,57 @@ import jax.numpy as jnp
 from bridge._core.op import Positions, Specs
 from bridge._core.spec import ArraySpec
 
-# Joining copies, which soon costs more than a buffer of one's own.
-_SMALL = 1 << 14
+_MOST_ELEMENTS = 1 << 14  # packing copies, which for more costs more than another buffer
 
 
 @dataclasses.dataclass(frozen=True)
 class Packing:
-    """Which of a row of arrays are joined.
+    """Which arrays of a sequence share a buffer.
 
     Attributes:
-        specs: Of the arrays.
-        alone: Positions of those that are not joined.
-        together: Positions of those that are, by dtype.
+        specs: The specs of the arrays.
+        alone: Positions of the arrays that are buffers of their own.
+        groups: Positions of the arrays that share a buffer, one group per dtype.
     """
 
     specs: Specs
     alone: Positions
-    together: tuple[Positions, ...]
+    groups: tuple[Positions, ...]
 
     def buffers(self) -> Specs:
-        """What is handed out."""
-        joined = [
-            ArraySpec((sum(math.prod(self.specs[i].shape) for i in at),), self.specs[at[0]].dtype)
-            for at in self.together
+        """Return the specs of the buffers: arrays on their own, then one buffer per group."""
+        shared = [
+            ArraySpec(
+                (sum(math.prod(self.specs[i].shape) for i in group),), self.specs[group[0]].dtype
+            )
+            for group in self.groups
         ]
-        return (*(self.specs[i] for i in self.alone), *joined)
+        return (*(self.specs[i] for i in self.alone), *shared)
 
     def pack(self, arrays: Sequence[Any]) -> list[Any]:
-        """The arrays that are alone, then the joined ones."""
-        joined = [jnp.concatenate([arrays[i].ravel() for i in at]) for at in self.together]
-        return [*(arrays[i] for i in self.alone), *joined]
+        """Return the buffers that hold `arrays`."""
+        shared = [jnp.concatenate([arrays[i].ravel() for i in group]) for group in self.groups]
+        return [*(arrays[i] for i in self.alone), *shared]
 
-    def unpack(self, row: Sequence[Any]) -> list[Any]:
-        """All arrays again, in order."""
-        found = dict(zip(self.alone, row, strict=False))
-        for at, buffer in zip(self.together, row[len(self.alone) :], strict=True):
-            sizes = [math.prod(self.specs[i].shape) for i in at]
+    def unpack(self, buffers: Sequence[Any]) -> list[Any]:
+        """Return the arrays that `buffers` hold, in their order."""
+        arrays = dict(zip(self.alone, buffers, strict=False))
+        for group, buffer in zip(self.groups, buffers[len(self.alone) :], strict=True):
+            sizes = [math.prod(self.specs[i].shape) for i in group]
             parts = jnp.split(buffer, list(itertools.accumulate(sizes))[:-1])
-            found |= {
-                i: part.reshape(self.specs[i].shape) for i, part in zip(at, parts, strict=True)
+            arrays |= {
+                i: part.reshape(self.specs[i].shape) for i, part in zip(group, parts, strict=True)
             }
-        return [found[i] for i in range(len(self.specs))]
+        return [arrays[i] for i in range(len(self.specs))]
 
 
 def make_packing(specs: Iterable[Any]) -> Packing:
-    """Small arrays joined, wherever there are several of a dtype."""
+    """Group the small arrays by dtype, where there are several of one."""
     specs = tuple(specs)
     small: dict[str, list[int]] = {}
     for i, spec in enumerate(specs):
-        if math.prod(spec.shape) <= _SMALL:
+        if math.prod(spec.shape) <= _MOST_ELEMENTS:
             small.setdefault(spec.dtype, []).append(i)
-    together = tuple(tuple(at) for at in small.values() if len(at) > 1)
-    joined = {i for at in together for i in at}
-    return Packing(specs, tuple(i for i in range(len(specs)) if i not in joined), together)
+    groups = tuple(tuple(group) for group in small.values() if len(group) > 1)
+    shared = {i for group in groups for i in group}
+    return Packing(specs, tuple(i for i in range(len(specs)) if i not in shared), groups)

@@ -1,11 +1,11 @@
-"""A first derivative whose forward half hands out residuals.
+"""A first derivative whose forward half returns residuals.
 
 NOTE [where a residual is found]
 `jax.vjp` inside a trace returns a pytree whose leaves are the residuals. Some of them are
-primals or outputs, which the caller has anyway, some are constants; only the others have to be
-handed out and kept. Which is which stands in the jaxpr of the trace. The backward half gets the
-kept primals, the kept outputs and the others in one row; with the constants behind, this is the
-pool that `Residuals.index` points into.
+primals or outputs, which the caller has anyway, and some are constants; only the others have to be
+returned and saved. The jaxpr of the trace shows which is which. The backward half gets the saved
+primals, the saved outputs and the other residuals; followed by the constants, they are the pool
+that `Residuals.pool_index` points into.
 """
 
 import dataclasses
@@ -28,152 +28,162 @@ from bridge._sources.jax.x64_boundary import external_specs
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Residuals:
-    """Where the leaves of a pullback are found again: NOTE [where a residual is found].
+    """Where to find the leaves of a pullback: NOTE [where a residual is found].
 
     Attributes:
-        primals: Positions of the primals among them.
-        outputs: Positions of the outputs among them.
-        others: Positions, in the results of the trace, of those that are neither.
-        constants: Values known when the function was traced.
-        index: For each leaf its position in the pool.
-        decode: For each leaf what makes it again of the form in which it was handed out.
-        tree: Structure of the pullback.
+        primals: Positions of the primals that are residuals.
+        outputs: Positions of the outputs that are residuals.
+        others: Positions of all other residuals among the results of the trace.
+        constants: Residuals that are known when the function is traced.
+        pool_index: For each leaf its position in the pool.
+        decoders: For each leaf the function from its encoded form to the leaf.
+        tree: The structure of the pullback.
     """
 
     primals: Positions
     outputs: Positions
     others: Positions
     constants: list[Any]
-    index: list[int]
-    decode: list[Callable[[Any], Any]]
+    pool_index: list[int]
+    decoders: list[Callable[[Any], Any]]
     tree: Any
 
-    def pullback(self, kept: Sequence[Any]) -> Callable[..., Any]:
-        """The function from cotangents to gradients."""
-        pool = [*kept, *self.constants]
-        leaves = [again(pool[i]) for i, again in zip(self.index, self.decode, strict=True)]
+    def pullback(self, saved: Sequence[Any]) -> Callable[..., Any]:
+        """Return the function from cotangents to gradients."""
+        pool = [*saved, *self.constants]
+        leaves = [decode(pool[i]) for i, decode in zip(self.pool_index, self.decoders, strict=True)]
         return jax.tree.unflatten(self.tree, leaves)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class SavedResiduals:
-    """A derivative whose first half hands out residuals.
+    """A derivative whose forward half returns residuals.
 
     Attributes:
-        of: The derivative.
+        derivative: The derivative.
         forward: A trace of the outputs, then the residuals.
-        count: How many outputs there are.
-        residuals: Where they are.
-        packing: Those that are neither primals, outputs nor constants.
+        output_count: How many results of `forward` are outputs.
+        residuals: Where to find the residuals.
+        packing: How residuals that are no primals, outputs or constants share buffers.
     """
 
-    of: Derivative
+    derivative: Derivative
     forward: Program
-    count: int
+    output_count: int
     residuals: Residuals
     packing: Packing
 
     @functools.cached_property
     def residual_specs(self) -> Specs:
-        """The primals and the outputs among the residuals, as the caller sees them."""
-        seen = external_specs(
-            self.forward.outputs[: self.count], self.of.primals, x64=self.of.mode.x64
+        """The specs of the primals and outputs that are residuals, as the caller sees them."""
+        primals = self.derivative.primals
+        outputs = external_specs(
+            self.forward.outputs[: self.output_count], primals, x64=self.derivative.mode.x64
         )
-        primals = (self.of.primals[i] for i in self.residuals.primals)
-        return (*primals, *(seen[i] for i in self.residuals.outputs))
+        saved_primals = (primals[i] for i in self.residuals.primals)
+        return (*saved_primals, *(outputs[i] for i in self.residuals.outputs))
 
     def forward_backward(self) -> ForwardBackward:
-        """Both halves."""
+        """Make both halves."""
+        forward = self.derivative.make_half(
+            self._run_forward, "forward", self.derivative.primals, self.output_count
+        )
         return ForwardBackward(
             strategy="save",
-            forward=self.of.make_half(self._forward, "forward", self.of.primals, self.count),
-            backward=functools.cache(self._backward),
-            output_count=self.count,
+            forward=forward,
+            backward=functools.cache(self._make_backward),
+            output_count=self.output_count,
             saved_primals=self.residuals.primals,
             saved_outputs=self.residuals.outputs,
         )
 
-    def _forward(self, *xs: Any) -> list[Any]:
+    def _run_forward(self, *xs: Any) -> list[Any]:
         values = self.forward(*xs)
         others = self.packing.pack([values[i] for i in self.residuals.others])
-        return [*values[: self.count], *others]
+        return [*values[: self.output_count], *others]
 
-    def _backward(self, argnums: Positions) -> Op:
-        """The gradients at `argnums` from a row of what is kept, what is packed and cotangents."""
-        packed, kept = self.packing.buffers(), len(self.residual_specs)
+    def _make_backward(self, argnums: Positions) -> Op:
+        """Make the Op of the gradients at `argnums`.
 
-        def gradients(*row: Any) -> tuple[Any, ...]:
-            others = self.packing.unpack(row[kept : kept + len(packed)])
-            pull = self.residuals.pullback([*row[:kept], *others])
-            found = pull(list(conjugate_all(row[kept + len(packed) :])))
-            return conjugate_all(found[self.of.argnums.index(i)] for i in argnums)
+        It takes the saved primals and outputs, the buffers of other residuals, and cotangents.
+        """
+        buffer_specs, saved_count = self.packing.buffers(), len(self.residual_specs)
+        residual_count = saved_count + len(buffer_specs)
 
-        cotangents = (self.forward.outputs[i] for i in self.of.outnums)
-        return self.of.make_half(
-            gradients, "backward", (*self.residual_specs, *packed, *cotangents)
+        def backward(*args: Any) -> tuple[Any, ...]:
+            others = self.packing.unpack(args[saved_count:residual_count])
+            pullback = self.residuals.pullback([*args[:saved_count], *others])
+            gradients = pullback(list(conjugate_all(args[residual_count:])))
+            return conjugate_all(gradients[self.derivative.argnums.index(i)] for i in argnums)
+
+        cotangents = (self.forward.outputs[i] for i in self.derivative.outnums)
+        return self.derivative.make_half(
+            backward, "backward", (*self.residual_specs, *buffer_specs, *cotangents)
         )
 
 
-def save_residuals(of: Derivative) -> SavedResiduals:
-    """The derivative, traced as far as its residuals."""
-    noted: dict[str, Any] = {}
+def save_residuals(derivative: Derivative) -> SavedResiduals:
+    """Trace the forward half of a derivative, and locate its residuals."""
+    observed: dict[str, Any] = {}
 
     def forward(*xs: Any) -> list[Any]:
-        outputs, pull = of.linearize(xs)
-        leaves, noted["tree"] = jax.tree.flatten(pull)
-        coded = [_encode_residual(leaf) for leaf in leaves]
-        noted["count"], noted["decode"] = len(outputs), [again for _, again in coded]
-        return [*outputs, *(plain for plain, _ in coded)]
+        outputs, pull = derivative.linearize(xs)
+        leaves, observed["tree"] = jax.tree.flatten(pull)
+        encoded = [_encode_residual(leaf) for leaf in leaves]
+        observed["decoders"] = [decode for _, decode in encoded]
+        observed["output_count"] = len(outputs)
+        return [*outputs, *(residual for residual, _ in encoded)]
 
-    program = trace(forward, of.primals, mode=of.mode)
-    count = noted.pop("count")
-    residuals = _locate(program, count, **noted)
-    small = make_packing(program.outputs[i] for i in residuals.others)
-    return SavedResiduals(of, program, count, residuals, small)
-
-
-_KINDS = ("primal", "output", "other", "constant")
+    program = trace(forward, derivative.primals, mode=derivative.mode)
+    residuals = _locate(program, **observed)
+    packing = make_packing(program.outputs[i] for i in residuals.others)
+    return SavedResiduals(derivative, program, observed["output_count"], residuals, packing)
 
 
-def _locate(program: Program, count: int, *, decode: list[Any], tree: Any) -> Residuals:
-    """What each result of the trace behind the first `count` is to its caller."""
+_KINDS = ("primal", "output", "other", "constant")  # in the order of the pool
+
+
+def _locate(
+    program: Program, *, output_count: int, decoders: list[Callable[[Any], Any]], tree: Any
+) -> Residuals:
+    """Find what each residual is; they are the results of the trace after the outputs."""
     jaxpr, constants = program.jaxpr.jaxpr, dict(enumerate(program.jaxpr.consts))
-    known = {id(var): ("constant", i) for i, var in enumerate(jaxpr.constvars)}
-    known |= {id(var): ("output", i) for i, var in enumerate(jaxpr.outvars[:count])}
-    known |= {id(var): ("primal", i) for i, var in enumerate(jaxpr.invars)}
-    places = []
-    for position, var in enumerate(jaxpr.outvars[count:], count):
+    places = {id(var): ("constant", i) for i, var in enumerate(jaxpr.constvars)}
+    places |= {id(var): ("output", i) for i, var in enumerate(jaxpr.outvars[:output_count])}
+    places |= {id(var): ("primal", i) for i, var in enumerate(jaxpr.invars)}
+    leaf_places = []
+    for position, var in enumerate(jaxpr.outvars[output_count:], output_count):
         if isinstance(var, Literal):
-            places.append(("constant", len(constants)))
+            leaf_places.append(("constant", len(constants)))
             constants[len(constants)] = np.asarray(var.val, program.outputs[position].dtype)
         else:
-            places.append(known.setdefault(id(var), ("other", position)))
-    pool = sorted(set(places), key=lambda place: (_KINDS.index(place[0]), place[1]))
-    of_kind = lambda wanted: tuple(i for kind, i in pool if kind == wanted)
+            leaf_places.append(places.setdefault(id(var), ("other", position)))
+    pool = sorted(set(leaf_places), key=lambda place: (_KINDS.index(place[0]), place[1]))
+    positions = lambda of_kind: tuple(i for kind, i in pool if kind == of_kind)
     return Residuals(
-        primals=of_kind("primal"),
-        outputs=of_kind("output"),
-        others=of_kind("other"),
-        constants=[constants[i] for i in of_kind("constant")],
-        index=[pool.index(place) for place in places],
-        decode=decode,
+        primals=positions("primal"),
+        outputs=positions("output"),
+        others=positions("other"),
+        constants=[constants[i] for i in positions("constant")],
+        pool_index=[pool.index(place) for place in leaf_places],
+        decoders=decoders,
         tree=tree,
     )
 
 
 def _encode_residual(leaf: Any) -> tuple[Any, Callable[[Any], Any]]:
-    """A residual in a form that every framework can hold, and the way back."""
+    """Return a residual in a dtype that every framework has, and the function that undoes this."""
     dtype = leaf.dtype
     if jnp.issubdtype(dtype, jax.dtypes.prng_key):
         impl = str(jax.random.key_impl(leaf))
         return jax.random.key_data(leaf), lambda data: jax.random.wrap_key_data(data, impl=impl)
-    if dtype in _COMMON:
-        return leaf, lambda same: same
-    wider = "int8" if jnp.issubdtype(dtype, jnp.integer) else "float32"
-    return leaf.astype(wider), lambda wide: wide.astype(dtype)
+    if dtype in _COMMON_DTYPES:
+        return leaf, lambda residual: residual
+    wider = "int8" if jnp.issubdtype(dtype, jnp.integer) else "float32"  # than int4, float8, ...
+    return leaf.astype(wider), lambda residual: residual.astype(dtype)
 
 
-_COMMON = {
+_COMMON_DTYPES = {
     jnp.dtype(name)
     for name in (
         *("bool", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64"),

@@ -1,11 +1,12 @@
 """A first derivative whose forward half computes the gradient along with the value.
 
 NOTE [the gradient of a number]
-The derivative of one real number is linear in one real cotangent, so it can be computed for the
-cotangent 1 along with the number, in one program that keeps nothing, as `jax.value_and_grad` does;
-the backward half multiplies. This is exact to rounding if the derivative is in truth linear, which
-`jax.custom_vjp` need not be (it may clip gradients), and if no gradient on its way leaves the range
-of its dtype: a loss is scaled by a large number where gradients are too small for 16 bits.
+The gradient of one real number is linear in one real cotangent. So it can be computed along with
+the number, for the cotangent 1, in one program that saves nothing, as `jax.value_and_grad` does;
+the backward half multiplies it by the cotangent. This is exact up to rounding on two conditions.
+The gradient must be linear indeed: a `jax.custom_vjp` need not be, as it may clip gradients. And
+no intermediate gradient may leave the range of its dtype: in 16 bits, where gradients are small,
+losses are scaled by a large number for that reason.
 """
 
 import functools
@@ -22,26 +23,26 @@ from bridge._core.op import ForwardBackward, Op, Positions
 from bridge._sources.jax.derivative import Derivative
 from bridge._sources.jax.jaxpr import inner_jaxprs
 
-_EXACT = {"float32", "float64", "complex64", "complex128"}
+_WIDE_DTYPES = {"float32", "float64", "complex64", "complex128"}
 
 
-def is_scalable(of: Derivative) -> bool:
-    """Whether the derivative may be scaled: NOTE [the gradient of a number]."""
-    outputs = [of.program.outputs[i] for i in of.outnums]
+def is_scalable(derivative: Derivative) -> bool:
+    """Return True if gradients may be scaled: NOTE [the gradient of a number]."""
+    outputs = [derivative.program.outputs[i] for i in derivative.outnums]
     return (
         [math.prod(spec.shape) for spec in outputs] == [1]
         and outputs[0].dtype in ("float32", "float64")
-        and all(of.primals[i].dtype in _EXACT for i in of.argnums)
-        and _is_linear(of.program.jaxpr.jaxpr)
+        and all(derivative.primals[i].dtype in _WIDE_DTYPES for i in derivative.argnums)
+        and _is_linear(derivative.program.jaxpr.jaxpr)
     )
 
 
 def _is_linear(jaxpr: Jaxpr) -> bool:
-    """Whether its derivative is linear in numbers of 32 bits or more."""
+    """Return True if the vjp is linear in the cotangent and computes in 32 bits or more."""
     for eqn in jaxpr.eqns:
         if "custom_vjp" in eqn.primitive.name or not all(map(_is_linear, inner_jaxprs(eqn))):
             return False
-    return all(_is_exact(var.aval) for var in _variables(jaxpr))
+    return all(_is_wide(var.aval) for var in _variables(jaxpr))
 
 
 def _variables(jaxpr: Jaxpr) -> Iterator[Any]:
@@ -50,42 +51,48 @@ def _variables(jaxpr: Jaxpr) -> Iterator[Any]:
         yield from eqn.outvars
 
 
-def _is_exact(aval: Any) -> bool:
+def _is_wide(aval: Any) -> bool:
+    """Return True unless these are floats of less than 32 bits."""
     dtype = getattr(aval, "dtype", None)
-    return dtype is None or not jnp.issubdtype(dtype, jnp.inexact) or str(dtype) in _EXACT
+    return dtype is None or not jnp.issubdtype(dtype, jnp.inexact) or str(dtype) in _WIDE_DTYPES
 
 
-def gradient_with_value(of: Derivative) -> ForwardBackward:
-    """Both halves: the outputs with the gradients for the cotangent 1, and their multiples."""
-    count = len(of.program.outputs)
-    number = of.program.outputs[of.outnums[0]]
+def gradient_with_value(derivative: Derivative) -> ForwardBackward:
+    """Make the forward, outputs and the gradients for the cotangent 1, and a backward to scale."""
+    output_count = len(derivative.program.outputs)
+    scalar = derivative.program.outputs[derivative.outnums[0]]
 
-    def first(*xs: Any) -> list[Any]:
-        outputs, pull = of.linearize(xs)
-        return [*outputs, *conjugate_all(pull([jnp.ones(number.shape, number.dtype)]))]
+    def value_and_grad(*xs: Any) -> list[Any]:
+        outputs, pullback = derivative.linearize(xs)
+        return [*outputs, *conjugate_all(pullback([jnp.ones(scalar.shape, scalar.dtype)]))]
 
-    forward = of.make_half(first, "value_and_grad", of.primals, count)
-    gradients = forward.output_specs()[count:]
+    forward = derivative.make_half(
+        value_and_grad, "value_and_grad", derivative.primals, output_count
+    )
+    gradient_specs = forward.output_specs()[output_count:]
 
     @functools.cache
     def backward(argnums: Positions) -> Op:
-        def multiples(*row: Any) -> list[Any]:
-            return [_scale(row[of.argnums.index(i)], row[-1].reshape(())) for i in argnums]
+        def scale_gradients(*args: Any) -> list[Any]:
+            *gradients, cotangent = args
+            cotangent = cotangent.reshape(())
+            return [_scale(gradients[derivative.argnums.index(i)], cotangent) for i in argnums]
 
-        return of.make_half(multiples, "scale", (*gradients, number))
+        return derivative.make_half(scale_gradients, "scale", (*gradient_specs, scalar))
 
     return ForwardBackward(
         strategy="gradient",
         forward=forward,
         backward=backward,
-        output_count=count,
+        output_count=output_count,
         saved_primals=(),
         saved_outputs=(),
     )
 
 
 def _scale(gradient: jax.Array, cotangent: jax.Array) -> jax.Array:
-    """The product, rounded once; of a complex gradient by parts, which keeps infinities apart."""
+    """Return the product, rounded once."""
+    # By parts: as a complex product, an infinite real part would make the imaginary part NaN.
     if jnp.iscomplexobj(gradient):
         return jax.lax.complex(_scale(gradient.real, cotangent), _scale(gradient.imag, cotangent))
     return (gradient * cotangent).astype(gradient.dtype)

@@ -1,4 +1,4 @@
-"""What JAX shows to bridge as a source of functions."""
+"""JAX as a source of functions."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -7,25 +7,25 @@ from bridge._arrays.jax import compute_device, x64_mode
 from bridge._core.errors import ArgumentError, OptionError
 from bridge._core.op import Op, Specs
 from bridge._core.spec import is_device
-from bridge._sources.jax.environment import current_environment, key_numbers
+from bridge._sources.jax.environment import current_environment, number_of_settings
 from bridge._sources.jax.modules import holds_parameters
 from bridge._sources.jax.rules import Settings, function
 from bridge._sources.jax.trace import symbolic_output_shapes
 
 
 class JaxSource:
-    """JAX's functions."""
+    """The functions of JAX."""
 
     traces_scalars = True
     supports_rng = False
 
     def check_options(self, *, residuals: str, **_: Any) -> None:
-        """Raise unless `residuals` is one of the three ways."""
+        """Raise unless `residuals` names a strategy."""
         if residuals not in ("auto", "save", "recompute"):
             raise OptionError(f'residuals={residuals!r} is neither "auto", "save" nor "recompute".')
 
     def check_device(self, device: str) -> None:
-        """Raise unless it is the host or a CUDA device."""
+        """Raise unless `device` is the host or a CUDA device."""
         if not is_device(device):
             raise OptionError(
                 f'device={device!r} is no device that JAX computes on here. Pass "cpu", "cuda" or '
@@ -33,14 +33,14 @@ class JaxSource:
             )
 
     def is_module(self, fn: Any) -> bool:
-        """Never: modules of libraries of JAX are pytrees, which functions take."""
+        """Return False: modules of JAX libraries are pytrees, to be passed as arguments."""
         return False
 
     holds_parameters = staticmethod(holds_parameters)
-    trace_context = staticmethod(key_numbers)
+    trace_context = staticmethod(number_of_settings)
 
     def compute_device(self, device: str, asked: str | None) -> str:
-        """`asked`, or the device of the arguments."""
+        """Return `asked`, or the device of the arguments."""
         return compute_device(device, asked)
 
     def make_op(
@@ -54,10 +54,10 @@ class JaxSource:
         x64: bool | None,
         residuals: str,
     ) -> Op:
-        """`fn` as an Op for arguments of these specs, traced now unless `jit` is False."""
+        """Make an Op of `fn` for primals of these specs; trace it now unless `jit` is False."""
         mode = current_environment(x64=_needs_x64(primals, labels, x64=x64))
-        made = Settings(jit, mode, residuals, tuple(labels))
-        return function(fn, name, primals, made).make_op()
+        settings = Settings(jit, mode, residuals, tuple(labels))
+        return function(fn, name, primals, settings).make_op()
 
     def symbolic_shapes(
         self,
@@ -68,22 +68,22 @@ class JaxSource:
         x64: bool | None,
         **_: Any,
     ) -> list[tuple[int | str, ...]] | None:
-        """Shapes of the outputs of `fn` where those of `primals` have names in them."""
-        wide = _needs_x64(primals, [""] * len(primals), x64=x64)
-        return symbolic_output_shapes(fn, primals, names, x64=wide)
+        """Return the shapes of the outputs of `fn` for primals whose shapes contain names."""
+        needs_x64 = _needs_x64(primals, [""] * len(primals), x64=x64)
+        return symbolic_output_shapes(fn, primals, names, x64=needs_x64)
 
 
 def _needs_x64(primals: Specs, labels: Sequence[str], *, x64: bool | None) -> bool:
-    """Whether to compute in 64-bit mode: where a 64-bit float comes in, or by the global flag."""
-    wide = [
+    """Return True to compute in 64-bit mode: if a primal is a 64-bit float, or by JAX's flag."""
+    double_precision = [
         (label, spec)
         for label, spec in zip(labels, primals, strict=True)
         if spec.dtype in ("float64", "complex128") and not spec.weak_type
     ]
     if x64 is None:
-        return x64_mode() or bool(wide)
-    if wide and not x64:
-        label, spec = wide[0]
+        return x64_mode() or bool(double_precision)
+    if double_precision and not x64:
+        label, spec = double_precision[0]
         raise ArgumentError(
             f"{label} is {spec}, which x64=False would narrow. "
             "Convert it yourself, or leave x64 out."

@@ -1,4 +1,4 @@
-"""Which way the first derivative of a function is taken."""
+"""The choice of a strategy for the first derivative of a function."""
 
 import math
 
@@ -8,18 +8,20 @@ from bridge._sources.jax.derivative import Derivative
 from bridge._sources.jax.residuals import save_residuals
 from bridge._sources.jax.scalar_gradient import gradient_with_value, is_scalable
 
-# Gradients are favoured, for they need one program where the others compile two.
-_FAVOUR = 2
+# Gradients are preferred up to this factor, since they compile one program, and the others two.
+_GRADIENT_PREFERENCE = 2
 
 
-def choose_strategy(of: Derivative, residuals: str) -> ForwardBackward | None:
-    """The derivative in two halves, `None` where running the function again costs least."""
+def choose_strategy(derivative: Derivative, residuals: str) -> ForwardBackward | None:
+    """Make the forward/backward pair that costs least; None if recomputing does."""
     if residuals == "save":
-        return save_residuals(of).forward_backward()
-    again = recompute_cost(of.program.jaxpr.jaxpr)
-    gradients = residual_cost([of.primals[i] for i in of.argnums]) if is_scalable(of) else math.inf
-    saved = save_residuals(of)
-    kept = residual_cost(saved.packing.buffers(), sum(map(len, saved.packing.together)))
-    if gradients <= _FAVOUR * min(again, kept):
-        return gradient_with_value(of)
-    return saved.forward_backward() if kept < again else None
+        return save_residuals(derivative).forward_backward()
+    recompute = recompute_cost(derivative.program.jaxpr.jaxpr)
+    gradient = math.inf
+    if is_scalable(derivative):
+        gradient = residual_cost([derivative.primals[i] for i in derivative.argnums])
+    saved = save_residuals(derivative)
+    save = residual_cost(saved.packing.buffers(), sum(map(len, saved.packing.groups)))
+    if gradient <= _GRADIENT_PREFERENCE * min(recompute, save):
+        return gradient_with_value(derivative)
+    return saved.forward_backward() if save < recompute else None

@@ -1,12 +1,12 @@
-"""Functions of JAX as jaxprs.
+"""JAX functions as jaxprs.
 
 NOTE [one trace]
 The user's function is traced once, to a jaxpr. Its vjp, jvp, batched form and residuals are
 all made from the jaxpr, so that no derivative runs the user's Python again.
 
 NOTE [made-up values]
-What a function returns that looks at values is not known before it runs. Where that is asked for,
-it is run on values that are made up: between 0 and 1, and integers 0.
+A function that looks at values cannot be traced, so its output specs are not known before it runs.
+Where they are needed earlier, it is run on example values: floats between 0 and 1, integers 0.
 """
 
 import dataclasses
@@ -32,7 +32,7 @@ from bridge._arrays.jax import (
 )
 from bridge._core.op import Specs
 from bridge._sources.jax.environment import Environment
-from bridge._sources.jax.error_names import with_argument_names
+from bridge._sources.jax.error_names import argument_names, with_argument_names
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -40,8 +40,8 @@ class Program:
     """A traced function.
 
     Attributes:
-        jaxpr: With its constants.
-        outputs: Shapes and dtypes of the results, as JAX has them.
+        jaxpr: The jaxpr with its constants.
+        outputs: The specs of the outputs inside JAX, before 64-bit integers are restored.
     """
 
     jaxpr: ClosedJaxpr
@@ -49,35 +49,35 @@ class Program:
     _dependencies: list[Any] = dataclasses.field(default_factory=list)
 
     def __call__(self, *xs: Any) -> list[Any]:
-        """The results, by operations that JAX can transform."""
+        """Compute the outputs by operations that JAX can transform."""
         return jaxpr_as_fun(self.jaxpr)(*xs)
 
     def dependencies(self) -> Sequence[frozenset[int]]:
-        """For each result the positions of the arguments it depends on."""
+        """Return for each output the positions of the primals it depends on."""
         if not self._dependencies:
             self._dependencies.extend(_find_dependencies(self.jaxpr.jaxpr))
         return self._dependencies
 
 
 def _find_dependencies(jaxpr: Jaxpr) -> list[frozenset[int]]:
-    """Dependencies, looking into functions that were jitted; any other operation mixes all."""
-    known = {id(var): frozenset([i]) for i, var in enumerate(jaxpr.invars)}
+    """Find the dependencies; looks into jitted functions, any other operation mixes its inputs."""
+    argnums = {id(var): frozenset([i]) for i, var in enumerate(jaxpr.invars)}
     nothing: frozenset[int] = frozenset()
     for eqn in jaxpr.eqns:
-        inputs = [known.get(id(var), nothing) for var in eqn.invars]
+        inputs = [argnums.get(id(var), nothing) for var in eqn.invars]
         if eqn.primitive.name in ("jit", "pjit"):
             inner = _find_dependencies(eqn.params["jaxpr"].jaxpr)
-            found = [nothing.union(*(inputs[i] for i in positions)) for positions in inner]
+            outputs = [nothing.union(*(inputs[i] for i in positions)) for positions in inner]
         else:
-            found = [nothing.union(*inputs)] * len(eqn.outvars)
-        known |= {id(var): reach for var, reach in zip(eqn.outvars, found, strict=True)}
-    return [known.get(id(var), nothing) for var in jaxpr.outvars]
+            outputs = [nothing.union(*inputs)] * len(eqn.outvars)
+        argnums |= {id(var): output for var, output in zip(eqn.outvars, outputs, strict=True)}
+    return [argnums.get(id(var), nothing) for var in jaxpr.outvars]
 
 
 def trace(
     fn: Callable[..., Any], primals: Specs, *, mode: Environment, labels: Sequence[str] = ()
 ) -> Program:
-    """`fn` as a program for arguments of these specs; runs its Python once."""
+    """Trace `fn` for primals of these specs; this runs its Python once."""
     check_not_forked()
     with mode():
         avals = [shape_dtype_struct(spec, x64=mode.x64) for spec in primals]
@@ -91,7 +91,7 @@ def trace(
 
 
 def infer_outputs(fn: Callable[..., Any], primals: Specs, *, mode: Environment) -> Specs:
-    """The outputs of `fn`, which is run if it needs values: NOTE [made-up values]."""
+    """Return the output specs of `fn`; run it if it needs values: NOTE [made-up values]."""
     try:
         return trace(fn, primals, mode=mode).outputs
     except _NEEDS_VALUES:
@@ -111,7 +111,7 @@ _NEEDS_VALUES = (
     jax.errors.TracerArrayConversionError,
     jax.errors.TracerIntegerConversionError,
     jax.errors.NonConcreteBooleanIndexError,
-    # These only if they speak of a tracer: as a shape, in a slice, as a static argument of jax.jit.
+    # JAX raises these for a tracer as a shape, in a slice, or as a static argument of jax.jit.
     TypeError,
     IndexError,
     ValueError,
@@ -121,14 +121,14 @@ _NEEDS_VALUES = (
 def symbolic_output_shapes(
     fn: Callable[..., Any], primals: Specs, names: Sequence[Sequence[int | str]], *, x64: bool
 ) -> list[tuple[int | str, ...]] | None:
-    """Shapes of the outputs for shapes with names in them, `None` if `fn` needs to know more."""
-    known = sorted({axis for shape in names for axis in shape if isinstance(axis, str)})
-    axes = dict(zip(known, export.symbolic_shape(", ".join(known)), strict=True))
+    """Return the output shapes for shapes that contain names; None if `fn` needs to know more."""
+    axis_names = sorted({axis for shape in names for axis in shape if isinstance(axis, str)})
+    axes = dict(zip(axis_names, export.symbolic_shape(", ".join(axis_names)), strict=True))
     with jax.enable_x64(x64):
         avals = [shape_dtype_struct(spec, x64=x64) for spec in primals]
         for i, shape in enumerate(names):
-            mixed = tuple(axes[d] if isinstance(d, str) else d for d in shape)
-            avals[i] = avals[i].update(shape=mixed)
+            symbolic = tuple(axes[d] if isinstance(d, str) else d for d in shape)
+            avals[i] = avals[i].update(shape=symbolic)
         try:
             outputs = jax.eval_shape(fn, *avals)
         except (*_NEEDS_VALUES, InconclusiveDimensionOperation):
@@ -137,10 +137,11 @@ def symbolic_output_shapes(
 
 
 def _add_advice(error: Exception, primals: Specs, labels: Sequence[str]) -> None:
+    """Add a note to an error about a tracer: what to write instead."""
     text = str(error)
     if not labels or not ("Tracer" in text or "traced array" in text or "_concrete_" in text):
         return
-    names = [label[len("argument ") : label.rindex(" of ")] for label in labels]
+    names = argument_names(labels)
     blame = "".join(re.findall(r"value.? of the argument.? (.*)", text))
     blamed = [
         i for i, n in enumerate(names) if re.search(rf"(?<!\w){re.escape(n)}(?![\w\[])", blame)
@@ -155,16 +156,16 @@ def _add_advice(error: Exception, primals: Specs, labels: Sequence[str]) -> None
     if any(not primals[i].weak_type for i in blamed):
         error.add_note(
             "A function that looks at the values of arrays cannot be traced. Write jnp.where or "
-            "jax.lax.cond, or pass jit=False, which runs it anew on each call."
+            "jax.lax.cond, or pass jit=False, which runs it again on every call."
         )
 
 
 def jit_program(program: Program, name: str) -> Callable[..., Any]:
-    """`program` under `jax.jit`, each of its results in memory of its own."""
+    """Compile `program` by `jax.jit`, each of its outputs in memory of its own."""
     jaxpr = program.jaxpr.jaxpr
-    held = {id(var) for var in (*jaxpr.invars, *jaxpr.constvars)}
-    # jit hands on an input that is an output without a copy.
-    forwarded = [i for i, var in enumerate(jaxpr.outvars) if id(var) in held]
+    inputs = {id(var) for var in (*jaxpr.invars, *jaxpr.constvars)}
+    # jit returns an input that is an output without a copy.
+    forwarded = [i for i, var in enumerate(jaxpr.outvars) if id(var) in inputs]
 
     def run(*xs: Any) -> list[Any]:
         outputs = program(*xs)

@@ -1,4 +1,4 @@
-"""What happens to arrays where they enter and leave a function of JAX."""
+"""The conversions of arrays at the boundary of a JAX function, 64-bit integers above all."""
 
 import dataclasses
 from collections.abc import Callable, Sequence
@@ -13,25 +13,25 @@ from bridge._core.op import Specs
 from bridge._sources.jax.environment import Environment
 
 # NOTE [integers without 64-bit mode]
-# torch's integers are 64 bits wide by default, JAX's 32. A 64-bit integer argument is narrowed
-# if its values fit, else refused; where one was narrowed, the 32-bit integers among the results
-# are widened, so that an index comes back as it went in.
-_WIDE = {"int32": "int64", "uint32": "uint64"}
+# torch's integers have 64 bits by default, JAX's have 32. A 64-bit integer primal is narrowed if
+# its values fit, and refused if not. Where one was narrowed, the 32-bit integers among the outputs
+# are widened, so that an index that is passed through keeps its dtype.
+_WIDENED = {"int32": "int64", "uint32": "uint64"}
 
 
 def narrowed_positions(primals: Specs, *, x64: bool) -> list[int]:
-    """Positions of the primals whose values are narrowed on the way in."""
+    """Return the positions of the primals whose values are narrowed before the call."""
     if x64:
         return []
-    wide = _WIDE.values()
-    return [i for i, spec in enumerate(primals) if spec.dtype in wide and not spec.weak_type]
+    dtypes = _WIDENED.values()
+    return [i for i, spec in enumerate(primals) if spec.dtype in dtypes and not spec.weak_type]
 
 
 def external_specs(outputs: Specs, primals: Specs, *, x64: bool) -> Specs:
-    """What the caller sees of `outputs`."""
+    """Return the specs of `outputs` as the caller sees them."""
     if not narrowed_positions(primals, x64=x64):
         return outputs
-    return tuple(dataclasses.replace(s, dtype=_WIDE.get(s.dtype, s.dtype)) for s in outputs)
+    return tuple(dataclasses.replace(s, dtype=_WIDENED.get(s.dtype, s.dtype)) for s in outputs)
 
 
 def with_x64_boundary(
@@ -42,42 +42,46 @@ def with_x64_boundary(
     results: int | None = None,
     labels: Sequence[str] = (),
 ) -> Callable[..., Any]:
-    """`call` in its mode; `results` of its outputs are the caller's (all), others residuals."""
+    """Return `call` so that it runs in `mode`, narrows primals and widens outputs.
+
+    Its first `results` outputs are widened, by default all; the others are residuals.
+    """
     call = mode.run_with(call)
-    narrow = narrowed_positions(primals, x64=mode.x64)
-    if not narrow:
+    argnums = narrowed_positions(primals, x64=mode.x64)
+    if not argnums:
         return call
 
-    def crossing(*xs: Any) -> list[Any]:
-        inside = list(xs)
-        with jax.enable_x64(new_val=True):
-            for i in narrow:
+    def narrow_and_call(*xs: Any) -> list[Any]:
+        narrowed = list(xs)
+        with jax.enable_x64(new_val=True):  # so that values are compared in 64 bits
+            for i in argnums:
                 label = labels[i] if i < len(labels) else "an argument"
-                inside[i] = _narrow(xs[i], primals[i].dtype, label)
-        outputs = list(call(*inside))
+                narrowed[i] = _narrow(xs[i], primals[i].dtype, label)
+        outputs = list(call(*narrowed))
         with jax.enable_x64(new_val=True):
             widened = [_widen(y) for y in outputs[:results]]
         return [*widened, *outputs[len(widened) :]]
 
-    return crossing
+    return narrow_and_call
 
 
 def _narrow(x: Any, dtype: str, label: str) -> Any:
-    small = x.astype(NARROW[dtype])
-    if (small != x).any():
+    """Return `x` with 32-bit integers; raise if its values do not fit."""
+    narrow = x.astype(NARROW[dtype])
+    if (narrow != x).any():
         raise RangeError(
             f"{label}, {dtype}{list(x.shape)}, has values that do not fit into {NARROW[dtype]}, "
             "in which JAX computes here. Pass x64=True to compute in 64 bits."
         )
-    return small
+    return narrow
 
 
 def _widen(y: jax.Array) -> jax.Array:
-    return y.astype(_WIDE[str(y.dtype)]) if str(y.dtype) in _WIDE else y
+    return y.astype(_WIDENED[str(y.dtype)]) if str(y.dtype) in _WIDENED else y
 
 
 def without_aliasing(fn: Callable[..., Any]) -> Callable[..., Sequence[Any]]:
-    """`fn` on copies of its arguments, with copies of its results: safe without `jax.jit`."""
+    """Return `fn` so that it copies its arguments and results: safe without `jax.jit`."""
 
     def call(*xs: Any) -> list[Any]:
         with allow_transfers():
