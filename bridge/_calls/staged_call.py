@@ -65,6 +65,10 @@ class StagedCall:
         specs = self._derived(steps)[0].output_specs()
         return [i for i, spec in enumerate(specs) if spec.differentiable]
 
+    def output_count(self, steps: Sequence[AppliedRule]) -> int:
+        """The number of results."""
+        return len(self._derived(steps)[0].output_specs())
+
     def execute(self, steps: Sequence[AppliedRule], arrays: Sequence[Any]) -> Arrays:
         """The results for these arrays."""
         op, at = self._derived(steps)

@@ -148,6 +148,10 @@ class StagedCall(Protocol):
         """Return positions of the results with a differentiable dtype."""
         ...
 
+    def output_count(self, steps: Sequence[AppliedRule]) -> int:
+        """Return the number of results."""
+        ...
+
     def execute(self, steps: Sequence[AppliedRule], arrays: Sequence[Any]) -> Arrays:
         """Compute the results; `arrays` are those of the call, then those of each derivative."""
         ...

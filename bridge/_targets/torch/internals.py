@@ -42,7 +42,7 @@ def is_differentiating() -> bool:
     return any(level.key() != _functorch.TransformType.Vmap for level in _levels() or ())
 
 
-def unwrap_dead(xs: Sequence[Any]) -> Sequence[Any]:
+def unwrap_dead(xs: tuple[Any, ...]) -> tuple[Any, ...]:
     """`xs` without the levels of transforms that have ended: NOTE [tensors that outlive a level].
 
     Without the name, an older torch that has none of these levels, or a newer one that unwraps

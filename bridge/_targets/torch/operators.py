@@ -1,10 +1,9 @@
 """The operators that stand in graphs for calls of bridged functions, and for their derivatives.
 
 NOTE [the derivative of a recorded call]
-It is one operator more, `bridge::derived`, with the rules that lead to it as text, so that it has a
-gradient and a batched form itself. Torch has no forward mode for operators of `torch.library`: it
-takes their tangents for zeros. But the gradient of a gradient by its cotangents is the map of
-tangents, and is one here, so that who takes tangents in that way sees that it is linear.
+It is one operator more, `bridge::derived`, with the rules that lead to it as text, so that it has
+a gradient, tangents and a batched form itself. The gradient of a gradient by its cotangents is the
+map of tangents, so that who takes tangents in that way sees that it is linear.
 """
 
 import json
@@ -12,13 +11,20 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
+from torch.autograd import forward_ad
 
 from bridge._arrays.torch import dtype_name
 from bridge._core.errors import ArgumentError
 from bridge._core.op import AppliedRule
 from bridge._core.protocols import StagedCall
 from bridge._core.pytree import replace_at
-from bridge._targets.torch.internals import concrete_sizes, size_hint
+from bridge._targets.torch.internals import (
+    concrete_sizes,
+    in_forward_mode,
+    is_dual,
+    size_hint,
+)
+from bridge._targets.torch.operator_tangents import register_tangents
 from bridge._targets.torch.staging import bind, symbolic_shapes
 
 Tensors = Sequence[torch.Tensor]
@@ -123,9 +129,13 @@ def _differentiated(ctx: Any, arguments: Sequence[Any], steps: str, outputs: Ten
     ctx.save_for_backward(*xs)
     ctx.set_materialize_grads(False)
     rules, rows = _rules_with_sizes(steps, xs)
-    wanted = [i for i, x in enumerate(xs) if x.requires_grad]
+    wanted = [i for i, x in enumerate(xs) if x.requires_grad or _has_tangent(x)]
     reached = _recorded(name, text, rows[0]).dependent_outputs(rules, wanted)
     ctx.mark_non_differentiable(*(y for i, y in enumerate(outputs) if i not in reached))
+
+
+def _has_tangent(x: torch.Tensor) -> bool:
+    return in_forward_mode() and is_dual(x)
 
 
 def _gradients(
@@ -217,3 +227,54 @@ def _(_: Any, axes: Any, name: str, arguments: str, xs: Tensors) -> Any:
 @_derived.register_vmap
 def _(_: Any, axes: Any, name: str, arguments: str, steps: str, xs: Tensors) -> Any:
     return _batched(name, arguments, steps, xs, axes[3])
+
+
+def _moved(
+    name: str, arguments: str, steps: str, xs: Tensors, argnums: list[int], tangents: Tensors
+) -> list[torch.Tensor | None]:
+    """The tangents of the outputs, `None` for those of a dtype that has none."""
+    rules, rows = _rules_with_sizes(steps, xs)
+    recorded = _recorded(name, arguments, rows[0])
+    smooth = recorded.differentiable_outputs(rules)
+    further = json.dumps([*json.loads(steps), ["jvp", argnums]])
+    found = torch.ops.bridge.derived(name, arguments, further, [*xs, *tangents])
+    outputs: list[torch.Tensor | None] = [None] * recorded.output_count(rules)
+    return replace_at(found, smooth, outputs)
+
+
+class _Dual(torch.autograd.Function):
+    """A call with tangents that requires grad, at one level of autograd."""
+
+    @staticmethod
+    def forward(ctx: Any, name: str, text: str, steps: str, *xs: torch.Tensor) -> Any:
+        primals = [forward_ad.unpack_dual(x).primal for x in xs]
+        if steps == _PLAIN:
+            outputs = torch.ops.bridge.call(name, text, primals)
+        else:
+            outputs = torch.ops.bridge.derived(name, text, steps, primals)
+        _differentiated(ctx, (name, text, xs), steps, outputs)
+        ctx.save_for_forward(*xs)
+        return tuple(outputs)
+
+    @staticmethod
+    def backward(ctx: Any, *cotangents: torch.Tensor | None) -> Any:
+        return None, None, None, *_gradients(ctx, ctx.needs_input_grad[3:], cotangents)
+
+    @staticmethod
+    def jvp(ctx: Any, *given: torch.Tensor | None) -> Any:
+        moving = {i: tangent for i, tangent in enumerate(given[3:]) if tangent is not None}
+        name, text, steps = ctx.call
+        xs = ctx.saved_tensors
+        return tuple(_moved(name, text, steps, xs, [*moving], [*moving.values()]))
+
+
+register_tangents(
+    torch.ops.bridge.call.default,
+    lambda name, arguments, *rest: _moved(name, arguments, _PLAIN, *rest),
+    lambda name, arguments, xs: _Dual.apply(name, arguments, _PLAIN, *xs),
+)
+register_tangents(
+    torch.ops.bridge.derived.default,
+    _moved,
+    lambda name, arguments, steps, xs: _Dual.apply(name, arguments, steps, *xs),
+)

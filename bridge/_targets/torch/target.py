@@ -127,13 +127,14 @@ def _apply_plain(name: str) -> Callable[..., Arrays]:
     return engine.apply
 
 
-def _call_transformed(op: Op, run: Execute, xs: Sequence[Any]) -> Arrays:
+def _call_transformed(op: Op, run: Execute, xs: tuple[Any, ...]) -> Arrays:
     if batch_level() and (outputs := _call_batched(op, run, xs)) is not None:
         return outputs
     check_not_tracing()
     if transforming():
-        xs = follow_grad_mode(xs)
-        return _named_subclass(_Transformable, op.name).apply(op, running(op, run), *xs)
+        return _named_subclass(_Transformable, op.name).apply(
+            op, running(op, run), *follow_grad_mode(xs)
+        )
     xs = unwrap_dead(xs)
     if (torch.is_grad_enabled() and _any_requires_grad(xs)) or (
         in_forward_mode() and _any_dual(xs)
