@@ -144,6 +144,27 @@ def test_rules_that_return_too_few_gradients_are_refused(rule, looks):
         f(x, w).sum().backward()
 
 
+UNREDUCED = custom(lambda x, b: x * b, vjp=lambda p, c, y: (c * p[1], c * p[0]))
+
+
+@pytest.mark.parametrize("residuals", ["recompute", "save"])
+def test_gradients_of_another_shape_than_the_argument_are_refused(residuals):
+    x, b = X.repeat(2, 1), W.clone().requires_grad_()
+    text = r"rule <lambda> of a .*shape \[2, 3\] for argument 1, whose shape is \[3\].*mx\.sum"
+    y = lambda: mlx2torch(lambda x, b: UNREDUCED(x, b), residuals=residuals)(x, b)
+    with pytest.raises(bridge.NoRuleError, match=text):
+        y().sum().backward()
+    with pytest.raises(bridge.NoRuleError, match=text):
+        torch.func.jvp(mlx2torch(lambda b: UNREDUCED(mx.array(x), b)), (W,), (W,))
+
+
+def test_gradients_of_another_shape_are_refused_in_jax():
+    jax = pytest.importorskip("jax")
+    f = mlx2jax(lambda b: UNREDUCED(mx.array(X.repeat(2, 1)), b).sum())
+    with pytest.raises(bridge.NoRuleError, match=r"for argument 1, whose shape is \[3\]"):
+        jax.jit(jax.grad(f))(jax.numpy.ones(3))
+
+
 def test_arguments_that_do_not_move_need_no_gradient():
     f = custom(lambda x, i: x[i], vjp=lambda p, c, y: (mx.zeros_like(p[0]).at[p[1]].add(c),))
     at = torch.tensor([2, 0])

@@ -137,7 +137,7 @@ def has_forward_rules(partial: Partial, primals: Specs, at: Positions, name: str
 def check_rules(
     partial: Partial, primals: Specs, at: Positions, cotangents: Specs, name: str
 ) -> None:
-    """Raise where a rule returns too few gradients: NOTE [rules that are watched]."""
+    """Raise where a rule returns too few gradients, or of other shapes: NOTE [rules that are watched]."""
     count = len(primals)
 
     def build(watch: _Observer, args: list[mx.array]) -> None:
@@ -183,7 +183,7 @@ def _observe(
 
 
 def _check_rule(rule: _Call, moving: Sequence[mx.array], name: str) -> None:
-    """Raise unless it returned a gradient for each argument that moves."""
+    """Raise unless it returned a gradient for each argument that moves, of its shape."""
     primals, _, _, *rest = rule.arguments  # after which come those by keyword
     inputs = [x for x in _leaves([primals, rest]) if isinstance(x, mx.array)]
     returned = [*_leaves(rule.result)]
@@ -191,6 +191,13 @@ def _check_rule(rule: _Call, moving: Sequence[mx.array], name: str) -> None:
     for i, x in enumerate(inputs):
         intended = returned[i] if i < len(returned) else None
         if i < len(arrays) and arrays[i] is intended:
+            if arrays[i].shape != x.shape and _depends_on(x, moving):
+                raise NoRuleError(
+                    f"the rule {rule.name} of a custom function in {name} returned a gradient of "
+                    f"shape {list(arrays[i].shape)} for argument {i}, whose shape is "
+                    f"{list(x.shape)}. Where an argument is broadcast, add its gradient up over "
+                    "the axes that it lacks, with mx.sum."
+                )
             continue
         if _depends_on(x, moving):
             what = f"{type(intended).__name__} for" if i < len(returned) else "nothing for"
