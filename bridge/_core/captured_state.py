@@ -11,15 +11,32 @@ To find the places takes as long as to call a small function. They are where the
 all of them hold the same objects, which takes a microsecond or two to see.
 """
 
+import contextlib
 import dataclasses
 import types
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from operator import is_
 from typing import Any, Protocol
 
-from bridge._core.captured_values import Holder
+from bridge._core.captured_values import Holder, holders, walk_holders
 
 Copies = Sequence[tuple[Any, Any]]  # arrays, each with what it was
+
+
+def find_places(fn: Callable[..., Any], is_closed: Callable[[Any], bool]) -> Iterator[Holder]:
+    """The places where a function finds values now; what is closed has none."""
+    ends = lambda x: is_closed(x) or _is_own(x)
+    for x in walk_holders(fn, ends):
+        if not ends(x):
+            yield from holders(x)
+
+
+def _is_own(x: Any) -> bool:
+    """Whether `x` is of this package, whose caches are no state of a function."""
+    return type(x).__module__.partition(".")[0] == _PACKAGE
+
+
+_PACKAGE = __name__.partition(".")[0]
 
 
 class ArraysInPlace(Protocol):
@@ -179,3 +196,11 @@ class _Restored:
         # Functions that write to arrays are refused, so that these are looked at but once.
         if self._now is not self._state or not self._now.contents.is_current():
             self._now.put_back()
+
+
+def restored(state: CapturedState | None) -> contextlib.AbstractContextManager[None]:
+    """A context in which a state is back, if there is one."""
+    return state.restored() if state else _NOTHING
+
+
+_NOTHING = contextlib.nullcontext()

@@ -91,6 +91,10 @@ class Op:
     notes: dict[Any, Any] = dataclasses.field(default_factory=dict, repr=False)
     _derived: dict[tuple[Any, ...], Any] = dataclasses.field(default_factory=dict, repr=False)
 
+    def read_state(self) -> CapturedState | None:
+        """What it captures now, if that can change."""
+        return self.captured_state() if self.captured_state else None
+
     def derive(self, kind: str, *args: Any) -> Any:
         """Return what the rule `kind` makes of `args`, an Op or a ForwardBackward, from a cache."""
         try:

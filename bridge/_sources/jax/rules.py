@@ -16,6 +16,7 @@ from typing import Any
 import jax
 
 from bridge._arrays.jax import ARRAYS as ARRAYS, conjugate_all
+from bridge._core.captured_state import CapturedState
 from bridge._core.op import ForwardBackward, Op, Positions, Specs
 from bridge._core.pytree import replace_at
 from bridge._core.spec import ArraySpec
@@ -55,6 +56,7 @@ class Function:
         fun: What JAX transforms.
         program: The same, if it was traced.
         known: Its outputs, if it is a derivative that was not traced.
+        captured_state: What reads what the function of the user captures, if it runs anew.
     """
 
     name: str
@@ -63,6 +65,7 @@ class Function:
     fun: Callable[..., Any]
     program: Program | None
     known: Callable[[], Specs] | None = None
+    captured_state: Callable[[], CapturedState] | None = None
 
     def make_op(self) -> Op:
         """The function as an Op, compiled when it is first called."""
@@ -82,6 +85,7 @@ class Function:
             if self.program and self.settings.residuals != "recompute"
             else None,
             dependencies=self.program.dependencies if self.program else None,
+            captured_state=self.captured_state,
         )
 
     def output_specs(self, *_: ArraySpec) -> Specs:
@@ -155,7 +159,8 @@ class Function:
         self, rule: str, fun: Callable[..., Any], primals: Specs, known: Callable[[], Specs]
     ) -> Op:
         made = function(fun, f"{self.name}.{rule}", primals, self.settings)
-        return dataclasses.replace(made, known=known).make_op()
+        state = self.captured_state
+        return dataclasses.replace(made, known=known, captured_state=state).make_op()
 
 
 def function(

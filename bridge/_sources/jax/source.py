@@ -1,9 +1,12 @@
 """JAX as a source of functions."""
 
+import dataclasses
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from bridge._arrays.jax import compute_device, x64_mode
+from bridge._arrays.jax import ARRAYS, compute_device, x64_mode
+from bridge._core.captured_state import StateReader, find_places
 from bridge._core.errors import ArgumentError, OptionError
 from bridge._core.op import Op, Specs
 from bridge._core.spec import is_device
@@ -57,7 +60,11 @@ class JaxSource:
         """Make an Op of `fn` for primals of these specs; trace it now unless `jit` is False."""
         mode = current_environment(x64=_needs_x64(primals, labels, x64=x64))
         settings = Settings(jit, mode, residuals, tuple(labels))
-        return function(fn, name, primals, settings).make_op()
+        flat = function(fn, name, primals, settings)
+        if not jit:
+            find = functools.partial(find_places, getattr(fn, "written", fn), ARRAYS.is_array)
+            flat = dataclasses.replace(flat, captured_state=StateReader(find))
+        return flat.make_op()
 
     def symbolic_shapes(
         self,

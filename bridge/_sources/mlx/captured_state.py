@@ -8,8 +8,8 @@ from typing import Any
 
 import mlx.core as mx
 
-from bridge._core.captured_state import Copies, StateReader
-from bridge._core.captured_values import Holder, holders, walk_holders
+from bridge._core.captured_state import Copies, StateReader, find_places
+from bridge._core.captured_values import Holder
 from bridge._sources.mlx.dot_graph import is_same_node
 from bridge._sources.mlx.random import KEYS
 
@@ -20,14 +20,19 @@ def state_reader(fn: Callable[..., Any]) -> StateReader:
 
 
 def _find_places(fn: Callable[..., Any]) -> Iterator[Holder]:
-    for x in walk_holders(fn, _is_closed):
+    modules: list[Any] = []
+
+    def is_closed(x: Any) -> bool:
         if is_module(x):
-            for part in x.modules():
-                name = type(part).__name__
-                yield from (Holder(part, name), Holder(vars(part), name))
-                yield from _nested(part.values())
-        elif x is not KEYS and not _is_ours(x):
-            yield from holders(x)
+            modules.append(x)
+        return is_module(x) or x is KEYS
+
+    yield from find_places(fn, is_closed)
+    parts = {id(part): part for x in modules for part in x.modules()}
+    for part in parts.values():
+        name = type(part).__name__
+        yield from (Holder(part, name), Holder(vars(part), name))
+        yield from _nested(part.values())
 
 
 def _nested(values: Any) -> Iterator[Holder]:
@@ -42,18 +47,6 @@ def is_module(x: Any) -> bool:
     """Whether `x` is a module of MLX."""
     nn = sys.modules.get("mlx.nn")
     return nn is not None and isinstance(x, nn.Module)
-
-
-def _is_closed(x: Any) -> bool:
-    return is_module(x) or _is_ours(x)
-
-
-def _is_ours(x: Any) -> bool:
-    """Whether `x` is of this package, whose caches are no state of a function."""
-    return type(x).__module__.partition(".")[0] == _PACKAGE
-
-
-_PACKAGE = __name__.partition(".")[0]
 
 
 class _Arrays:

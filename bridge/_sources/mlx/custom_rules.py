@@ -137,7 +137,7 @@ def has_forward_rules(partial: Partial, primals: Specs, at: Positions, name: str
 def check_rules(
     partial: Partial, primals: Specs, at: Positions, cotangents: Specs, name: str
 ) -> None:
-    """Raise where a rule returns too few gradients, or of other shapes: NOTE [rules that are watched]."""
+    """Raise where a rule returns gradients that do not fit: NOTE [rules that are watched]."""
     count = len(primals)
 
     def build(watch: _Observer, args: list[mx.array]) -> None:

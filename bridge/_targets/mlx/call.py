@@ -27,6 +27,7 @@ from bridge._arrays.mlx import (
     unmarked_placeholder,
     vjp_rule,
 )
+from bridge._core.captured_state import CapturedState, restored
 from bridge._core.errors import ArgumentError, NoValuesError
 from bridge._core.op import Arrays, Op, Positions
 from bridge._core.protocols import Executor
@@ -78,6 +79,7 @@ class Call:
         transformed: Whether a derivative may be asked for.
         usage: What it is asked for, where that has to be found out.
         saved: What it has kept for its derivative.
+        state: What its function captured when it was called: NOTE [the state of a call].
     """
 
     plan: CallPlan
@@ -87,11 +89,13 @@ class Call:
     transformed: bool
     usage: UsageTracker | None
     saved: SavedForBackward | None = None
+    state: CapturedState | None = None
 
     @releases_lock
     def outputs(self, *arrays: mx.array) -> Arrays:
         """The values: NOTE [a call has no values at first]."""
         op, row = self.plan.op, self.plan.arguments(arrays, self.other_args)
+        self.state = op.read_state()
         if self.second:
             op, row = self.second.op, self.second.arguments(row)
         try:
@@ -130,7 +134,8 @@ class Call:
         if second is None and not made.linear:
             made.remember(way)
         row = [*made.arguments(xs, self.other_args), *self._alike(cotangents, way.outnums)]
-        found = call(way.op, self.runner, *row, linear=len(way.outnums), second=second)
+        with restored(self.state):
+            found = call(way.op, self.runner, *row, linear=len(way.outnums), second=second)
         if len(found) == len(xs):
             return found
         gradients = dict(zip(way.argnums, found, strict=True))
@@ -150,7 +155,8 @@ class Call:
         row = made.arguments(xs, self.other_args)
         moving = [directions[i].astype(row[i].dtype) for i in given]
         op = made.op.derive("jvp", given)
-        moved = call(op, self.runner, *row, *moving, linear=len(given))
+        with restored(self.state):
+            moved = call(op, self.runner, *row, *moving, linear=len(given))
         for i, y in zip(made.smooth, moved, strict=True):
             if (y.shape, y.dtype) != made.results[i]:
                 raise ArgumentError(f"{op.name} returned {ARRAYS.spec(y)}, not {made.specs[i]}.")

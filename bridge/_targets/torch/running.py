@@ -1,6 +1,5 @@
-"""What functions capture when they are called, and when derivatives of calls are computed."""
+"""What functions capture when they are called under `torch.func`."""
 
-import contextlib
 import dataclasses
 
 from bridge._core.captured_state import CapturedState
@@ -18,17 +17,4 @@ class Running:
 
 def running(op: Op, run: Execute) -> Running:
     """What runs `op`, with what it captures now."""
-    return Running(run, read_state(op))
-
-
-def read_state(op: Op) -> CapturedState | None:
-    """What `op` captures now."""
-    return op.captured_state() if op.captured_state else None
-
-
-def restored(state: CapturedState | None) -> contextlib.AbstractContextManager[None]:
-    """A context in which that is what it was at a call."""
-    return state.restored() if state else _NOTHING
-
-
-_NOTHING = contextlib.nullcontext()
+    return Running(run, op.read_state())

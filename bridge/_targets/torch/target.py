@@ -18,6 +18,7 @@ from typing import Any
 import torch
 
 from bridge._arrays.torch import suspend_transforms, transforming
+from bridge._core.captured_state import restored
 from bridge._core.op import Arrays, Op, Positions
 from bridge._core.protocols import Execute, Executor
 from bridge._core.pytree import replace_at
@@ -44,7 +45,7 @@ from bridge._targets.torch.internals import (
     unwrap_dead,
     wrap_batched,
 )
-from bridge._targets.torch.running import Running, read_state, restored, running
+from bridge._targets.torch.running import Running, running
 from bridge._targets.torch.staging import stage, staged_spec
 
 
@@ -239,7 +240,7 @@ class _Plain(_Rules):
     @staticmethod
     def forward(ctx: Any, op: Op, run: Execute, *xs: Any) -> Arrays:
         ctx.set_materialize_grads(False)
-        flags, ctx.state = ctx.needs_input_grad, read_state(op)
+        flags, ctx.state = ctx.needs_input_grad, op.read_state()
         if op.dependencies is None:
             outputs = run(op, xs)
             _save_for_backward(ctx, (op, run, plan_from_outputs(op, outputs, flags)), xs, outputs)
