@@ -30,12 +30,13 @@ class Config:
 
 
 def counted(fn):
-    """`fn`, and the list of the arguments it was run with."""
+    """`fn`, and the list of the arguments it was run with, also in runs that leave no trace."""
     runs = []
+    record = runs.append  # all that is captured; it is not looked into
 
     @functools.wraps(fn)
     def counting(*args, **kwargs):
-        runs.append((args, kwargs))
+        record((args, kwargs))
         return fn(*args, **kwargs)
 
     return counting, runs

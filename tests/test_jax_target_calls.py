@@ -78,9 +78,10 @@ def test_static_arguments_are_values():
 
 def test_a_tracer_is_planned_for_as_its_array():
     runs = []
+    record = runs.append  # not looked into, so that runs that leave no trace are seen
 
     def f(x):
-        runs.append(x.shape)
+        record(x.shape)
         return torch.sin(x)
 
     g = bridged(f)

@@ -518,9 +518,10 @@ def test_reach():
 
 def test_captured_once():
     runs = []
+    record = runs.append  # not looked into, so that runs that leave no trace are seen
 
     def fn(x):
-        runs.append(1)
+        record(1)
         return x * 2
 
     f = op(fn, X)

@@ -164,9 +164,10 @@ def test_result(kits, bridged, build, take):
 def test_function_sees_the_class_that_was_passed(kits, bridged, build, take):
     _, target = kits
     seen = []
+    record = seen.append  # not looked into, so that runs that leave no trace are seen
 
     def look(tree):
-        seen.append(type(tree))
+        record(type(tree))
         return take(tree)[0]
 
     tree = build(target.array(A), target.array(B))
@@ -210,9 +211,10 @@ def test_default_of_a_defaultdict_survives(kits, bridged):
     _, target = kits
     given = collections.defaultdict(lambda: "default", a=target.array(A))
     seen = []
+    record = seen.append  # not looked into, so that runs that leave no trace are seen
 
     def look(tree):
-        seen.append(tree["missing"])
+        record(tree["missing"])
         return collections.defaultdict(dict, out=tree["a"] * 2)
 
     found = bridged(look)(given)

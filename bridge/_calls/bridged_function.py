@@ -81,6 +81,10 @@ class BridgedFunction:
         self.graph_objects: list[Any] = []
         self.graph_constants = types.SimpleNamespace()
 
+    def captured_values(self) -> list[Any]:
+        """The function itself, where a function that calls it is looked into."""
+        return [self._fn]
+
     @property
     def target_name(self) -> str:
         """The framework that it is called from."""

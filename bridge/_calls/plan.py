@@ -119,6 +119,10 @@ class FlatFunction:
             self._checked = structure, self._results_signature(outputs), opened
         return outputs
 
+    def captured_values(self) -> list[Any]:
+        """What the user's function is, and the static arguments that it is called with."""
+        return [self._fn, *map(arguments.unwrap_static, self._leaves)]
+
     def unsupported(self) -> str | None:
         """A result that only the home framework has, which a graph cannot hold."""
         paths = pytree.paths(self.results) if self._opened else []

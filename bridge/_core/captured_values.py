@@ -1,81 +1,55 @@
-"""Places where a function finds values besides its arguments, and can put others."""
+"""The places where a function finds values besides its arguments, and can put others.
 
-import dataclasses
+NOTE [what a function can reach]
+A function names globals and cells, and goes on from there: through containers, attributes, slots,
+classes, and functions. Code of installed packages is not looked into, whose caches are no state of
+the user's; objects of their classes are. Few objects are enough: what is long or deep are data.
+"""
+
+import collections
+import contextlib
 import functools
 import itertools
+import sys
+import sysconfig
 import types
 from collections.abc import Callable, Iterator
 from typing import Any
 
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class Holder:
-    """A place that holds values.
-
-    Attributes:
-        holder: A cell of a closure, a dictionary or a list.
-        names: Which keys of a dictionary count, if not all.
-        called: What it is to the user.
-    """
-
-    holder: Any
-    called: str = ""
-    names: frozenset[str] | None = None
-
-    def contents(self) -> dict[Any, Any]:
-        """What is in it by key."""
-        holder = self.holder
-        if isinstance(holder, types.CellType):
-            return {None: holder.cell_contents} if holder != _EMPTY else {}
-        if isinstance(holder, dict):
-            keys = holder if self.names is None else self.names & holder.keys()
-            return {key: holder[key] for key in keys}
-        return dict(enumerate(holder))
-
-    def restore(self, before: dict[Any, Any], is_array: Callable[[Any], bool]) -> list[Any]:
-        """Put back the arrays among its contents `before`; the keys of those that were replaced."""
-        now, replaced = self.contents(), list[Any]()
-        for key, value in before.items():
-            other = now.get(key, _NONE)
-            if other is value:
-                continue
-            if is_array(value):
-                replaced.append(key)
-            if is_array(value) or is_array(other):
-                self._put(key, value)
-        self._remove([key for key, x in now.items() if key not in before and is_array(x)])
-        return replaced
-
-    def _put(self, key: Any, value: Any) -> None:
-        if isinstance(self.holder, types.CellType):
-            self.holder.cell_contents = value
-        elif isinstance(self.holder, list) and key >= len(self.holder):  # it has become shorter
-            self.holder.append(value)
-        else:
-            self.holder[key] = value
-
-    def _remove(self, keys: list[Any]) -> None:
-        for key in sorted(keys, reverse=True) if isinstance(self.holder, list) else keys:
-            if isinstance(self.holder, types.CellType):
-                del self.holder.cell_contents
-            else:
-                del self.holder[key]
-
-
-_EMPTY = types.CellType()
-_NONE = object()
+from bridge._core.holder import EMPTY, Attributes, Holder as Holder
 
 
 def holders(x: Any) -> list[Holder]:
     """The places that `x` is, or that it can name if it is a function."""
+    if _is_own(x):
+        return []
     if isinstance(x, types.FunctionType):
-        closed = zip(x.__code__.co_freevars, x.__closure__ or (), strict=True)
-        own = Holder(x.__globals__, names=frozenset(names(x.__code__)))
-        return [own, *(Holder(cell, name) for name, cell in closed)]
-    if isinstance(x, (dict, list)):
-        return [Holder(x, type(x).__name__)]
-    plain = hasattr(x, "__dict__") and not isinstance(x, (type, types.ModuleType, types.MethodType))
-    return [Holder(vars(x), str(type(x).__name__))] if plain else []
+        return _holders_of_function(x)
+    if isinstance(x, type):
+        return [Holder(Attributes(x), x.__name__)] if _is_written_by_user(x) else []
+    if isinstance(x, (types.ModuleType, types.MethodType)):
+        return []
+    places = [Holder(vars(x), str(type(x).__name__))] if hasattr(x, "__dict__") else []
+    if isinstance(x, (dict, list, collections.deque, set)):
+        places.append(Holder(x, type(x).__name__))
+    if slots := _slots(type(x)):
+        places.append(Holder(Attributes(x, slots), type(x).__name__))
+    return places
+
+
+def _holders_of_function(fn: types.FunctionType) -> list[Holder]:
+    named = frozenset(names(fn.__code__))
+    closed = zip(fn.__code__.co_freevars, fn.__closure__ or (), strict=True)
+    modules: list[Any] = [x for x in map(fn.__globals__.get, named) if _is_users_module(x)]
+    places = [
+        Holder(fn.__globals__, names=named),
+        *(Holder(cell, name) for name, cell in closed),
+        *(Holder(vars(module), module.__name__, named) for module in modules),
+        Holder(vars(fn), fn.__name__),
+    ]
+    if fn.__defaults__:
+        places.append(Holder(Attributes(fn, ["__defaults__"]), fn.__name__))
+    return places
 
 
 def names(code: types.CodeType) -> set[str]:
@@ -87,38 +61,133 @@ def names(code: types.CodeType) -> set[str]:
 def walk_holders(
     x: Any, is_module: Callable[[Any], bool], seen: set[int] | None = None
 ) -> Iterator[Any]:
-    """`x`, and what it can name if it is a function or holds functions; of modules no parts."""
-    seen = set() if seen is None else seen
-    if id(x) in seen:
-        return
-    seen.add(id(x))
-    yield x
-    for part in () if is_module(x) else _named_values(x):
-        yield from walk_holders(part, is_module, seen)
+    """`x` and what it can reach, of modules no parts: NOTE [what a function can reach]."""
+    seen, count = set() if seen is None else seen, itertools.count()
+    queue = collections.deque([(x, 0)])
+    while queue and next(count) < _MOST_OBJECTS:
+        x, depth = queue.popleft()
+        if id(x) in seen:
+            continue
+        seen.add(id(x))
+        yield x
+        if depth < _DEPTH and not is_module(x):
+            parts = (y for y in _parts(x) if not isinstance(y, _ATOMS))
+            queue.extend((y, depth + 1) for y in parts)
 
 
-def _named_values(x: Any) -> list[Any]:
-    """What `x` holds, and what a function names that is of its own file, or no function."""
-    if isinstance(x, types.FunctionType):
-        cells = [cell.cell_contents for cell in x.__closure__ or () if cell != _EMPTY]
-        named = [x.__globals__.get(name) for name in names(x.__code__)]
-        here = [y for y in named if not _is_elsewhere(y, x)]
-        return [*cells, *here, *(x.__defaults__ or ()), *(x.__kwdefaults__ or {}).values()]
-    if isinstance(x, types.MethodType):
-        return [x.__func__, x.__self__]
-    if isinstance(x, functools.partial):
-        return [x.func, *x.args, *x.keywords.values()]
-    if isinstance(x, (list, tuple, dict)):
-        return [*itertools.islice(x.values() if isinstance(x, dict) else x, _MOST)]
-    return [*vars(x).values()] if _is_callable_object(x) else []
-
-
+_ATOMS = (
+    *(type(None), bool, int, float, complex, str, bytes, range, slice),
+    *(types.BuiltinFunctionType, types.GetSetDescriptorType, types.MemberDescriptorType),
+)
 _MOST = 100  # layers are few; what is long are data
+_MOST_OBJECTS = 3000
+_DEPTH = 16
+
+
+def _parts(x: Any) -> list[Any]:
+    """What `x` holds; of a function what it names that is of its own file, or no function."""
+    if isinstance(x, types.FunctionType):
+        return _parts_of_function(x)
+    if isinstance(x, type):
+        return [*vars(x).values(), *x.__bases__] if _is_written_by_user(x) else []
+    for kind, names_of_parts in _WRAPPERS.items():
+        if isinstance(x, kind):
+            return [getattr(x, name) for name in names_of_parts]
+    if _is_own(x):
+        captured = getattr(x, "captured_values", None)
+        return captured() if captured else [*vars(x).values()] if _is_callable_object(x) else []
+    parts = [*_elements(x), *_attribute_values(x)]
+    return [*parts, type(x)] if _is_written_by_user(type(x)) else parts
+
+
+_WRAPPERS: dict[type, tuple[str, ...]] = {
+    types.ModuleType: (),
+    types.MethodType: ("__func__", "__self__"),
+    functools.partial: ("func", "args", "keywords"),
+    staticmethod: ("__func__",),
+    classmethod: ("__func__",),
+    property: ("fget", "fset"),
+}
+
+
+def _parts_of_function(fn: types.FunctionType) -> list[Any]:
+    cells = [cell.cell_contents for cell in fn.__closure__ or () if cell != EMPTY]
+    looked_up = names(fn.__code__)
+    named = [fn.__globals__[name] for name in looked_up if name in fn.__globals__]
+    modules = [y for y in named if _is_users_module(y)]
+    named += [vars(y)[name] for y in modules for name in looked_up if name in vars(y)]
+    here = [y for y in named if not _is_elsewhere(y, fn)]
+    defaults = [*(fn.__defaults__ or ()), *(fn.__kwdefaults__ or {}).values()]
+    return [*cells, *here, *defaults, *vars(fn).values()]
+
+
+def _elements(x: Any) -> list[Any]:
+    if isinstance(x, dict):
+        return [*itertools.islice(x.values(), _MOST)]
+    if isinstance(x, (list, tuple, set, frozenset, collections.deque)):
+        return [*itertools.islice(x, _MOST)]
+    return []
+
+
+def _attribute_values(x: Any) -> list[Any]:
+    own = vars(x) if hasattr(x, "__dict__") else {}
+    values = [*own.values()] if isinstance(own, dict) else []
+    return [*values, *Attributes(x, _slots(type(x))).values()]
+
+
+@functools.cache
+def _slots(cls: type) -> tuple[str, ...]:
+    """The names of the slots that objects of a class of the user's have."""
+    slotted = (c for c in cls.__mro__ if "__slots__" in vars(c) and _is_written_by_user(c))
+    own = (vars(c) for c in slotted)
+    kind = types.MemberDescriptorType
+    return tuple(name for row in own for name, x in row.items() if isinstance(x, kind))
 
 
 def _is_elsewhere(x: Any, fn: types.FunctionType) -> bool:
-    return isinstance(x, types.FunctionType) and x.__globals__ is not fn.__globals__
+    if not isinstance(x, types.FunctionType) or x.__globals__ is fn.__globals__:
+        return False
+    return _is_installed(x.__globals__.get("__name__", ""))
 
 
 def _is_callable_object(x: Any) -> bool:
     return callable(x) and hasattr(x, "__dict__") and not isinstance(x, (type, types.ModuleType))
+
+
+_HEAP_TYPE = 1 << 9  # whose attributes can be set
+
+
+def _is_written_by_user(cls: type) -> bool:
+    return bool(cls.__flags__ & _HEAP_TYPE) and not _is_installed(cls.__module__)
+
+
+def _is_users_module(x: Any) -> bool:
+    return isinstance(x, types.ModuleType) and not _is_installed(x.__name__)
+
+
+_PACKAGE = __name__.partition(".")[0]
+
+
+def _is_own(x: Any) -> bool:
+    """Whether `x` is a function or an object of this package."""
+    if isinstance(x, types.FunctionType):
+        name = x.__globals__.get("__name__", "")
+    else:
+        name = type(x).__module__
+    return str(name).partition(".")[0] == _PACKAGE
+
+
+@functools.cache
+def _is_installed(module: Any) -> bool:
+    """Whether a module of this name is of Python, of an installed package, or of this one."""
+    if module in sys.builtin_module_names or str(module).partition(".")[0] == _PACKAGE:
+        return True
+    file = None
+    with contextlib.suppress(AttributeError):
+        file = sys.modules[module].__file__ if module in sys.modules else None
+    if file is None:
+        return False
+    return any(x in file for x in ("site-packages", "dist-packages")) or file.startswith(_STDLIB)
+
+
+_STDLIB = tuple(sysconfig.get_path(name) for name in ("stdlib", "platstdlib"))

@@ -3,7 +3,7 @@
 
 import contextlib
 import functools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -81,6 +81,11 @@ def fake_tensors(specs: Sequence[ArraySpec]) -> list[torch.Tensor]:
         ]
 
 
+def without_values(fakes: Sequence[Any]) -> FakeTensorMode:
+    """What lets all tensors that are made in it be without values, as those `fakes` are."""
+    return fakes[0].fake_mode if fakes else FakeTensorMode(allow_non_fake_inputs=True)
+
+
 @functools.cache
 def load_exporter() -> Callable[..., Any]:
     """What makes graphs; asked for only where one is made.
@@ -143,68 +148,25 @@ _is_wrapped: Callable[[Any], bool] = getattr(
 )
 
 
-class ChangeError(RuntimeError):
-    """A tensor was about to be changed in place, which was not done.
-
-    No TypeError, of which torch's `+=` would make `x = x + y`.
-    """
-
-
-class MutationGuard(dispatch.TorchDispatchMode):
-    """Raises where a tensor is about to be changed that a function closes over.
-
-    Attributes:
-        refused: The first of these tensors, also where the function has caught the error.
-    """
-
-    refused: torch.Tensor | None = None
-
-    def __torch_dispatch__(
-        self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Any = None
-    ) -> Any:
-        """`func`, unless it changes what is not its own."""
-        kwargs = kwargs or {}
-        if func._schema.is_mutable:
-            for x, written in _operands(func, args, kwargs):
-                if written and is_real(x):
-                    self.refused = x if self.refused is None else self.refused
-                    raise ChangeError
-        return func(*args, **kwargs)
-
-
-class OperandObserver(dispatch.TorchDispatchMode):
-    """Calls `look` with each tensor an operator takes, and whether it is about to be changed."""
-
-    def __init__(self, look: Callable[..., None]) -> None:
-        super().__init__()
-        self._look = look
-
-    def __torch_dispatch__(
-        self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Any = None
-    ) -> Any:
-        """`func`, whose arguments were looked at."""
-        kwargs = kwargs or {}
-        for x, written in _operands(func, args, kwargs):
-            # Rows that are scaled to a largest norm are scaled again wherever they are read.
-            self._look(x, written=written and func is not torch.ops.aten.embedding_renorm_.default)
-        return func(*args, **kwargs)
-
-
-def _operands(
-    func: Any, args: Sequence[Any], kwargs: dict[str, Any]
-) -> Iterator[tuple[torch.Tensor, bool]]:
-    """The tensors that an operator takes, in lists and by keyword too, and whether it writes."""
-    for i, argument in enumerate(func._schema.arguments):
-        x = args[i] if i < len(args) else kwargs.get(argument.name)
-        written = bool(argument.alias_info and argument.alias_info.is_write)
-        for each in x if isinstance(x, (list, tuple)) else [x]:
-            if isinstance(each, torch.Tensor):
-                yield each, written
+TorchDispatchMode = dispatch.TorchDispatchMode
 
 
 def tensors_of(part: torch.nn.Module) -> tuple[Any, Any]:
     """What a module, without those in it, holds its parameters and its buffers in."""
     return part._parameters, part._buffers
+
+
+def other_values(part: torch.nn.Module) -> list[Any]:
+    """What a module holds besides tensors and parts."""
+    values = [
+        x
+        for name, x in vars(part).items()
+        if name not in ("_parameters", "_buffers", "_modules") and (name not in _STANDARD or x)
+    ]
+    return [x for x in values if not isinstance(x, (torch.Tensor, torch.nn.Module))]
+
+
+_STANDARD = vars(torch.nn.Module()).keys()  # hooks, of which there may be none
 
 
 def hooks_of(x: torch.Tensor) -> list[Callable[[torch.Tensor], Any]]:

@@ -21,7 +21,6 @@ from bridge._sources.torch.capture.torch_settings import capture_settings
 from bridge._sources.torch.code.codegen import get_attribute
 from bridge._sources.torch.internals import (
     GradientObserver,
-    MutationGuard,
     export,
     fake_tensors,
     graphs_have_a_loss_wrong,
@@ -34,6 +33,9 @@ from bridge._sources.torch.internals import (
     storage_id,
 )
 from bridge._sources.torch.program import Program, Settings
+from bridge._sources.torch.state.dry_run import Trial, call_user_function, trial_runs
+from bridge._sources.torch.state.kept_tensors import tensors_read_again
+from bridge._sources.torch.state.operands import MutationGuard
 from bridge._sources.torch.state.replaced_tensors import SWAP_LOCK, bypass_message, own_tensors
 
 Fun = Callable[..., Sequence[torch.Tensor]]
@@ -44,7 +46,7 @@ def on_copies(fn: Callable[..., Any], name: str) -> Fun:
 
     def fun(*xs: torch.Tensor) -> list[torch.Tensor]:
         with CorrectedFunctions():
-            found = fn(*[x.clone() for x in xs])
+            found = call_user_function(fn, [x.clone() for x in xs])
         row = [found] if isinstance(found, torch.Tensor) else list(found)
         return [_tensor(y, f"result {i} of {name}") for i, y in enumerate(row)]
 
@@ -94,10 +96,12 @@ def trace(
         run.look(found)
         return dense
 
-    with _capturing(name, settings.dtype, guard):
+    with _capturing(name, settings.dtype, guard) as trial:
         fakes = fake_tensors(primals)
         module = export(outputs, fakes, joint=False)
         _check_constants(module, name)
+        for x in tensors_read_again(outputs, fakes, trial):
+            raise _kept_error(name, x)
         simplify(module)
         copy_aliased_outputs(module.graph)
     if blocks.wrong and graphs_have_a_loss_wrong():
@@ -184,11 +188,11 @@ def make_program(
 @contextlib.contextmanager
 def _capturing(
     name: str, dtype: torch.dtype, guard: MutationGuard | None = None
-) -> Generator[None]:
+) -> Generator[Trial]:
     load_exporter()  # imported before any setting is changed
     try:
-        with SWAP_LOCK, default_state(dtype), capture_settings():
-            yield
+        with SWAP_LOCK, default_state(dtype), capture_settings(), trial_runs() as trial:
+            yield trial
     except BridgeError:
         raise
     except (RuntimeError, AssertionError, TypeError) as error:
@@ -244,15 +248,19 @@ def _check_constants(module: torch.fx.GraphModule, name: str) -> None:
     for node in module.graph.find_nodes(op="get_attr"):
         constant = get_attribute(module, str(node.target))
         if is_fake(constant):
-            raise ArgumentError(
-                f"{name} keeps a tensor ({ARRAYS.spec(constant)}) of one run for the next, in an "
-                "attribute, a cache or a global, where it cannot stay: while a function is "
-                "captured, it has no values. Fill a cache before, by calling the function once "
-                "in torch; pass a state as an argument, and return its new value."
-            )
+            raise _kept_error(name, constant)
         label = own.get(storage_id(constant) or 0)
         if label:
             raise ArgumentError(f"{name} {bypass_message(label)}")
+
+
+def _kept_error(name: str, x: torch.Tensor) -> ArgumentError:
+    return ArgumentError(
+        f"{name} keeps a tensor ({ARRAYS.spec(x)}) of one run for the next, in an attribute, a "
+        "cache or a global, where it cannot stay: while a function is captured, it has no values. "
+        "Fill a cache before, by calling the function once in torch; pass a state as an argument, "
+        "and return its new value."
+    )
 
 
 def _check_unchanged(guard: MutationGuard, name: str) -> None:

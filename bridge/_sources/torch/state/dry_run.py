@@ -1,53 +1,198 @@
-"""Runs of a function that leave the tensors it finds besides its arguments as they were.
+"""Runs of a function that leave what it finds besides its arguments as it was.
 
 NOTE [runs that leave no trace]
-A function that runs anew is also run on made-up values, to find out what it returns. One that keeps
-a state, in a closure, an attribute or a tensor that it writes to, would go on from made-up values.
-So names that it can reach mean the same tensors again afterwards, and memory that it has written to
-is restored; numbers and other objects are left as they are.
+A function is run to make a graph of it, several times, and on made-up values, to find out what it
+returns. One that keeps a state, in a closure, an attribute or memory that it writes to, would go on
+from there: each of its calls has to go on from the call before. So each such run starts from the
+state before the first, and at the end that is put back: names that the function can reach mean the
+same objects again, and memory and random numbers are as they were. What a run has left stays until
+the next, since a backward pass may read it.
 """
 
 import contextlib
-from collections.abc import Callable, Generator
+import functools
+import threading
+from collections.abc import Callable, Generator, Sequence
 from typing import Any
 
 import torch
+from torch.overrides import TorchFunctionMode
 
-from bridge._core.captured_values import Holder, holders, walk_holders
-from bridge._sources.torch.internals import OperandObserver, is_real, storage_id, tensors_of
+from bridge._arrays.numpy_state import save_numpy, save_numpy_random
+from bridge._core.captured_values import walk_holders
+from bridge._core.trial_state import TrialState
+from bridge._sources.torch.internals import (
+    is_real,
+    other_values,
+    storage_id,
+    tensors_of,
+    without_modes,
+)
+from bridge._sources.torch.state.operands import OperandObserver
+
+
+class _Local(threading.local):
+    """The trials that this thread is in, the innermost last."""
+
+    trials: "tuple[Trial, ...]" = ()
+
+
+_local = _Local()
+
+
+class Trial:
+    """Runs that leave no trace: NOTE [runs that leave no trace].
+
+    Attributes:
+        kept: Whether one of them has left tensors without values where the next may find them.
+    """
+
+    kept = False
+    _goes_on = False
+
+    def __init__(self) -> None:
+        self._states: dict[int, tuple[Any, TrialState]] = {}
+        self._memory: dict[int, tuple[torch.UntypedStorage, torch.UntypedStorage]] = {}
+        self._captured, self._fresh = set[int](), set[int]()  # memory
+        self._restore_random = save_numpy_random()
+
+    def begin(self, fn: Any) -> None:
+        """Let a run of `fn` start from the state before the first."""
+        if self._goes_on:
+            return
+        if id(fn) in self._states:
+            self.put_back()
+            started = [state for _, state in self._states.values()]
+        else:
+            started = [TrialState(_reachable(fn), _save)]
+            self._states[id(fn)] = fn, started[0]
+        for state in started:
+            state.protect_iterators()
+
+    @contextlib.contextmanager
+    def going_on(self) -> Generator[None]:
+        """Let runs in here start from where the last has ended."""
+        self._goes_on = True
+        try:
+            yield
+        finally:
+            self._goes_on = False
+
+    def note_kept(self) -> None:
+        """Look at what a run has left."""
+        self.kept = self.kept or not all(map(is_real, self.new_tensors()))
+
+    def new_tensors(self) -> list[torch.Tensor]:
+        """The tensors that runs have left in places that held others, or none."""
+        values = [x for _, state in self._states.values() for x in state.new_values()]
+        inside = (y for x in values for y in walk_holders(x, _is_module))
+        return [y for y in inside if isinstance(y, torch.Tensor)]
+
+    def look(self, x: torch.Tensor, *, written: bool) -> None:
+        """Let the memory of a tensor that was there before be put back if it is written to."""
+        key = storage_id(x) if is_real(x) else None
+        if key is None or key in self._fresh:
+            return
+        self._captured.add(key)
+        if written and key not in self._memory:
+            with without_modes():  # which would look at the copy too
+                storage = x.untyped_storage()
+                self._memory[key] = storage, storage.clone()
+
+    def look_at_result(self, x: torch.Tensor) -> None:
+        """Leave what a run has made itself to those who have it."""
+        key = storage_id(x)
+        if key is not None and key not in self._captured:
+            self._fresh.add(key)
+
+    def put_back(self) -> None:
+        """The state before the first run."""
+        with without_modes():
+            for storage, before in self._memory.values():
+                if storage.nbytes() != before.nbytes():
+                    storage.resize_(before.nbytes())
+                storage.copy_(before)
+        for _, state in reversed(self._states.values()):
+            state.put_back()
+        self._restore_random()
 
 
 @contextlib.contextmanager
-def dry_run(fun: Callable[..., Any]) -> Generator[None]:
-    """Run `fun` in here without a trace: NOTE [runs that leave no trace]."""
-    contents = [(place, place.contents()) for place in _tensor_holders(fun)]
-    memory: dict[int, tuple[torch.Tensor, torch.UntypedStorage]] = {}
-
-    def look(x: torch.Tensor, *, written: bool) -> None:
-        key = storage_id(x) if written and is_real(x) else None
-        if key is not None and key not in memory:
-            memory[key] = x, x.untyped_storage().clone()
-
+def trial_runs() -> Generator[Trial]:
+    """Let functions that run in here leave no trace: NOTE [runs that leave no trace]."""
+    outer, trial = _local.trials, Trial()
+    _local.trials = (*outer, trial)
     try:
-        with OperandObserver(look):
-            yield
+        yield trial
     finally:
-        for x, before in memory.values():
-            x.untyped_storage().copy_(before)
-        for place, before in contents:
-            place.restore(before, _is_tensor)
+        _local.trials = outer
+        trial.put_back()
 
 
-def _tensor_holders(fun: Callable[..., Any]) -> list[Holder]:
-    captured = [*walk_holders(fun, _is_module)]
-    parts = {id(part): part for x in captured if _is_module(x) for part in x.modules()}
-    values = [y for part in parts.values() for y in (vars(part), *tensors_of(part))]
-    return [place for x in [*captured, *values] if not _is_module(x) for place in holders(x)]
+@contextlib.contextmanager
+def dry_run() -> Generator[None]:
+    """The same for functions that compute with values, and may write to memory."""
+    with trial_runs() as trial:
+        leaving = functools.partial(trial.look, written=True)
+        with OperandObserver(trial.look, trial.look_at_result), _LeavingObserver(leaving):
+            yield
+
+
+def call_user_function(fn: Callable[..., Any], xs: Sequence[torch.Tensor]) -> Any:
+    """The results of a function, in a trial from the state before it."""
+    for trial in _local.trials:
+        trial.begin(fn)
+    results = fn(*xs)
+    for trial in _local.trials:
+        trial.note_kept()
+    return results
+
+
+class _LeavingObserver(TorchFunctionMode):
+    """Calls `look` with tensors whose memory becomes known to others, who may write to it."""
+
+    def __init__(self, look: Callable[[torch.Tensor], None]) -> None:
+        super().__init__()
+        self._look = look
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Any = None
+    ) -> Any:
+        """`func`, looked at."""
+        if func in _LEAVING:
+            self._look(args[0])
+        return func(*args, **(kwargs or {}))
+
+
+_T: Any = torch.Tensor
+_LEAVING = {_T.numpy, _T.__array__, _T.__dlpack__, _T.data_ptr, _T.untyped_storage}
+
+
+def _reachable(fn: Any) -> list[Any]:
+    """What `fn` can reach, and the attributes and tensors of modules among it."""
+    seen: set[int] = set()
+    reached = [*walk_holders(fn, _is_module, seen)]
+    managed = {id(y) for x in reached for y in getattr(x, "managed_modules", ())}
+    queue, objects = reached, list[Any]()
+    while queue:
+        objects += [x for x in queue if id(x) not in managed and not _is_module(x)]
+        found = {id(part): part for x in queue if _is_module(x) for part in x.modules()}
+        parts = [x for key, x in found.items() if key not in managed]
+        objects += [y for x in parts for y in (vars(x), *tensors_of(x))]
+        roots = [y for part in parts for y in [type(part), *other_values(part)]]
+        queue = [y for root in roots for y in walk_holders(root, _is_module, seen)]
+    return objects
 
 
 def _is_module(x: Any) -> bool:
     return isinstance(x, torch.nn.Module)
 
 
-def _is_tensor(x: Any) -> bool:
-    return isinstance(x, torch.Tensor)
+def _save(x: Any) -> Callable[[], None] | None:
+    if isinstance(x, torch.Generator):
+        return functools.partial(_set_state, x, x.get_state())
+    return save_numpy(x)
+
+
+def _set_state(generator: torch.Generator, state: torch.Tensor) -> None:
+    generator.set_state(state)

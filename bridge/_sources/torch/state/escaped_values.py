@@ -11,6 +11,7 @@ from bridge._core.op import Positions
 from bridge._sources.torch.autodiff.gradient_flow import COPYING, DETACHING, LEAVING, is_smooth
 from bridge._sources.torch.internals import set_grad_enabled
 from bridge._sources.torch.program import Program
+from bridge._sources.torch.state.dry_run import dry_run
 
 Fun = Callable[..., Sequence[torch.Tensor]]
 # Whether a result, at its position, depends on the arguments.
@@ -66,7 +67,10 @@ def depends_by_value(fun: Fun) -> Depends:
     def depends(xs: Sequence[torch.Tensor], i: int) -> bool:
         state = torch.get_rng_state()
         try:
-            before, after = (_run(fun, [_moved(x, step) for x in xs], state)[i] for step in (0, 1))
+            with dry_run():
+                before, after = (
+                    _run(fun, [_moved(x, step) for x in xs], state)[i].clone() for step in (0, 1)
+                )
         finally:
             torch.set_rng_state(state)
         return before.shape != after.shape or not torch.equal(before, after)

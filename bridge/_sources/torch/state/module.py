@@ -9,7 +9,7 @@ import torch
 from bridge._arrays.torch import is_recording
 from bridge._core.errors import ArgumentError, RangeError
 from bridge._core.import_path import check_parameter_names
-from bridge._sources.torch.internals import tensors_of
+from bridge._sources.torch.internals import other_values, tensors_of
 from bridge._sources.torch.state.purity import LOST, Purity
 from bridge._sources.torch.state.replaced_tensors import (
     enter_until_restored,
@@ -29,6 +29,16 @@ class PureModule:
         self._module, self._name = module, type(module).__name__
         self._dtypes = {name: buffer.dtype for name, buffer in module.named_buffers()}
         self._parameters = [name for name, _ in module.named_parameters()]
+
+    @property
+    def managed_modules(self) -> list[torch.nn.Module]:
+        """The module and its parts, which get back by themselves what they held."""
+        return [*self._module.modules()]
+
+    def captured_values(self) -> list[Any]:
+        """What they hold besides tensors and parts."""
+        parts = self.managed_modules
+        return [x for part in parts for x in [type(part), *other_values(part)]]
 
     def __call__(
         self, modes: Modes, params: Tensors, buffers: Tensors, *args: Any, **kwargs: Any

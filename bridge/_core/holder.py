@@ -1,0 +1,130 @@
+"""A place that holds values, which can be put back."""
+
+import collections
+import dataclasses
+import types
+from collections.abc import Callable, Iterable, Iterator, MutableMapping
+from typing import Any
+
+
+class Attributes(MutableMapping[str, Any]):
+    """Attributes of an object that are in no dictionary: those of a class, or in slots."""
+
+    def __init__(self, owner: Any, names: Iterable[str] | None = None) -> None:
+        self._owner = owner
+        self._names = None if names is None else tuple(names)
+
+    def __getitem__(self, name: str) -> Any:
+        if self._names is None:
+            return vars(self._owner)[name]
+        try:
+            return getattr(self._owner, name)
+        except AttributeError:
+            raise KeyError(name) from None
+
+    def now(self) -> dict[str, Any]:
+        """All of them at once, which is faster."""
+        return dict(vars(self._owner)) if self._names is None else dict(self)
+
+    def __setitem__(self, name: str, value: Any) -> None:
+        setattr(self._owner, name, value)
+
+    def __delitem__(self, name: str) -> None:
+        delattr(self._owner, name)
+
+    def __iter__(self) -> Iterator[str]:
+        if self._names is None:
+            return iter([*vars(self._owner)])
+        return (name for name in self._names if hasattr(self._owner, name))
+
+    def __len__(self) -> int:
+        return sum(1 for _ in self)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Holder:
+    """A place that holds values.
+
+    Attributes:
+        holder: A cell of a closure, a mapping, a list, a deque or a set.
+        names: Which keys of a mapping count, if not all.
+        called: What it is to the user.
+    """
+
+    holder: Any
+    called: str = ""
+    names: frozenset[str] | None = None
+
+    def contents(self) -> dict[Any, Any]:
+        """What is in it by key."""
+        holder = self.holder
+        if isinstance(holder, types.CellType):
+            return {None: holder.cell_contents} if holder != EMPTY else {}
+        if isinstance(holder, Attributes):
+            return holder.now()
+        if isinstance(holder, dict):
+            keys = holder if self.names is None else self.names & holder.keys()
+            return {key: holder[key] for key in keys}
+        if isinstance(holder, set):
+            return {id(x): x for x in holder}
+        return dict(enumerate(holder))
+
+    def restore(self, before: dict[Any, Any], is_array: Callable[[Any], bool]) -> list[Any]:
+        """Put back the arrays among its contents `before`; the keys of those that were replaced."""
+        now, replaced = self.contents(), list[Any]()
+        for key, value in before.items():
+            other = now.get(key, _NONE)
+            if other is value:
+                continue
+            if is_array(value):
+                replaced.append(key)
+            if is_array(value) or is_array(other):
+                self.put(key, value)
+        self._remove([key for key, x in now.items() if key not in before and is_array(x)])
+        return replaced
+
+    def restore_all(self, before: dict[Any, Any]) -> None:
+        """Put back its contents `before`, in their order."""
+        holder, now = self.holder, self.contents()
+        if [*map(id, now.values())] == [*map(id, before.values())] and [*now] == [*before]:
+            return
+        if isinstance(holder, list):
+            holder[:] = before.values()
+        elif isinstance(holder, (collections.deque, set)):
+            holder.clear()
+            (holder.extend if isinstance(holder, collections.deque) else holder.update)(
+                before.values()
+            )
+        else:
+            self._remove([key for key in now if key not in before])
+            for key, value in before.items():
+                if now.get(key, _NONE) is not value:
+                    self.put(key, value)
+            if isinstance(holder, dict) and self.names is None and [*holder] != [*before]:
+                holder.clear()
+                holder.update(before)
+
+    def put(self, key: Any, value: Any) -> None:
+        """Let it hold `value` at `key`."""
+        if isinstance(self.holder, types.CellType):
+            self.holder.cell_contents = value
+        elif isinstance(self.holder, set):
+            self.holder.add(value)
+        elif isinstance(self.holder, (list, collections.deque)) and key >= len(self.holder):
+            self.holder.append(value)  # it has become shorter
+        else:
+            self.holder[key] = value
+
+    def _remove(self, keys: list[Any]) -> None:
+        indexed = isinstance(self.holder, (list, collections.deque))
+        for key in sorted(keys, reverse=True) if indexed else keys:
+            if isinstance(self.holder, types.CellType):
+                del self.holder.cell_contents
+            elif isinstance(self.holder, set):
+                self.holder.difference_update([x for x in self.holder if id(x) == key])
+            else:
+                del self.holder[key]
+
+
+EMPTY = types.CellType()
+_NONE = object()

@@ -1,0 +1,143 @@
+"""The state that a function keeps, put back after runs that leave no trace.
+
+NOTE [iterators]
+An iterator cannot be told to go back. So a run that leaves no trace takes from a copy in its place,
+and one that cannot be copied, as a generator, is refused before anything is taken from it.
+"""
+
+import array
+import ast
+import copy
+import functools
+import itertools
+import operator
+import random
+import types
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from bridge._core.captured_values import holders
+from bridge._core.errors import ArgumentError
+
+Restore = Callable[[], None]
+
+
+class TrialState:
+    """What places hold now, and objects that change without being replaced."""
+
+    def __init__(
+        self, objects: Iterable[Any], save: Callable[[Any], Restore | None] = lambda _: None
+    ) -> None:
+        objects = [*objects]
+        self._contents = [(place, place.contents()) for x in objects for place in holders(x)]
+        saved = [save(x) or _save(x) for x in objects]
+        self._restore = [
+            *filter(None, saved),
+            functools.partial(random.setstate, random.getstate()),
+        ]
+        self._stand_ins: dict[int, Any] = {}
+
+    def protect_iterators(self) -> None:
+        """Put others in the place of iterators, until all is put back: NOTE [iterators]."""
+        self._stand_ins.clear()
+        for place, before in self._contents:
+            for key, x in before.items():
+                other = self._stand_in(x)
+                if other is not x:
+                    place.put(key, other)
+
+    def put_back(self) -> None:
+        """Let the places hold what they held."""
+        for place, before in self._contents:
+            place.restore_all(before)
+        for restore in self._restore:
+            restore()
+
+    def new_values(self) -> list[Any]:
+        """What is in the places that was not there before."""
+        return [
+            x
+            for place, before in self._contents
+            for key, x in place.contents().items()
+            if x is not before.get(key, _NONE)
+        ]
+
+    def _stand_in(self, x: Any) -> Any:
+        if type(x) is tuple:
+            others = tuple(map(self._stand_in, x))
+            return x if all(map(operator.is_, x, others)) else others
+        if not isinstance(x, (*_COPIED, *_REFUSED)):
+            return x
+        if id(x) not in self._stand_ins:
+            self._stand_ins[id(x)] = _copied(x) if isinstance(x, _COPIED) else _Refusing(x)
+        return self._stand_ins[id(x)]
+
+
+class _Refusing:
+    """In the place of an iterator: raises where something is taken from it."""
+
+    def __init__(self, iterator: Any) -> None:
+        self._iterator = iterator
+
+    def __iter__(self) -> "_Refusing":
+        return self
+
+    def __next__(self) -> Any:
+        kind = type(self._iterator).__name__
+        article = "an" if kind[0] in "aeiou" else "a"
+        raise ArgumentError(
+            f"the function takes from {article} {kind} that it captures, which cannot go back, and "
+            "functions also run to make a graph of them, or to learn what they return. Take from "
+            "it outside, and pass what it gives as an argument."
+        )
+
+    def send(self, _: Any) -> Any:
+        """Raise, as to take something does."""
+        return next(self)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._iterator, name)
+
+
+def _copied(x: Any) -> Any:
+    """An iterator that goes on from where `x` is."""
+    if isinstance(x, itertools.count):  # its text says where; copies are deprecated since 3.12
+        return itertools.count(*ast.literal_eval(f"({repr(x)[len('count(') : -1]},)"))
+    return copy.copy(x)
+
+
+def _iterator_types() -> tuple[type, ...]:
+    """The types of iterators that can be copied, over containers that stay as they are."""
+    containers: list[Any] = [[], (), "", "é", b"", bytearray(), {}, set(), range(0), range(2**70)]
+    several = [{}.keys(), {}.values(), {}.items()]
+    backwards: list[Any] = [reversed([]), reversed(()), reversed({})]
+    return tuple({type(iter(x)) for x in [*containers, *several, *backwards]})
+
+
+_COPIED: tuple[type, ...] = (itertools.count, *_iterator_types())
+_REFUSED: tuple[type, ...] = (
+    *(types.GeneratorType, enumerate, zip, map, filter),
+    *(x for x in vars(itertools).values() if isinstance(x, type) and x is not itertools.count),
+)
+
+
+def _save(x: Any) -> Restore | None:
+    """What puts back an object that changes without being replaced, if it is of a known kind."""
+    if isinstance(x, random.Random):
+        return functools.partial(x.setstate, x.getstate())
+    if isinstance(x, (bytearray, array.array)) and len(x) * memoryview(x).itemsize <= MOST_BYTES:
+        return functools.partial(x.__setitem__, slice(None), x[:])
+    if isinstance(x, functools._lru_cache_wrapper):  # pyright: ignore[reportPrivateUsage]
+        return functools.partial(_forget, x, x.cache_info())
+    return None
+
+
+MOST_BYTES = 2**27  # of which a copy takes some 50 ms; what is larger is left as it is
+
+
+def _forget(cached: Any, before: Any) -> None:
+    if cached.cache_info() != before:  # nothing can be taken out of it alone
+        cached.cache_clear()
+
+
+_NONE = object()

@@ -1,0 +1,80 @@
+"""The tensors that operators take and return, looked at as a function runs."""
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import torch
+from torch.utils import _pytree as pytree
+
+from bridge._sources.torch.internals import TorchDispatchMode, is_real
+
+
+class ChangeError(RuntimeError):
+    """A tensor was about to be changed in place, which was not done.
+
+    No TypeError, of which torch's `+=` would make `x = x + y`.
+    """
+
+
+class MutationGuard(TorchDispatchMode):
+    """Raises where a tensor is about to be changed that a function closes over.
+
+    Attributes:
+        refused: The first of these tensors, also where the function has caught the error.
+    """
+
+    refused: torch.Tensor | None = None
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Any = None
+    ) -> Any:
+        """`func`, unless it changes what is not its own."""
+        kwargs = kwargs or {}
+        if func._schema.is_mutable:
+            for x, written in _operands(func, args, kwargs):
+                if written and is_real(x):
+                    self.refused = x if self.refused is None else self.refused
+                    raise ChangeError
+        return func(*args, **kwargs)
+
+
+class OperandObserver(TorchDispatchMode):
+    """Calls `look` with each tensor an operator takes, and whether it is about to be changed.
+
+    And `look_at_result`, if there is one, with each that it returns.
+    """
+
+    def __init__(
+        self,
+        look: Callable[..., None],
+        look_at_result: Callable[[torch.Tensor], None] | None = None,
+    ) -> None:
+        super().__init__()
+        self._look, self._look_at_result = look, look_at_result
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Any = None
+    ) -> Any:
+        """`func`, whose arguments were looked at."""
+        kwargs = kwargs or {}
+        for x, written in _operands(func, args, kwargs):
+            # Rows that are scaled to a largest norm are scaled again wherever they are read.
+            self._look(x, written=written and func is not torch.ops.aten.embedding_renorm_.default)
+        results = func(*args, **kwargs)
+        if self._look_at_result is not None:
+            for x in pytree.tree_leaves(results):
+                if isinstance(x, torch.Tensor):
+                    self._look_at_result(x)
+        return results
+
+
+def _operands(
+    func: Any, args: Sequence[Any], kwargs: dict[str, Any]
+) -> Iterator[tuple[torch.Tensor, bool]]:
+    """The tensors that an operator takes, in lists and by keyword too, and whether it writes."""
+    for i, argument in enumerate(func._schema.arguments):
+        x = args[i] if i < len(args) else kwargs.get(argument.name)
+        written = bool(argument.alias_info and argument.alias_info.is_write)
+        for each in x if isinstance(x, (list, tuple)) else [x]:
+            if isinstance(each, torch.Tensor):
+                yield each, written
