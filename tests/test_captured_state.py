@@ -1,5 +1,7 @@
 """Derivatives of functions whose captured values change: they are those of the call."""
 
+import random
+
 import pytest
 
 pytest.importorskip("mlx.core")
@@ -7,6 +9,7 @@ pytest.importorskip("torch")
 
 import mlx.core as mx
 import mlx.nn as nn
+import numpy as np
 import torch
 
 from bridge import mlx2torch
@@ -73,7 +76,17 @@ def function_in_a_dict():
     return (lambda: functions["f"](1.0)), lambda k: functions.update(f=lambda x: x * k)
 
 
+def of_numpy():
+    w = np.ones(2, np.float32)
+
+    def change(k):
+        w[:] = k
+
+    return (lambda: mx.array(w)), change
+
+
 CHANGES = [
+    of_numpy,
     *(number, rebound_in_a_dict, rebound_dict, rebound_in_a_closure, written_in_place, in_a_list),
     *(of_a_module, function_in_a_dict),
 ]
@@ -150,3 +163,30 @@ def test_trial_runs_leave_no_trace():
     (gradient,) = torch.autograd.grad(y.sum(), x)
     torch.testing.assert_close(gradient, torch.full((2,), 600.0))
     assert (best, len(seen)) == ([600.0], 1)
+
+
+GENERATORS = {
+    "a generator": lambda rng: rng.normal(size=2),
+    "numpy": lambda _: np.random.normal(size=2),
+    "random": lambda _: [random.random(), random.random()],
+}
+
+
+@pytest.mark.parametrize("residuals", WAYS)
+@pytest.mark.parametrize("draw", GENERATORS.values(), ids=GENERATORS)
+def test_a_gradient_has_the_random_numbers_of_its_call(draw, residuals):
+    rng = np.random.default_rng(3)
+    fn = mlx2torch(lambda x: x * mx.array(draw(rng)).astype(mx.float32), residuals=residuals)
+    x = torch.tensor([0.7, -1.3], requires_grad=True)
+    first, second = fn(x), fn(x)
+    assert not torch.equal(first, second)
+    for y in (first, second):
+        (gradient,) = torch.autograd.grad(y.sum(), x)
+        torch.testing.assert_close(gradient, y.detach() / x.detach())
+
+
+def test_trial_runs_draw_no_random_numbers():
+    rng = np.random.default_rng(3)
+    y = mlx2torch(lambda x: x * mx.array(rng.normal(size=2)).astype(mx.float32))(torch.ones(2))
+    expected = np.random.default_rng(3).normal(size=2).astype(np.float32)
+    np.testing.assert_allclose(y.numpy(), expected)

@@ -94,7 +94,9 @@ class _Contents:
 
     def __init__(self, places: Iterable[Holder], arrays: ArraysInPlace | None) -> None:
         self.by_place = [(place, place.contents()) for place in places]
-        values = {id(x): x for _, before in self.by_place for x in before.values()}
+        values = {
+            id(x): x for p, before in self.by_place for x in before.values() if _may_change(p, x)
+        }
         self.arrays = [x for x in values.values() if arrays and arrays.is_array(x)]
         self._checks = [_check(place, before) for place, before in self.by_place]
 
@@ -104,6 +106,13 @@ class _Contents:
             if not check():
                 return False
         return True
+
+
+def _may_change(place: Holder, x: Any) -> bool:
+    """Whether `x` may change in place: a module only by random numbers, which take long to copy."""
+    if not isinstance(x, types.ModuleType) or place.names is None:
+        return True
+    return "random" in {*place.names, x.__name__.rpartition(".")[2]}
 
 
 def _check(place: Holder, before: dict[Any, Any]) -> Callable[[], bool]:

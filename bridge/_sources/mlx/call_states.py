@@ -73,7 +73,7 @@ class CallStates:
 def _size_of_others(before: CapturedState, now: CapturedState) -> int:
     """How large the arrays are that a state has, and the next one has not."""
     same = {id(x) for x, _ in now.copies} - {id(x) for x, _ in before.changed_arrays()}
-    return sum(x.nbytes for x, _ in before.copies if id(x) not in same)
+    return sum(getattr(x, "nbytes", 0) for x, _ in before.copies if id(x) not in same)
 
 
 def recompute(

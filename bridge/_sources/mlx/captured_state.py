@@ -8,6 +8,7 @@ from typing import Any
 
 import mlx.core as mx
 
+from bridge._arrays.numpy_copies import NumpyCopies
 from bridge._core.captured_state import Copies, StateReader, find_places
 from bridge._core.captured_values import Holder
 from bridge._sources.mlx.dot_graph import is_same_node
@@ -49,22 +50,29 @@ def is_module(x: Any) -> bool:
     return nn is not None and isinstance(x, nn.Module)
 
 
-class _Arrays:
-    """Arrays of MLX, which write to themselves by becoming others."""
+class _Arrays(NumpyCopies):
+    """Arrays of MLX, which write to themselves by becoming others, and what else changes."""
 
     def is_array(self, x: Any) -> bool:
-        return isinstance(x, mx.array)
+        return isinstance(x, mx.array) or super().is_array(x)
 
     def copy(self, arrays: Sequence[Any]) -> Copies:
         # The same arrays as other objects, which no one writes to.
-        return [(x, x[...]) for x in arrays]
+        others = [x for x in arrays if not isinstance(x, mx.array)]
+        own = [(x, x[...]) for x in arrays if isinstance(x, mx.array)]
+        return [*own, *super().copy(others)] if others else own
 
     def changed(self, copies: Copies) -> Copies:
-        return [pair for pair in copies if not _is_same(*pair)]
+        own = [pair for pair in copies if isinstance(pair[0], mx.array)]
+        others = copies[len(own) :]
+        changed = [pair for pair in own if not _is_same(*pair)]
+        return [*changed, *super().changed(others)] if others else changed
 
     def put_back(self, copies: Copies) -> None:
-        for x, as_it_was in copies:
+        own = [pair for pair in copies if isinstance(pair[0], mx.array)]
+        for x, as_it_was in own:
             x[...] = as_it_was
+        super().put_back(copies[len(own) :])
 
 
 _view: Any = ctypes.c_char.from_buffer

@@ -1,0 +1,65 @@
+"""Copies of what changes in place outside of any framework: NumPy's arrays, and random numbers."""
+
+import random
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from bridge._core.captured_state import Copies
+
+_MOST_BYTES = 2**24  # a copy takes as long as to read it once
+
+
+class NumpyCopies:
+    """NumPy's arrays, its generators of random numbers and those of Python."""
+
+    def is_array(self, x: Any) -> bool:
+        """Whether `x` changes in place."""
+        if isinstance(x, np.ndarray):
+            return x.flags.writeable and x.nbytes <= _MOST_BYTES and not x.dtype.hasobject
+        return isinstance(x, (np.random.Generator, np.random.RandomState, random.Random)) or (
+            x is np or x is np.random or x is random  # which have a generator for all
+        )
+
+    def copy(self, arrays: Sequence[Any]) -> Copies:
+        """These, each with what it is now."""
+        return [(x, _state(x)) for x in arrays]
+
+    def changed(self, copies: Copies) -> Copies:
+        """Those that are something else now."""
+        return [pair for pair in copies if not _is_same(_state(pair[0], copy=False), pair[1])]
+
+    def put_back(self, copies: Copies) -> None:
+        """Make them what they were."""
+        for x, before in copies:
+            if isinstance(x, np.ndarray):
+                x[...] = before
+            elif isinstance(x, np.random.Generator):
+                x.bit_generator.state = before
+            elif isinstance(x, random.Random) or x is random:
+                x.setstate(before)
+            else:
+                _of_numpy(x).set_state(before)
+
+
+def _of_numpy(x: Any) -> Any:
+    return np.random if x is np else x
+
+
+def _state(x: Any, *, copy: bool = True) -> Any:
+    if isinstance(x, np.ndarray):
+        return x.copy() if copy else x
+    if isinstance(x, np.random.Generator):
+        return x.bit_generator.state
+    if isinstance(x, random.Random) or x is random:
+        return x.getstate()
+    return _of_numpy(x).get_state(legacy=False)
+
+
+def _is_same(x: Any, y: Any) -> bool:
+    if isinstance(x, dict):
+        return x.keys() == y.keys() and all(_is_same(x[key], y[key]) for key in x)
+    if isinstance(x, np.ndarray):
+        return x.shape == y.shape and x.tobytes() == y.tobytes()  # NaN is the same as NaN
+    return bool(x == y)
