@@ -1,6 +1,8 @@
 """Derivatives of functions whose captured values change: they are those of the call."""
 
+import collections
 import random
+import types
 
 import pytest
 
@@ -12,6 +14,7 @@ import mlx.nn as nn
 import numpy as np
 import torch
 
+import bridge
 from bridge import mlx2torch
 
 WAYS = ("auto", "recompute", "save")
@@ -190,3 +193,99 @@ def test_trial_runs_draw_no_random_numbers():
     y = mlx2torch(lambda x: x * mx.array(rng.normal(size=2)).astype(mx.float32))(torch.ones(2))
     expected = np.random.default_rng(3).normal(size=2).astype(np.float32)
     np.testing.assert_allclose(y.numpy(), expected)
+
+
+class Slotted:
+    __slots__ = ("n",)
+
+    def __init__(self):
+        self.n = 0
+
+
+def in_slots():
+    held = Slotted()
+
+    def count():
+        held.n += 1
+        return held.n
+
+    return count
+
+
+def in_nested_objects():
+    held = types.SimpleNamespace(inner=types.SimpleNamespace(n=0))
+
+    def count():
+        held.inner.n += 1
+        return held.inner.n
+
+    return count
+
+
+def in_a_class():
+    class Held:
+        n = 0
+
+    def count():
+        Held.n += 1
+        return Held.n
+
+    return count
+
+
+def of_a_function():
+    def count():
+        count.n += 1
+        return count.n
+
+    count.n = 0
+    return count
+
+
+def in_a_deque():
+    held = collections.deque(maxlen=9)
+
+    def count():
+        held.append(mx.zeros(2))
+        return len(held)
+
+    return count
+
+
+def of_an_iterator():
+    numbers = iter([1, 2, 3, 4])
+    return lambda: next(numbers)
+
+
+def of_bytes():
+    held = bytearray(1)
+
+    def count():
+        held[0] += 1
+        return held[0]
+
+    return count
+
+
+COUNTERS = [in_slots, in_nested_objects, in_a_class, of_a_function, in_a_deque, of_an_iterator]
+
+
+@pytest.mark.parametrize("residuals", WAYS)
+@pytest.mark.parametrize("make", [*COUNTERS, of_bytes], ids=lambda make: make.__name__)
+def test_every_call_counts_once_wherever_it_does(make, residuals):
+    count = make()
+    fn = mlx2torch(lambda x: x * count(), residuals=residuals)
+    x = torch.tensor([0.7, -1.3], requires_grad=True)
+    ys = [fn(x), fn(x)]
+    for k, y in enumerate(ys, 1):
+        torch.testing.assert_close(y, k * x)
+        (gradient,) = torch.autograd.grad(y.sum(), x)
+        torch.testing.assert_close(gradient, torch.full((2,), float(k)))
+    assert count() == 3
+
+
+def test_what_cannot_go_back_is_refused():
+    numbers = (k for k in range(9))
+    with pytest.raises(bridge.ArgumentError, match=r"takes from a generator that it captures"):
+        mlx2torch(lambda x: x * next(numbers))(torch.ones(2))
+    assert next(numbers) == 0

@@ -6,6 +6,7 @@ pytest.importorskip("mlx.core")
 pytest.importorskip("torch")
 
 import mlx.core as mx
+import numpy as np
 import torch
 
 import bridge
@@ -186,3 +187,16 @@ def test_an_error_leaves_arrays_as_they_were():
     with pytest.raises(KeyError, match="mine"):
         mlx2torch(f)(X)
     assert value().tolist() == [0.0] * 3
+
+
+@pytest.mark.parametrize("residuals", ["recompute", "save"])
+def test_arrays_put_aside_where_nobody_finds_them_are_refused(residuals):
+    state = np.array([None])
+
+    def f(x):
+        state[0] = x if state[0] is None else state[0] + x
+        return state[0] * x
+
+    x = X.clone().requires_grad_()
+    with pytest.raises(bridge.ArgumentError, match=r"put aside when it ran.*as an argument"):
+        mlx2torch(f, residuals=residuals)(x)

@@ -1,5 +1,6 @@
 """Copies of what changes in place outside of any framework: NumPy's arrays, and random numbers."""
 
+import array
 import random
 from collections.abc import Sequence
 from typing import Any
@@ -18,6 +19,8 @@ class NumpyCopies:
         """Whether `x` changes in place."""
         if isinstance(x, np.ndarray):
             return x.flags.writeable and x.nbytes <= _MOST_BYTES and not x.dtype.hasobject
+        if isinstance(x, (bytearray, array.array)):
+            return memoryview(x).nbytes <= _MOST_BYTES
         return isinstance(x, (np.random.Generator, np.random.RandomState, random.Random)) or (
             x is np or x is np.random or x is random  # which have a generator for all
         )
@@ -35,6 +38,8 @@ class NumpyCopies:
         for x, before in copies:
             if isinstance(x, np.ndarray):
                 x[...] = before
+            elif isinstance(x, (bytearray, array.array)):
+                x[:] = before
             elif isinstance(x, np.random.Generator):
                 x.bit_generator.state = before
             elif isinstance(x, random.Random) or x is random:
@@ -50,6 +55,8 @@ def _of_numpy(x: Any) -> Any:
 def _state(x: Any, *, copy: bool = True) -> Any:
     if isinstance(x, np.ndarray):
         return x.copy() if copy else x
+    if isinstance(x, (bytearray, array.array)):
+        return x[:]
     if isinstance(x, np.random.Generator):
         return x.bit_generator.state
     if isinstance(x, random.Random) or x is random:

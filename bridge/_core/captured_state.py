@@ -19,24 +19,16 @@ from operator import is_
 from typing import Any, Protocol
 
 from bridge._core.captured_values import Holder, holders, walk_holders
+from bridge._core.trial_state import copied, is_copied
 
 Copies = Sequence[tuple[Any, Any]]  # arrays, each with what it was
 
 
 def find_places(fn: Callable[..., Any], is_closed: Callable[[Any], bool]) -> Iterator[Holder]:
     """The places where a function finds values now; what is closed has none."""
-    ends = lambda x: is_closed(x) or _is_own(x)
-    for x in walk_holders(fn, ends):
-        if not ends(x):
+    for x in walk_holders(fn, is_closed):
+        if not is_closed(x):
             yield from holders(x)
-
-
-def _is_own(x: Any) -> bool:
-    """Whether `x` is of this package, whose caches are no state of a function."""
-    return type(x).__module__.partition(".")[0] == _PACKAGE
-
-
-_PACKAGE = __name__.partition(".")[0]
 
 
 class ArraysInPlace(Protocol):
@@ -86,7 +78,8 @@ class StateReader:
 
     def _state(self, contents: "_Contents") -> "CapturedState":
         copies = self.arrays.copy(contents.arrays) if self.arrays and contents.arrays else ()
-        return CapturedState(self, contents, copies)
+        iterators = [(place, key, copied(x)) for place, key, x in contents.iterators]
+        return CapturedState(self, contents, copies, iterators)
 
 
 class _Contents:
@@ -98,6 +91,8 @@ class _Contents:
             id(x): x for p, before in self.by_place for x in before.values() if _may_change(p, x)
         }
         self.arrays = [x for x in values.values() if arrays and arrays.is_array(x)]
+        pairs = [(p, key, x) for p, before in self.by_place for key, x in before.items()]
+        self.iterators = [each for each in pairs if is_copied(each[2])]
         self._checks = [_check(place, before) for place, before in self.by_place]
 
     def is_current(self) -> bool:
@@ -158,11 +153,13 @@ class CapturedState:
         reader: What has read it.
         contents: The places, with what was in them.
         copies: Arrays among that, each with what it was.
+        iterators: Places and keys of iterators, each with a copy, which goes on where it was.
     """
 
     reader: StateReader
     contents: _Contents
     copies: Copies
+    iterators: Sequence[tuple[Holder, Any, Any]]
 
     def restored(self) -> "_Restored":
         """A context in which this state is back; what there is now comes back at its end."""
@@ -197,9 +194,11 @@ class _Restored:
 
     def __enter__(self) -> None:
         state = self._now = self._state
-        if not state.contents.is_current() or state.changed_arrays():
+        if not state.contents.is_current() or state.changed_arrays() or state.iterators:
             self._now = state.reader.with_places(place for place, _ in state.contents.by_place)
             state.put_back()
+            for place, key, iterator in state.iterators:
+                place.put(key, copied(iterator))
 
     def __exit__(self, *_: object) -> None:
         # Functions that write to arrays are refused, so that these are looked at but once.

@@ -63,7 +63,7 @@ class JaxSource:
         settings = Settings(jit, mode, residuals, tuple(labels))
         flat = function(fn, name, primals, settings)
         if not jit:
-            find = functools.partial(find_places, getattr(fn, "written", fn), ARRAYS.is_array)
+            find = functools.partial(find_places, fn, ARRAYS.is_array)
             flat = dataclasses.replace(flat, captured_state=StateReader(find, NumpyCopies()))
         return flat.make_op()
 

@@ -10,14 +10,24 @@ import mlx.core as mx
 
 from bridge._arrays.numpy_copies import NumpyCopies
 from bridge._core.captured_state import Copies, StateReader, find_places
-from bridge._core.captured_values import Holder
+from bridge._core.captured_values import Holder, walk_holders
+from bridge._core.trial_state import TrialState
 from bridge._sources.mlx.dot_graph import is_same_node
 from bridge._sources.mlx.random import KEYS
 
 
 def state_reader(fn: Callable[..., Any]) -> StateReader:
     """What reads the state of `fn`."""
-    return StateReader(functools.partial(_find_places, getattr(fn, "written", fn)), _Arrays())
+    return StateReader(functools.partial(_find_places, fn), _Arrays())
+
+
+def trial_state(fn: Callable[..., Any]) -> TrialState:
+    """What else `fn` captures, to be put back after a run that leaves no trace."""
+    return TrialState(walk_holders(fn, _is_closed))
+
+
+def _is_closed(x: Any) -> bool:
+    return is_module(x) or x is KEYS
 
 
 def _find_places(fn: Callable[..., Any]) -> Iterator[Holder]:
@@ -26,7 +36,7 @@ def _find_places(fn: Callable[..., Any]) -> Iterator[Holder]:
     def is_closed(x: Any) -> bool:
         if is_module(x):
             modules.append(x)
-        return is_module(x) or x is KEYS
+        return _is_closed(x)
 
     yield from find_places(fn, is_closed)
     parts = {id(part): part for x in modules for part in x.modules()}

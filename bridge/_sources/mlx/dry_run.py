@@ -16,7 +16,7 @@ import mlx.core as mx
 
 from bridge._core.captured_values import Holder
 from bridge._core.errors import ArgumentError
-from bridge._sources.mlx.captured_state import is_module, state_reader
+from bridge._sources.mlx.captured_state import is_module, state_reader, trial_state
 from bridge._sources.mlx.random import preserve_rng
 
 
@@ -44,12 +44,14 @@ def call_checked(fn: Callable[..., Any], xs: list[mx.array]) -> Any:
     """The results of `fn`: NOTE [functions that change what they capture]."""
     if not _local.looking:
         return fn(*xs)
-    state = state_reader(fn)()
+    state, trial = state_reader(fn)(), trial_state(fn)
     changed: list[tuple[Holder, Any]] = []
+    trial.protect_iterators()
     try:
         found = fn(*xs)
     finally:
         changed = state.put_back()
+        trial.put_back()
     before = {id(place): values for place, values in state.contents.by_place}
     _check_unchanged(
         [(p, key) for p, key in changed if isinstance(before[id(p)].get(key), mx.array)]

@@ -4,11 +4,12 @@ import contextlib
 import re
 from collections.abc import Generator
 
-from bridge._core.errors import NoRuleError
+from bridge._core.errors import ArgumentError, NoRuleError
 
+_VALUELESS = "Attempting to eval an array without a primitive"
 _LOOKING = (
     *("during function transformations", "Not allowed inside a graph transformation"),
-    "Attempting to eval an array without a primitive",
+    _VALUELESS,
 )
 _PRIMITIVE = re.compile(r"^\[Primitive::(vjp|jvp|vmap)\] Not implemented for (\w+)")
 _MEANT = {"vjp": "derivative", "jvp": "derivative", "vmap": "batched form"}
@@ -44,4 +45,14 @@ def raise_no_rule(name: str) -> Generator[None]:
         raise NoRuleError(
             f"{name} cannot be had: {what} ({error}). Write that part by other operations, or give "
             "it a rule of its own with mx.custom_function."
+        ) from error
+
+
+def raise_for_leftovers(error: RuntimeError, name: str) -> None:
+    """Raise `ArgumentError` if a call came upon an array of a run that had no values."""
+    if _VALUELESS in str(error):
+        raise ArgumentError(
+            f"{name} came upon an array that it had put aside when it ran without values, to make "
+            "a graph, in a place where bridge cannot undo that. Take what it keeps as an argument, "
+            "and return its new value."
         ) from error

@@ -28,7 +28,7 @@ from bridge._core.op import ForwardBackward, Op, Positions, Specs
 from bridge._core.pytree import replace_at
 from bridge._sources.mlx.call_checks import ObservedCall
 from bridge._sources.mlx.graph_summary import has_many_elements
-from bridge._sources.mlx.missing_rules import raise_no_rule
+from bridge._sources.mlx.missing_rules import raise_for_leftovers, raise_no_rule
 from bridge._sources.mlx.nodes import separate_nodes
 from bridge._sources.mlx.random import Fun, rng_state
 
@@ -94,7 +94,11 @@ class SavedGraph:
             cotangents = [zeros(self.looked.outputs[i]) for i in self.outnums]
             gradients = mx.vjp(of_wanted, [xs[i] for i in self.argnums], cotangents)[1]
             results = own_memory(outputs)
-            async_evaluate(results)
+            try:
+                async_evaluate(results)
+            except RuntimeError as error:
+                raise_for_leftovers(error, self.looked.name)
+                raise
             self.looked.check_call(results, drew=rng_state() is not before)
             return *results, Handle(DeferredGradients(cotangents, gradients))
 

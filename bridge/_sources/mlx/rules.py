@@ -25,7 +25,7 @@ from bridge._sources.mlx.forward_mode import (
     jvp_is_unreliable,
 )
 from bridge._sources.mlx.graph_summary import GraphSummary, has_many_elements
-from bridge._sources.mlx.missing_rules import raise_no_rule
+from bridge._sources.mlx.missing_rules import raise_for_leftovers, raise_no_rule
 from bridge._sources.mlx.native import Settings
 from bridge._sources.mlx.nodes import separate_nodes
 from bridge._sources.mlx.random import Fun, rng_state, rules_with_seed
@@ -109,8 +109,12 @@ class Function:
 
         def call(*xs: mx.array) -> Arrays:
             before = rng_state()
-            outputs = own(run(*xs))
-            async_evaluate(outputs)
+            try:
+                outputs = own(run(*xs))
+                async_evaluate(outputs)
+            except RuntimeError as error:
+                raise_for_leftovers(error, self.name)
+                raise
             check(outputs, drew=rng_state() is not before)
             return outputs
 
