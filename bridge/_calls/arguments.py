@@ -66,9 +66,8 @@ def leaf_handler(leaf: Any, home: str, away: str, *, traced: bool) -> LeafHandle
         return LeafHandler(face.signature, face.spec, prepare, face.name)
     if traced and type(leaf) in _NUMBERS:
         return _number(type(leaf))
-    number = _as_number(leaf)
-    if traced and type(number) in _NUMBERS:
-        return dataclasses.replace(_number(type(number)), prepare=_as_number)
+    if traced and _is_numpy_number(leaf):
+        return _numpy_number(type(leaf), leaf.dtype.name)
     return LeafHandler(_static_key)
 
 
@@ -82,9 +81,15 @@ def _number(type_: type) -> LeafHandler:
     return LeafHandler(lambda _: type_, lambda _: spec)
 
 
-def _as_number(x: Any) -> Any:
-    """The Python number a NumPy scalar stands for, else `x`."""
-    return x.item() if type(x).__module__ == "numpy" and hasattr(x, "item") else x
+def _is_numpy_number(x: Any) -> bool:
+    """Return True for a NumPy scalar of a dtype that frameworks have; truth values are static."""
+    return type(x).__module__ == "numpy" and hasattr(x, "item") and type(x.item()) in _NUMBERS
+
+
+def _numpy_number(type_: type, dtype: str) -> LeafHandler:
+    """How NumPy scalars are treated: as arrays without axes."""
+    spec = ArraySpec((), dtype, follows_mode=dtype in (*_NUMBERS.values(), "uint64"))
+    return LeafHandler(lambda _: type_, lambda _: spec, lambda x: x.__array__())
 
 
 def _static_key(leaf: Any) -> Hashable:

@@ -19,12 +19,15 @@ class ArraySpec:
         dtype: NumPy's name, with those of `ml_dtypes`: `float32`, `bfloat16`, `bool`.
         device: `cpu`, `cuda:0`, or `meta` for an array without values.
         weak_type: True for a Python number, whose dtype gives way to that of arrays.
+        follows_mode: True for a NumPy scalar of 64 bits, which has 32 in a function that computes
+            in 32 bits.
     """
 
     shape: tuple[int, ...]
     dtype: str
     device: str = "cpu"
     weak_type: bool = False
+    follows_mode: bool = False
 
     @property
     def differentiable(self) -> bool:

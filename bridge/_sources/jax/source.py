@@ -86,7 +86,7 @@ def _needs_x64(primals: Specs, labels: Sequence[str], *, x64: bool | None) -> bo
     double_precision = [
         (label, spec)
         for label, spec in zip(labels, primals, strict=True)
-        if spec.dtype in ("float64", "complex128") and not spec.weak_type
+        if spec.dtype in ("float64", "complex128") and not (spec.weak_type or spec.follows_mode)
     ]
     if x64 is None:
         return x64_mode() or bool(double_precision)

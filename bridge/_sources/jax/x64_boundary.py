@@ -27,9 +27,14 @@ def narrowed_positions(primals: Specs, *, x64: bool) -> list[int]:
     return [i for i, spec in enumerate(primals) if spec.dtype in dtypes and not spec.weak_type]
 
 
+def _widens(primals: Specs, *, x64: bool) -> bool:
+    """Return True if 32-bit integers among the outputs are widened."""
+    return any(not primals[i].follows_mode for i in narrowed_positions(primals, x64=x64))
+
+
 def external_specs(outputs: Specs, primals: Specs, *, x64: bool) -> Specs:
     """Return the specs of `outputs` as the caller sees them."""
-    if not narrowed_positions(primals, x64=x64):
+    if not _widens(primals, x64=x64):
         return outputs
     return tuple(dataclasses.replace(s, dtype=_WIDENED.get(s.dtype, s.dtype)) for s in outputs)
 
@@ -50,6 +55,7 @@ def with_x64_boundary(
     argnums = narrowed_positions(primals, x64=mode.x64)
     if not argnums:
         return call
+    widens = _widens(primals, x64=mode.x64)
 
     def narrow_and_call(*xs: Any) -> list[Any]:
         narrowed = list(xs)
@@ -58,6 +64,8 @@ def with_x64_boundary(
                 label = labels[i] if i < len(labels) else "an argument"
                 narrowed[i] = _narrow(xs[i], primals[i].dtype, label)
         outputs = list(call(*narrowed))
+        if not widens:
+            return outputs
         with jax.enable_x64(new_val=True):
             widened = [_widen(y) for y in outputs[:results]]
         return [*widened, *outputs[len(widened) :]]
