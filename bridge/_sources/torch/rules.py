@@ -180,7 +180,7 @@ class Function:
             return whole.check_rng() if self.program else alone
         if self.is_seeded and not whole.same_draws(found.make_op()):
             return whole.check_rng()
-        example = whole if self.program else None
+        example = whole if self.program else alone
         found = dataclasses.replace(
             found,
             batched=example,
@@ -205,6 +205,8 @@ class Function:
         if self.strategy and self.whole_batch:
             return None
         if not self.program:
+            if self.batched and not isinstance(self.vjp(argnums, outnums), Function):
+                return None  # torch differentiates each example, and not the batch
             return save_graph(self, argnums).forward_backward(outnums)
         try:
             found = make_forward_backward(

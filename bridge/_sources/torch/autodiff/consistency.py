@@ -68,7 +68,7 @@ def accepts_tangents(function: Any, tangents: Any, argnums: Positions, smooth: P
 
 
 def _is_transpose(function: Any, tangents: Any, argnums: Positions, smooth: Positions) -> bool:
-    if tangents.strategy is not transformed_jvp:
+    if tangents.strategy is not transformed_jvp and not _is_plain(function):
         _check_linear(function, tangents, smooth)
     gradients = function.vjp(argnums, smooth)
     moving = tuple(function.primals[i] for i in argnums)
@@ -77,7 +77,9 @@ def _is_transpose(function: Any, tangents: Any, argnums: Positions, smooth: Posi
     if is_transpose(*both, function.primals, moving, cotangents):
         return True
     # A Function or an operator of the user's has the gradient that the user wants.
-    native = tangents.strategy is transformed_jvp and not function.observer.functions
+    changes = function.observer  # which torch.func.jvp passes over
+    native = tangents.strategy is transformed_jvp and not changes.functions
+    native = native and not changes.hooked and not changes.unrecorded
     if native and not (function.program and function.program.has_custom_ops):
         values = function.make_op().call
         if follows_tangents(values, both, function.primals, argnums, smooth):
@@ -89,6 +91,12 @@ def _is_transpose(function: Any, tangents: Any, argnums: Positions, smooth: Posi
     return False
 
 
+def _is_plain(function: Any) -> bool:
+    """Whether a function runs anew, and nothing of the user's has a part in its gradient."""
+    observer = function.observer
+    return function.program is None and not observer.functions and not observer.hooked
+
+
 def _check_linear(function: Any, tangents: Any, smooth: Positions) -> None:
     """Raise unless there are tangents: NOTE [tangents from gradients]."""
     primals = (*tangents.primals, *(function.outputs[i] for i in smooth))
@@ -97,9 +105,9 @@ def _check_linear(function: Any, tangents: Any, smooth: Positions) -> None:
         program = trace(tangents.fun, primals, name=tangents.name, settings=function.settings)
     except NoValuesError as error:
         raise NoRuleError(
-            f"torch has no jvp of {name}: a gradient in it looks at values, so that nothing tells "
-            "whether it is linear in the cotangent. Give an autograd.Function in it a jvp, or use "
-            "reverse mode."
+            f"torch has no jvp of {name}: a gradient in it looks at values, or the function does "
+            "beside a hook or an autograd.Function, so that nothing tells whether the gradient is "
+            "linear in the cotangent. Give an autograd.Function in it a jvp, or use reverse mode."
         ) from error
     if any(max(positions, default=0) >= count for positions in program.dependencies()):
         raise NoRuleError(

@@ -57,6 +57,8 @@ def tangent_strategies(
     elif function.observer.unrecorded:
         ways = [transposed_jvp, recorded_jvp]
     made = [(way(fun, count, argnums, smooth), way) for way in ways]
+    if not function.program and (function.observer.unrecorded or function.observer.hooked):
+        made += [(recorded_jvp(function.base_fun, count, argnums, smooth), recorded_jvp)]
     if function.differentiable_fun and function.program and not function.is_second_order:
         made += [(recorded_jvp(function.differentiable_fun, count, argnums, smooth), recorded_jvp)]
     still = [i for i, output in enumerate(smooth) if output in function.unrecorded]

@@ -15,6 +15,7 @@ import torch.utils._pytree as pytree
 from torch.fx import Graph, GraphModule, Node
 from torch.fx.graph import CodeGen
 
+from bridge._sources.torch.capture.strided_writes import rewrite_strided_write
 from bridge._sources.torch.internals import has_no_memory, returns_view, same_storage, with_effects
 
 _aten: Any = torch.ops.aten
@@ -31,6 +32,7 @@ def simplify(module: GraphModule) -> None:
     end.args = (tuple(pytree.tree_flatten(end.args[0])[0]),)
     _forget_order(graph)
     _give_memory(module)
+    _forget_names(graph)
     for node in list(graph.nodes):
         if _rewrite(graph, node):
             continue
@@ -41,6 +43,13 @@ def simplify(module: GraphModule) -> None:
             node.replace_all_uses_with(source)
             graph.erase_node(node)
     graph.eliminate_dead_code(has_side_effect)
+
+
+def _forget_names(graph: Graph) -> None:
+    """Take out the names that parts of a function have in a profile."""
+    for node in reversed(graph.nodes):
+        if getattr(node.target, "namespace", None) == "profiler":
+            graph.erase_node(node)
 
 
 def _give_memory(module: GraphModule) -> None:
@@ -60,6 +69,8 @@ def _rewrite(graph: Graph, node: Node) -> bool:
         node.target = _aten.full_like.default
     elif node.target is _aten.copy.default:
         return _rewrite_copy(graph, node)
+    elif node.target is _aten.as_strided_scatter.default:
+        return rewrite_strided_write(graph, node)
     elif node.target is _aten.index_put.default:
         return _rewrite_mask(graph, node)
     elif node.target is _aten.slice_scatter.default and len(node.args) > _END:
