@@ -8,6 +8,7 @@ from typing import Any
 
 import mlx.core as mx
 
+from bridge._arrays.mlx import transforming
 from bridge._arrays.numpy_copies import NumpyCopies
 from bridge._core.captured_state import Copies, StateReader, find_places
 from bridge._core.captured_values import Holder, walk_holders
@@ -16,9 +17,9 @@ from bridge._sources.mlx.dot_graph import is_same_node
 from bridge._sources.mlx.random import KEYS
 
 
-def state_reader(fn: Callable[..., Any]) -> StateReader:
-    """What reads the state of `fn`."""
-    return StateReader(functools.partial(_find_places, fn), _Arrays())
+def state_reader(fn: Callable[..., Any], *, evaluates: bool = True) -> StateReader:
+    """What reads the state of `fn`, where arrays that this captures may be evaluated or not."""
+    return StateReader(functools.partial(_find_places, fn), _Arrays(evaluates=evaluates))
 
 
 def trial_state(fn: Callable[..., Any]) -> TrialState:
@@ -63,6 +64,9 @@ def is_module(x: Any) -> bool:
 class _Arrays(NumpyCopies):
     """Arrays of MLX, which write to themselves by becoming others, and what else changes."""
 
+    def __init__(self, *, evaluates: bool) -> None:
+        self._evaluates = evaluates
+
     def is_array(self, x: Any) -> bool:
         return isinstance(x, mx.array) or super().is_array(x)
 
@@ -75,7 +79,10 @@ class _Arrays(NumpyCopies):
     def changed(self, copies: Copies) -> Copies:
         own = [pair for pair in copies if isinstance(pair[0], mx.array)]
         others = copies[len(own) :]
-        changed = [pair for pair in own if not _is_same(*pair)]
+        # Within a transformation, to evaluate an array would lose its gradient.
+        by_memory = self._evaluates and len(own) > _FEW and not transforming()
+        is_same = _has_same_memory if by_memory else is_same_node
+        changed = [pair for pair in own if not is_same(*pair)]
         return [*changed, *super().changed(others)] if others else changed
 
     def put_back(self, copies: Copies) -> None:
@@ -85,10 +92,11 @@ class _Arrays(NumpyCopies):
         super().put_back(copies[len(own) :])
 
 
+_FEW = 3  # to look for a transformation takes as long as to draw the graphs of some arrays
 _view: Any = ctypes.c_char.from_buffer
 
 
-def _is_same(x: mx.array, as_it_was: mx.array) -> bool:
+def _has_same_memory(x: mx.array, as_it_was: mx.array) -> bool:
     """Whether an array has not been written to since: by its memory, three times as fast."""
     try:
         return ctypes.addressof(_view(x)) == ctypes.addressof(_view(as_it_was))

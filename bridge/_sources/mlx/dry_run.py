@@ -44,7 +44,7 @@ def call_checked(fn: Callable[..., Any], xs: list[mx.array]) -> Any:
     """The results of `fn`: NOTE [functions that change what they capture]."""
     if not _local.looking:
         return fn(*xs)
-    state, trial = state_reader(fn)(), trial_state(fn)
+    state, trial = state_reader(fn, evaluates=False)(), trial_state(fn)
     changed: list[tuple[Holder, Any]] = []
     trial.protect_iterators()
     try:
