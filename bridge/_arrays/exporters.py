@@ -1,4 +1,4 @@
-"""Arrays that are known by `__dlpack__` alone, as of CuPy: values that can be converted."""
+"""The backend of arrays known only by their `__dlpack__`, such as those of CuPy."""
 
 from collections.abc import Hashable
 from typing import Any
@@ -13,44 +13,48 @@ _HOST = 1
 
 
 class Exporters:
-    """Objects that lend their memory by DLPack, and of which nothing else is known."""
+    """Objects that export their memory by DLPack; they can only be converted."""
 
     name = "dlpack"
     requires_contiguous = False
     check_not_traced = None
 
     def is_array(self, x: Any) -> bool:
-        """Whether `x` is an object, and no class, with `__dlpack__`."""
+        """Return True if `x` is an object, not a class, with `__dlpack__`."""
         return hasattr(type(x), "__dlpack__") and hasattr(type(x), "__dlpack_device__")
 
     def spec(self, x: Any) -> ArraySpec:
-        """Nothing: it is to be converted first."""
-        raise ArgumentError(f"it is a {type(x).__name__}, which is known by __dlpack__ alone.")
+        """Raise: `x` must be converted first."""
+        raise ArgumentError(
+            f"it is a {type(x).__name__}, of which only __dlpack__ is known. Convert it first."
+        )
 
     def signature(self, x: Any) -> Hashable:
-        """Nothing, likewise."""
-        raise ArgumentError(f"it is a {type(x).__name__}, which is known by __dlpack__ alone.")
+        """Raise: `x` must be converted first."""
+        raise ArgumentError(
+            f"it is a {type(x).__name__}, of which only __dlpack__ is known. Convert it first."
+        )
 
     def export(self, x: Any, *, dense: bool, copy: bool | None, whole: bool = True) -> Any:
-        """NumPy's view of `x`, or `x` itself on another device."""
-        refusal = "which is on another device"
+        """Return a NumPy view of `x`, or `x` itself if it is on another device."""
+        reason = "it is on another device"
         if x.__dlpack_device__()[0] == _HOST:
             try:
                 view = np.from_dlpack(x)
-            except (RuntimeError, BufferError) as error:  # such as a dtype that NumPy lacks
-                refusal = str(error)
+            except (RuntimeError, BufferError) as error:  # such as a dtype that NumPy does not have
+                reason = str(error)
             else:
                 return NUMPY.export(view, dense=dense, copy=copy)
-        if not hasattr(x, "dtype"):  # by which it is told whether it would be narrowed
-            raise ArgumentError(f"it is a {type(x).__name__} that cannot be read: {refusal}.")
+        if not hasattr(x, "dtype"):  # without which `convert` could narrow it unnoticed
+            raise ArgumentError(f"it is a {type(x).__name__} that cannot be read: {reason}.")
         return x
 
     def convert(self, x: Any, *, copy: bool | None) -> Any:
-        """Nothing: nobody asks for such arrays."""
+        """Raise: nothing is ever converted to such arrays."""
         raise NotImplementedError
 
     def pytree_node(self, x: Any) -> None:
-        """Nothing: they have no pytrees."""
+        """Return None: these objects have no pytrees."""
         return
 
 

@@ -1,4 +1,4 @@
-"""Arrays of NumPy: arguments beside those of a framework."""
+"""The array backend of NumPy, whose arrays any framework takes as arguments."""
 
 from collections.abc import Hashable
 from typing import Any
@@ -11,7 +11,7 @@ from bridge._core.spec import NARROW_INTEGERS, ArraySpec, check_range
 
 
 def as_dlpack_dtype(x: np.ndarray) -> tuple[np.ndarray, str | None]:
-    """`x` as DLPack takes it: low precision as integers, with the name of its dtype."""
+    """Return `x` as DLPack supports it: low precision as integers, and then the dtype's name."""
     name = x.dtype.name
     if name in _NUMBERS:
         return x, None
@@ -25,7 +25,7 @@ _NUMBERS = {
 
 
 def narrow_checked(x: np.ndarray, dtype: np.dtype, name: str) -> np.ndarray:
-    """`x`, or its integers of 64 bits as those of a smaller `dtype`: NOTE [narrow integers]."""
+    """Return `x`, 64-bit integers in a narrow `dtype` if asked: NOTE [narrow integers]."""
     if NARROW_INTEGERS.get(x.dtype.name) != dtype.name:
         return x
     if x.size:
@@ -34,7 +34,7 @@ def narrow_checked(x: np.ndarray, dtype: np.dtype, name: str) -> np.ndarray:
 
 
 class HostCapsule:
-    """A DLPack capsule of memory on the host, for those who ask an object where its memory is."""
+    """A DLPack capsule of host memory as an object with `__dlpack__` and `__dlpack_device__`."""
 
     __slots__ = ("_capsule",)
 
@@ -49,29 +49,31 @@ class HostCapsule:
 
 
 class NumpyArrays:
-    """NumPy's arrays, which live on the host and carry no gradient."""
+    """NumPy's arrays, which are on the host and carry no gradient."""
 
     name = "numpy"
     requires_contiguous = False
 
     def is_array(self, x: Any) -> bool:
-        """Whether `x` is an array; a NumPy scalar counts as the Python number it stands for."""
+        """Return True if `x` is an array; a NumPy scalar counts as a Python number."""
         return isinstance(x, np.ndarray)
 
     def spec(self, x: Any) -> ArraySpec:
-        """Shape and dtype of an array of numbers; others are refused."""
+        """Return shape and dtype; raise unless `x` is an unmasked array of numbers."""
         if isinstance(x, np.ma.MaskedArray):
             raise ArgumentError("it is a masked array, whose mask would be lost. Pass `.filled()`.")
         if x.dtype.name not in _NUMBERS and not hasattr(ml_dtypes, x.dtype.name):
-            raise ArgumentError(f"it is a NumPy array of dtype {x.dtype}, which no framework has.")
+            raise ArgumentError(
+                f"it is a NumPy array of dtype {x.dtype}, which no framework supports."
+            )
         return ArraySpec(x.shape, x.dtype.name)
 
     def signature(self, x: Any) -> Hashable:
-        """Shape and dtype."""
+        """Return shape and dtype."""
         return x.shape, x.dtype
 
     def export(self, x: Any, *, dense: bool, copy: bool | None, whole: bool = True) -> Any:
-        """`x` itself if others can share its memory, and may write to it; else a copy."""
+        """Return `x` itself if others can share its memory and write to it; else a copy."""
         self.spec(x)
         plain = x.flags.aligned and x.flags.writeable and x.dtype.isnative
         plain = plain and all(stride >= 0 and not stride % x.itemsize for stride in x.strides)
@@ -85,11 +87,11 @@ class NumpyArrays:
         return np.array(x, dtype=x.dtype.newbyteorder("="), order="C", copy=True)
 
     def convert(self, x: Any, *, copy: bool | None) -> Any:
-        """An array over the memory of `x`, or a copy of it."""
+        """Make an array over the memory of `x`, or a copy of it."""
         return np.from_dlpack(x, copy=copy)
 
     def pytree_node(self, x: Any) -> None:
-        """Nothing: NumPy has no pytrees."""
+        """Return None: NumPy has no pytrees."""
         return
 
 

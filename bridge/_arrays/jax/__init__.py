@@ -1,4 +1,4 @@
-"""Arrays of JAX."""
+"""The arrays of JAX, and the devices and modes that they depend on."""
 
 from bridge._arrays.jax.backend import (
     ARRAYS as ARRAYS,

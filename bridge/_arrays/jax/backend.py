@@ -1,4 +1,4 @@
-"""What JAX shows to bridge as a kind of arrays."""
+"""The array backend of JAX."""
 
 import dataclasses
 import functools
@@ -36,103 +36,102 @@ class JaxArrays:
     check_not_traced = None
 
     def is_array(self, x: Any) -> bool:
-        """Whether `x` is an array or a tracer of one."""
+        """Return True if `x` is an array or a tracer of JAX."""
         return isinstance(x, jax.Array)
 
     def spec(self, x: Any) -> ArraySpec:
-        """Shape, dtype and weak type; where it lives is JAX's affair."""
+        """Return shape, dtype and weak type; JAX manages devices itself."""
         if jnp.issubdtype(x.dtype, jax.dtypes.extended):
             _extended[str(x.dtype)] = x.dtype
         return ArraySpec(tuple(x.shape), str(x.dtype), weak_type=getattr(x, "weak_type", False))
 
     def signature(self, x: Any) -> Hashable:
-        """Shape, dtype and weak type; a tracer of a transformation around the call is refused."""
+        """Return shape, dtype and weak type; raise if `x` is a tracer."""
         if isinstance(x, Tracer):
             raise NoValuesError(
-                f"it is a JAX tracer ({self.spec(x)}), and JAX cannot look into a bridged function."
-                " Within jax.jit, jax.grad and the like, call the function of JAX itself."
+                f"it is a JAX tracer ({self.spec(x)}), and JAX cannot trace a bridged function. "
+                "Within jax.jit, jax.grad and the like, call the JAX function itself."
             )
         return x.shape, x.dtype, getattr(x, "weak_type", False)
 
     def unwrap_key(self, x: Any) -> tuple[Any, str] | None:
-        """The data of a typed PRNG key, and what is made of it."""
+        """Return the data of a typed PRNG key and its implementation; None for other arrays."""
         if not jnp.issubdtype(x.dtype, jax.dtypes.prng_key):
             return None
         return jax.random.key_data(x), str(jax.random.key_impl(x))
 
     def wrap_key(self, x: Any, impl: str) -> Any:
-        """The key of this data, a buffer, which may have been widened as other integers are."""
+        """Make the key of this data, a buffer, whose integers may have been widened."""
         return jax.random.wrap_key_data(jnp.asarray(np.asarray(x), "uint32"), impl=impl)
 
     def target_signature(self, x: Any) -> Hashable:
-        """Shape and dtype."""
+        """Return shape and dtype."""
         return x.shape, x.dtype
 
     def target_spec(self, x: Any) -> ArraySpec:
-        """Shape and dtype; the device is the one that JAX compiles for, which a tracer has too."""
+        """Return shape and dtype, with the device that JAX compiles for, as tracers have none."""
         if jnp.issubdtype(x.dtype, jax.dtypes.extended):
             raise ArgumentError(
-                f"it is a JAX array of dtype {x.dtype}, which no other framework has. For a PRNG "
-                "key, pass `jax.random.key_data(key)`, or `rng=key` for what the function draws."
+                f"it is a JAX array of dtype {x.dtype}, which no other framework supports. For a "
+                "PRNG key, pass `jax.random.key_data(key)`, or `rng=key` for the random numbers of "
+                "the function."
             )
         device = "cuda:0" if jax.default_backend() in ("gpu", "cuda") else "cpu"
         return dataclasses.replace(self.spec(x), weak_type=False, device=device)
 
     def borrower(self, device: str) -> Callable[[Sequence[Any]], Sequence[Any]]:
-        """NumPy views as they are where `jax.jit` would put them on `device` anyway."""
+        """Return the function from buffers to arrays; `jax.jit` takes those of the host as is."""
         host = device == "cpu" and jax.default_backend() == "cpu"
 
         def borrow(buffers: Sequence[Any]) -> Sequence[Any]:
             check_not_forked()
             default = CONFIG.jax_default_device
-            # Arrays that were put on a device could not enter a program for several.
+            # A program for several devices refuses arrays that are committed to one.
             if host and (default is None or getattr(default, "platform", default) == "cpu"):
                 return buffers
-            with (
-                jax.enable_x64(new_val=True),
-                allow_transfers(),
-            ):  # else 64-bit values would be narrowed
+            # In 32-bit mode JAX would narrow 64-bit values.
+            with jax.enable_x64(new_val=True), allow_transfers():
                 return [put_on_device(x, device) for x in buffers]
 
         return borrow
 
     def releaser(self, device: str) -> Callable[[Sequence[Any]], Sequence[Any]]:
-        """Capsules for the host, which wait for the values; elsewhere the arrays, for streams."""
+        """Return the function to capsules of the host, after waiting; elsewhere to arrays."""
         if device != "cpu":
             return lambda outputs: [gather(y, device) for y in outputs]
-        # All devices of the host have one memory.
+        # All devices of the host have one memory, so an array on any single one need not move.
         near = SingleDeviceSharding if jax.default_backend() == "cpu" else None
-        return functools.partial(_capsules, near=near)
+        return functools.partial(_make_capsules, near=near)
 
     def lender(self, device: str) -> Callable[[Sequence[Any]], Sequence[Any]]:
-        """The arrays themselves, which have `__dlpack__`, on `device`."""
+        """Return the function that puts arrays, which have `__dlpack__`, on `device`."""
 
         def lend(xs: Sequence[Any]) -> Sequence[Any]:
             check_not_forked()
             return [lend_one(x) if self.is_array(x) else x for x in xs]
 
         def lend_one(x: Any) -> Any:
-            spread = self.export(x, dense=False, copy=None, whole=False)
-            return jax.device_put(spread, find_device(device))
+            checked = self.export(x, dense=False, copy=None, whole=False)
+            return jax.device_put(checked, find_device(device))
 
         return lend
 
     def read_values(self, x: Any) -> Any:
-        """`x` itself."""
+        """Return `x` on one device; JAX arrays export their values themselves."""
         return self.export(x, dense=True, copy=None)
 
     def adopter(self, device: str) -> Callable[[Sequence[Any]], Arrays]:
-        """Arrays over the memory of buffers, or copies where it is not aligned."""
+        """Return the function from buffers to arrays over their memory, copied if not aligned."""
         return _adopt
 
     def supports_dtype(self, dtype: str) -> bool:
-        """Whether JAX has a dtype of this name, in the mode that it is in, or narrows it."""
+        """Return True if JAX has this dtype in its current mode, or narrows it."""
         return dtype in _DTYPES and (x64_mode() or dtype not in NARROW or dtype in NARROW_INTEGERS)
 
     def unsupported_dtype_advice(self, dtype: str) -> str:
-        """Why results of this dtype cannot be had, and what to write instead."""
+        """Say why there are no results of this dtype, and what to write instead."""
         if dtype not in NARROW:
-            return "which jax has no counterpart of. Convert it in the function, to another dtype."
+            return "which JAX does not support. Convert it in the function, to another dtype."
         return (
             f"which has no counterpart while JAX is in 32-bit mode. Convert it to {NARROW[dtype]} "
             'in the function, or call it in 64-bit mode: jax.config.update("jax_enable_x64", True),'
@@ -140,14 +139,14 @@ class JaxArrays:
         )
 
     def check_dtype(self, dtype: str) -> None:
-        """Nothing: what JAX lacks is told with what its functions are called with."""
+        """Do nothing: JAX tells about unsupported dtypes when its functions are called."""
 
     def meta_arrays(self, specs: Specs) -> Arrays:
-        """Nothing: JAX has no arrays without values."""
+        """Raise: JAX has no arrays without values."""
         raise NoValuesError("JAX has no arrays without values.")
 
     def export(self, x: Any, *, dense: bool, copy: bool | None, whole: bool = True) -> Any:
-        """`x` itself, gathered on one device; a tracer and a PRNG key are refused."""
+        """Return `x`, gathered on one device; raise for a tracer or a PRNG key."""
         if isinstance(x, Tracer):
             raise NoValuesError(f"a JAX tracer ({self.spec(x)}) has no values to convert.")
         if jnp.issubdtype(x.dtype, jax.dtypes.extended):
@@ -164,7 +163,7 @@ class JaxArrays:
         return gather(x)
 
     def convert(self, x: Any, *, copy: bool | None) -> jax.Array:
-        """An array over the memory of `x`, or a copy; 64-bit values need JAX's 64-bit mode."""
+        """Make an array over the memory of `x`, or a copy; 64-bit values need 64-bit mode."""
         dtype = str(x.dtype).removeprefix("torch.")
         if dtype in NARROW and not x64_mode():
             raise ArgumentError(
@@ -176,9 +175,9 @@ class JaxArrays:
             return jnp.array(x)
         buffer, low = as_dlpack_dtype(x) if isinstance(x, np.ndarray) else (x, None)
         try:
-            # from_dlpack(copy=True) shares all the same, in jax 0.10.
+            # In jax 0.10 from_dlpack(copy=True) shares the memory nevertheless.
             y = jax.dlpack.from_dlpack(buffer, copy=None if copy else copy)
-        except (ValueError, RuntimeError) as error:  # memory not aligned to 64 bytes
+        except (ValueError, RuntimeError) as error:  # memory that is not aligned to 64 bytes
             if copy is None or copy:
                 raise
             raise CopyError(f"copy=False, but JAX cannot share its memory: {error}") from error
@@ -186,20 +185,20 @@ class JaxArrays:
         return jax.block_until_ready(jnp.array(y) if copy else y)
 
     def pytree_node(self, x: Any) -> PytreeNode | None:
-        """A class registered with `jax.tree_util`, as Equinox modules and Flax structs are."""
+        """Return how to flatten a class registered with `jax.tree_util`, such as Flax structs."""
         if jax.tree_util.all_leaves([x]):  # unlike flattening, it does not warn of generators
             return None
 
-        def take(node: Any) -> tuple[list[Any], Any]:
+        def flatten(node: Any) -> tuple[list[Any], Any]:
             return jax.tree.flatten(node, is_leaf=lambda child: child is not node)
 
-        def build(structure: Any, children: Iterable[Any]) -> Any:
+        def unflatten(structure: Any, children: Iterable[Any]) -> Any:
             return jax.tree.unflatten(structure, children)
 
-        return take, build
+        return flatten, unflatten
 
 
-# The dtypes of PRNG keys that were met: JAX has no way from their names back to them.
+# Dtypes of PRNG keys that were seen, by name: JAX cannot look them up by name.
 _extended: dict[str, Any] = {}
 
 
@@ -211,13 +210,13 @@ def _adopt(buffers: Sequence[Any]) -> Arrays:
 
 
 def shape_dtype_struct(spec: ArraySpec, *, x64: bool) -> jax.ShapeDtypeStruct:
-    """What `jax.make_jaxpr` takes for an argument of this spec."""
-    dtype = spec.dtype if x64 else NARROW.get(spec.dtype, spec.dtype)
-    found = _extended.get(dtype) or jnp.dtype(dtype)
-    return jax.ShapeDtypeStruct(spec.shape, found, weak_type=spec.weak_type)
+    """Return the abstract argument that `jax.make_jaxpr` takes for this spec."""
+    name = spec.dtype if x64 else NARROW.get(spec.dtype, spec.dtype)
+    dtype = _extended.get(name) or jnp.dtype(name)
+    return jax.ShapeDtypeStruct(spec.shape, dtype, weak_type=spec.weak_type)
 
 
-try:  # a third of the cost of __dlpack__, which finds the device and its stream anew
+try:  # a third of the cost of __dlpack__, which looks up device and stream each time
     from jaxlib._jax import buffer_to_dlpack_managed_tensor as _capsule
 except ImportError:
 
@@ -225,21 +224,21 @@ except ImportError:
         return y.__dlpack__()
 
 
-def _capsules(outputs: Sequence[Any], near: type | None) -> Sequence[Any]:
+def _make_capsules(outputs: Sequence[Any], near: type | None) -> Sequence[Any]:
     try:
-        whole = [y if type(y.sharding) is near else gather(y, "cpu") for y in outputs]
-        return [_capsule(y) for y in whole]
-    except (RuntimeError, AttributeError) as error:  # a tracer has no sharding, nor a buffer
+        gathered = [y if type(y.sharding) is near else gather(y, "cpu") for y in outputs]
+        return [_capsule(y) for y in gathered]
+    except (RuntimeError, AttributeError) as error:  # a tracer has no sharding and no buffer
         if not any(isinstance(y, Tracer) for y in outputs):
             raise
         raise NoValuesError(
-            "a bridged function was called while JAX traces a function, so that its result has "
-            "no values yet. Call the function of JAX itself there."
+            "a bridged function was called while JAX traces a function, so its result has no "
+            "values yet. Call the JAX function itself there."
         ) from error
 
 
 def conjugate_all(xs: Iterable[Any]) -> tuple[Any, ...]:
-    """Between JAX's convention for complex cotangents and that of torch and MLX."""
+    """Convert complex cotangents between JAX's convention and that of torch and MLX."""
     return tuple(jnp.conj(x) if jnp.iscomplexobj(x) else x for x in xs)
 
 

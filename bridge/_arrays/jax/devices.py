@@ -1,4 +1,4 @@
-"""Where arrays of JAX live, and how they get elsewhere."""
+"""The devices of JAX arrays, and copies from one device to another."""
 
 from typing import Any
 
@@ -9,7 +9,7 @@ from bridge._core.errors import ArgumentError, DeviceError
 
 
 def gather(y: Any, device: str | None = None) -> Any:
-    """`y` on one device, `device` or its first: of several, DLPack would hand out a part."""
+    """Return `y` on one device, `device` or its first: DLPack exports one shard of several."""
     if not y.is_fully_addressable:
         raise ArgumentError(
             f"a JAX array, {y.dtype}{list(y.shape)}, is {describe_devices(y)}, some of which "
@@ -17,37 +17,37 @@ def gather(y: Any, device: str | None = None) -> Any:
             "`jax.experimental.multihost_utils.process_allgather(array, tiled=True)`."
         )
     devices = y.sharding.device_set
-    target = find_device(device) if device else min(devices, key=lambda one: one.id)
+    target = find_device(device) if device else min(devices, key=lambda candidate: candidate.id)
     return y if devices == {target} else jax.device_put(y, target)
 
 
 def describe_devices(y: Any) -> str:
-    """How an array lies on several devices, in words."""
+    """Say in words that an array is spread over several devices."""
     return f"spread over {len(y.sharding.device_set)} devices"
 
 
 def find_device(device: str) -> Any:
-    """JAX's name for `cpu` or `cuda:0`."""
+    """Return the JAX device for a name like `cpu` or `cuda:0`."""
     kind, _, index = device.partition(":")
     return jax.local_devices(backend=kind)[int(index or 0)]
 
 
 def compute_device(device: str, asked: str | None) -> str:
-    """The device to compute on for arrays that live on `device`."""
-    wanted = asked or device
+    """Return the device to compute on for arrays on `device`; raise if JAX cannot use it."""
+    name = asked or device
     try:
-        find_device(wanted)
+        find_device(name)
     except (RuntimeError, IndexError) as error:
         raise DeviceError(
-            f"JAX cannot compute on {wanted}: {error}. Install JAX's CUDA plugin "
+            f"JAX cannot compute on {name}: {error}. Install JAX's CUDA plugin "
             '(pip install "jax[cuda13]"), or let JAX compute on the host with device="cpu", '
             "which copies arguments and results."
         ) from error
-    return wanted
+    return name
 
 
 def put_on_device(x: Any, device: str) -> Any:
-    """`x`, a buffer, as an array there; what is no buffer stays as it is."""
+    """Return `x`, if it is a buffer, as an array on `device`; else `x` itself."""
     if isinstance(x, (np.ndarray, jax.Array)):
         return jax.device_put(x, find_device(device))
     return jax.dlpack.from_dlpack(x) if hasattr(x, "__dlpack__") else x

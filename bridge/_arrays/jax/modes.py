@@ -1,4 +1,4 @@
-"""The state that JAX is in: its modes, its guards, and whether its threads run."""
+"""JAX's modes, its transfer guards, and the state of its threads after a fork."""
 
 import contextlib
 import dataclasses
@@ -14,45 +14,52 @@ CONFIG: Any = jax.config  # its options are attributes that it does not declare
 
 
 @dataclasses.dataclass
-class _Forked:
-    """What is known of JAX's threads: whether they run, and whether they ran before a fork."""
+class _ForkState:
+    """Whether JAX's threads run in this process, or ran before it was forked.
+
+    Attributes:
+        started: True if bridge has used JAX in this process.
+        started_before: True if JAX had started its threads before the fork.
+    """
 
     started: bool = False
     started_before: bool = False
 
-    def __call__(self) -> None:
+    def note_fork(self) -> None:
+        """Note in the child if the threads had been started, by bridge or by others."""
         self.started_before = self.started or bool(getattr(_xla_bridge, "_backends", None))
 
 
-try:  # where JAX notes that it has started its threads, for us or for others
+try:  # it holds the backends that JAX has started, each with its threads
     from jax._src import xla_bridge as _xla_bridge
 except ImportError:
     _xla_bridge = None
 
-_forked = _Forked()
-os.register_at_fork(after_in_child=_forked)
+_fork_state = _ForkState()
+os.register_at_fork(after_in_child=_fork_state.note_fork)
 
 
 def check_not_forked() -> None:
-    """Raise where JAX would wait forever for threads that its process does not have."""
-    if _forked.started_before:
+    """Raise in a forked child where JAX would wait forever for the threads of its parent."""
+    if _fork_state.started_before:
         raise DeviceError(
             "JAX was used before this process was forked off, and its threads are not in the "
             'child, where it would wait for them forever. Start processes with "spawn" or '
             '"forkserver", or use JAX only after the fork.'
         )
-    _forked.started = True
+    _fork_state.started = True
 
 
 def x64_mode() -> bool:
-    """Whether JAX is in 64-bit mode, here and now."""
+    """Return True if JAX is in 64-bit mode in this thread now."""
     return CONFIG.jax_enable_x64
 
 
 def allow_transfers() -> contextlib.AbstractContextManager[Any]:
-    """A context in which arguments cross, which the caller asks for by the call itself.
+    """Return a context in which arguments may be copied to the device.
 
-    So `jax.transfer_guard("disallow")`, which is about others, lets them pass.
+    The caller asks for that by the call, so `jax.transfer_guard("disallow")`, against implicit
+    copies, must not refuse it.
     """
     guard = CONFIG.jax_transfer_guard_host_to_device
     if guard in ("disallow", "log"):
@@ -61,15 +68,15 @@ def allow_transfers() -> contextlib.AbstractContextManager[Any]:
 
 
 def allows_transfers(call: Callable[..., Any]) -> Callable[..., Any]:
-    """`call`, a program, whose arguments may be in memory of others."""
+    """Return `call`, a program, such that its arguments may be in others' memory."""
 
-    def admit(*args: Any) -> Any:
+    def call_with_transfers(*args: Any) -> Any:
         if CONFIG.jax_transfer_guard_host_to_device is None:
             return call(*args)
         with allow_transfers():
             return call(*args)
 
-    return admit
+    return call_with_transfers
 
 
 _NOTHING = contextlib.nullcontext()

@@ -1,4 +1,4 @@
-"""Tensors of PyTorch."""
+"""The tensors of PyTorch, and the isolation of computations from their caller."""
 
 from bridge._arrays.torch.backend import ARRAYS as ARRAYS
 from bridge._arrays.torch.dtypes import dtype_name as dtype_name

@@ -1,4 +1,4 @@
-"""Tensors of PyTorch: their buffers, on the host as NumPy views, elsewhere by DLPack."""
+"""The array backend of PyTorch: NumPy views on the host, DLPack on other devices."""
 
 import functools
 import operator
@@ -30,12 +30,12 @@ class TorchArrays:
     unwrap_key = wrap_key = None
 
     def is_array(self, x: Any) -> bool:
-        """Whether `x` is a tensor, a Parameter or of a subclass."""
+        """Return True if `x` is a tensor, also if it is a Parameter or of another subclass."""
         return isinstance(x, torch.Tensor)
 
     def spec(self, x: torch.Tensor) -> ArraySpec:
-        """Shape, dtype and device of a dense tensor; others are refused."""
-        if hasattr(x, "to_local"):  # DTensor, known by the method we advise
+        """Return shape, dtype and device of a dense tensor; raise for other kinds."""
+        if hasattr(x, "to_local"):  # a DTensor; it is known by the method that we advise
             raise ArgumentError(
                 f"it is a {type(x).__name__}, spread over several processes. Pass `.to_local()`."
             )
@@ -47,48 +47,48 @@ class TorchArrays:
             raise ArgumentError(f"its dtype {x.dtype} has no counterpart. Convert it first.")
         return ArraySpec(tuple(x.shape), dtype_name(x.dtype), str(x.device))
 
-    # Not a method, which would cost as much again. A nested tensor has no shape: RuntimeError.
+    # A method would cost twice as much. A nested tensor has no shape: RuntimeError.
     signature = operator.attrgetter("shape", "dtype", "device", "layout")
 
     target_signature = signature
     target_spec = spec
 
     def lender(self, device: str) -> Callable[[Sequence[Any]], Sequence[Any]]:
-        """NumPy views for the host, detached dense tensors for other devices."""
+        """Return the function to NumPy views for the host, to dense tensors for other devices."""
         return _numpy_views if device == "cpu" else functools.partial(_contiguous_on, device=device)
 
     def read_values(self, x: torch.Tensor) -> Any:
-        """A NumPy array of what `x` wraps in transformations that take derivatives."""
+        """Return a NumPy array of `x`, also within transformations that take derivatives."""
         with suspend_transforms():
             return self.export(without_derivatives(x), dense=True, copy=None).numpy(force=True)
 
     def adopter(self, device: str) -> Callable[[Sequence[Any]], Arrays]:
-        """Tensors over the memory of buffers, moved to `device` if that is another."""
+        """Return the function from buffers to tensors over their memory, moved to `device`."""
         return _adopt if device == "cpu" else functools.partial(_adopt_from, device=device)
 
     def supports_dtype(self, dtype: str) -> bool:
-        """Whether torch has a dtype of this name."""
+        """Return True if torch has a dtype of this name."""
         return getattr(torch, dtype, None) in {*PLAIN, *AS_INTEGERS}
 
     def unsupported_dtype_advice(self, dtype: str) -> str:
-        """Why results of this dtype cannot be had, and what to write instead."""
+        """Say why there are no results of this dtype, and what to write instead."""
         advice = dtype_advice(dtype)
-        return f"which torch has no counterpart of. Convert it in the function, to {advice}."
+        return f"which torch does not support. Convert it in the function, to {advice}."
 
     def check_dtype(self, dtype: str) -> None:
-        """Raise for a dtype that torch lacks."""
+        """Raise if torch does not support this dtype."""
         if not self.supports_dtype(dtype):
             raise ArgumentError(f"torch has no dtype {dtype}. Convert it to {dtype_advice(dtype)}.")
 
     def meta_arrays(self, specs: Specs) -> Arrays:
-        """Meta tensors."""
+        """Make meta tensors."""
         return tuple(
             torch.empty(spec.shape, dtype=getattr(torch, spec.dtype), device="meta")
             for spec in specs
         )
 
     def borrower(self, device: str) -> Callable[[Sequence[Any]], Sequence[Any]]:
-        """Tensors over the memory of `buffers`, copies of NumPy arrays that are read-only."""
+        """Return the function from buffers to tensors over their memory; copied if read-only."""
 
         def borrow(buffers: Sequence[Any]) -> Sequence[Any]:
             return [_borrow(x, device) if hasattr(x, "__dlpack__") else x for x in buffers]
@@ -96,11 +96,11 @@ class TorchArrays:
         return borrow
 
     def releaser(self, device: str) -> Callable[[Sequence[Any]], Sequence[Any]]:
-        """Dense tensors on `device`; on the host capsules of them."""
+        """Return the function from outputs to dense tensors on `device`; capsules on the host."""
 
         def release(outputs: Sequence[Any]) -> Sequence[Any]:
             dense = _contiguous_on(outputs, device=device)
-            # As `__dlpack__`, which asks 3 us long for gradients and streams that are not here.
+            # `__dlpack__` first checks gradients and streams, which takes 3 us.
             return [torch.to_dlpack(y) for y in dense] if device == "cpu" else dense
 
         return release
@@ -108,7 +108,7 @@ class TorchArrays:
     def execute_into(
         self, op: Op, operands: Sequence[Any], results: Sequence[Any], stream: DeviceStream | None
     ) -> None:
-        """Evaluate `op`, and copy its outputs to where they belong."""
+        """Execute `op` on its operands, and write its outputs to the results."""
         if stream is None:
             execute_into(op, operands, results)
             return
@@ -120,7 +120,7 @@ class TorchArrays:
     def export(
         self, x: torch.Tensor, *, dense: bool, copy: bool | None, whole: bool = True
     ) -> torch.Tensor:
-        """`x` as its memory should say; one that requires grad is refused, as by `.numpy()`."""
+        """Return `x` with its values in memory; raise if it requires grad, as `.numpy()` does."""
         if x.requires_grad:
             raise ArgumentError(
                 "a tensor that requires grad would lose its gradient, since values cross "
@@ -134,22 +134,22 @@ class TorchArrays:
                 f"a {x.device.type} tensor without memory has no values to convert. Under "
                 "torch.func.vmap and other transformations, wrap the function that takes it."
             )
-        y = _materialized(x)
+        y = _materialize(x)
         if dense and not _is_contiguous(y):
             y = y.contiguous()
         if copy is False and y is not x:
             raise CopyError(
-                "copy=False, but its strides, or a conjugation, negation or zeros that torch has "
-                "put off, cannot be shared."
+                "copy=False, but it has strides, or a lazy conjugation, negation or zeros, that "
+                "cannot be shared."
             )
         return y
 
     def check_not_traced(self, x: torch.Tensor) -> torch.Tensor:
-        """A copy of `x`, which may change before a derivative is taken; refused as by `export`."""
+        """Copy `x`, which may change before a derivative is taken; raise as `export` does."""
         return self.export(x, dense=True, copy=None).clone(memory_format=torch.contiguous_format)
 
     def convert(self, x: Any, *, copy: bool | None) -> torch.Tensor:
-        """A tensor over the memory of `x`, writable, or a copy of it."""
+        """Make a tensor over the memory of `x`, which must be writable, or a copy of it."""
         name = dtype_name(x.dtype)
         if not self.supports_dtype(name):
             raise ArgumentError(f"torch has no dtype {name}.")
@@ -160,21 +160,21 @@ class TorchArrays:
         return torch.from_dlpack(x, copy=copy)
 
     def pytree_node(self, x: Any) -> PytreeNode | None:
-        """A class registered with `torch.utils._pytree`, as Hugging Face's outputs are."""
+        """Return how to flatten a class registered with `torch.utils._pytree`, if it is one."""
         if pytree.tree_structure(x, is_leaf=lambda child: child is not x).is_leaf():
             return None
 
-        def take(node: Any) -> tuple[list[Any], Any]:
+        def flatten(node: Any) -> tuple[list[Any], Any]:
             return pytree.tree_flatten(node, is_leaf=lambda child: child is not node)
 
-        def build(structure: Any, children: Any) -> Any:
+        def unflatten(structure: Any, children: Any) -> Any:
             return pytree.tree_unflatten(children, structure)
 
-        return take, build
+        return flatten, unflatten
 
 
 def _as_writable(x: Any) -> Any:
-    """`x`, or a copy where torch could write to what its owner keeps others from writing to."""
+    """Return `x`, or a copy if it is read-only, since torch could write to it."""
     return x.copy() if isinstance(x, np.ndarray) and not x.flags.writeable else x
 
 
@@ -183,7 +183,7 @@ def _borrow(x: Any, device: str) -> torch.Tensor:
 
 
 def _has_memory(x: torch.Tensor) -> bool:
-    try:  # a FakeTensor says that it is on the host, and has an address there, which is 0
+    try:  # a FakeTensor claims to be on the host, at address 0
         if x.untyped_storage().device.type == "meta":
             return False
         x.data_ptr()
@@ -193,7 +193,7 @@ def _has_memory(x: torch.Tensor) -> bool:
 
 
 def _is_contiguous(x: torch.Tensor) -> bool:
-    """Whether `x` fills its memory, with its axes in whatever order."""
+    """Return True if `x` is contiguous for some order of its axes."""
     order = sorted(range(x.dim()), key=lambda axis: -x.stride(axis))
     return x.permute(order).is_contiguous()
 
@@ -206,12 +206,12 @@ def _numpy_views(xs: Sequence[Any]) -> Sequence[Any]:
 
 
 def _numpy_view(x: torch.Tensor) -> Any:
-    if _is_elsewhere(x):
+    if not _is_plain(x):
         return _numpy_by_dispatcher(x)
-    # Tensor.numpy() forbids forever to resize the memory, by which FSDP frees parameters.
+    # Tensor.numpy() makes the storage not resizable, but FSDP resizes it to free parameters.
     try:
         return np.from_dlpack(HostCapsule(torch.to_dlpack(x)))
-    except (RuntimeError, BufferError):  # a dtype that NumPy lacks
+    except (RuntimeError, BufferError):  # a dtype that NumPy does not have
         return _numpy_by_dispatcher(x)
 
 
@@ -222,29 +222,29 @@ def _numpy_by_dispatcher(x: torch.Tensor) -> Any:
     return _numpy_view(x.detach().view(integer)).view(dtype)
 
 
-def _is_elsewhere(x: torch.Tensor) -> bool:
-    """Whether the values of `x` may be other than what its memory holds, to which DLPack is blind.
+def _is_plain(x: torch.Tensor) -> bool:
+    """Return True if the memory of `x` on the host holds its values, as DLPack assumes.
 
-    They are for a conjugation, negation or zeros that torch has put off, for subclasses and for
-    other devices, and all of these are dispatched in ways of their own.
+    It does not for lazy conjugations, negations and zeros, for subclasses and on other devices.
+    All of these have dispatch keys of their own.
     """
-    return _keys is None or _keys(x).raw_repr() not in _PLAIN_TYPES
+    return _dispatch_keys is not None and _dispatch_keys(x).raw_repr() in _PLAIN_KEYS
 
 
-_keys: Callable[[torch.Tensor], Any] | None = getattr(torch._C, "_dispatch_keys", None)  # pyright: ignore[reportPrivateUsage]
+_dispatch_keys: Callable[[torch.Tensor], Any] | None = getattr(torch._C, "_dispatch_keys", None)  # pyright: ignore[reportPrivateUsage]
 
 
-def _plain_types() -> set[int]:
-    """How tensors on the host are dispatched, in inference mode and out of it."""
-    if _keys is None:
+def _plain_keys() -> set[int]:
+    """Return the dispatch keys of ordinary host tensors, outside and inside inference mode."""
+    if _dispatch_keys is None:
         return set()
     with torch.device("cpu"):
-        found = {_keys(torch.empty(0)).raw_repr()}
+        keys = {_dispatch_keys(torch.empty(0)).raw_repr()}
         with torch.inference_mode():
-            return found | {_keys(torch.empty(0)).raw_repr()}
+            return keys | {_dispatch_keys(torch.empty(0)).raw_repr()}
 
 
-_PLAIN_TYPES = _plain_types()
+_PLAIN_KEYS = _plain_keys()
 
 
 def _contiguous_on(xs: Sequence[Any], *, device: str) -> Sequence[Any]:
@@ -252,16 +252,16 @@ def _contiguous_on(xs: Sequence[Any], *, device: str) -> Sequence[Any]:
 
 
 def _contiguous(x: torch.Tensor, device: str) -> torch.Tensor:
-    return _materialized(x.detach()).contiguous().to(device)
+    return _materialize(x.detach()).contiguous().to(device)
 
 
-def _materialized(x: torch.Tensor) -> torch.Tensor:
-    """`x` with what torch has put off: a conjugation, a negation, zeros that have no memory."""
+def _materialize(x: torch.Tensor) -> torch.Tensor:
+    """Write the lazy values of `x` to memory: conjugations, negations and zeros."""
     y = x.resolve_conj().resolve_neg()
     return y if y.data_ptr() or not y.numel() else y.clone()
 
 
-# What the public function does after some questions about its argument, in half the time.
+# The public function without checks of its argument, in half the time.
 _take: Callable[[Any], torch.Tensor] = getattr(torch._C, "_from_dlpack", from_dlpack)  # pyright: ignore[reportPrivateUsage]
 
 
@@ -270,7 +270,7 @@ def _adopt(buffers: Sequence[Any]) -> Arrays:
 
 
 def _adopt_from(buffers: Sequence[Any], *, device: str) -> Arrays:
-    # Given an object, no capsule, torch passes its current stream to the producer.
+    # Given an object rather than a capsule, torch passes its current stream to the producer.
     return tuple(torch.from_dlpack(y).to(device) for y in buffers)
 
 

@@ -1,4 +1,4 @@
-"""The dtypes of PyTorch that cross, and their names."""
+"""The dtypes of PyTorch that have counterparts in other frameworks."""
 
 from typing import Any
 
@@ -12,9 +12,9 @@ PLAIN = {
     *(torch.uint8, torch.uint16, torch.uint32, torch.uint64),
     *(torch.float16, torch.float32, torch.float64, torch.complex64, torch.complex128),
 }
-# By dtype: their names cost 4 us to ask for.
+# By dtype: reading the name of a dtype costs 4 us.
 PLAIN_NUMPY = {np.dtype(str(dtype).removeprefix("torch.")) for dtype in PLAIN}
-# NumPy has these from ml_dtypes; Tensor.numpy() refuses them, so they cross as integers.
+# NumPy has these from ml_dtypes; Tensor.numpy() refuses them, so they are converted as integers.
 AS_INTEGERS = {
     torch.bfloat16: (torch.int16, ml_dtypes.bfloat16),
     torch.float8_e4m3fn: (torch.uint8, ml_dtypes.float8_e4m3fn),
@@ -26,5 +26,5 @@ AS_INTEGERS = {
 
 
 def dtype_name(dtype: Any) -> str:
-    """NumPy's name of a dtype of torch, which spells them alike."""
+    """Return NumPy's name of a dtype of torch; both use the same words."""
     return str(dtype).removeprefix("torch.")

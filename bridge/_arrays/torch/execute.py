@@ -1,4 +1,4 @@
-"""Ops evaluated on memory that a compiler handed out, with their outputs written there."""
+"""Execution of Ops on memory that a compiler allocated, for operands and results."""
 
 import itertools
 from collections.abc import Sequence
@@ -16,7 +16,7 @@ from bridge._core.spec import NARROW_INTEGERS, check_output_count, check_range
 
 
 def tensor_from_buffer(x: Any) -> torch.Tensor:
-    """A tensor over the memory of a NumPy array, or of what has `__dlpack__`."""
+    """Make a tensor over the memory of a NumPy array, or of an object with `__dlpack__`."""
     if not isinstance(x, np.ndarray):
         return torch.from_dlpack(x)
     if x.dtype in PLAIN_NUMPY:
@@ -25,52 +25,56 @@ def tensor_from_buffer(x: Any) -> torch.Tensor:
     return torch.from_numpy(buffer).view(getattr(torch, low or ""))
 
 
-# Below this memory is at hand, and asking whether it overlaps costs more than a copy.
+# Bytes. Below this size, allocating and copying costs less than checking for overlaps.
 _LARGE = 2**18
 
 
 def execute_into(op: Op, operands: Sequence[Any], results: Sequence[Any]) -> None:
-    """Evaluate `op` on NumPy arrays, or what has `__dlpack__`: `SourceArrays.execute_into`."""
+    """Execute `op` on NumPy arrays or objects with `__dlpack__`: `SourceArrays.execute_into`."""
     with suspend_transforms():
         _execute_into(op, operands, results)
 
 
 def _execute_into(op: Op, operands: Sequence[Any], results: Sequence[Any]) -> None:
-    xs, places = [*map(tensor_from_buffer, operands)], [*map(tensor_from_buffer, results)]
+    xs, targets = [*map(tensor_from_buffer, operands)], [*map(tensor_from_buffer, results)]
     large = op.notes.get("large")
     if large is None:
-        large = op.notes["large"] = any(y.nbytes >= _LARGE for y in places)
+        large = op.notes["large"] = any(y.nbytes >= _LARGE for y in targets)
     outputs = (
-        op.call_into(places, xs)
-        if large and op.call_into and _no_overlap(places, xs)
+        op.call_into(targets, xs)
+        if large and op.call_into and _no_overlap(targets, xs)
         else op.call(*xs)
     )
     check_output_count(outputs, results, op.name)
-    for i, (y, place) in enumerate(zip(outputs, places, strict=True)):
-        if y is place:
+    for i, (y, target) in enumerate(zip(outputs, targets, strict=True)):
+        if y is target:  # `call_into` has written it
             continue
-        if y.dtype != place.dtype:
-            y = _narrow(y, dtype_name(place.dtype), op.name)
-        if y.shape != place.shape or y.dtype != place.dtype:  # copy_ would stretch and convert
-            got, wanted = (f"{dtype_name(t.dtype)}{list(t.shape)}" for t in (y, place))
-            raise ArgumentError(f"result {i} of {op.name} is {got}, where {wanted} was expected.")
-        place.copy_(y.detach() if y.requires_grad else y)
+        if y.dtype != target.dtype:
+            y = _narrow(y, dtype_name(target.dtype), op.name)
+        if y.shape != target.shape or y.dtype != target.dtype:  # copy_ would broadcast and convert
+            actual, expected = (f"{dtype_name(t.dtype)}{list(t.shape)}" for t in (y, target))
+            raise ArgumentError(
+                f"result {i} of {op.name} is {actual}, where {expected} was expected."
+            )
+        target.copy_(y.detach() if y.requires_grad else y)
 
 
 def _narrow(y: torch.Tensor, dtype: str, name: str) -> torch.Tensor:
-    """`y`, or its integers of 64 bits as those of a smaller `dtype`: NOTE [narrow integers]."""
+    """Return `y`, 64-bit integers in a narrow `dtype` if asked: NOTE [narrow integers]."""
     if NARROW_INTEGERS.get(dtype_name(y.dtype)) != dtype:
         return y
-    words = y.view(torch.int64)  # torch has no minimum of uint64, whose large values are negative
-    if words.numel():
-        least, most = (int(value) for value in torch.aminmax(words))
+    signed = y.view(torch.int64)  # torch has no minimum of uint64; large values become negative
+    if signed.numel():
+        least, most = (int(value) for value in torch.aminmax(signed))
         least = least % 2**64 if y.dtype is torch.uint64 else least
         check_range(least, most, dtype, name)
     return y.to(getattr(torch, dtype))
 
 
-def _no_overlap(places: Sequence[torch.Tensor], xs: Sequence[torch.Tensor]) -> bool:
-    """Whether no place shares memory with an argument, as XLA promises."""
-    ours, theirs = ([(t.data_ptr(), t.data_ptr() + t.nbytes) for t in row] for row in (places, xs))
-    pairs = itertools.product(ours, theirs)
+def _no_overlap(targets: Sequence[torch.Tensor], xs: Sequence[torch.Tensor]) -> bool:
+    """Return True unless a target shares memory with an argument."""
+    written, read = (
+        [(t.data_ptr(), t.data_ptr() + t.nbytes) for t in tensors] for tensors in (targets, xs)
+    )
+    pairs = itertools.product(written, read)
     return all(end <= start or stop <= begin for (begin, end), (start, stop) in pairs)

@@ -1,9 +1,9 @@
-"""What a caller of torch is at, transforming or recording, which takes no part at home.
+"""Isolation of computations in torch from the transformations and tracing modes of the caller.
 
 NOTE [what would take part]
-Within a transformation of `torch.func`, or where a graph is recorded, whatever torch does in the
-thread is a part of it: results are wrapped, or have no values, also of tensors that the caller has
-nothing to do with.
+Within a transformation of `torch.func`, or while a graph is recorded, everything that torch does in
+the thread becomes a part of it: results are wrapped, or have no values, even those of tensors that
+the caller does not use.
 """
 # pyright: reportPrivateUsage=false, reportPrivateImportUsage=false
 
@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-# Without the names, something may always be going on.
+# In a torch without these private names, always assume a transformation or a mode.
 transforming: Callable[[], bool] = getattr(
     torch._C, "_are_functorch_transforms_active", lambda: True
 )
@@ -22,12 +22,12 @@ _modes: Callable[[], int] = getattr(torch._C, "_len_torch_dispatch_stack", lambd
 
 
 def is_recording() -> bool:
-    """Whether something looks at each operator that torch runs, as what makes graphs does."""
+    """Return True if a dispatch mode sees each operator that torch runs, as tracers do."""
     return _modes() > 0
 
 
 def without_derivatives(x: torch.Tensor) -> torch.Tensor:
-    """`x` without the levels of transformations that take derivatives; batches keep theirs."""
+    """Return `x` without the wrappers of `grad` and `jvp`; those of `vmap` stay."""
     functorch: Any = getattr(torch._C, "_functorch", None)
     while functorch is not None and functorch.is_gradtrackingtensor(x):
         x = functorch.get_unwrapped(x)
@@ -35,7 +35,7 @@ def without_derivatives(x: torch.Tensor) -> torch.Tensor:
 
 
 def unwrap(x: torch.Tensor) -> torch.Tensor:
-    """`x` without the levels of any transformation: all of a batch at once."""
+    """Return `x` without the wrappers of any transformation: a batch as one tensor."""
     functorch: Any = getattr(torch._C, "_functorch", None)
     while functorch and (functorch.is_batchedtensor(x) or functorch.is_gradtrackingtensor(x)):
         x = functorch.get_unwrapped(x)
@@ -43,7 +43,7 @@ def unwrap(x: torch.Tensor) -> torch.Tensor:
 
 
 def suspend_transforms() -> contextlib.AbstractContextManager[Any]:
-    """Nothing that the caller is at takes part in here: NOTE [what would take part]."""
+    """Suspend the caller's transforms and tracing modes: NOTE [what would take part]."""
     return _suspend() if transforming() or _modes() else _NOTHING
 
 
