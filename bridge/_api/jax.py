@@ -65,7 +65,9 @@ def jax2torch(
         x64: Whether to compute in JAX's 64-bit mode. By default a float64 or complex128
             argument asks for it, and otherwise the global flag decides. Outside of it int64
             arguments are computed with as int32, as everywhere in JAX: values that do not fit are
-            refused, but arithmetic wraps at 32 bits. Integer results then come back as int64.
+            refused, but arithmetic wraps at 32 bits: `sum`, `cumsum` and products that may exceed
+            them want `x64=True`. Integer results then come back as int64. A NumPy scalar does not
+            ask for 64 bits, and is an array of its dtype, as in `jax.jit`.
         residuals: `"save"` keeps what the backward pass needs, `"recompute"` keeps the arguments
             only and runs the function again, `"auto"` takes the way that a model of the costs
             finds fastest; the `repr` of the result says which. It has a third way, `gradient`:

@@ -2,11 +2,11 @@
 
 import dataclasses
 import inspect
-import types
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from bridge import _registry
+from bridge._calls.held_arrays import holds_arrays
 from bridge._calls.wrong_framework import (
     Direction,
     array_advice,
@@ -119,7 +119,7 @@ def check_static(leaf: Any, away: str) -> None:
             f"it is a {type(given).__name__}, no array of a framework. Pass {array_advice(given)}, "
             "or name it static."
         )
-    if _holds_arrays(given, away):
+    if holds_arrays(given, lambda owner: owner == away):
         raise ArgumentError(
             f"it is static, and a {type(given).__name__} that holds arrays, which would be "
             "constants to the trace and get no gradient. Pass its arrays; for a class of your "
@@ -132,42 +132,6 @@ def check_static(leaf: Any, away: str) -> None:
             f"it is a {type(given).__name__}, no array, number or known container, so it must be "
             f"static; but it cannot be hashed ({error})."
         ) from None
-
-
-def _holds_arrays(x: Any, away: str) -> bool:
-    """Whether `x` is an array of the caller's or hides one in its members or attributes."""
-    seen: dict[int, Any] = {}
-    found = [x]
-    while found and len(seen) < _MANY_OBJECTS:
-        inner = found.pop()
-        if id(inner) in seen or isinstance(inner, type) or inspect.isroutine(inner):
-            continue
-        seen[id(inner)] = inner
-        owner = _registry.array_owner(inner)
-        if owner is None:
-            found += _members(inner)
-        elif owner.name == away:
-            return True
-    return False
-
-
-_MANY_OBJECTS = 10_000
-
-
-def _members(x: Any) -> list[Any]:
-    """The members and attributes of an object."""
-    if isinstance(x, (str, bytes, int, float, complex, types.ModuleType)):
-        return []
-    if isinstance(x, Mapping):
-        return list(x.values())
-    held = list(x) if isinstance(x, (tuple, list, set, frozenset)) else []
-    slots = [slot for kind in type(x).__mro__ for slot in _names(getattr(kind, "__slots__", ()))]
-    attributes = [*getattr(x, "__dict__", {}).values(), *(getattr(x, s, None) for s in slots)]
-    return held + attributes
-
-
-def _names(slots: str | Iterable[str]) -> list[str]:
-    return [slots] if isinstance(slots, str) else list(slots)
 
 
 def static_key(value: Any) -> Hashable:

@@ -11,10 +11,11 @@ import functools
 import inspect
 import re
 import types
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import Any
 
 from bridge import _registry
+from bridge._calls.held_arrays import holds_arrays
 from bridge._core import import_path, pytree
 from bridge._core.array_protocols import ArrayBackend
 from bridge._core.errors import ArgumentError, BridgeError
@@ -144,12 +145,26 @@ def check_value(x: Any, target: str, *, alone: bool) -> None:
             f"to_{target} converts arrays, but got the function {import_path.function_name(x)}. "
             f"{_wrappers(x, target)} makes a function of {target} of it."
         )
-    if alone and any(map(_registry.array_owner, getattr(x, "__dict__", {}).values())):
+    if alone and isinstance(x, Iterator):
         raise ArgumentError(
             f"to_{target} converts arrays and containers of them, but got a {type(x).__name__}, "
-            "which holds arrays and is no known container. Make it a dataclass, or register it as "
-            "a pytree."
+            "which can be read once. Pass a list."
         )
+    others = {name for name in _registry.frameworks() if name != target}
+    if holds_arrays(x, lambda owner: alone or owner in others):
+        raise ArgumentError(
+            f"to_{target} converts arrays and containers of them, but got a {type(x).__name__}, "
+            f"which holds arrays and is no known container. {_container_advice(x)}"
+        )
+
+
+def _container_advice(x: Any) -> str:
+    """Say what to pass in place of an object that holds arrays."""
+    if isinstance(x, Mapping):
+        return "Pass a dict."
+    if isinstance(x, Collection):
+        return "Pass a list."
+    return "Make it a dataclass, or register it as a pytree, or pass its arrays."
 
 
 def check_containers(structure: Any, name: str, crossing: Direction) -> None:
