@@ -215,9 +215,49 @@ def by_several_out():
     return f, lambda: values
 
 
+def by_data():
+    total = torch.ones(3)
+
+    def f(x):
+        total.data = total.data + 1
+        return x * total
+
+    return f, lambda: total
+
+
+def by_augmented_data():
+    total = torch.ones(3)
+
+    def f(x):
+        total.data += 1
+        return x * total
+
+    return f, lambda: total
+
+
+def by_gradient():
+    weight = torch.nn.Parameter(torch.ones(()))
+
+    def f(x):
+        weight.grad = x.sum()
+        return x * weight
+
+    return f, lambda: weight
+
+
 CHANGES = [
     *(attribute, of_a_module, method_of_a_module, in_an_inner_object, cell, named_anew),
-    *(of_globals, element, by_lists, without_gradients, unused, caught),
+    *(
+        by_data,
+        by_augmented_data,
+        by_gradient,
+        of_globals,
+        element,
+        by_lists,
+        without_gradients,
+        unused,
+        caught,
+    ),
 ]
 OUT = [by_out, by_out_of_constants, by_several_out]
 
@@ -283,7 +323,61 @@ def test_a_part_of_a_captured_tensor_that_is_changed_runs_anew(make):
         torch2jax(function, lower="xla")(jnp.asarray(X))
 
 
-NEVER = [by_out, by_out_of_constants, by_several_out, by_lists, cell, named_anew, entry, view]
+def lent_to_numpy():
+    total = torch.ones(3)
+
+    def f(x):
+        total.numpy()[:] += 1
+        return x * total
+
+    return f, lambda: total
+
+
+def detached():
+    total = torch.ones(3)
+
+    def f(x):
+        total.detach().add_(1)
+        return x * total
+
+    return f, lambda: total
+
+
+def accumulated():
+    weight = torch.ones(3, requires_grad=True)
+
+    def f(x):
+        (weight * x.detach()).sum().backward()
+        return x * weight.grad
+
+    return f, lambda: weight.grad
+
+
+@pytest.mark.parametrize("make", [lent_to_numpy, detached])
+@pytest.mark.filterwarnings("ignore:.*cannot be captured as a graph")
+def test_memory_that_is_written_to_past_torch_runs_anew(make):
+    (function, read), (native, other) = make(), make()
+    there = torch2jax(function)
+    for _ in range(3):
+        np.testing.assert_allclose(there(jnp.asarray(X)), native(torch.tensor(X)), rtol=1e-6)
+        assert torch.equal(read(), other())
+
+
+NEVER = [
+    by_data,
+    by_augmented_data,
+    lent_to_numpy,
+    detached,
+    accumulated,
+    by_out,
+    by_out_of_constants,
+    by_several_out,
+    by_lists,
+    cell,
+    named_anew,
+    entry,
+    view,
+]
 
 
 @pytest.mark.parametrize("make", NEVER)

@@ -247,6 +247,12 @@ without_modes: Callable[[], contextlib.AbstractContextManager[Any]] = getattr(
 )
 
 
+# Attributes of tensors are looked at within, and nothing notes it; without the name it is noted.
+without_functions: Callable[[], contextlib.AbstractContextManager[Any]] = getattr(
+    torch._C, "DisableTorchFunction", contextlib.nullcontext
+)
+
+
 def same_storage(x: Any, y: Any) -> bool:
     """Whether two tensors lie in the same memory, values or not."""
     first = storage_id(x)

@@ -35,7 +35,7 @@ from bridge._sources.torch.internals import (
 from bridge._sources.torch.program import Program, Settings
 from bridge._sources.torch.state.dry_run import Trial, call_user_function, trial_runs
 from bridge._sources.torch.state.kept_tensors import tensors_read_again
-from bridge._sources.torch.state.operands import MutationGuard
+from bridge._sources.torch.state.operands import AccessGuard, MutationGuard
 from bridge._sources.torch.state.replaced_tensors import SWAP_LOCK, bypass_message, own_tensors
 
 Fun = Callable[..., Sequence[torch.Tensor]]
@@ -86,6 +86,7 @@ def trace(
         with (
             torch.enable_grad(),
             guard,
+            AccessGuard(guard, name),
             blocks,
             DenseGradients(),
             RewrittenFunctions(),
@@ -152,6 +153,7 @@ def trace_joint(
         with (
             torch.enable_grad(),
             guard,
+            AccessGuard(guard, name),
             DenseGradients(),
             RewrittenFunctions(),
         ):

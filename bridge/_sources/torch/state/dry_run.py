@@ -26,9 +26,10 @@ from bridge._sources.torch.internals import (
     other_values,
     storage_id,
     tensors_of,
+    without_functions,
     without_modes,
 )
-from bridge._sources.torch.state.operands import OperandObserver
+from bridge._sources.torch.state.operands import LENDING, SETTERS, OperandObserver
 
 
 class _Local(threading.local):
@@ -53,6 +54,7 @@ class Trial:
     def __init__(self) -> None:
         self._states: dict[int, tuple[Any, TrialState]] = {}
         self._memory: dict[int, tuple[torch.UntypedStorage, torch.UntypedStorage]] = {}
+        self._attributes: dict[int, tuple[torch.Tensor, dict[str, Any]]] = {}
         self._captured, self._fresh = set[int](), set[int]()  # memory
         self._restore_random = save_numpy_random()
 
@@ -99,6 +101,12 @@ class Trial:
                 storage = x.untyped_storage()
                 self._memory[key] = storage, storage.clone()
 
+    def save_attribute(self, x: torch.Tensor, name: str) -> None:
+        """Let what a tensor is over, or its gradient, be put back once another is set."""
+        known = self._attributes.setdefault(id(x), (x, {}))[1]
+        if is_real(x) and storage_id(x) not in self._fresh and name not in known:
+            known[name] = getattr(x, name)
+
     def look_at_result(self, x: torch.Tensor) -> None:
         """Leave what a run has made itself to those who have it."""
         key = storage_id(x)
@@ -107,14 +115,17 @@ class Trial:
 
     def put_back(self) -> None:
         """The state before the first run."""
-        with without_modes():
+        with without_modes(), without_functions():
+            for x, values in self._attributes.values():
+                for name, value in values.items():
+                    setattr(x, name, value)
             for storage, before in self._memory.values():
                 if storage.nbytes() != before.nbytes():
                     storage.resize_(before.nbytes())
                 storage.copy_(before)
-        for _, state in reversed(self._states.values()):
-            state.put_back()
-        self._restore_random()
+            for _, state in reversed(self._states.values()):
+                state.put_back()
+            self._restore_random()
 
 
 @contextlib.contextmanager
@@ -132,40 +143,41 @@ def trial_runs() -> Generator[Trial]:
 @contextlib.contextmanager
 def dry_run() -> Generator[None]:
     """The same for functions that compute with values, and may write to memory."""
-    with trial_runs() as trial:
-        leaving = functools.partial(trial.look, written=True)
-        with OperandObserver(trial.look, trial.look_at_result), _LeavingObserver(leaving):
-            yield
+    with (
+        trial_runs() as trial,
+        OperandObserver(trial.look, trial.look_at_result),
+        _AccessObserver(trial),
+    ):
+        yield
 
 
 def call_user_function(fn: Callable[..., Any], xs: Sequence[torch.Tensor]) -> Any:
     """The results of a function, in a trial from the state before it."""
-    for trial in _local.trials:
-        trial.begin(fn)
+    with without_functions():
+        for trial in _local.trials:
+            trial.begin(fn)
     results = fn(*xs)
     for trial in _local.trials:
         trial.note_kept()
     return results
 
 
-class _LeavingObserver(TorchFunctionMode):
-    """Calls `look` with tensors whose memory becomes known to others, who may write to it."""
+class _AccessObserver(TorchFunctionMode):
+    """Lets a trial know of tensors that are changed without an operator."""
 
-    def __init__(self, look: Callable[[torch.Tensor], None]) -> None:
+    def __init__(self, trial: Trial) -> None:
         super().__init__()
-        self._look = look
+        self._trial = trial
 
     def __torch_function__(
         self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Any = None
     ) -> Any:
         """`func`, looked at."""
-        if func in _LEAVING:
-            self._look(args[0])
+        if func in LENDING:
+            self._trial.look(args[0], written=True)
+        if func in SETTERS:
+            self._trial.save_attribute(args[0], SETTERS[func])
         return func(*args, **(kwargs or {}))
-
-
-_T: Any = torch.Tensor
-_LEAVING = {_T.numpy, _T.__array__, _T.__dlpack__, _T.data_ptr, _T.untyped_storage}
 
 
 def _reachable(fn: Any) -> list[Any]:
@@ -178,7 +190,9 @@ def _reachable(fn: Any) -> list[Any]:
         objects += [x for x in queue if id(x) not in managed and not _is_module(x)]
         found = {id(part): part for x in queue if _is_module(x) for part in x.modules()}
         parts = [x for key, x in found.items() if key not in managed]
-        objects += [y for x in parts for y in (vars(x), *tensors_of(x))]
+        objects += [
+            y for x in parts for y in (vars(x), *tensors_of(x), *x.parameters(recurse=False))
+        ]
         roots = [y for part in parts for y in [type(part), *other_values(part)]]
         queue = [y for root in roots for y in walk_holders(root, _is_module, seen)]
     return objects
@@ -191,7 +205,14 @@ def _is_module(x: Any) -> bool:
 def _save(x: Any) -> Callable[[], None] | None:
     if isinstance(x, torch.Generator):
         return functools.partial(_set_state, x, x.get_state())
+    if isinstance(x, torch.Tensor) and is_real(x) and x.requires_grad and x.is_leaf:
+        return functools.partial(_set_gradient, x, x.grad)  # `.backward()` adds to it
     return save_numpy(x)
+
+
+def _set_gradient(x: torch.Tensor, gradient: torch.Tensor | None) -> None:
+    if x.grad is not gradient:
+        x.grad = gradient
 
 
 def _set_state(generator: torch.Generator, state: torch.Tensor) -> None:

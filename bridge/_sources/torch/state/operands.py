@@ -4,8 +4,10 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
+from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
 
+from bridge._core.errors import NoValuesError
 from bridge._sources.torch.internals import TorchDispatchMode, is_real
 
 
@@ -25,6 +27,11 @@ class MutationGuard(TorchDispatchMode):
 
     refused: torch.Tensor | None = None
 
+    def refuse(self, x: torch.Tensor) -> None:
+        """Raise, since `x` is about to be changed."""
+        self.refused = x if self.refused is None else self.refused
+        raise ChangeError
+
     def __torch_dispatch__(
         self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Any = None
     ) -> Any:
@@ -33,9 +40,40 @@ class MutationGuard(TorchDispatchMode):
         if func._schema.is_mutable:
             for x, written in _operands(func, args, kwargs):
                 if written and is_real(x):
-                    self.refused = x if self.refused is None else self.refused
-                    raise ChangeError
+                    self.refuse(x)
         return func(*args, **kwargs)
+
+
+_T: Any = torch.Tensor
+# What replaces memory without an operator, and what hands it to others, who may write to it.
+SETTERS = {_T.data.__set__: "data", _T.grad.__set__: "grad"}
+LENDING = {_T.numpy, _T.__array__, _T.__dlpack__}
+
+
+class AccessGuard(TorchFunctionMode):
+    """Raises where a tensor that a function closes over is changed without an operator.
+
+    Args:
+        guard: What notes the tensor.
+        name: Of the function.
+    """
+
+    def __init__(self, guard: MutationGuard, name: str) -> None:
+        super().__init__()
+        self._guard, self._name = guard, name
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Any = None
+    ) -> Any:
+        """`func`, unless it does so."""
+        if func in SETTERS and is_real(args[0]):
+            self._guard.refuse(args[0])
+        if func in LENDING and is_real(args[0]):
+            raise NoValuesError(
+                f"{self._name} cannot be captured as a graph, since it takes the memory of a "
+                f"tensor that it captures, by `{func.__name__}`."
+            )
+        return func(*args, **(kwargs or {}))
 
 
 class OperandObserver(TorchDispatchMode):
