@@ -6,7 +6,7 @@ import warnings
 import pytest
 import torch
 
-from bridge import NoValuesError, jax2torch, mlx2torch
+from bridge import NoRuleError, NoValuesError, jax2torch, mlx2torch
 
 jnp = pytest.importorskip("jax.numpy")
 mx = pytest.importorskip("mlx.core")
@@ -48,3 +48,10 @@ def test_jit_trace_is_refused(sine, trace, called):
         with pytest.raises(NoValuesError, match=r"torch\.jit\.trace.*torch\.compile or torch\.exp"):
             trace(Module(sine))
     torch.testing.assert_close(sine(X), X.sin())
+
+
+def test_symbolic_trace_and_functionalize_are_refused(sine):
+    with pytest.raises(NoValuesError, match=r"symbolic_trace.*Use torch\.export"):
+        torch.fx.symbolic_trace(Module(sine))
+    with pytest.raises(NoRuleError, match="functionalize what is around"):
+        torch.func.functionalize(sine)(X)

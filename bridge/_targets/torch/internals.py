@@ -26,7 +26,7 @@ from torch._subclasses.functional_tensor import FunctionalTensor
 from torch.autograd import forward_ad
 
 from bridge._arrays.torch import transforming
-from bridge._core.errors import NoValuesError
+from bridge._core.errors import NoRuleError, NoValuesError
 
 _functorch: Any = getattr(torch._C, "_functorch", None)
 _levels = getattr(_functorch, "get_interpreter_stack", None)
@@ -69,6 +69,11 @@ def follow_grad_mode(xs: Sequence[Any]) -> Sequence[Any]:
     """
     if _levels is None or _set_forward_mode is None:
         return xs
+    if any(level.key() == _functorch.TransformType.Functionalize for level in _levels() or ()):
+        raise NoRuleError(
+            "a bridged function cannot be called within torch.func.functionalize. It changes "
+            "nothing in place: functionalize what is around the call."
+        )
     if torch.is_grad_enabled() and all(map(_was_grad_enabled, _levels() or ())):
         return xs
     with _set_forward_mode(mode=True):  # a `jvp` disables it, and copies would lose tangents
@@ -182,6 +187,11 @@ def hide_from_dynamo(fn: Callable[..., Any]) -> Callable[..., Any]:
 
 def is_staged(x: Any) -> bool:
     """Whether `x`, or an example in a batch of them, stands for a tensor in a graph."""
+    if isinstance(x, torch.fx.Proxy):
+        raise NoValuesError(
+            "a bridged function cannot be recorded by torch.fx.symbolic_trace, whose arguments "
+            "have no shapes. Use torch.export.export, or name the function in torch.fx.wrap."
+        )
     while _within and isinstance(x, torch.Tensor) and _is_batch(x):
         x = _within(x)
     return isinstance(x, (FakeTensor, FunctionalTensor))
