@@ -1,4 +1,4 @@
-"""What wraps a function or a module of any framework for any other."""
+"""The wrapping of a function or a module of any framework for any other."""
 
 import functools
 from collections.abc import Callable, Sequence
@@ -9,7 +9,7 @@ from bridge._api.convert import convert
 from bridge._api.module_parts import check_no_parameters
 from bridge._calls.bridged_function import BridgedFunction
 from bridge._calls.bridged_module import BridgedModule
-from bridge._calls.rewrapping import count_wrapper
+from bridge._calls.rewrapping import make_counter
 from bridge._calls.wrong_framework import Direction, check_function
 from bridge._core.errors import ArgumentError, OptionError
 
@@ -22,7 +22,7 @@ def wrap(
     device: str | None,
     options: dict[str, Any],
 ) -> Any:
-    """`fn` for the framework it is brought to; without `fn`, a decorator."""
+    """Wrap `fn` for callers of another framework; without `fn`, return a decorator."""
     nums, names = static
     make = functools.partial(
         _wrap,
@@ -34,45 +34,50 @@ def wrap(
     return make if fn is None else make(fn)
 
 
-def _wrap(fn: Any, *, direction: tuple[str, str], **how: Any) -> Any:
-    home, away = direction
-    _check(fn, Direction(home, away))
-    if not _registry.source(home).is_module(fn):
-        check_no_parameters(fn, Direction(home, away))
-        function = BridgedFunction(fn, direction=direction, **how)
-        function.wrapping = count_wrapper(fn, str(Direction(home, away)))
+def _wrap(fn: Any, *, direction: tuple[str, str], **options: Any) -> Any:
+    source, target = direction
+    wrapper = Direction(source, target)
+    _check(fn, wrapper)
+    if not _registry.source(source).is_module(fn):
+        check_no_parameters(fn, wrapper)
+        function = BridgedFunction(fn, direction=direction, **options)
+        function.wrapper_counter = make_counter(fn, str(wrapper))
         return function
-    if any(how["static"]):
+    if any(options["static"]):
         raise OptionError(
             "a module has no static arguments: numbers, strings and other values that are no "
             "arrays reach it as they are."
         )
-    wide = _registry.target_arrays(away).supports_dtype("float64")
-    again = functools.partial(_wrap, direction=direction, **how)
-    apply, modes, *values = _registry.source(home).functionalize(fn, wide=wide)
+    has_64_bits = _registry.target_arrays(target).supports_dtype("float64")
+    rewrap = functools.partial(_wrap, direction=direction, **options)
+    apply, modes, *values = _registry.source(source).functionalize(fn, wide=has_64_bits)
     apply.__name__ = apply.__qualname__ = type(fn).__name__
-    how["static"] = ((0,), ())
-    function = BridgedFunction(apply, direction=direction, **how)
-    function.wrapping = count_wrapper(fn, str(Direction(home, away)))
-    params, buffers = convert(values, away)
-    return BridgedModule(fn, function, modes, params, buffers, again=again)
+    options["static"] = ((0,), ())  # the modes, such as training or evaluation
+    function = BridgedFunction(apply, direction=direction, **options)
+    function.wrapper_counter = make_counter(fn, str(wrapper))
+    params, buffers = convert(values, target)
+    return BridgedModule(fn, function, modes, params, buffers, rewrap=rewrap)
 
 
-def _check(fn: Any, crossing: Direction) -> None:
-    """Raise unless `fn` can be brought from one framework to the other."""
+def _check(fn: Any, direction: Direction) -> None:
+    """Raise unless `fn` can be wrapped for this direction."""
     if isinstance(fn, BridgedModule):
         raise ArgumentError(
-            f"{crossing} expects a function of {crossing.source}, but got {fn!r}. Its function is "
-            "`apply(params, buffers, *args)`: pass that."
+            f"{direction} expects a function of {direction.source}, but got {fn!r}. Its function "
+            "is `apply(params, buffers, *args)`: pass that."
         )
-    if isinstance(fn, BridgedFunction) and fn.target_name != crossing.source:
-        called = "Call it as it is." if fn.target_name == crossing.target else ""
+    if isinstance(fn, BridgedFunction) and fn.target_name != direction.source:
+        is_ready = fn.target_name == direction.target
         raise ArgumentError(
-            f"{crossing} expects a function of {crossing.source}, but got {fn!r}, which is called "
-            f"with arrays of {fn.target_name}. "
-            f"{called or f'Did you mean {crossing.suggest(fn.target_name)}?'}"
+            f"{direction} expects a function of {direction.source}, but got {fn!r}, which is "
+            f"called with arrays of {fn.target_name}. "
+            + (
+                "Call it as it is."
+                if is_ready
+                else f"Did you mean {direction.suggest(fn.target_name)}?"
+            )
         )
-    check_function(fn, crossing)
+    check_function(fn, direction)
 
 
 def _sequence(one_or_more: Any) -> Sequence[Any]:

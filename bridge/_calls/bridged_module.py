@@ -1,4 +1,4 @@
-"""A module of one framework as values of another, and a pure function of them."""
+"""A module of one framework, for callers of another."""
 
 from collections.abc import Callable, Hashable
 from typing import Any
@@ -9,16 +9,16 @@ from bridge._core.tracebacks import shortens_tracebacks
 
 
 class BridgedModule:
-    """A module as the parameters and buffers it has, and a pure function of them.
+    """The parameters and buffers of a module, and a pure function of them.
 
     Attributes:
-        module: The module itself, whose own parameters and buffers `apply` leaves alone; it is
-            applied in training or in evaluation as it is set when `apply` is called.
-        params: Its parameters by name, over the memory of the module where that can be shared.
+        module: The module itself. `apply` does not change its own parameters and buffers, and runs
+            in training or evaluation mode, as the module is set when `apply` is called.
+        params: Its parameters by name. They share the memory of the module where possible.
         buffers: Its buffers by name, likewise.
 
-    It is no part of a pytree, and no module of the framework that it is brought to: a model that
-    holds one holds `params` itself, where its optimizer finds them.
+    It is neither a pytree nor a module of the framework that calls it: a model that contains it
+    stores `params` as its own, so that its optimizer finds them.
     """
 
     def __init__(
@@ -29,35 +29,36 @@ class BridgedModule:
         params: dict[str, Any],
         buffers: dict[str, Any],
         *,
-        again: Callable[[Any], Any],
+        rewrap: Callable[[Any], Any],
     ) -> None:
         self.module, self.params, self.buffers = module, params, buffers
-        self._function, self._modes, self._again = function, modes, again
+        self._function, self._modes, self._rewrap = function, modes, rewrap
 
     def __reduce__(self) -> Any:
-        # The pure function is of this very module, so another process makes one of its own.
-        return self._again, (self.module,), {"params": self.params, "buffers": self.buffers}
+        # The pure function refers to this very module, so another process has to make its own.
+        return self._rewrap, (self.module,), {"params": self.params, "buffers": self.buffers}
 
     def __repr__(self) -> str:
         return f"<{self._function!r} of {len(self.params)} parameters, {len(self.buffers)} buffers>"
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        """Raise: which parameters a module is applied with has to be said."""
+        """Raise, because the parameters must be passed: `apply(params, buffers, *args)`."""
         del args, kwargs
         raise ArgumentError(
-            f"{type(self.module).__name__} is called with its parameters and buffers, which are "
-            "arguments like others. Call `net.apply(net.params, net.buffers, *args)`: it returns "
-            "the output and the new buffers."
+            f"{type(self.module).__name__} takes its parameters and buffers as arguments. Call "
+            "`net.apply(net.params, net.buffers, *args)`: it returns the output and the new "
+            "buffers."
         )
 
     @shortens_tracebacks
     def apply(self, params: Any, buffers: Any, *args: Any, **kwargs: Any) -> Any:
-        """The output of the module and its new buffers, as a tuple.
+        """Call the module; return its output and its new buffers, as a tuple.
 
         Args:
-            params: Parameters by name.
-            buffers: Buffers by name, such as running statistics.
-            *args: What the module is called with.
-            **kwargs: Likewise; `rng` is a key for the random numbers that the module draws.
+            params: The parameters by name.
+            buffers: The buffers by name, such as running statistics.
+            *args: Positional arguments of the module.
+            **kwargs: Keyword arguments of the module; `rng` is a key for the random numbers that
+                it draws.
         """
         return self._function(self._modes(), params, buffers, *args, **kwargs)

@@ -1,4 +1,4 @@
-"""How Ops are executed for a caller of another framework."""
+"""The execution of Ops on arrays of another framework."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -12,13 +12,14 @@ from bridge._core.protocols import Execute, ExecuteAndSave, ExecuteInto, Executo
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class OpExecutor:
-    """How Ops are evaluated for a caller: on arrays, or on buffers that a compiler handed out.
+    """Executes Ops of a source on arrays of a target, or on buffers that a compiler allocated.
 
     Attributes:
-        execute: The outputs for arrays of the caller's framework.
-        execute_and_save: Some of them, and all of them as they are at home.
+        execute: Executes an Op on target arrays.
+        execute_and_save: Executes an Op on target arrays; also returns its outputs as source
+            arrays.
         source_arrays: The arrays that Ops take.
-        changes_device: Whether they compute on another device than that of the caller's arrays.
+        changes_device: True if Ops compute on another device than that of the target arrays.
     """
 
     execute: Execute
@@ -28,39 +29,39 @@ class OpExecutor:
 
     @property
     def execute_into(self) -> ExecuteInto:
-        """What writes the outputs for buffers into others."""
+        """Execute an Op on buffers, and write its outputs to other buffers."""
         return self.source_arrays.execute_into
 
 
-def make_executor(home: str, away: str, *, device: str, compute_device: str) -> Executor:
-    """How Ops of `home` are evaluated on arrays of `away` that live on `device`."""
-    at_home, abroad = _registry.source_arrays(home), _registry.target_arrays(away)
+def make_executor(source: str, target: str, *, device: str, compute_device: str) -> Executor:
+    """Make what executes Ops of `source` on arrays of `target` that are on `device`."""
+    source_arrays, target_arrays = _registry.source_arrays(source), _registry.target_arrays(target)
     if device == "meta":
-        outlined: Execute = lambda op, xs: abroad.meta_arrays(op.output_specs())
-        return OpExecutor(outlined, lambda op, xs, count: (outlined(op, xs)[:count], ()), at_home)
+        infer: Execute = lambda op, xs: target_arrays.meta_arrays(op.output_specs())
+        return OpExecutor(infer, lambda op, xs, count: (infer(op, xs)[:count], ()), source_arrays)
 
-    # Made once: what follows runs on every call.
-    lend, borrow = abroad.lender(compute_device), at_home.borrower(compute_device)
-    release, adopt = at_home.releaser(compute_device), abroad.adopter(device)
+    # Made here, once, because the functions below run on every call.
+    lend, borrow = target_arrays.lender(compute_device), source_arrays.borrower(compute_device)
+    release, adopt = source_arrays.releaser(compute_device), target_arrays.adopter(device)
 
-    def run(op: Op, xs: Sequence[Any]) -> Arrays:
+    def execute(op: Op, xs: Sequence[Any]) -> Arrays:
         return adopt(release(op.call(*borrow(lend(xs)))))
 
-    def run_and_keep(op: Op, xs: Sequence[Any], count: int) -> tuple[Arrays, Sequence[Any]]:
+    def execute_and_save(op: Op, xs: Sequence[Any], count: int) -> tuple[Arrays, Sequence[Any]]:
         outputs = op.call(*borrow(lend(xs)))
         return adopt(release(outputs[:count])), outputs
 
-    moves = compute_device not in (device, device.removesuffix(":0"))
-    working = at_home.compute_context
-    if working is None:
-        return OpExecutor(run, run_and_keep, at_home, moves)
+    changes_device = compute_device not in (device, device.removesuffix(":0"))
+    compute_context = source_arrays.compute_context
+    if compute_context is None:
+        return OpExecutor(execute, execute_and_save, source_arrays, changes_device)
 
-    def work(op: Op, xs: Sequence[Any]) -> Arrays:
-        with working():
-            return run(op, xs)
+    def execute_in_context(op: Op, xs: Sequence[Any]) -> Arrays:
+        with compute_context():
+            return execute(op, xs)
 
-    def work_and_keep(op: Op, xs: Sequence[Any], count: int) -> tuple[Arrays, Sequence[Any]]:
-        with working():
-            return run_and_keep(op, xs, count)
+    def save_in_context(op: Op, xs: Sequence[Any], count: int) -> tuple[Arrays, Sequence[Any]]:
+        with compute_context():
+            return execute_and_save(op, xs, count)
 
-    return OpExecutor(work, work_and_keep, at_home, moves)
+    return OpExecutor(execute_in_context, save_in_context, source_arrays, changes_device)

@@ -1,4 +1,4 @@
-"""How often a function was traced, and what varied in between."""
+"""A count of the traces of a function, and a warning when there are many."""
 
 import warnings
 from collections.abc import Sequence
@@ -10,31 +10,31 @@ _MANY = 16
 
 
 class RetraceCounter:
-    """The traces of a function called `name`; many of them cause a warning."""
+    """Counts the traces of the function `name`; warns once, when there are many."""
 
     def __init__(self, name: str) -> None:
         self._name = name
-        self._seen: dict[str, dict[str, None]] = {}
+        self._descriptions: dict[str, dict[str, None]] = {}  # by argument, in order, each once
         self._count = 0
 
-    def record(self, described: Sequence[LeafInfo]) -> None:
-        """One more, for these leaves; warns once when there are many, and says what varies."""
+    def record(self, leaf_infos: Sequence[LeafInfo]) -> None:
+        """Count a trace for these leaves; when there are many, warn and say what varies."""
         self._count += 1
         if self._count > _MANY + 1:
             return
-        for leaf in described:
-            seen = self._seen.setdefault(leaf.name, {})
-            seen[str(leaf.spec if leaf.spec else leaf.signature)] = None
+        for leaf in leaf_infos:
+            descriptions = self._descriptions.setdefault(leaf.name, {})
+            descriptions[str(leaf.spec if leaf.spec else leaf.signature)] = None
         if self._count > _MANY:
             varying = "; ".join(
-                f"{label} ({', '.join([*values][:4])}, ...)"
-                for label, values in self._seen.items()
-                if len(values) > 1
+                f"{label} ({', '.join([*descriptions][:4])}, ...)"
+                for label, descriptions in self._descriptions.items()
+                if len(descriptions) > 1
             )
             warnings.warn(
                 f"{self._name} has been traced {self._count} times, which is slow. Varying: "
                 f"{varying or 'the structure of its arguments'}. Each new shape, dtype and "
-                "static value is traced and compiled anew: pad shapes, or pass a static number "
+                "static value is traced and compiled again: pad shapes, or pass a static number "
                 "as an array.",
                 stacklevel=user_stacklevel(),
             )

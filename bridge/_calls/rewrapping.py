@@ -1,4 +1,7 @@
-"""How often one function was wrapped at one place, as in a loop, where each wrapper is compiled."""
+"""A count of how often one line wraps the same function, and a warning when it is often.
+
+A loop that wraps a function in each iteration compiles it in each iteration.
+"""
 
 import dataclasses
 import inspect
@@ -19,35 +22,35 @@ Line = tuple[str, int]
 
 @dataclasses.dataclass(eq=False)
 class WrapperCounter:
-    """One wrapper of a function or module, as far as others of the same are counted.
+    """Counts one wrapper of a function or module, together with others of the same.
 
     Attributes:
-        name: Of the function.
-        crossing: What it was wrapped by, such as `jax2torch`.
-        counts: How many wrappers of its code were traced, by the line they were made in.
-        line: Where this one was made.
-        traced: Whether it has been traced, and counted.
+        name: The name of the function.
+        direction: The name of the wrapper, such as `jax2torch`.
+        counts: How many wrappers of the same code were traced, by direction and line.
+        line: The line where this wrapper was made.
+        traced: True once it has been traced, and counted.
     """
 
     name: str
-    crossing: str
+    direction: str
     counts: dict[tuple[str, Line], int]
     line: Line
     traced: bool = False
 
     def record_trace(self) -> None:
-        """Count the wrapper when it is traced for the first time; warns once there are many."""
+        """Count the wrapper when it is traced for the first time; warn once there are many."""
         if self.traced:
             return
         self.traced = True
         with _lock:
-            count = self.counts[self.crossing, self.line] = 1 + self.counts.get(
-                (self.crossing, self.line), 0
+            count = self.counts[self.direction, self.line] = 1 + self.counts.get(
+                (self.direction, self.line), 0
             )
         if count == _MOST + 1:
             warnings.warn_explicit(
-                f"{self.crossing} has wrapped {self.name} {count} times in this line, and each of "
-                "these wrappers was traced and compiled anew, which is slow. Wrap it once, outside "
+                f"{self.direction} has wrapped {self.name} {count} times in this line, and each "
+                "of these wrappers was traced and compiled, which is slow. Wrap it once, outside "
                 "of the loop or function that is run again and again, and pass what varies as "
                 "arguments.",
                 UserWarning,
@@ -55,22 +58,22 @@ class WrapperCounter:
             )
 
 
-def count_wrapper(fn: Any, crossing: str) -> WrapperCounter | None:
-    """What counts a new wrapper of `fn`; `None` for what has no code of its own."""
+def make_counter(fn: Any, direction: str) -> WrapperCounter | None:
+    """Make the counter of a new wrapper of `fn`; None if `fn` cannot be a key."""
     try:
         counts = _counts.setdefault(_code(fn), {})
     except TypeError:  # it cannot be hashed, or referred to weakly
         return None
-    return WrapperCounter(import_path.function_name(fn), crossing, counts, _users_line())
+    return WrapperCounter(import_path.function_name(fn), direction, counts, _users_line())
 
 
-# By the code of functions, which a lambda in a loop has in common with those before it; modules are
-# themselves. Weak, so that what was made by the user's program goes with it.
+# The keys are code objects, which all lambdas of one line in a loop share, and modules. They are
+# weak, so that the user's functions and modules can be freed.
 _counts: MutableMapping[Any, dict[tuple[str, Line], int]] = weakref.WeakKeyDictionary()
 
 
 def _code(fn: Any) -> Any:
-    """The code of what `fn` calls in the end, or `fn` itself."""
+    """Return the code of the function that `fn` wraps, or else `fn` itself."""
     while hasattr(fn, "func") and callable(fn.func):  # partial functions
         fn = fn.func
     fn = inspect.unwrap(fn)
@@ -78,7 +81,7 @@ def _code(fn: Any) -> Any:
 
 
 def _users_line() -> Line:
-    """The innermost line of code that is not ours."""
+    """Return file and number of the innermost line of code that is not in this package."""
     frame = inspect.currentframe()
     while frame is not None and _is_ours(frame.f_globals.get("__name__", "")):
         frame = frame.f_back

@@ -1,17 +1,19 @@
-"""A call of a bridged function that a graph holds, with what is derived from it.
+"""A call of a bridged function that a graph holds, and the calls derived from it.
 
 NOTE [steps of a recorded call]
-A graph holds a call with the rules that it was derived by. They name positions of the arrays that
-the graph passes: those of the caller, then the cotangents or tangents of each derivative. Python
-numbers among the arguments are known to the plan alone; all of a batch share them.
+A graph holds a call together with the rules that it was derived by. Their positions count the
+arrays that the graph passes: those of the call, then the cotangents or tangents of each derivative.
+Python numbers among the arguments are in the plan, not in the graph; they are never batched.
 """
 
 import dataclasses
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from bridge import _registry
 from bridge._calls.plan import Plan
 from bridge._core import pytree
+from bridge._core.errors import ArgumentError
 from bridge._core.op import AppliedRule, Arrays, Op, Specs
 
 Names = Sequence[Sequence[int | str]]
@@ -23,10 +25,10 @@ class StagedCall:
     """A call with arguments of some structure.
 
     Attributes:
-        plan: What is known of such calls.
-        leaves: What its Op takes: arrays, or what stands for them, and numbers.
-        array_positions: Positions of the arrays among them.
-        source_shapes: `(flat, primals, names) -> shapes`, as the source finds them.
+        plan: The plan of such calls.
+        leaves: The primals of its Op: staged arrays of the target, and constants.
+        array_positions: Positions of the staged arrays among the leaves.
+        source_shapes: `(flat, primals, names) -> shapes`, `symbolic_shapes` of the source.
     """
 
     plan: Plan
@@ -35,58 +37,73 @@ class StagedCall:
     source_shapes: Callable[..., Any]
 
     def output_specs(self) -> Specs:
-        """What is known of the results."""
+        """Return the specs of the results."""
         return self.plan.op.output_specs()
 
     @property
     def structure(self) -> Any:
         """The structure of the results."""
-        return self.plan.flat.results
+        return self.plan.flat.result_structure
 
     def symbolic_shapes(self, names: Names) -> Shapes:
-        """Shapes of the results where those of the arrays have names in them, if that is known."""
+        """Return shapes of the results for arrays whose shapes contain names, if known."""
         primals, notes = self.plan.primals, self.plan.op.notes
-        known: list[Sequence[int | str]] = [spec.shape for spec in primals]
-        mixed = pytree.replace_at(names, self.array_positions, known)
-        asked = ("shapes", *map(tuple, mixed))
-        if asked not in notes:  # a compiler asks many times, and each runs the function
-            notes[asked] = self.source_shapes(self.plan.flat, primals, mixed)
-        return notes[asked]
+        known_shapes: list[Sequence[int | str]] = [spec.shape for spec in primals]
+        shapes = pytree.replace_at(names, self.array_positions, known_shapes)
+        key = ("shapes", *map(tuple, shapes))
+        if key not in notes:  # a compiler asks many times, and each time runs the function
+            notes[key] = self.source_shapes(self.plan.flat, primals, shapes)
+        return notes[key]
 
     def dependent_outputs(self, steps: Sequence[AppliedRule], argnums: Sequence[int]) -> list[int]:
-        """Positions of the results that depend on one of the arrays at `argnums`."""
-        op, at = self._derived(steps)
-        free = {at[i] for i in argnums}
-        reach = op.dependencies() if op.dependencies else [free for _ in op.output_specs()]
-        return [i for i, primals in enumerate(reach) if free & primals]
+        """Return positions of the results that depend on an array at `argnums`."""
+        op, positions = self._derive(steps)
+        free = {positions[i] for i in argnums}
+        dependencies = op.dependencies() if op.dependencies else [free for _ in op.output_specs()]
+        return [i for i, primals in enumerate(dependencies) if free & primals]
 
     def differentiable_outputs(self, steps: Sequence[AppliedRule]) -> list[int]:
-        """Positions of the results of a differentiable dtype, which have tangents."""
-        specs = self._derived(steps)[0].output_specs()
+        """Return positions of the results with a differentiable dtype."""
+        specs = self._derive(steps)[0].output_specs()
         return [i for i, spec in enumerate(specs) if spec.differentiable]
 
     def output_count(self, steps: Sequence[AppliedRule]) -> int:
-        """The number of results."""
-        return len(self._derived(steps)[0].output_specs())
+        """Return the number of results."""
+        return len(self._derive(steps)[0].output_specs())
 
     def execute(self, steps: Sequence[AppliedRule], arrays: Sequence[Any]) -> Arrays:
-        """The results for these arrays."""
-        op, at = self._derived(steps)
-        added = [None] * (len(at) - len(self.array_positions))
-        return self.plan.executor.execute(op, pytree.replace_at(arrays, at, [*self.leaves, *added]))
+        """Compute the results for these arrays."""
+        op, positions = self._derive(steps)
+        derivative_args = [None] * (len(positions) - len(self.array_positions))
+        primals = pytree.replace_at(arrays, positions, [*self.leaves, *derivative_args])
+        return self.plan.executor.execute(op, primals)
 
-    def _derived(self, steps: Sequence[AppliedRule]) -> tuple[Op, list[int]]:
-        """The Op, and the positions of the arrays: NOTE [steps of a recorded call]."""
-        op, at, count = self.plan.op, list(self.array_positions), len(self.leaves)
-        for kind, *about in steps:
+    def _derive(self, steps: Sequence[AppliedRule]) -> tuple[Op, list[int]]:
+        """Return the Op and the positions of its arrays: NOTE [steps of a recorded call]."""
+        op, positions, count = self.plan.op, list(self.array_positions), len(self.leaves)
+        for kind, *args in steps:
             if kind == "vmap":
-                axes, size = about
-                onto = pytree.replace_at(axes, at, [None] * count)
-                op = op.derive("vmap", tuple(onto), size)
+                axes, size = args
+                primal_axes = pytree.replace_at(axes, positions, [None] * count)
+                op = op.derive("vmap", tuple(primal_axes), size)
                 continue
-            moved = tuple(at[i] for i in about[0])
-            op = op.derive(kind, moved, *about[1:])
-            added = len(about[-1])  # cotangents of outputs, or tangents of arrays
-            at += range(count, count + added)
-            count += added
-        return op, at
+            argnums = tuple(positions[i] for i in args[0])
+            op = op.derive(kind, argnums, *args[1:])
+            added_count = len(args[-1])  # cotangents of outputs, or tangents of arrays
+            positions += range(count, count + added_count)
+            count += added_count
+        return op, positions
+
+
+def make_staged_call(
+    plan: Plan, leaves: Sequence[Any], target: str, source_shapes: Callable[..., Any]
+) -> StagedCall:
+    """Make the call of `plan` with these leaves; raise if a graph cannot hold its results."""
+    if key_result := plan.flat.describe_key():
+        raise ArgumentError(
+            f"{key_result}, but a graph holds tensors alone. Return its data, and make a key of "
+            "that where it is used: jax.random.key_data, jax.random.wrap_key_data."
+        )
+    owners = [_registry.array_owner(leaves[i]) for i, _ in plan.array_leaves]
+    positions = [i for i, owner in enumerate(owners) if owner and owner.name == target]
+    return StagedCall(plan, plan.select_arrays(leaves), positions, source_shapes)

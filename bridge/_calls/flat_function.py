@@ -1,0 +1,175 @@
+"""The user's function as a function of flat arrays, and the checks of its results.
+
+NOTE [results that only one framework has]
+JAX's typed keys have no counterpart elsewhere. Inside of an Op they are returned as their data, an
+ordinary array. Where results are rebuilt for the caller, keys of JAX are made of that again, and
+the caller can pass them on as arguments.
+
+NOTE [results like the last]
+A function that is not traced returns results on every call. They are checked again only if their
+structure, or the class or signature of one of them, differs from the last call: as for arguments,
+class and signature determine all that a check looks at, once a result of that class has passed.
+"""
+
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from bridge import _registry
+from bridge._calls import arguments
+from bridge._calls.random_keys import SEED
+from bridge._calls.wrong_framework import (
+    USER_ERRORS,
+    Direction,
+    add_note,
+    check_containers,
+    check_result,
+)
+from bridge._core import pytree
+from bridge._core.errors import ArgumentError, NoValuesError
+from bridge._core.tracebacks import user_call
+
+ARRAY = object()  # stands for a leaf whose value is passed to each call
+
+
+class FlatFunction:
+    """The user's function on the arrays among its leaves; records the structure of its results.
+
+    Attributes:
+        written: The user's function, for errors that name it.
+        result_structure: The structure of the results of the last call, for the caller.
+        build: The function from flat results to what the caller gets.
+    """
+
+    def __init__(
+        self,
+        fn: Callable[..., Any],
+        name: str,
+        direction: tuple[str, str],
+        structure: Any,
+        leaves: Sequence[Any],
+        *,
+        seeded: bool,
+    ) -> None:
+        self.__name__ = self.__qualname__ = name  # shown in the errors of tracers
+        self.written = fn
+        self._fn, self._structure, self._leaves = fn, structure, leaves
+        self._direction = Direction(*direction)
+        self._seeded = seeded
+        self._array_positions = [i for i, leaf in enumerate(leaves) if leaf is ARRAY]
+        count = len(leaves)
+        self._takes_arrays_alone = len(
+            self._array_positions
+        ) == count and structure == pytree.args_structure(count)
+        self._signatures: dict[type, Callable[[Any], Any]] = {}
+        self._checked: Any = None
+        self._source_arrays = _registry.source_arrays(self._direction.source)
+        self._key_kinds: dict[int, str] = {}
+        self.result_structure: Any = None
+        self.build: Callable[[Sequence[Any]], Any] = list
+
+    def __call__(self, *arrays: Any) -> list[Any]:
+        try:
+            results = self._call(arrays)
+        except USER_ERRORS as error:
+            add_note(error, self._fn, arrays, self._direction)
+            raise
+        if results.__class__ in self._signatures:  # a leaf, as others of its class were
+            outputs, structure = [results], pytree.LEAF
+        else:
+            outputs, structure = pytree.flatten(results, _registry.pytree_node)
+        key_kinds = self._unwrap_keys(outputs)
+        signature = self._results_signature(outputs)
+        if signature is None or (structure, signature, key_kinds) != self._checked:
+            for output, path in zip(outputs, pytree.paths(structure), strict=True):
+                self._check_result(output, path)
+            check_containers(structure, self.__name__, self._direction)
+            self._set_structure(structure, key_kinds)
+            self._checked = structure, self._results_signature(outputs), key_kinds
+        return outputs
+
+    def _set_structure(self, structure: Any, key_kinds: dict[int, str]) -> None:
+        self.result_structure = pytree.caller_structure(structure)
+        self._key_kinds = key_kinds
+        unflatten = pytree.unflattener(self.result_structure)
+        self.build = functools.partial(self._build_with_keys, unflatten) if key_kinds else unflatten
+
+    def captured_values(self) -> list[Any]:
+        """Return the user's function and the static arguments that it is called with."""
+        return [self._fn, *map(arguments.unwrap_static, self._leaves)]
+
+    def describe_key(self) -> str | None:
+        """Describe a result that is a typed key, which a graph cannot hold; None without one."""
+        paths = pytree.paths(self.result_structure) if self._key_kinds else []
+        return next(
+            (
+                f"{self._result_name(paths[i])} is a key of {kind}"
+                for i, kind in self._key_kinds.items()
+            ),
+            None,
+        )
+
+    def _unwrap_keys(self, outputs: list[Any]) -> dict[int, str]:
+        """Replace typed keys by their data: NOTE [results that only one framework has]."""
+        if self._source_arrays.unwrap_key is None:
+            return {}
+        key_kinds: dict[int, str] = {}
+        for i, output in enumerate(outputs):
+            if self._source_arrays.is_array(output) and (
+                unwrapped := self._source_arrays.unwrap_key(output)
+            ):
+                outputs[i], key_kinds[i] = unwrapped
+        return key_kinds
+
+    def _build_with_keys(
+        self, unflatten: Callable[[Sequence[Any]], Any], outputs: Sequence[Any]
+    ) -> Any:
+        """Rebuild the results with keys of the source made of their data."""
+        results, target = list(outputs), _registry.target_arrays(self._direction.target)
+        wrap_key: Any = self._source_arrays.wrap_key
+        for i, kind in self._key_kinds.items():
+            try:
+                results[i] = wrap_key(target.read_values(outputs[i]), kind)
+            except (ArgumentError, NoValuesError) as error:
+                raise type(error)(
+                    f"{self.describe_key()}, which has to be made of values here. Within a "
+                    "transformation of the caller, return the data of the key, as of "
+                    f"jax.random.key_data. ({error})"
+                ) from None
+        return unflatten(results)
+
+    @user_call
+    def _call(self, arrays: Sequence[Any]) -> Any:
+        """Call the user's function."""
+        if self._takes_arrays_alone:
+            return self._fn(*arrays)
+        leaves = pytree.replace_at(arrays, self._array_positions, self._leaves)
+        args, kwargs = pytree.unflatten(self._structure, leaves)
+        if self._seeded:  # the source has already seeded its generators with the key
+            del kwargs[SEED]
+        return self._fn(*args, **kwargs)
+
+    def _results_signature(self, outputs: Sequence[Any]) -> list[Any] | None:
+        """Return what the check of results depends on: NOTE [results like the last]."""
+        try:
+            return [(y.__class__, self._signatures[y.__class__](y)) for y in outputs]
+        except (KeyError, RuntimeError, NoValuesError):  # new classes, nested tensors, tracers
+            return None
+
+    def _result_name(self, path: Sequence[Any]) -> str:
+        return f"result{''.join(f'[{key!r}]' for key in path)} of {self.__name__}"
+
+    def _check_result(self, output: Any, path: Sequence[Any]) -> None:
+        """Raise for a result that the caller's framework cannot hold."""
+        if isinstance(output, (bool, int, float, complex)):
+            return
+        name = self._result_name(path)
+        owner = check_result(output, name, self._fn, self._direction)
+        try:
+            spec = owner.spec(output)
+        except ArgumentError as error:
+            raise ArgumentError(f"{name} cannot cross: {error}") from None
+        target = _registry.target_arrays(self._direction.target)
+        if not target.supports_dtype(spec.dtype):
+            raise ArgumentError(f"{name} is {spec}, {target.unsupported_dtype_advice(spec.dtype)}")
+        self._signatures[type(output)] = owner.signature

@@ -1,0 +1,160 @@
+"""The making of plans: from the arguments of a call to an Op and a native function."""
+
+import dataclasses
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from bridge import _registry
+from bridge._calls import arguments, export_key
+from bridge._calls.executor import make_executor
+from bridge._calls.flat_function import ARRAY, FlatFunction
+from bridge._calls.plan import LeafInfo, Plan
+from bridge._calls.random_keys import SEED, seed_positions
+from bridge._core import pytree
+from bridge._core.errors import ArgumentError, NoValuesError
+from bridge._core.op import Op, Specs
+from bridge._core.protocols import ExportKey, Source, Target
+
+
+@dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
+class Planner:
+    """Makes the plans of one bridged function.
+
+    Attributes:
+        fn: The user's function.
+        name: Its name in errors.
+        direction: The names of its source and of its target.
+        parameters: Its parameters.
+        device: The device that the user asked it to compute on, if any.
+        options: The options of its source.
+        bridged: Returns the bridged function, or None once it is deleted.
+        leaf_handlers: How leaves are treated, by their classes, as far as these were seen.
+    """
+
+    fn: Callable[..., Any]
+    name: str
+    direction: tuple[str, str]
+    parameters: arguments.Parameters
+    device: str | None
+    options: dict[str, Any]
+    bridged: Callable[[], Any]
+    leaf_handlers: dict[type, arguments.LeafHandler] = dataclasses.field(default_factory=dict)
+
+    @functools.cached_property
+    def source(self) -> Source:
+        """The framework of the user's function."""
+        return _registry.source(self.direction[0])
+
+    @functools.cached_property
+    def target(self) -> Target:
+        """The framework that it is called from."""
+        return _registry.target(self.direction[1])
+
+    def describe_leaves(self, leaves: Sequence[Any], structure: Any) -> list[LeafInfo]:
+        """Describe the leaves of arguments; raise if one cannot be an argument."""
+        paths = pytree.paths(structure)
+        return [self._describe(leaf, path) for leaf, path in zip(leaves, paths, strict=True)]
+
+    def _describe(self, leaf: Any, path: Sequence[Any]) -> LeafInfo:
+        label = self.parameters.argument_name(path)
+        source_name, target_name = self.direction
+        try:
+            if self.target.is_staged(leaf):
+                signature, spec = self.target.staged_spec(leaf)
+                handler = arguments.LeafHandler(id, owner=target_name)
+                return LeafInfo(label, signature, spec, handler)
+            handler = self.leaf_handlers.get(leaf.__class__)
+            if handler is None:
+                traced = self.source.traces_scalars
+                handler = arguments.leaf_handler(leaf, source_name, target_name, traced=traced)
+            is_key = label == SEED and self.source.supports_rng
+            if handler.spec is None and not is_key:  # a key of no array is refused later
+                arguments.check_static(leaf, target_name)
+            # Before the signature: a leaf that its spec refuses may have none.
+            spec = handler.spec and handler.spec(leaf)
+            if spec and handler.owner == target_name:
+                _registry.source_arrays(source_name).check_dtype(spec.dtype)
+            leaf_info = LeafInfo(label, handler.signature(leaf), spec, handler)
+        except (ArgumentError, NoValuesError) as error:
+            raise type(error)(f"argument {label} of {self.name}: {error}") from None
+        # Stored only now: a tensor that its spec refuses can have the signature of another.
+        self.leaf_handlers[leaf.__class__] = handler
+        return leaf_info
+
+    def make_plan(
+        self, leaves: Sequence[Any], structure: Any, leaf_infos: Sequence[LeafInfo]
+    ) -> Plan:
+        """Make the plan for arguments that `leaf_infos` describe; this traces the function."""
+        array_infos = [info for info in leaf_infos if info.spec is not None]
+        constants = [
+            arguments.unwrap_static(leaf) if info.spec is None else ARRAY
+            for leaf, info in zip(leaves, leaf_infos, strict=True)
+        ]
+        seeds = self._seed_positions(leaf_infos, array_infos)
+        flat = FlatFunction(
+            self.fn, self.name, self.direction, structure, constants, seeded=bool(seeds)
+        )
+        device, compute_device = self._devices(array_infos)
+        op = self._make_op(flat, array_infos, seeds)
+        executor = make_executor(*self.direction, device=device, compute_device=compute_device)
+        described = [info.spec or value for info, value in zip(leaf_infos, constants, strict=True)]
+        array_leaves = [
+            (i, info.make_prepare(self.name)) for i, info in enumerate(leaf_infos) if info.spec
+        ]
+        return Plan(
+            op=op,
+            executor=executor,
+            primals=_specs(array_infos),
+            native=self.target.make_native(op, executor, self._export_key(structure, described)),
+            flat=flat,
+            array_leaves=array_leaves,
+            passthrough=len(array_leaves) == len(leaves)
+            and not any(prepare for _, prepare in array_leaves),
+        )
+
+    def _make_op(
+        self, flat: FlatFunction, array_infos: Sequence[LeafInfo], seeds: Sequence[int]
+    ) -> Op:
+        return self.source.make_op(
+            flat,
+            name=self.name,
+            primals=_specs(array_infos),
+            labels=[f"argument {info.name} of {self.name}" for info in array_infos],
+            **({"seed": seeds[0]} if seeds else {}),
+            **self.options,
+        )
+
+    def _export_key(self, structure: Any, described: Sequence[Any]) -> ExportKey:
+        context = str(self.source.trace_context())
+        return functools.partial(export_key.export_key, self.bridged, context, structure, described)
+
+    def _seed_positions(
+        self, leaf_infos: Sequence[LeafInfo], array_infos: Sequence[LeafInfo]
+    ) -> list[int]:
+        if not self.source.supports_rng:  # `rng` is an argument like others
+            return []
+        return seed_positions(self.name, leaf_infos, array_infos)
+
+    def _devices(self, array_infos: Sequence[LeafInfo]) -> tuple[str, str]:
+        """Return the device of the caller's arrays, and the one that Ops compute on."""
+        device = self._common_device(array_infos)
+        if device == "meta":
+            return device, device
+        return device, self.source.compute_device(device, self.device)
+
+    def _common_device(self, array_infos: Sequence[LeafInfo]) -> str:
+        """Return the device of the caller's arrays; raise if they are on several."""
+        devices = {
+            info.spec.device: info.name
+            for info in array_infos
+            if info.spec and info.handler.owner == self.direction[1]
+        }
+        if len(devices) > 1:
+            places = ", ".join(f"{label} on {device}" for device, label in devices.items())
+            raise ArgumentError(f"arguments of {self.name} are on different devices: {places}.")
+        return next(iter(devices), self.device or "cpu")
+
+
+def _specs(leaf_infos: Sequence[LeafInfo]) -> Specs:
+    return tuple(info.spec for info in leaf_infos if info.spec)
