@@ -9,15 +9,15 @@ def pytest_ignore_collect(config):
 
 @pytest.fixture(autouse=True)
 def dispatch_as_before():
-    """Raise if torch dispatches otherwise after a test, where its next tests would fail."""
+    """Raise if torch dispatches otherwise after a test, and let its next tests do as before."""
     import torch
 
-    state = lambda: (
-        torch._C._dispatch_tls_local_exclude_set().raw_repr(),
-        torch._C._dispatch_tls_local_include_set().raw_repr(),
-        torch._C._len_torch_dispatch_stack(),
-        torch._C._len_torch_function_stack(),
-    )
-    before = state()
+    c = torch._C
+    keys = lambda: (c._dispatch_tls_local_include_set(), c._dispatch_tls_local_exclude_set())
+    modes = lambda: (c._len_torch_dispatch_stack(), c._len_torch_function_stack())
+    before = keys(), modes()
     yield
-    assert state() == before
+    after = keys(), modes()
+    if after[0] != before[0]:
+        c._ForceDispatchKeyGuard(*before[0]).__enter__()
+    assert after == before

@@ -1,6 +1,7 @@
 """Torch's own values and derivatives of a sample, and differences to settle a dispute."""
 
 import dataclasses
+import unittest.mock
 from collections.abc import Callable, Sequence
 
 import torch
@@ -67,6 +68,13 @@ def draws(sample: Sample) -> bool:
     return not all(x.is_sparse or same(x, y) for x, y in pairs)
 
 
+def sets_seed(sample: Sample) -> bool:
+    """Whether it sets the seed of torch itself: examples of a batch then draw other numbers."""
+    with unittest.mock.patch("torch.manual_seed") as seed:
+        sample.function(*[x.clone() for x in sample.tensors])
+    return seed.called
+
+
 def leaves(sample: Sample) -> list[torch.Tensor]:
     return [x.clone().requires_grad_(i in sample.free) for i, x in enumerate(sample.tensors)]
 
@@ -122,6 +130,8 @@ def second_order(question: Question) -> list[torch.Tensor]:
 
 def batch(question: Question) -> list[torch.Tensor]:
     """The results of all examples, computed one after the other."""
+    if sets_seed(question.sample):
+        raise ValueError("each example has the random numbers of one call")
     examples = [value(_at(question, tensors)) for tensors in question.batch()]
     return [torch.stack(results) for results in zip(*examples, strict=True)]
 
