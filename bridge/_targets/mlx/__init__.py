@@ -1,3 +1,3 @@
-"""Call sites in MLX, for functions that live elsewhere."""
+"""Call sites in MLX for functions of other frameworks."""
 
 from bridge._targets.mlx.target import TARGET as TARGET

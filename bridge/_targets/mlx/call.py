@@ -1,15 +1,15 @@
 """Calls of Ops as custom functions of MLX, with the rules of its transformations.
 
 NOTE [a call has no values at first]
-Within `mx.vmap` a function is run on arrays without values, and what the rule for batches returns
-takes the place of its outputs afterwards. Until then they are placeholders, which only have
-shapes. `mx.compile` gives no values either, but never calls that rule. Where it is not recognized,
-whoever evaluates its results meets a placeholder, which raises; zeros would be taken for results.
+`mx.vmap` first runs a function on arrays without values, and then replaces its outputs by those of
+the vmap rule. Until then the outputs are placeholders, which only have shapes. `mx.compile` passes
+arrays without values too, but never calls that rule. If it is not recognized, its results are
+placeholders, which raise when they are evaluated; zeros would be mistaken for results.
 
 NOTE [what rules hold]
-The graph of MLX holds the rules, and Python's garbage collector does not see it. So rules hold
-no arrays of MLX: with an output they would keep themselves alive forever. Residuals are arrays of
-the function's framework, which were never copied to MLX. They go when the graph goes.
+The graph of MLX holds the rules, and Python's garbage collector cannot see into it. So rules hold
+no arrays of MLX: a rule that held an output would keep itself alive forever. Residuals are arrays
+of the source, which are never copied to MLX. They are freed with the graph.
 """
 
 import dataclasses
@@ -41,30 +41,34 @@ from bridge._targets.mlx.usage import UsageTracker, as_tuple, custom_function, s
 
 
 def call(
-    op: Op, runner: Executor, *xs: Any, linear: int = 0, second: BackwardCall | None = None
+    op: Op,
+    executor: Executor,
+    *xs: Any,
+    linear_count: int = 0,
+    backward: BackwardCall | None = None,
 ) -> Arrays:
-    """The outputs of `op` in the graph of MLX.
+    """Call `op` as a custom function of MLX; return its outputs, arrays in MLX's graph.
 
     Args:
-        op: What the call means: its rules are those of the call.
-        runner: What evaluates it.
+        op: The Op whose rules are those of the custom function.
+        executor: What executes it.
         *xs: Its arguments: arrays of MLX, and constants.
-        linear: In how many of the last ones it is linear, if it is a derivative. Such calls keep
-            nothing for their own.
-        second: What is run instead, if its first half has been run.
+        linear_count: How many of the last arguments it is linear in, if it is a derivative. Such a
+            call saves no residuals.
+        backward: What is executed instead of `op`, if its forward has saved residuals.
     """
-    at = tuple([i for i, x in enumerate(xs) if isinstance(x, mx.array)])
-    made = call_plan(op, xs, at, linear)
-    rest = [None if isinstance(x, mx.array) else x for x in xs]
-    arrays = [xs[i] for i in at]
+    array_argnums = tuple([i for i, x in enumerate(xs) if isinstance(x, mx.array)])
+    plan = call_plan(op, xs, array_argnums, linear_count)
+    constants = [None if isinstance(x, mx.array) else x for x in xs]
+    arrays = [xs[i] for i in array_argnums]
     transformed = transforming()
-    uses = UsageTracker(made) if transformed and made.tracks_usage else None
-    one = Call(made, runner, rest, second, transformed, uses)
-    if not at or not made.specs:  # MLX ends the process over a function without outputs
+    usage = UsageTracker(plan) if transformed and plan.tracks_usage else None
+    one = Call(plan, executor, constants, backward, transformed, usage)
+    if not array_argnums or not plan.specs:  # MLX aborts over a custom function without outputs
         return one.outputs(*arrays)
     outputs = custom_function(one.outputs, one.vjp, one.jvp, one.vmap)(*arrays)
-    found = uses.track(outputs, xs) if uses else tuple(outputs)
-    return stop_gradients(found, made.unrecorded) if transformed else found
+    tracked = usage.track(outputs, xs) if usage else tuple(outputs)
+    return stop_gradients(tracked, plan.constant_outnums) if transformed else tracked
 
 
 @dataclasses.dataclass(eq=False)
@@ -72,20 +76,20 @@ class Call:
     """One call of an Op: NOTE [what rules hold].
 
     Attributes:
-        plan: What it has in common with others.
-        runner: What evaluates it.
-        other_args: Its arguments, with `None` for arrays of MLX.
-        second: What is run instead, if any.
-        transformed: Whether a derivative may be asked for.
-        usage: What it is asked for, where that has to be found out.
-        saved: What it has kept for its derivative.
+        plan: What it shares with other calls of the Op.
+        executor: What executes it.
+        constants: Its arguments, with `None` for arrays of MLX.
+        backward_call: What is executed instead of its Op, if its forward has saved residuals.
+        transformed: True if a transformation is under way, so that it may be differentiated.
+        usage: What notes which of its gradients and outputs are used, if that is unknown.
+        saved: The residuals that it has saved.
         state: What its function captured when it was called: NOTE [the state of a call].
     """
 
     plan: CallPlan
-    runner: Executor
-    other_args: Sequence[Any]
-    second: BackwardCall | None
+    executor: Executor
+    constants: Sequence[Any]
+    backward_call: BackwardCall | None
     transformed: bool
     usage: UsageTracker | None
     saved: SavedForBackward | None = None
@@ -93,24 +97,25 @@ class Call:
 
     @releases_lock
     def outputs(self, *arrays: mx.array) -> Arrays:
-        """The values: NOTE [a call has no values at first]."""
-        op, row = self.plan.op, self.plan.arguments(arrays, self.other_args)
+        """Compute the outputs: NOTE [a call has no values at first]."""
+        op, args = self.plan.op, self.plan.arguments(arrays, self.constants)
         self.state = op.read_state()
-        if self.second:
-            op, row = self.second.op, self.second.arguments(row)
+        if self.backward_call:
+            op, args = self.backward_call.op, self.backward_call.arguments(args)
         try:
-            row = keeping_graph(lambda: _LEND(row)) if self.transformed else _LEND(row)
+            buffers = keeping_graph(lambda: _LEND(args)) if self.transformed else _LEND(args)
         except TracerError:
-            return self._placeholders()
-        halves = self.plan.saving_forward() if self.transformed else None
-        if halves is None:
-            return self._checked(self.runner.execute(op, row))
-        split = halves.split
-        outputs, at_home = self.runner.execute_and_save(split.forward, row, split.output_count)
-        self.saved = halves.save(at_home)
-        return self._checked(outputs)
+            return self._make_placeholders()
+        saving = self.plan.saving_forward() if self.transformed else None
+        if saving is None:
+            return self._check_outputs(self.executor.execute(op, buffers))
+        pair = saving.pair
+        outputs, results = self.executor.execute_and_save(pair.forward, buffers, pair.output_count)
+        self.saved = saving.save(results)
+        return self._check_outputs(outputs)
 
-    def _placeholders(self) -> Arrays:
+    def _make_placeholders(self) -> Arrays:
+        """Make outputs without values, for `mx.vmap`; raise for `mx.compile`."""
         if is_compiling():
             raise NoValuesError(
                 f"{self.plan.op.name} is not computed by MLX, so it cannot be a part of what "
@@ -123,64 +128,66 @@ class Call:
     @vjp_rule
     @releases_lock
     def vjp(self, primals: Any, cotangents: Sequence[mx.array], _: Any) -> Sequence[mx.array]:
-        """The gradients of the primals."""
-        made, xs = self.plan, as_tuple(primals)
-        way = made.gradient_plan(
-            *(self.usage.pop_usage() if self.usage else (made.free, made.smooth))
-        )
-        if way.op is None:
+        """Return the gradients of the primals, zeros where they are not used."""
+        plan, xs = self.plan, as_tuple(primals)
+        used = self.usage.pop_usage() if self.usage else (plan.argnums, plan.outnums)
+        gradient_plan = plan.gradient_plan(*used)
+        op, argnums, outnums = gradient_plan.op, gradient_plan.argnums, gradient_plan.outnums
+        if op is None:
             return [mx.zeros_like(x) for x in xs]
-        second = self.saved.backward(way.argnums, way.outnums, made.arity) if self.saved else None
-        if second is None and not made.linear:
-            made.remember(way)
-        row = [*made.arguments(xs, self.other_args), *self._alike(cotangents, way.outnums)]
+        backward = self.saved.backward(argnums, outnums, plan.arity) if self.saved else None
+        if backward is None and not plan.linear_count:
+            plan.remember(gradient_plan)
+        args = [*plan.arguments(xs, self.constants), *self._cast(cotangents, outnums)]
+        count = len(outnums)
         with restored(self.state):
-            found = call(way.op, self.runner, *row, linear=len(way.outnums), second=second)
-        if len(found) == len(xs):
-            return found
-        gradients = dict(zip(way.argnums, found, strict=True))
-        at = zip(made.at, xs, strict=True)
-        return [gradients[i] if i in gradients else mx.zeros_like(x) for i, x in at]
+            gradients = call(op, self.executor, *args, linear_count=count, backward=backward)
+        if len(gradients) == len(xs):
+            return gradients
+        by_argnum = dict(zip(argnums, gradients, strict=True))
+        arrays = zip(plan.array_argnums, xs, strict=True)
+        return [by_argnum[i] if i in by_argnum else mx.zeros_like(x) for i, x in arrays]
 
     @shortens_tracebacks
     @releases_lock
     def jvp(self, primals: Any, tangents: Any) -> list[mx.array]:
-        """The tangents of the outputs."""
-        made, xs = self.plan, as_tuple(primals)
-        directions = dict(zip(made.at, as_tuple(tangents), strict=True))
-        given = tuple([i for i in made.free if directions[i] is not None])
-        still = [mx.zeros(shape, dtype) for shape, dtype in made.results]
-        if not given:
-            return still
-        row = made.arguments(xs, self.other_args)
-        moving = [directions[i].astype(row[i].dtype) for i in given]
-        op = made.op.derive("jvp", given)
+        """Return the tangents of the outputs, zeros where they have none."""
+        plan, xs = self.plan, as_tuple(primals)
+        by_argnum = dict(zip(plan.array_argnums, as_tuple(tangents), strict=True))
+        argnums = tuple([i for i in plan.argnums if by_argnum[i] is not None])
+        zeros = [mx.zeros(shape, dtype) for shape, dtype in plan.results]
+        if not argnums:
+            return zeros
+        args = plan.arguments(xs, self.constants)
+        cast = [by_argnum[i].astype(args[i].dtype) for i in argnums]
+        op = plan.op.derive("jvp", argnums)
         with restored(self.state):
-            moved = call(op, self.runner, *row, *moving, linear=len(given))
-        for i, y in zip(made.smooth, moved, strict=True):
-            if (y.shape, y.dtype) != made.results[i]:
-                raise ArgumentError(f"{op.name} returned {ARRAYS.spec(y)}, not {made.specs[i]}.")
-        return replace_at(moved, made.smooth, still)
+            outputs = call(op, self.executor, *args, *cast, linear_count=len(argnums))
+        for i, y in zip(plan.outnums, outputs, strict=True):
+            if (y.shape, y.dtype) != plan.results[i]:
+                raise ArgumentError(f"{op.name} returned {ARRAYS.spec(y)}, not {plan.specs[i]}.")
+        return replace_at(outputs, plan.outnums, zeros)
 
     @shortens_tracebacks
     @releases_lock
     def vmap(self, arrays: Any, axes: Any) -> tuple[list[mx.array], list[int]]:
-        """The outputs of the call mapped over `axes` of its arguments."""
-        made, xs, mapped = self.plan, as_tuple(arrays), as_tuple(axes)
-        size = next(x.shape[a] for x, a in zip(xs, mapped, strict=True) if a is not None)
-        over = replace_at(mapped, made.at, [None] * made.arity)
-        op = made.op.derive("vmap", tuple(over), size)
-        outputs = call(op, self.runner, *made.arguments(xs, self.other_args), linear=made.linear)
+        """Return the outputs of the call mapped over `axes` of its arrays, and their axes."""
+        plan, xs, array_axes = self.plan, as_tuple(arrays), as_tuple(axes)
+        size = next(x.shape[a] for x, a in zip(xs, array_axes, strict=True) if a is not None)
+        all_axes = replace_at(array_axes, plan.array_argnums, [None] * plan.arity)
+        op = plan.op.derive("vmap", tuple(all_axes), size)
+        args = plan.arguments(xs, self.constants)
+        outputs = call(op, self.executor, *args, linear_count=plan.linear_count)
         return list(outputs), [0] * len(outputs)
 
-    def _alike(self, cotangents: Sequence[mx.array], outnums: Positions) -> list[mx.array]:
-        """The cotangents at `given`, in the dtypes of their outputs."""
+    def _cast(self, cotangents: Sequence[mx.array], outnums: Positions) -> list[mx.array]:
+        """Return the cotangents at `outnums`, in the dtypes of their outputs."""
         return [cotangents[i].astype(self.plan.results[i][1]) for i in outnums]
 
-    def _checked(self, outputs: Arrays) -> Arrays:
-        """`outputs`, which MLX would take whatever they are."""
-        found = [(y.shape, y.dtype) for y in outputs]
-        if found != self.plan.results:
+    def _check_outputs(self, outputs: Arrays) -> Arrays:
+        """Return `outputs`; raise if they differ from the specs, which MLX does not check."""
+        results = [(y.shape, y.dtype) for y in outputs]
+        if results != self.plan.results:
             check_specs_unchanged([*map(ARRAYS.spec, outputs)], self.plan.specs, self.plan.op.name)
         return outputs
 

@@ -1,12 +1,13 @@
-"""Whether what asks for a function without giving values is `mx.compile`, or `mx.vmap`.
+"""Detection of `mx.compile`, which like `mx.vmap` runs functions on arrays without values.
 
 NOTE [who is asking]
-Nothing in Python tells: both run a function on arrays that only have shapes. `mx.vmap` replaces the
-results afterwards by those of a rule, `mx.compile` and `mx.export_function` write down what the
-function did, where a call of other code cannot stand. But they are different code of MLX, and the
-return addresses on the stack of the thread say whose. Which those are is found out by asking
-from within each of them. Where the C library cannot tell the addresses, nobody is recognized, and
-compiled functions raise when their results are evaluated.
+Nothing in Python tells the two apart: both run a function on arrays that only have shapes.
+`mx.vmap` later replaces the results by those of a rule. `mx.compile` and `mx.export_function`
+record the operations of the function, and cannot record a call of other code. But they are
+different code in MLX, so the return addresses on the thread's stack differ. Which addresses belong
+to which is learned by reading the stack within each of them. If the C library cannot read the
+stack, `mx.compile` is not recognized, and compiled functions raise when their results are
+evaluated.
 """
 
 import ctypes
@@ -19,50 +20,53 @@ _MOST_FRAMES = 512
 Stack = list[int | None]
 
 
-def _stack() -> Stack:
-    """The return addresses of the calls that led here, the last one first."""
+def _read_stack() -> Stack:
+    """Return the return addresses on the stack of this thread, the innermost first."""
     try:
         walk = ctypes.PyDLL(None).backtrace
     except (AttributeError, OSError, TypeError):  # a C library without it
         return []
-    found = (ctypes.c_void_p * _MOST_FRAMES)()
-    return list(found[: walk(found, _MOST_FRAMES)])
+    addresses = (ctypes.c_void_p * _MOST_FRAMES)()
+    return list(addresses[: walk(addresses, _MOST_FRAMES)])
 
 
 @functools.cache
 def _frame_signatures() -> tuple[frozenset[int | None], frozenset[int | None]]:
-    """The addresses that only `mx.compile` leaves, and only `mx.vmap`, while a function runs."""
-    compiled = _within(lambda fn: mx.compile(fn)(_ROW))
+    """Return the addresses that are on the stack only in `mx.compile`, and only in `mx.vmap`."""
+    compiling = _addresses_within(lambda fn: mx.compile(fn)(_X))
     # Inside of other transformations, `mx.compile` calls the function and records nothing.
-    called = _within(lambda fn: mx.vmap(mx.compile(fn))(_ROW))
-    mapped = _within(lambda fn: mx.vmap(fn)(_ROW))
-    replaced = _within(_in_rule)
-    return compiled - called - mapped, mapped & called - compiled - replaced
+    calling = _addresses_within(lambda fn: mx.vmap(mx.compile(fn))(_X))
+    mapping = _addresses_within(lambda fn: mx.vmap(fn)(_X))
+    in_rule = _addresses_within(_run_in_vmap_rule)
+    return compiling - calling - mapping, mapping & calling - compiling - in_rule
 
 
-_ROW = mx.zeros((1,))
+_X = mx.zeros((1,))
 
 
-def _within(transform: Callable[[Callable[[mx.array], mx.array]], object]) -> frozenset[int | None]:
-    here = len(_stack())  # what led to this call may be a compiled function as well
-    found: list[Stack] = []
+def _addresses_within(
+    transform: Callable[[Callable[[mx.array], mx.array]], object],
+) -> frozenset[int | None]:
+    """Return the addresses that `transform` adds to the stack while it runs a function."""
+    outer_depth = len(_read_stack())  # the caller may itself be in a compiled function
+    stacks: list[Stack] = []
 
-    def note(x: mx.array) -> mx.array:
-        found.append(_stack())
+    def note_stack(x: mx.array) -> mx.array:
+        stacks.append(_read_stack())
         return x
 
-    transform(note)
-    return frozenset(found[0][: len(found[0]) - here])
+    transform(note_stack)
+    return frozenset(stacks[0][: len(stacks[0]) - outer_depth])
 
 
-def _in_rule(fn: Callable[[mx.array], mx.array]) -> None:
+def _run_in_vmap_rule(fn: Callable[[mx.array], mx.array]) -> None:
     function = mx.custom_function(lambda x: x)
     function.vmap(lambda x, axis: (fn(x), axis))
-    mx.vmap(function)(_ROW)
+    mx.vmap(function)(_X)
 
 
 def is_compiling() -> bool:
-    """Whether an array without values belongs to `mx.compile`: NOTE [who is asking]."""
-    compiled, mapped = _frame_signatures()
-    sign = next((x for x in _stack() if x in compiled or x in mapped), None)
-    return sign in compiled
+    """Return True if `mx.compile` asks for an array without values: NOTE [who is asking]."""
+    compiling, mapping = _frame_signatures()
+    innermost = next((x for x in _read_stack() if x in compiling or x in mapping), None)
+    return innermost in compiling

@@ -1,4 +1,4 @@
-"""Derivatives of functions of MLX, held against finite differences."""
+"""Comparison of the derivatives of MLX functions with finite differences."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -18,28 +18,28 @@ def check_gradients(
     order: int,
     modes: Sequence[str],
     eps: float,
-    **near: float,
+    **tolerances: float,
 ) -> None:
     """Raise `AssertionError` unless the derivatives of `fn` agree with finite differences.
 
-    Along one random direction, forward and in reverse: MLX has no check of its own.
+    It compares along one random direction, in forward and reverse mode. MLX has no such check.
     """
     with mx.stream(mx.cpu):
-        _check(fn, list(xs), order=order, modes=modes, eps=eps, near=near)
+        _check(fn, list(xs), order=order, modes=modes, eps=eps, tolerances=tolerances)
 
 
 def pullback(
     fn: Callable[..., Arrays], xs: Sequence[Any]
 ) -> tuple[Arrays, Callable[[Sequence[Any]], Sequence[Any]]]:
-    """The results, and what `mx.vjp` makes of their cotangents."""
-    listed = lambda *a: list(fn(*a))
+    """Return the results of `fn`, and the function from cotangents to gradients."""
+    as_list = lambda *args: list(fn(*args))
     with mx.stream(mx.cpu):
         outputs = tuple(fn(*xs))
         mx.eval(outputs)
 
     def pull(cotangents: Sequence[Any]) -> Sequence[Any]:
         with mx.stream(mx.cpu):
-            gradients = mx.vjp(listed, list(xs), list(cotangents))[1]
+            gradients = mx.vjp(as_list, list(xs), list(cotangents))[1]
             mx.eval(gradients)
         return gradients
 
@@ -53,54 +53,56 @@ def _check(
     order: int,
     modes: Sequence[str],
     eps: float,
-    near: dict[str, float],
+    tolerances: dict[str, float],
 ) -> None:
     count = len(xs)
-    directions = _random(xs, seed=0)
-    cotangents = _random(list(fn(*xs)), seed=1)
+    tangents = _random_like(xs, seed=0)
+    cotangents = _random_like(list(fn(*xs)), seed=1)
 
     def pull(*args: mx.array) -> list[mx.array]:
         return mx.vjp(lambda *a: list(fn(*a)), list(args[:count]), list(args[count:]))[1]
 
-    steps = [[x + sign * eps * d for x, d in _pairs(xs, directions)] for sign in (1, -1)]
-    above, below = (fn(*step) for step in steps)
-    slope = [(a - b) / (2 * eps) for a, b in _pairs(above, below)]
-    expected = _inner(cotangents, slope)
-    ways: dict[str, Callable[[], float]] = {
-        "rev": lambda: _inner(pull(*xs, *cotangents), directions),
-        "fwd": lambda: _inner(cotangents, mx.jvp(lambda *a: list(fn(*a)), xs, directions)[1]),
+    points = [[x + sign * eps * t for x, t in _pairs(xs, tangents)] for sign in (1, -1)]
+    above, below = (fn(*point) for point in points)
+    differences = [(a - b) / (2 * eps) for a, b in _pairs(above, below)]
+    expected = _inner_product(cotangents, differences)
+    derivatives: dict[str, Callable[[], float]] = {
+        "rev": lambda: _inner_product(pull(*xs, *cotangents), tangents),
+        "fwd": lambda: _inner_product(cotangents, mx.jvp(lambda *a: list(fn(*a)), xs, tangents)[1]),
     }
     for mode in modes:
-        value = _derived(ways[mode])
-        if not abs(value - expected) <= near["atol"] + near["rtol"] * abs(expected):
+        value = _compute(derivatives[mode])
+        tolerance = tolerances["atol"] + tolerances["rtol"] * abs(expected)
+        if not abs(value - expected) <= tolerance:  # also raises for nan
             raise AssertionError(
                 f"the derivative in {_MODES[mode]} is {value}, but finite differences give "
                 f"{expected}, along a random direction."
             )
     if order > 1 and "rev" in modes:
-        _check(pull, [*xs, *cotangents], order=order - 1, modes=modes, eps=eps, near=near)
+        primals = [*xs, *cotangents]
+        _check(pull, primals, order=order - 1, modes=modes, eps=eps, tolerances=tolerances)
 
 
 _MODES = {"rev": "reverse mode", "fwd": "forward mode"}
 
 
-def _derived(derivative: Callable[[], float]) -> float:
+def _compute(derivative: Callable[[], float]) -> float:
+    """Return the derivative; raise `NoRuleError` if a primitive of MLX has no rule."""
     try:
         return derivative()
     except ValueError as error:
-        if "ot implemented" not in str(error):  # as MLX says of a primitive without a rule
+        if "ot implemented" not in str(error):  # the text of MLX for a primitive without a rule
             raise
         raise NoRuleError(str(error)) from error
 
 
-def _random(like: Sequence[mx.array], seed: int) -> list[mx.array]:
+def _random_like(xs: Sequence[mx.array], seed: int) -> list[mx.array]:
     key = mx.random.key(seed)
-    shapes = [x.shape for x in like]
-    drawn = [mx.random.normal(s, key=mx.random.split(key, i + 1)[i]) for i, s in enumerate(shapes)]
-    return [d.astype(x.dtype) for d, x in _pairs(drawn, like)]
+    keys = [mx.random.split(key, i + 1)[i] for i in range(len(xs))]
+    return [mx.random.normal(x.shape, key=k).astype(x.dtype) for x, k in _pairs(xs, keys)]
 
 
-def _inner(xs: Sequence[mx.array], ys: Sequence[mx.array]) -> float:
+def _inner_product(xs: Sequence[mx.array], ys: Sequence[mx.array]) -> float:
     return float(sum((x * y).sum().item() for x, y in _pairs(xs, ys)))
 
 

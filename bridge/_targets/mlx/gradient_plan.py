@@ -1,4 +1,4 @@
-"""What calls of one Op have in common, found out once."""
+"""Plans of calls and gradients, made once for all calls of an Op."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -14,12 +14,12 @@ from bridge._targets.mlx.residuals import SavingForward
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class GradientPlan:
-    """A gradient.
+    """How to compute gradients of a call.
 
     Attributes:
-        argnums: Positions of the primals that get it.
+        argnums: Positions of the primals that get gradients.
         outnums: Positions of the outputs that have cotangents.
-        op: What is evaluated on primals and cotangents, `None` where there is nothing to be had.
+        op: The Op on primals and cotangents; `None` if all gradients are zero.
     """
 
     argnums: Positions
@@ -29,36 +29,37 @@ class GradientPlan:
 
 @dataclasses.dataclass(eq=False, kw_only=True)
 class CallPlan:
-    """Calls of an Op with arrays in the same places.
+    """What all calls of an Op with arrays at the same positions share.
 
     Attributes:
-        op: What is called.
-        at: Positions of the arrays among its arguments.
-        arity: How many arguments there are, with constants.
-        linear: In how many of the last ones it is linear: in none, unless it is a derivative.
-        free: Positions of the arrays that may have gradients.
-        marked: Positions of those that it is to be found out for whether they are wanted.
-        specs: Its outputs.
-        results: Their shapes and dtypes.
-        smooth: Positions of those that have gradients.
-        unrecorded: Positions of those among them that depend on no argument that may have one.
-        asked: Primals and cotangents that gradients were asked of, where halves gave none.
-        splits: The derivatives in two halves so far.
+        op: The Op that is called.
+        array_argnums: Positions of the arrays among its arguments.
+        arity: The number of arguments, constants included.
+        linear_count: How many of the last arguments it is linear in: the cotangents or tangents if
+            it is a derivative, else none.
+        argnums: Positions of the arrays that can have gradients.
+        tracked_argnums: Positions of those whose gradients are computed only if they are used.
+        specs: The specs of its outputs.
+        results: Shapes and dtypes of its outputs.
+        outnums: Positions of the outputs that can have gradients.
+        constant_outnums: Positions of those that depend on none of the arrays at `argnums`.
+        requested: The `argnums` and `outnums` of gradients that no saved residuals could give.
+        forwards: The forward/backward pairs so far.
         gradient_plans: The gradients so far.
     """
 
     op: Op
-    at: Positions
+    array_argnums: Positions
     arity: int
-    linear: int
-    free: Positions
-    marked: Positions
+    linear_count: int
+    argnums: Positions
+    tracked_argnums: Positions
     specs: Specs
     results: list[tuple[Any, mx.Dtype]]
-    smooth: Positions
-    unrecorded: Positions
-    asked: tuple[Positions, Positions] | None = None
-    splits: dict[tuple[Positions, Positions], SavingForward | None] = dataclasses.field(
+    outnums: Positions
+    constant_outnums: Positions
+    requested: tuple[Positions, Positions] | None = None
+    forwards: dict[tuple[Positions, Positions], SavingForward | None] = dataclasses.field(
         default_factory=dict
     )
     gradient_plans: dict[tuple[Positions, Positions], GradientPlan] = dataclasses.field(
@@ -67,64 +68,68 @@ class CallPlan:
 
     @property
     def tracks_usage(self) -> bool:
-        """Whether anything about the use of a call has to be found out."""
-        return bool(self.marked) or len(self.specs) > 1
+        """True if a call must find out which of its gradients and outputs are used."""
+        return bool(self.tracked_argnums) or len(self.specs) > 1
 
-    def arguments(self, arrays: Sequence[Any], rest: Sequence[Any]) -> Sequence[Any]:
-        """All arguments, of which `rest` are the constants."""
-        return arrays if len(self.at) == self.arity else replace_at(arrays, self.at, rest)
+    def arguments(self, arrays: Sequence[Any], constants: Sequence[Any]) -> Sequence[Any]:
+        """Return all arguments; `constants` has `None` at the positions of arrays."""
+        if len(self.array_argnums) == self.arity:
+            return arrays
+        return replace_at(arrays, self.array_argnums, constants)
 
     def gradient_plan(self, argnums: Positions, outnums: Positions) -> GradientPlan:
-        """The gradient of these primals for the cotangents of these outputs."""
-        found = self.gradient_plans.get((argnums, outnums))
-        if found is None:
-            found = self.gradient_plans[argnums, outnums] = self._make_gradient_plan(
-                argnums, outnums
-            )
-        return found
+        """Return the plan of these gradients for cotangents of these outputs, from a cache."""
+        plan = self.gradient_plans.get((argnums, outnums))
+        if plan is None:
+            plan = self._make_gradient_plan(argnums, outnums)
+            self.gradient_plans[argnums, outnums] = plan
+        return plan
 
     def _make_gradient_plan(self, argnums: Positions, outnums: Positions) -> GradientPlan:
-        needed = self.op.dependent_primals(outnums, argnums)
-        found = self.op.derive("vjp", needed, outnums) if outnums and needed else None
-        return GradientPlan(needed, outnums, found)
+        dependent = self.op.dependent_primals(outnums, argnums)
+        op = self.op.derive("vjp", dependent, outnums) if outnums and dependent else None
+        return GradientPlan(dependent, outnums, op)
 
     def saving_forward(self) -> SavingForward | None:
-        """The derivative in two halves, for what was asked for so far: at first, everything."""
-        key = self.asked or (self.free, self.smooth)
-        if key not in self.splits:
-            asked = all(key) and not self.linear
-            split = self.op.try_forward_backward(*key) if asked else None
-            self.splits[key] = SavingForward(split, *key) if split else None
-        return self.splits[key]
+        """Return the forward for the gradients that calls have needed; at first, for all."""
+        key = self.requested or (self.argnums, self.outnums)
+        if key not in self.forwards:
+            has_gradients = all(key) and not self.linear_count
+            pair = self.op.try_forward_backward(*key) if has_gradients else None
+            self.forwards[key] = SavingForward(pair, *key) if pair else None
+        return self.forwards[key]
 
-    def remember(self, way: GradientPlan) -> None:
-        """Let the next halves give a gradient too that these could not."""
-        before = self.asked[0] if self.asked else ()
-        self.asked = tuple(sorted({*before, *way.argnums})), way.outnums
-
-
-def call_plan(op: Op, xs: Sequence[Any], at: Positions, linear: int) -> CallPlan:
-    """That of a call on `xs` with arrays `at` these positions."""
-    return op.notes.get(("calls", at)) or _make_call_plan(op, xs, at, linear)
+    def remember(self, plan: GradientPlan) -> None:
+        """Make the forwards of later calls save residuals for these gradients too."""
+        before = self.requested[0] if self.requested else ()
+        self.requested = tuple(sorted({*before, *plan.argnums})), plan.outnums
 
 
-def _make_call_plan(op: Op, xs: Sequence[Any], at: Positions, linear: int) -> CallPlan:
-    specs = (
-        op.observed_specs() if op.observed_specs else op.output_specs()
-    )  # which may have to run for that
-    free = tuple(i for i in at if ARRAYS.spec(xs[i]).differentiable)
-    primals = tuple(i for i in free if i < len(xs) - linear)
-    smooth = tuple(i for i, spec in enumerate(specs) if spec.differentiable)
-    found = op.notes["calls", at] = CallPlan(
+def call_plan(op: Op, xs: Sequence[Any], array_argnums: Positions, linear_count: int) -> CallPlan:
+    """Return the plan of a call of `op` on `xs`, from a cache."""
+    plan = op.notes.get(("calls", array_argnums))
+    return plan or _make_call_plan(op, xs, array_argnums, linear_count)
+
+
+def _make_call_plan(
+    op: Op, xs: Sequence[Any], array_argnums: Positions, linear_count: int
+) -> CallPlan:
+    # A function that looks at values may have to run to observe its specs.
+    specs = op.observed_specs() if op.observed_specs else op.output_specs()
+    argnums = tuple(i for i in array_argnums if ARRAYS.spec(xs[i]).differentiable)
+    primals = tuple(i for i in argnums if i < len(xs) - linear_count)
+    outnums = tuple(i for i, spec in enumerate(specs) if spec.differentiable)
+    plan = op.notes["calls", array_argnums] = CallPlan(
         op=op,
-        at=at,
+        array_argnums=array_argnums,
         arity=len(xs),
-        linear=linear,
-        free=free,
-        marked=primals if len(primals) > 1 else (),
+        linear_count=linear_count,
+        argnums=argnums,
+        # The rule is only called if a gradient is used: if there is one primal, its own.
+        tracked_argnums=primals if len(primals) > 1 else (),
         specs=specs,
         results=[(spec.shape, dtype_of(spec.dtype)) for spec in specs],
-        smooth=smooth,
-        unrecorded=tuple(i for i in smooth if not op.dependent_primals([i], free)),
+        outnums=outnums,
+        constant_outnums=tuple(i for i in outnums if not op.dependent_primals([i], argnums)),
     )
-    return found
+    return plan

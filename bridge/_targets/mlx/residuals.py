@@ -1,4 +1,4 @@
-"""What a call in MLX keeps for its derivative."""
+"""The residuals of a call in MLX: what its forward saves for its backward."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -9,53 +9,64 @@ from bridge._core.op import ForwardBackward, Op, Positions
 
 @dataclasses.dataclass(frozen=True)
 class SavingForward:
-    """A derivative in two halves, and what it is made for."""
+    """A forward/backward pair, with the primals and outputs that it is made for.
 
-    split: ForwardBackward
+    Attributes:
+        pair: The forward and the backward.
+        argnums: Positions of the primals that the backward can give gradients of.
+        outnums: Positions of the outputs that have cotangents.
+    """
+
+    pair: ForwardBackward
     argnums: Positions
     outnums: Positions
 
-    def save(self, at_home: Sequence[Any]) -> "SavedForBackward":
-        """What the second half takes of the results of the first, as they are at home."""
-        outputs = [at_home[i] for i in self.split.saved_outputs]
-        return SavedForBackward(self, [*outputs, *at_home[self.split.output_count :]])
+    def save(self, results: Sequence[Any]) -> "SavedForBackward":
+        """Select the residuals among the results of the forward, which are source arrays."""
+        outputs = [results[i] for i in self.pair.saved_outputs]
+        return SavedForBackward(self, [*outputs, *results[self.pair.output_count :]])
 
 
 @dataclasses.dataclass(frozen=True)
 class SavedForBackward:
-    """What one call of the first half has kept."""
+    """The residuals of one call.
 
-    halves: SavingForward
+    Attributes:
+        forward: What has saved them.
+        arrays: The saved outputs and residuals, as source arrays.
+    """
+
+    forward: SavingForward
     arrays: Sequence[Any]
 
     def backward(self, argnums: Positions, outnums: Positions, arity: int) -> "BackwardCall | None":
-        """The second half for these gradients and cotangents, if it can give them."""
-        if not {*argnums} <= {*self.halves.argnums}:
+        """Return the backward for these gradients and cotangents; None if it cannot give them."""
+        if not {*argnums} <= {*self.forward.argnums}:
             return None
-        split = self.halves.split
-        op = split.backward(argnums) if outnums == self.halves.outnums else None
-        if op is None and split.backward_from:
-            op = split.backward_from(argnums, outnums)
-        return BackwardCall(op, arity, split.saved_primals, self.arrays) if op else None
+        pair = self.forward.pair
+        op = pair.backward(argnums) if outnums == self.forward.outnums else None
+        if op is None and pair.backward_from:
+            op = pair.backward_from(argnums, outnums)
+        return BackwardCall(op, arity, pair.saved_primals, self.arrays) if op else None
 
 
 @dataclasses.dataclass(frozen=True)
 class BackwardCall:
-    """The second half of a derivative, with what was kept for it.
+    """The backward of a derivative, with the residuals of its forward.
 
     Attributes:
-        op: What is run.
-        arity: How many primals there are.
-        kept_primals: Positions of those that it takes.
-        kept: What it takes besides, at home.
+        op: The backward.
+        arity: The number of primals.
+        saved_primals: Positions of the primals that the backward takes.
+        residuals: The saved outputs and residuals that it takes, as source arrays.
     """
 
     op: Op
     arity: int
-    kept_primals: Positions
-    kept: Sequence[Any]
+    saved_primals: Positions
+    residuals: Sequence[Any]
 
     def arguments(self, args: Sequence[Any]) -> list[Any]:
-        """What it takes, of primals and cotangents."""
-        kept_primals = (args[i] for i in self.kept_primals)
-        return [*kept_primals, *self.kept, *args[self.arity :]]
+        """Return the arguments of the backward; `args` are primals, then cotangents."""
+        saved_primals = (args[i] for i in self.saved_primals)
+        return [*saved_primals, *self.residuals, *args[self.arity :]]

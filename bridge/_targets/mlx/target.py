@@ -1,4 +1,4 @@
-"""What MLX shows to bridge as a place where functions are called."""
+"""The target MLX: how its code calls functions of other frameworks."""
 
 import functools
 from collections.abc import Callable
@@ -15,14 +15,14 @@ from bridge._targets.mlx.gradcheck import check_gradients, pullback
 
 
 class MlxTarget:
-    """Call sites in MLX, whose transformations run Python with arrays that mostly have values."""
+    """Call sites in MLX, whose transformations run Python, mostly on arrays with values."""
 
     def make_native(self, op: Op, runner: Executor, _: Any) -> Callable[..., Arrays]:
-        """`op` as a function of MLX arrays under every transformation but `mx.compile`."""
+        """Make a function of MLX arrays that works in all transformations except `mx.compile`."""
         return functools.partial(call, op, runner)
 
     def rng_seed(self, key: Any) -> Any:
-        """`key` itself, whose data it is."""
+        """Return `key` itself, since a key of MLX is an array of integers."""
         if isinstance(key, mx.array) and key.ndim > 1:
             raise ArgumentError(
                 f"rng is an array of keys, with data of shape {list(key.shape)}. Pass one key."
@@ -30,15 +30,15 @@ class MlxTarget:
         return key
 
     def fresh_seed(self) -> None:
-        """Nothing: MLX may run a call again for a derivative."""
+        """Return None: MLX may run a call again for a derivative, so it must be pure."""
         return
 
     def is_compiling(self) -> bool:
-        """Never: MLX runs the code that it compiles."""
+        """Return False: MLX runs the code that it compiles, rather than reading it."""
         return False
 
     def is_staged(self, x: Any) -> bool:
-        """Never: what stands for an array in a transformation is an array like others."""
+        """Return False: in transformations MLX uses ordinary arrays, not symbols."""
         return False
 
     suspend_transforms = staticmethod(release_lock)
