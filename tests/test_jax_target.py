@@ -169,7 +169,7 @@ def test_an_integer_argument_has_a_float0_tangent():
 def test_a_tangent_of_another_dtype_is_refused():
     # In torch 2.13 the tangent of a float32 without axes, added to a number, is float64.
     f = into_jax(lambda x: (x / (1.5 + x * x),), name="f")
-    with pytest.raises(ArgumentError, match=r"f\.jvp gives float64\[\], where float32\[\] was"):
+    with pytest.raises(ArgumentError, match=r"f\.jvp returns float64\[\], where float32\[\] was"):
         jax.jvp(f, (jnp.float32(0.3),), (jnp.float32(1),))
 
 

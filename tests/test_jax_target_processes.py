@@ -183,7 +183,8 @@ def test_functions_are_freed_with_their_programs(eager):
         for i in range(300):
             once(i)
         grown = memory() - before
-        counts = len(alive), len(ffi_call._named), len(ffi_call._made), len(ffi._kept)
+        kept = ffi_call._by_name, ffi_call._by_op, ffi._kept_by_programs
+        counts = len(alive), *map(len, kept)
         print(counts, grown)
         assert max(counts) == 0
         assert grown < 10

@@ -1,4 +1,4 @@
-"""The two operations of JAX that a call and its derivative are: NOTE [two primitives]."""
+"""The two primitives of JAX for calls and their derivatives: NOTE [two primitives]."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -14,20 +14,20 @@ linear_p = Primitive("bridge_derivative")
 
 
 def bind_call(function: Call, operands: Sequence[Any]) -> list[Any]:
-    """The outputs of a call, and the residuals behind them."""
-    return call_p.bind(*_alike(operands), function=function)
+    """Apply a call; return its outputs, then its residuals."""
+    return call_p.bind(*_unify_varying_axes(operands), function=function)
 
 
 def bind_derivative(function: Linear, operands: Sequence[Any]) -> list[Any]:
-    """The tangents of the smooth outputs of a call."""
-    return linear_p.bind(*_alike(operands), function=function)
+    """Apply the derivative of a call; return the tangents of its differentiable outputs."""
+    return linear_p.bind(*_unify_varying_axes(operands), function=function)
 
 
-def _alike(xs: Sequence[Any]) -> list[Any]:
-    """`xs`, all of them varying over the same axes of a mesh, as `jax.shard_map` asks."""
+def _unify_varying_axes(xs: Sequence[Any]) -> list[Any]:
+    """Return `xs`, all varying over the same axes of a mesh, as `jax.shard_map` requires."""
     axes = [varying_axes(x) for x in xs]
     union = frozenset[Any]().union(*axes)
     return [
-        x if mine == union else jax.lax.pcast(x, tuple(union - mine), to="varying")
-        for x, mine in zip(xs, axes, strict=True)
+        x if x_axes == union else jax.lax.pcast(x, tuple(union - x_axes), to="varying")
+        for x, x_axes in zip(xs, axes, strict=True)
     ]

@@ -8,21 +8,22 @@ from jax.interpreters import mlir
 
 from bridge._core.op import Op, Specs
 from bridge._targets.jax.calls import CallSite
-from bridge._targets.jax.ffi_call import ffi_call
+from bridge._targets.jax.ffi_call import get_ffi_call
 
 
 def lower(
     ctx: Any, operands: Sequence[Any], op: Op, site: CallSite, specs: Specs, *, effect: bool
 ) -> Sequence[Any]:
-    """A call of `op` in a program that is being compiled, which keeps its task alive.
+    """Emit a call of `op` into a program that is being compiled, which keeps its FfiCall alive.
 
-    With an `effect` it is made whoever uses the results.
+    With an `effect`, the call is made even if nothing uses its results.
     """
-    made = ffi_call(op, site, specs)
+    ffi_call = get_ffi_call(op, site, specs)
 
     def call(*arrays: np.ndarray) -> list[np.ndarray]:
-        results = [np.empty(spec.shape, np.dtype(spec.dtype)) for spec in made.results]
-        made([np.array(x) for x in arrays], results)  # what JAX hands in is read-only
+        results = [np.empty(spec.shape, np.dtype(spec.dtype)) for spec in ffi_call.results]
+        # Copies, since the arrays that JAX passes are read-only.
+        ffi_call([np.array(x) for x in arrays], results)
         return results
 
     values, _, _ = mlir.emit_python_callback(

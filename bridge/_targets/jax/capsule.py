@@ -1,4 +1,4 @@
-"""Memory that XLA lends, as DLPack hands it on.
+"""DLPack capsules over memory that XLA lends.
 
 DLPack: https://dmlc.github.io/dlpack/latest/c_api.html
 """
@@ -11,7 +11,7 @@ from typing import Any
 from bridge._core.spec import ArraySpec
 
 _CODES = {"int": 0, "uint": 1, "float": 2, "bfloat": 4, "complex": 5, "bool": 6}
-_LOW = {
+_FLOAT8_CODES = {
     "float8_e4m3fn": 10,
     "float8_e4m3fnuz": 11,
     "float8_e5m2": 12,
@@ -20,10 +20,10 @@ _LOW = {
 }
 
 
-def _code(dtype: str) -> tuple[int, int]:
-    """Kind and bits of an element."""
-    if dtype in _LOW:
-        return _LOW[dtype], 8
+def _dlpack_code(dtype: str) -> tuple[int, int]:
+    """Return the kind of an element, by DLPack's number, and its bits."""
+    if dtype in _FLOAT8_CODES:
+        return _FLOAT8_CODES[dtype], 8
     kind = dtype.rstrip("0123456789")
     return _CODES[kind], int(dtype[len(kind) :] or 8)
 
@@ -39,13 +39,13 @@ class _Tensor(ctypes.Structure):
     ]
 
 
-_lent: dict[int, Any] = {}
+_lent: dict[int, Any] = {}  # tensors that consumers still use, by number
 _numbers = itertools.count(1)
 
 
 @ctypes.CFUNCTYPE(None, c_void_p)
-def _delete(at: int) -> None:
-    _lent.pop(_Tensor.from_address(at).context, None)
+def _delete(address: int) -> None:
+    _lent.pop(_Tensor.from_address(address).context, None)
 
 
 _DELETER = ctypes.cast(_delete, c_void_p).value
@@ -68,7 +68,7 @@ class DeviceBuffer:
     def __dlpack__(self, **_: Any) -> Any:
         # The memory was lent for one stream, whichever is asked for: `SourceArrays.execute_into`.
         number, sizes = next(_numbers), (c_int64 * len(self.shape))(*self.shape)
-        code, bits = _code(self.dtype)
+        code, bits = _dlpack_code(self.dtype)
         tensor = _Tensor(self._data, *self._device, len(self.shape), code, bits, 1)
         tensor.shape, tensor.context = ctypes.addressof(sizes), number
         tensor.deleter = _DELETER

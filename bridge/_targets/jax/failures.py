@@ -1,8 +1,9 @@
-"""Errors of functions that XLA calls, as they were raised.
+"""The original errors of functions that XLA calls.
 
 NOTE [errors keep their class]
-XLA makes of an error a text, and of the text an error of its own. Where a call is compiled alone,
-outside of `jax.jit`, and XLA has made it on the thread that waits for it, the error is at hand.
+XLA turns an error into a text, and raises an error of its own with that text. If a call is compiled
+alone, outside of `jax.jit`, and XLA made it on the thread that waits for it, we have the original
+and raise that.
 """
 
 import threading
@@ -13,9 +14,9 @@ import jax
 
 
 class _Failure(threading.local):
-    """The error of a call on this thread, as long as somebody asks for it."""
+    """The error of a call on this thread, recorded while a caller waits for it."""
 
-    asked = False
+    is_awaited = False
     error: BaseException | None = None
 
 
@@ -23,20 +24,20 @@ _failure = _Failure()
 
 
 def record(error: BaseException) -> None:
-    """Keep an error for who waits for the call."""
-    if _failure.asked:
+    """Record the error of a call for the caller that waits on this thread."""
+    if _failure.is_awaited:
         _failure.error = error
 
 
 def raise_original_errors(call: Callable[..., Any], operands: Sequence[Any]) -> Any:
-    """The results of a compiled call, whose errors are raised as they were."""
-    _failure.asked = True
+    """Run a compiled call; raise the original error of the function, if there is one."""
+    _failure.is_awaited = True
     try:
         return call(*operands)
     except (jax.errors.JaxRuntimeError, ValueError) as error:  # the latter from the second call on
-        own = _failure.error
-        if own is None or type(own).__name__ not in str(error):
+        original = _failure.error
+        if original is None or type(original).__name__ not in str(error):
             raise
-        raise own from None
+        raise original from None
     finally:
-        _failure.asked, _failure.error = False, None
+        _failure.is_awaited, _failure.error = False, None

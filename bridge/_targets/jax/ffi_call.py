@@ -1,14 +1,13 @@
-"""What a call site runs, once XLA has buffers for it, and how XLA finds it.
+"""Ops that compiled programs execute on buffers, and look up by name.
 
 NOTE [the end of the process]
-XLA runs calls on threads of its own. One that wants to run Python while the interpreter shuts
-down ends the process by a signal: so at exit a small program on each device is waited for, which
-comes after all others, and then the calls that still run.
+XLA makes calls on threads of its own. A thread that enters Python while the interpreter shuts down
+ends the process by a signal. So at exit we wait for a small program on each device, which comes
+after all others, and then for the calls that are still running.
 
-NOTE [who keeps a task alive]
-Tables of tasks hold them weakly. A compiled program keeps those that it calls, and so do traces,
-whose equations hold what tasks are made of. When the last of both is gone, so is the user's
-function.
+NOTE [who keeps an FfiCall alive]
+The tables hold FfiCalls weakly. A compiled program keeps those that it calls, and the equations of
+a trace keep what they are made of. When the last of both is gone, so is the user's function.
 """
 
 import atexit
@@ -28,83 +27,81 @@ from bridge._core.errors import ArgumentError
 from bridge._core.op import Op, Specs
 from bridge._core.protocols import ExecuteInto
 from bridge._targets.jax.calls import CallSite
-from bridge._targets.jax.internals import refusing_jax
+from bridge._targets.jax.internals import jax_refuser
 from bridge._targets.jax.program_keys import key_for, op_for
 
 _PROCESS = uuid.uuid4().hex[:12]
 _numbers = itertools.count()
-_busy: set[int] = set()
-_used_by: set[int] = set()
+_busy_threads: set[int] = set()
+_pids: set[int] = set()  # processes that made FfiCalls: a forked child inherits its parent's
 
 
 class FfiCall:
-    """An Op with its results already allocated, named by a string in compiled programs."""
+    """An Op that compiled programs execute on buffers, and refer to by name."""
 
-    def __init__(self, op: Op, fill: ExecuteInto, operands: Specs, name: str) -> None:
+    def __init__(self, op: Op, execute_into: ExecuteInto, operands: Specs, name: str) -> None:
         self.op, self.operands, self.results = op, operands, op.output_specs()
         self.name = name
-        self._fill, self._guard = fill, refusing_jax(op.name)
-        self.rows: Any = None  # how a transport makes arrays of its buffers
+        self._execute_into, self._refuse_jax = execute_into, jax_refuser(op.name)
+        self.buffer_tables: Any = None  # set by a transport, to make arrays over buffers
 
     def __call__(
         self, operands: Sequence[Any], results: Sequence[Any], stream: DeviceStream | None = None
     ) -> None:
-        """Evaluate the Op on buffers."""
+        """Execute the Op on buffers."""
         thread = threading.get_ident()
-        _busy.add(thread)
+        _busy_threads.add(thread)
         try:
-            with self._guard():
-                self._fill(self.op, operands, results, stream)
+            with self._refuse_jax():
+                self._execute_into(self.op, operands, results, stream)
         finally:
-            _busy.discard(thread)
+            _busy_threads.discard(thread)
 
 
 @atexit.register
 def _drain() -> None:
     """Wait for calls: NOTE [the end of the process]."""
-    if _used_by != {os.getpid()}:  # JAX never ran here; a forked child has none of its threads
+    if _pids != {os.getpid()}:  # JAX never ran here; a forked child has none of its threads
         return
     for device in jax.local_devices():
         jax.block_until_ready(jax.device_put(0, device) + 1)
-    while _busy:
+    while _busy_threads:
         time.sleep(0.001)
 
 
-_named: weakref.WeakValueDictionary[bytes, FfiCall] = weakref.WeakValueDictionary()
-_made: weakref.WeakValueDictionary[Any, FfiCall] = weakref.WeakValueDictionary()
+_by_name: weakref.WeakValueDictionary[bytes, FfiCall] = weakref.WeakValueDictionary()
+_by_op: weakref.WeakValueDictionary[Any, FfiCall] = weakref.WeakValueDictionary()
+_tables_lock = threading.Lock()
 
 
-_entering = threading.Lock()
-
-
-def ffi_call(op: Op, site: CallSite, operands: Specs) -> FfiCall:
-    """The task of an Op, the same for as long as somebody has it."""
-    made = _made.get((op, site.execute_into, operands))
-    if made is not None:
-        return made
+def get_ffi_call(op: Op, site: CallSite, operands: Specs) -> FfiCall:
+    """Return the FfiCall of an Op, the same one for as long as it is alive."""
+    ffi_call = _by_op.get((op, site.execute_into, operands))
+    if ffi_call is not None:
+        return ffi_call
     try:
         name = key_for(op, site, operands)
     except ArgumentError:
         name = ""
-    with _entering:
-        # A function that was traced again, its settings changed, is another of the same name.
-        if not name or name.encode() in _named:
-            # Unlike a number, it means nothing in another process, which may find it in a cache.
+    with _tables_lock:
+        # A function that was traced again, after settings changed, has the same name.
+        if not name or name.encode() in _by_name:
+            # A number alone would name another function in a process that finds it in a cache.
             name = f"{op.name}#{_PROCESS}-{next(_numbers)}"
         return _register(name, op, site.execute_into, operands)
 
 
-def _register(name: str, op: Op, fill: ExecuteInto, operands: Specs) -> FfiCall:
-    _used_by.add(os.getpid())
-    key = op, fill, operands
-    made = _made.get(key) or _made.setdefault(key, FfiCall(op, fill, operands, name))
-    return _named.setdefault(name.encode(), made)
+def _register(name: str, op: Op, execute_into: ExecuteInto, operands: Specs) -> FfiCall:
+    _pids.add(os.getpid())
+    key = op, execute_into, operands
+    ffi_call = _by_op.get(key) or _by_op.setdefault(key, FfiCall(op, execute_into, operands, name))
+    return _by_name.setdefault(name.encode(), ffi_call)
 
 
 def lookup(name: bytes) -> FfiCall:
-    """The task that a compiled program calls by this name."""
+    """Return the FfiCall that a compiled program calls by this name; rebuild it if need be."""
     try:
-        return _named[name]
+        return _by_name[name]
     except KeyError:
         pass
     if not name.startswith(b"["):
@@ -112,6 +109,6 @@ def lookup(name: bytes) -> FfiCall:
             f"the program calls {name.decode()}, a function of another process, or one that is "
             "gone. Run it where it was compiled, as long as the function is there."
         )
-    again = op_for(name.decode())
-    with _entering:
-        return _register(name.decode(), *again)
+    rebuilt = op_for(name.decode())
+    with _tables_lock:
+        return _register(name.decode(), *rebuilt)

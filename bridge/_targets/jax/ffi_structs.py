@@ -1,4 +1,4 @@
-"""XLA's foreign function interface as ctypes sees it: the structures of `xla/ffi/api/c_api.h`.
+"""The structures of XLA's foreign function interface, `xla/ffi/api/c_api.h`, for ctypes.
 
 The layout is that of API version 0.3. XLA appends to its structures and says in each how large it
 is, so a newer minor version is readable; another major one is not.
@@ -68,7 +68,7 @@ class CallFrame(Structure):
 
 
 class Metadata(Structure):
-    """XLA_FFI_Metadata: what a handler says of itself."""
+    """XLA_FFI_Metadata: what a handler reports about itself."""
 
     _fields_ = [
         *(("struct_size", c_size_t), ("version", Version), ("traits", c_uint32)),
@@ -77,7 +77,7 @@ class Metadata(Structure):
 
 
 class MetadataExtension(Structure):
-    """XLA_FFI_Metadata_Extension: a call that only asks for the metadata."""
+    """XLA_FFI_Metadata_Extension: marks a call that only asks for the metadata."""
 
     _fields_ = [
         ("struct_size", c_size_t),
@@ -94,7 +94,7 @@ class ErrorCreate(Structure):
 
 
 class TypeInfo(Structure):
-    """XLA_FFI_TypeInfo: how XLA gives back what a handler had it keep."""
+    """XLA_FFI_TypeInfo: how XLA frees a state that a handler has set."""
 
     _fields_ = [*Structure._head, ("deleter", c_void_p)]
 
@@ -140,7 +140,7 @@ FUNCTION = ctypes.CFUNCTYPE(c_void_p, c_void_p)
 
 
 class Api(Structure):
-    """XLA_FFI_Api: what a handler can ask of XLA."""
+    """XLA_FFI_Api: the functions of XLA that a handler can call."""
 
     _fields_ = [
         *Structure._head,

@@ -1,4 +1,4 @@
-"""What JAX does not document, each with what happens without it; nothing else here uses any."""
+"""Undocumented names of JAX, each with what happens without it; no other module here uses any."""
 
 import contextlib
 import functools
@@ -15,7 +15,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 from bridge._core.errors import NoValuesError
 
 
-class _Refusing(Trace):
+class _RefusingTrace(Trace):
     """A trace that refuses every operation: NOTE [JAX inside of a callback]."""
 
     def __init__(self, name: str) -> None:
@@ -33,39 +33,39 @@ class _Refusing(Trace):
 
 
 # NOTE [JAX inside of a callback]
-# A callback runs on a thread of XLA, or on the one that waits for it, and JAX called there waits
-# for threads that wait for the callback: on several devices, from several threads of the user, or
-# with large arrays this hangs. JAX has a current trace on each thread, which sees every operation.
-def refusing_jax(name: str) -> Callable[[], contextlib.AbstractContextManager[None]]:
-    """What enters a context in which every operation of JAX raises."""
-    return functools.partial(set_current_trace, _Refusing(name))
+# A callback runs on a thread of XLA, or on one that waits for XLA. If it calls JAX, JAX waits for
+# threads that wait for the callback: on several devices, from several threads of the user, or with
+# large arrays this hangs. JAX has a current trace on each thread, which sees every operation.
+def jax_refuser(name: str) -> Callable[[], contextlib.AbstractContextManager[None]]:
+    """Return the function that makes a context in which every operation of JAX raises."""
+    return functools.partial(set_current_trace, _RefusingTrace(name))
 
 
 def varying_axes(x: Any) -> frozenset[Any]:
-    """The axes of a mesh over which `x`, inside of `jax.shard_map`, is known to vary."""
-    kind = getattr(jax.typeof(x), "manual_axis_type", None)
-    return getattr(kind, "varying", frozenset())
+    """Return the axes of a mesh over which `x`, inside of `jax.shard_map`, is known to vary."""
+    axis_type = getattr(jax.typeof(x), "manual_axis_type", None)
+    return getattr(axis_type, "varying", frozenset())
 
 
 def result_aval(shape: Sequence[int], dtype: Any, like: Sequence[Any]) -> ShapedArray:
-    """The abstract value of a result that varies as the abstract values `like` do."""
+    """Return the abstract value of a result that varies as the abstract values `like` do."""
     mesh = jax.sharding.get_abstract_mesh()
     if mesh.empty or not like:
         return ShapedArray(tuple(shape), dtype)
-    whole = NamedSharding(mesh, PartitionSpec())
-    return like[0].update(shape=tuple(shape), dtype=dtype, weak_type=False, sharding=whole)
+    replicated = NamedSharding(mesh, PartitionSpec())
+    return like[0].update(shape=tuple(shape), dtype=dtype, weak_type=False, sharding=replicated)
 
 
-def match_varying_axes(x: Any, like: Any) -> Any:
-    """`x` spread over a mesh as the abstract value `like` is, where types say so."""
-    theirs = like.sharding
-    if theirs.mesh.are_all_axes_explicit and jax.typeof(x).sharding != theirs:
-        return jax.reshard(x, theirs)
+def match_sharding(x: Any, like: Any) -> Any:
+    """Return `x` sharded as the abstract value `like`, if shardings are part of types."""
+    sharding = like.sharding
+    if sharding.mesh.are_all_axes_explicit and jax.typeof(x).sharding != sharding:
+        return jax.reshard(x, sharding)
     return x
 
 
 def hold_weakly(*kinds: type) -> None:
-    """Let JAX's caches forget parameters of these classes with their last other user.
+    """Let JAX's caches hold parameters of these classes weakly.
 
     Without this name the cache of result shapes keeps the last 2,048 functions alive.
     """
@@ -75,27 +75,28 @@ def hold_weakly(*kinds: type) -> None:
 def register_dead_code_rule(
     primitive: Primitive, rule: Callable[[Sequence[bool], Any], Any]
 ) -> None:
-    """Let JAX ask `rule`, of the used outputs and an equation, which inputs those need.
+    """Let `rule` tell JAX which inputs of an equation its used outputs need.
 
-    JAX 0.10 passes these two, and later releases the live inputs between them.
+    JAX 0.10 calls it with the used outputs and the equation; later releases pass the live inputs
+    between them.
     """
     partial_eval.dce_rules[primitive] = lambda used, *rest: rule(used, rest[-1])
 
 
 def is_exporting(ctx: Any) -> bool:
-    """Whether what is lowered is for `jax.export`; without the name JAX itself refuses to."""
+    """Return True while `jax.export` lowers; without this name it refuses our calls."""
     return getattr(ctx.module_context.lowering_parameters, "for_export", False)
 
 
 def device_count(ctx: Any) -> int:
-    """How many devices a program is compiled for, partitioned by hand or by the compiler."""
+    """Return how many devices a program is compiled for, partitioned by hand or by the compiler."""
     context = ctx.module_context.axis_context
     count = getattr(context, "num_devices", None)
     return getattr(getattr(context, "mesh", None), "size", 1) if count is None else count
 
 
-def with_argument_names(run: Callable[..., Any]) -> Callable[..., Any]:
-    """`run`, an operation, which JAX names where `jax.debug_nans` finds an invalid value.
+def mark_as_operation(run: Callable[..., Any]) -> Callable[..., Any]:
+    """Mark `run` as one operation, which `jax.debug_nans` names when its results are invalid.
 
     Without this mark JAX looks for a smaller operation, calls `run`, and comes back here forever.
     """
@@ -104,7 +105,7 @@ def with_argument_names(run: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def jit_is_disabled() -> bool:
-    """Whether `jax.jit` does nothing here and now."""
+    """Return True while `jax.disable_jit` is in effect."""
     return getattr(jax.config, _FLAG)
 
 

@@ -1,12 +1,12 @@
-"""What compiled programs call Ops by, for other processes to find them.
+"""The names by which compiled programs call Ops, also in other processes.
 
 NOTE [names of functions]
-A program can reach another process: exported, or in the cache where JAX keeps what it compiled. So
-the name of an Op says where to import the function, what it is planned for, which rules to apply,
-and what specs the buffers have. It ends with a digest of the graphs along the way, without which a
-function that has changed would be called by a program that is made for the old one: with residuals
-in other places, say. One without a graph is known by its specs alone, as long as programs depend on
-nothing else. A function that cannot be imported has a name that no other process knows.
+A program can reach another process: exported, or in the cache where JAX stores compiled programs.
+So the name of an Op says where to import the function, for which arguments it was traced, which
+rules to apply, and what specs the buffers have. It ends with a digest of the graphs of these Ops.
+Without it, a program would call a function that has changed since, with residuals in other places,
+say. A function without a graph is identified by its specs alone, if programs depend on nothing
+else. A function that cannot be imported gets a name that no other process knows.
 """
 
 import hashlib
@@ -25,29 +25,29 @@ from bridge._targets.jax.calls import CallSite
 
 
 def key_for(op: Op, site: CallSite, operands: Specs) -> str:
-    """The name of an Op that takes these operands; raises if it would mean nothing elsewhere."""
+    """Return the name of an Op for these operands; raise if other processes could not find it."""
     if site.export_key is None:
-        raise _no_key_error(op, "it is no function that bridge has wrapped")
+        raise _no_key_error(op, "it is not a function that bridge has wrapped")
     try:
-        origin = site.export_key()
+        export_key = site.export_key()
     except ArgumentError as error:
         raise _no_key_error(op, str(error)) from None
-    row = site.root.replay(op.derivation)
+    ops = site.root.replay(op.derivation)
     if any(
-        known.fingerprint is None
-        and not known.reruns
-        and (known.forward_backward or known.dependencies)
-        for known in row
+        derived.fingerprint is None
+        and not derived.reruns
+        and (derived.forward_backward or derived.dependencies)
+        for derived in ops
     ):
         raise _no_key_error(op, "nothing would tell whether it has changed")
-    about = [
-        *origin,
+    parts = [
+        *export_key,
         op.derivation,
         _spec_texts(operands),
         _spec_texts(op.output_specs()),
-        _digest(row),
+        _digest(ops),
     ]
-    return json.dumps([op.name, *about], separators=(",", ":"))
+    return json.dumps([op.name, *parts], separators=(",", ":"))
 
 
 def _no_key_error(op: Op, why: str) -> ArgumentError:
@@ -55,33 +55,34 @@ def _no_key_error(op: Op, why: str) -> ArgumentError:
 
 
 def op_for(name: str) -> tuple[Op, ExecuteInto, Specs]:
-    """The Op of this name, made anew; what evaluates it, and its operands."""
-    _, place, ambient, arguments, steps, operands, results, digest = json.loads(name)
+    """Rebuild the Op of this name; return also what executes it and the specs of its operands."""
+    _, path, trace_context, arguments, derivation, operands, results, digest = json.loads(name)
     try:
-        function: RebuildableFunction = import_path.import_object(place)
-        make = function.rebuild
+        function: RebuildableFunction = import_path.import_object(path)
+        rebuild = function.rebuild
     except (ImportError, AttributeError) as error:
         raise ArgumentError(
-            f"the program calls {place}, which cannot be imported here as a bridged function: "
+            f"the program calls {path}, which cannot be imported here as a bridged function: "
             f"{error}"
         ) from error
     with jax.enable_x64(True):  # noqa: FBT003 - else results of 64 bits would be refused
-        root, fill = make(ambient, arguments)
-        row = root.replay(_as_tuples(steps))
-    if _spec_texts(row[-1].output_specs()) != results or _digest(row) != digest:
+        root, execute_into = rebuild(trace_context, arguments)
+        ops = root.replay(_as_tuples(derivation))
+    if _spec_texts(ops[-1].output_specs()) != results or _digest(ops) != digest:
         raise ArgumentError(
-            f"{place} is not what it was when the program that calls it was made: it, or torch, "
+            f"{path} is not what it was when the program that calls it was made: it, or torch, "
             "has changed. Export or compile it again."
         )
-    return row[-1], fill, tuple(ArraySpec(tuple(shape), dtype) for dtype, shape in operands)
+    specs = tuple(ArraySpec(tuple(shape), dtype) for dtype, shape in operands)
+    return ops[-1], execute_into, specs
 
 
 def _spec_texts(specs: Sequence[ArraySpec]) -> list[Any]:
     return [[spec.dtype, list(spec.shape)] for spec in specs]
 
 
-def _digest(row: Sequence[Op]) -> str:
-    texts = [op.fingerprint() if op.fingerprint else "" for op in row]
+def _digest(ops: Sequence[Op]) -> str:
+    texts = [op.fingerprint() if op.fingerprint else "" for op in ops]
     return hashlib.sha256("\n".join(texts).encode()).hexdigest()[:32]
 
 

@@ -1,4 +1,4 @@
-"""What JAX shows to bridge as a place where functions are called."""
+"""JAX as a target: call sites for functions of other frameworks."""
 
 import contextlib
 import functools
@@ -21,24 +21,24 @@ from bridge._targets.jax.calls import Call, CallSite, Programs
 
 
 class JaxTarget:
-    """Call sites in JAX, whose tracers know shapes and dtypes: nothing has to be staged."""
+    """Call sites in JAX, whose tracers have shapes and dtypes, so that calls are not staged."""
 
     def make_native(
         self, op: Op, runner: Executor, origin: ExportKey | None
     ) -> Callable[..., Arrays]:
-        """`op` as a function of JAX arrays under every transformation of JAX."""
+        """Make a function of JAX arrays that executes `op`, under every transformation of JAX."""
         if runner.changes_device and not op.graph:
             raise DeviceError(
-                f"{op.name} is to compute on another device than that of its arguments, and XLA "
-                "lends it their memory where it is. Leave out device=, or move the arguments with "
-                "jax.device_put."
+                f"{op.name} is to compute on another device than that of its arguments, but XLA "
+                "lends it the memory of its arguments. Leave out device=, or move the arguments "
+                "with jax.device_put."
             )
         programs = Programs()
         site = CallSite(runner.execute_into, weakref.ref(programs), op, origin)
         return functools.partial(_call, op, site, programs)
 
     def rng_seed(self, key: Any) -> Any:
-        """The data of a key, of either style."""
+        """Return the data of a key, of the new or the old style."""
         try:
             data = jnp.asarray(key)
         except TypeError as error:
@@ -55,19 +55,19 @@ class JaxTarget:
         return data
 
     def fresh_seed(self) -> None:
-        """Nothing: JAX may run a call once for several, or again."""
+        """Return None: JAX may execute one call for several, or execute it again."""
         return
 
     def suspend_transforms(self) -> contextlib.AbstractContextManager[None]:
-        """Nothing: JAX transforms nothing but what depends on its tracers."""
+        """Do nothing: JAX only transforms what depends on its tracers."""
         return contextlib.nullcontext()
 
     def is_compiling(self) -> bool:
-        """Never: JAX runs the code that it traces."""
+        """Return False: JAX runs the code that it traces."""
         return False
 
     def is_staged(self, x: Any) -> bool:
-        """Never: a tracer is an array like others."""
+        """Return False: a tracer is treated as an array."""
         return False
 
     def check_gradients(
@@ -77,15 +77,15 @@ class JaxTarget:
         *,
         order: int,
         modes: Sequence[str],
-        **how: Any,
+        **options: Any,
     ) -> None:
         """Raise `AssertionError` unless the derivatives of `fn` agree with finite differences."""
 
-        def on_arrays(*values: Any) -> Arrays:  # some that are checked are those of NumPy
+        def call_on_jax_arrays(*values: Any) -> Arrays:  # check_grads passes NumPy arrays too
             return fn(*map(jnp.asarray, values))
 
         try:
-            check_grads(on_arrays, tuple(xs), order, modes=tuple(modes), **how)
+            check_grads(call_on_jax_arrays, tuple(xs), order, modes=tuple(modes), **options)
         except TypeError as error:
             if "custom_vjp" not in str(error):
                 raise
@@ -94,36 +94,37 @@ class JaxTarget:
     def pullback(
         self, fn: Callable[..., Arrays], xs: Sequence[Any]
     ) -> tuple[Arrays, Callable[[Sequence[Any]], Sequence[Any]]]:
-        """The results, and what `jax.vjp` makes of their cotangents."""
+        """Return the results of `fn`, and the function from cotangents to gradients."""
         outputs, pull = jax.vjp(fn, *xs)
         return outputs, lambda cotangents: pull(tuple(cotangents))
 
 
 def _call(op: Op, site: CallSite, _programs: Programs, *xs: Any) -> Arrays:
     check_not_forked()
-    wide = () if x64_mode() else _narrowed_outputs(op)
+    narrowed = () if x64_mode() else _narrowed_outputs(op)
     arrays = [x if isinstance(x, jax.Array) else _as_array(x) for x in xs]
     outputs = bind_call(Call(op, site, len(arrays)), arrays)
-    for i in wide:
+    for i in narrowed:
         narrow = op.derive("narrow_integers", i)
         (outputs[i],) = bind_call(Call(narrow, site, 1), [outputs[i]])
     return tuple(outputs)
 
 
 def _as_array(x: Any) -> jax.Array:
-    """A constant: a number, or an array of another framework."""
+    """Convert a constant: a number, or an array of another framework."""
     return ARRAYS.convert(x, copy=None) if hasattr(x, "__dlpack__") else jnp.asarray(x)
 
 
 def _narrowed_outputs(op: Op) -> Positions:
-    """The results that JAX has in 32 bits only, in its 32-bit mode; raises for floats."""
-    wide = [(i, spec) for i, spec in enumerate(op.output_specs()) if spec.dtype in NARROW]
-    for i, spec in wide:
-        if spec.dtype not in NARROW_INTEGERS or op.graph:  # compiled, nothing checks a range
+    """Return positions of results that the 32-bit mode of JAX narrows; raise if one cannot be."""
+    narrowed = [(i, spec) for i, spec in enumerate(op.output_specs()) if spec.dtype in NARROW]
+    for i, spec in narrowed:
+        # In compiled code nothing checks that integers fit.
+        if spec.dtype not in NARROW_INTEGERS or op.graph:
             raise ArgumentError(
                 f"result {i} of {op.name} is {spec}, {ARRAYS.unsupported_dtype_advice(spec.dtype)}"
             )
-    return tuple(i for i, _ in wide)
+    return tuple(i for i, _ in narrowed)
 
 
 TARGET = JaxTarget()

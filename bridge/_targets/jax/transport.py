@@ -1,4 +1,4 @@
-"""Which way calls take out of compiled programs; chosen once."""
+"""The transport by which compiled programs call Ops, chosen once for the process."""
 
 import importlib
 import os
@@ -11,12 +11,10 @@ _MODULES = ("ffi", "callback")
 
 
 def _choose() -> Callable[..., Any]:
-    asked = os.environ.get("GRADBRIDGE_JAX_TRANSPORT", "ffi")
-    if asked not in _MODULES:
-        raise OptionError(
-            f"GRADBRIDGE_JAX_TRANSPORT={asked!r} is neither {' nor '.join(_MODULES)}."
-        )
-    return importlib.import_module(f"bridge._targets.jax.{asked}").lower
+    name = os.environ.get("GRADBRIDGE_JAX_TRANSPORT", "ffi")
+    if name not in _MODULES:
+        raise OptionError(f"GRADBRIDGE_JAX_TRANSPORT={name!r} is neither {' nor '.join(_MODULES)}.")
+    return importlib.import_module(f"bridge._targets.jax.{name}").lower
 
 
 lower = _choose()

@@ -1,12 +1,14 @@
 """Transposes of calls and of derivatives, as far as these are linear.
 
 NOTE [linear functions]
-A function is linear, or differs from that by a constant, which JAX ignores in its own functions
-too, if its derivative depends on nothing that it is transposed by. A graph tells so, but takes no
-notice of steps, as of `round`: so its values are compared as well. What it is transposed to is this
-derivative. A gradient is linear in the cotangents. Where no graph tells so, as of functions that
-run anew, or where it has no derivative, it is transposed to the tangents of the function that it
-is the gradient of, which sources hold to gradients.
+A function is linear, up to a constant, if its derivative does not depend on the arguments that it
+is transposed by. (JAX ignores the constant in its own functions too.) A graph shows this
+dependence, but misses steps, as in `round`: so values are compared as well. The transpose is this
+derivative.
+
+A gradient is linear in the cotangents. If no graph shows it, because the function is rerun on every
+call, or if the gradient has no derivative, it is transposed to the tangents of the function that it
+is the gradient of: sources check that tangents and gradients agree.
 """
 
 from collections.abc import Iterable, Sequence
@@ -23,57 +25,56 @@ from bridge._core.errors import NoRuleError
 from bridge._core.op import Op, Positions
 from bridge._targets.jax.binding import bind_call, bind_derivative
 from bridge._targets.jax.calls import Call, Linear
-from bridge._targets.jax.internals import match_varying_axes
+from bridge._targets.jax.internals import match_sharding
 
 
 def transpose_derivative(cotangents: Sequence[Any], *operands: Any, function: Linear) -> list[Any]:
-    """The cotangents of tangents, for those of the tangents of outputs."""
+    """Return cotangents of the tangents of primals, given those of the tangents of outputs."""
     arity, first = function.arity, function.first_tangent
-    asked, given = (
-        _undefined_operands(operands),
-        _outnums(function.differentiable_outputs, cotangents),
-    )
-    if any(i < first for i in asked):
+    undefined = _undefined_operands(operands)
+    outnums = _select_nonzero(function.differentiable_outputs, cotangents)
+    if any(i < first for i in undefined):
         raise _not_linear_error(function)
-    within = [function.argnums[i - first] for i in asked]
-    needed = tuple(
-        i for i in within if any(function.op.dependent_primals([y], (i,)) for y in given)
+    primals = [function.argnums[i - first] for i in undefined]
+    argnums = tuple(
+        i for i in primals if any(function.op.dependent_primals([y], (i,)) for y in outnums)
     )
-    if not needed:
-        return _cotangents(operands, (), ())
-    made = function.transpose(needed, given)
-    row = [*operands[:arity], *conjugate_all(_known_cotangents(cotangents)), *operands[arity:first]]
-    places = [first + function.argnums.index(i) for i in needed]
-    return _cotangents(operands, places, bind_call(made, row[: made.operand_count]))
+    if not argnums:
+        return _operand_cotangents(operands, (), ())
+    call, known = function.transpose(argnums, outnums), conjugate_all(_nonzero(cotangents))
+    xs = [*operands[:arity], *known, *operands[arity:first]]
+    positions = [first + function.argnums.index(i) for i in argnums]
+    return _operand_cotangents(operands, positions, bind_call(call, xs[: call.operand_count]))
 
 
 def transpose_call(cotangents: Sequence[Any], *operands: Any, function: Call) -> list[Any]:
-    """The cotangents of operands in which a call is linear: NOTE [linear functions]."""
+    """Return cotangents of the operands in which a call is linear: NOTE [linear functions]."""
     op, arity = function.op, function.arity
-    outputs = cotangents[: len(op.output_specs())]  # nothing but its derivatives takes residuals
-    given = _outnums(range(len(outputs)), outputs)
-    needed = op.dependent_primals(
-        given, tuple(i for i in _undefined_operands(operands) if i < arity)
+    # Residuals have no cotangents: only derivatives read them.
+    outputs = cotangents[: len(op.output_specs())]
+    outnums = _select_nonzero(range(len(outputs)), outputs)
+    argnums = op.dependent_primals(
+        outnums, tuple(i for i in _undefined_operands(operands) if i < arity)
     )
-    if not needed:
-        return _cotangents(operands, (), ())
-    known = conjugate_all(_known_cotangents(outputs))
-    transpose = _transpose(function, operands, needed, given)
+    if not argnums:
+        return _operand_cotangents(operands, (), ())
+    known = conjugate_all(_nonzero(outputs))
+    transpose = _find_transpose(function, operands, argnums, outnums)
     if transpose:
-        row = [_zeros(x) if ad.is_undefined_primal(x) else x for x in operands[:arity]]
-        return _cotangents(operands, needed, bind_call(transpose, [*row, *known]))
-    if function.gradient is None or needed[0] < function.gradient.linear.arity:
+        xs = [_zeros(x) if ad.is_undefined_primal(x) else x for x in operands[:arity]]
+        return _operand_cotangents(operands, argnums, bind_call(transpose, [*xs, *known]))
+    if function.gradient is None or argnums[0] < function.gradient.linear.arity:
         raise _not_linear_error(function)
-    linear, taken = function.gradient.transpose(given)
+    linear, tangent_positions = function.gradient.transpose(outnums)
     tangents = bind_derivative(linear, [*operands[: linear.arity], *known])
-    found = [tangents[taken[i - linear.arity]] for i in needed]
-    return _cotangents(operands, needed, found)
+    gradients = [tangents[tangent_positions[i - linear.arity]] for i in argnums]
+    return _operand_cotangents(operands, argnums, gradients)
 
 
-def _transpose(
+def _find_transpose(
     function: Call, operands: Sequence[Any], argnums: Positions, outnums: Positions
 ) -> Call | None:
-    """What gives the cotangents of `needed`, if the function is known to be linear in them."""
+    """Return the vjp with respect to `argnums` if the function is known to be linear in them."""
     op, key = function.op, ("linear", argnums, outnums)
     try:
         derived: Op = op.derive("vjp", argnums, outnums)
@@ -90,7 +91,7 @@ def _transpose(
 def _agree(
     function: Call, transpose: Call, operands: Sequence[Any], argnums: Positions, outnums: Positions
 ) -> bool:
-    """Whether a function and what may be its transpose agree on some values."""
+    """Return True if a function and its presumed transpose agree on example values."""
     arity, op = function.arity, function.op
     plain = Call(op, function.site, arity)
     with jax.ensure_compile_time_eval():
@@ -101,7 +102,7 @@ def _agree(
         try:
             values, offsets = bind_call(plain, xs), bind_call(plain, zeros)
             gradients = conjugate_all(bind_call(transpose, [*zeros, *conjugate_all(weights)]))
-        except jax.errors.JaxRuntimeError:  # as of a singular matrix, which tells nothing
+        except jax.errors.JaxRuntimeError:  # the values do not suit it: a singular matrix, say
             return False
         left = [(values[i] - offsets[i]) * w for i, w in zip(outnums, weights, strict=True)]
         right = [xs[i] * g for i, g in zip(argnums, gradients, strict=True)]
@@ -116,7 +117,7 @@ def _real(x: Any) -> np.ndarray:
 
 
 def _random_like(x: Any, seed: int) -> Any:
-    """`x`, or if that has no values, values for it."""
+    """Return `x`, or random values like it if it has none."""
     if ad.is_undefined_primal(x):
         return _example_like(x.aval, seed)
     return _example_like(jax.typeof(x), seed) if isinstance(x, Tracer) else x
@@ -140,29 +141,32 @@ def _undefined_operands(operands: Sequence[Any]) -> Positions:
     return tuple(i for i, x in enumerate(operands) if ad.is_undefined_primal(x))
 
 
-def _outnums(outputs: Iterable[int], cotangents: Sequence[Any]) -> Positions:
-    """Those of the outputs that have cotangents."""
-    pairs = zip(outputs, cotangents, strict=True)
+def _select_nonzero(outnums: Iterable[int], cotangents: Sequence[Any]) -> Positions:
+    """Return those of `outnums` whose cotangent is not known to be zero."""
+    pairs = zip(outnums, cotangents, strict=True)
     return tuple(i for i, cotangent in pairs if type(cotangent) is not ad.Zero)
 
 
-def _known_cotangents(cotangents: Sequence[Any]) -> list[Any]:
+def _nonzero(cotangents: Sequence[Any]) -> list[Any]:
     return [c for c in cotangents if type(c) is not ad.Zero]
 
 
-def _cotangents(
-    operands: Sequence[Any], places: Sequence[int], gradients: Sequence[Any]
+def _operand_cotangents(
+    operands: Sequence[Any], positions: Sequence[int], gradients: Sequence[Any]
 ) -> list[Any]:
-    """These `gradients`, in torch's convention, at their `places`; zeros at others asked for."""
-    row = [ad.Zero(x.aval) if ad.is_undefined_primal(x) else None for x in operands]
-    for i, gradient in zip(places, conjugate_all(gradients), strict=True):
-        row[i] = match_varying_axes(gradient, operands[i].aval)
-    return row
+    """Return a cotangent for each undefined operand: zero, or the gradient at its position.
+
+    Gradients follow the convention of torch, cotangents that of JAX.
+    """
+    cotangents = [ad.Zero(x.aval) if ad.is_undefined_primal(x) else None for x in operands]
+    for i, gradient in zip(positions, conjugate_all(gradients), strict=True):
+        cotangents[i] = match_sharding(gradient, operands[i].aval)
+    return cotangents
 
 
 def _not_linear_error(function: Call | Linear) -> NoRuleError:
     return NoRuleError(
-        f"{function} is not known to be linear in the arguments that it is transposed by: a "
-        "derivative by them depends on them, or it runs anew on each call, so that nothing tells. "
+        f"{function} is not known to be linear in the arguments that it is transposed by: its "
+        "derivative depends on them, or it is rerun on every call, so that nothing shows it. "
         "Transpose what is linear: the pullback of jax.vjp, or the second result of jax.linearize."
     )
