@@ -1,4 +1,4 @@
-"""Copies of what changes in place outside of any framework: NumPy's arrays, and random numbers."""
+"""Copies of objects that change in place: arrays of NumPy and Python, and random generators."""
 
 import array
 import random
@@ -9,32 +9,32 @@ import numpy as np
 
 from bridge._core.captured_state import Copies
 
-_MOST_BYTES = 2**24  # a copy takes as long as to read it once
+_MOST_BYTES = 2**24  # a copy takes as long as reading the array once
 
 
 class NumpyCopies:
-    """NumPy's arrays, its generators of random numbers and those of Python."""
+    """Arrays of NumPy and Python, and their random generators."""
 
     def is_array(self, x: Any) -> bool:
-        """Whether `x` changes in place."""
+        """Return True if `x` can change in place and is small enough to copy."""
         if isinstance(x, np.ndarray):
             return x.flags.writeable and x.nbytes <= _MOST_BYTES and not x.dtype.hasobject
         if isinstance(x, (bytearray, array.array)):
             return memoryview(x).nbytes <= _MOST_BYTES
         return isinstance(x, (np.random.Generator, np.random.RandomState, random.Random)) or (
-            x is np or x is np.random or x is random  # which have a generator for all
+            x is np or x is np.random or x is random  # modules with a global generator
         )
 
     def copy(self, arrays: Sequence[Any]) -> Copies:
-        """These, each with what it is now."""
+        """Return each object with a copy of its present state."""
         return [(x, _state(x)) for x in arrays]
 
     def changed(self, copies: Copies) -> Copies:
-        """Those that are something else now."""
+        """Return those of `copies` whose objects have changed since."""
         return [pair for pair in copies if not _is_same(_state(pair[0], copy=False), pair[1])]
 
     def put_back(self, copies: Copies) -> None:
-        """Make them what they were."""
+        """Restore the objects to their copied states."""
         for x, before in copies:
             if isinstance(x, np.ndarray):
                 x[...] = before
@@ -45,10 +45,11 @@ class NumpyCopies:
             elif isinstance(x, random.Random) or x is random:
                 x.setstate(before)
             else:
-                _of_numpy(x).set_state(before)
+                _generator(x).set_state(before)
 
 
-def _of_numpy(x: Any) -> Any:
+def _generator(x: Any) -> Any:
+    """Return what has the random state of `x`: for `numpy` itself, `numpy.random`."""
     return np.random if x is np else x
 
 
@@ -61,12 +62,12 @@ def _state(x: Any, *, copy: bool = True) -> Any:
         return x.bit_generator.state
     if isinstance(x, random.Random) or x is random:
         return x.getstate()
-    return _of_numpy(x).get_state(legacy=False)
+    return _generator(x).get_state(legacy=False)
 
 
 def _is_same(x: Any, y: Any) -> bool:
     if isinstance(x, dict):
         return x.keys() == y.keys() and all(_is_same(x[key], y[key]) for key in x)
     if isinstance(x, np.ndarray):
-        return x.shape == y.shape and x.tobytes() == y.tobytes()  # NaN is the same as NaN
+        return x.shape == y.shape and x.tobytes() == y.tobytes()  # bytes, since NaN != NaN
     return bool(x == y)

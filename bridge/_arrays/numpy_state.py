@@ -1,4 +1,4 @@
-"""The state of NumPy's arrays and random numbers, as it is now, to be put back."""
+"""Snapshots of NumPy arrays and random generators, and the functions that restore them."""
 
 import functools
 from collections.abc import Callable
@@ -12,7 +12,7 @@ Restore = Callable[[], None]
 
 
 def save_numpy(x: Any) -> Restore | None:
-    """What puts back the elements of an array, or a generator of random numbers."""
+    """Return a function that restores an array or random generator; None for other objects."""
     if isinstance(x, np.random.Generator):
         return functools.partial(setattr, x.bit_generator, "state", x.bit_generator.state)
     if isinstance(x, np.random.RandomState):
@@ -27,5 +27,5 @@ def _write(x: np.ndarray, before: np.ndarray) -> None:
 
 
 def save_numpy_random() -> Restore:
-    """What puts back the random numbers of `np.random`."""
+    """Return a function that restores the state of `np.random`."""
     return functools.partial(np.random.set_state, np.random.get_state())

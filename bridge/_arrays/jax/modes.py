@@ -15,7 +15,7 @@ CONFIG: Any = jax.config  # its options are attributes that it does not declare
 
 @dataclasses.dataclass
 class _ForkState:
-    """Whether JAX's threads run in this process, or ran before it was forked.
+    """The state of JAX's threads in this process, and in its parent before a fork.
 
     Attributes:
         started: True if bridge has used JAX in this process.
