@@ -1,4 +1,4 @@
-"""Which frameworks there are, and whose an array is. Imports none of them."""
+"""The frameworks that bridge knows, found without importing them."""
 
 import functools
 import importlib
@@ -16,25 +16,26 @@ from bridge._core.protocols import Source, Target
 _MODULES = {"torch": "torch", "jax": "jax", "mlx": "mlx.core", "numpy": "numpy"}
 _PACKAGES = {"torch": "torch", "jax": "jax", "jaxlib": "jax", "mlx": "mlx", "numpy": "numpy"}
 tracebacks.FRAMEWORKS |= {*_PACKAGES}
-_NETWORKS = {"torch": "torch.nn", "mlx": "mlx.nn"}  # where their class `Module` is
-# What each room shows of a framework.
+_NETWORKS = {"torch": "torch.nn", "mlx": "mlx.nn"}  # the modules that define the class `Module`
+# The name of the object in each package `bridge.<package>.<framework>` that we load.
 _OBJECTS = {"_arrays": "ARRAYS", "_sources": "SOURCE", "_targets": "TARGET"}
 _SOURCES: tuple[str, ...] = ("jax", "torch", "mlx")
 _TARGETS: tuple[str, ...] = ("torch", "jax", "mlx")
 
 
 def directions() -> list[tuple[str, str]]:
-    """Every pair of a source and a target that a function can cross between."""
+    """Return every pair of a source and a target for which functions can be wrapped."""
     return [pair for pair in itertools.product(_SOURCES, _TARGETS) if pair[0] != pair[1]]
 
 
 def frameworks() -> set[str]:
-    """Those that functions are written with."""
+    """Return the frameworks that functions are written with, so without NumPy."""
     return {*_SOURCES}
 
 
 @functools.cache
-def _load(room: str, name: str) -> Any:
+def _load(package: str, name: str) -> Any:
+    """Import our modules for a framework; raise if it is missing or too old."""
     if name not in _MODULES:
         known = ", ".join(_MODULES)
         raise UnknownFrameworkError(f"{name!r} is not a framework bridge knows ({known}).")
@@ -46,22 +47,22 @@ def _load(room: str, name: str) -> Any:
             f"Install it with: pip install 'gradbridge[{name}]'"
         ) from error
     _check_version(name, getattr(module, "__version__", ""))
-    return getattr(importlib.import_module(f"bridge.{room}.{name}"), _OBJECTS[room])
+    return getattr(importlib.import_module(f"bridge.{package}.{name}"), _OBJECTS[package])
 
 
 def _check_version(name: str, version: str) -> None:
-    """Refuse a framework that is older than the metadata of bridge ask for."""
-    for floor in _floors(name):
-        if _release(version) and _release(version) < _release(floor):
+    """Raise if a framework is older than the metadata of bridge require."""
+    for oldest in _oldest_versions(name):
+        if _release(version) and _release(version) < _release(oldest):
             raise OutdatedFrameworkError(
-                f"{name} {version} is installed, and bridge needs {floor} or later: "
+                f"{name} {version} is installed, and bridge needs {oldest} or later: "
                 f"pip install -U 'gradbridge[{name}]'"
             )
 
 
-def _floors(name: str) -> Iterator[str]:
-    """The oldest versions of a framework that the metadata of bridge, where it has any, allow."""
-    from importlib import metadata  # of no use to `import bridge`, which it would slow down
+def _oldest_versions(name: str) -> Iterator[str]:
+    """Yield the lower bounds on the version of a framework in the metadata of bridge."""
+    from importlib import metadata  # here, because it would slow down `import bridge`
 
     try:
         requirements = metadata.requires("gradbridge") or []
@@ -73,7 +74,7 @@ def _floors(name: str) -> Iterator[str]:
 
 
 def _release(version: str) -> list[int]:
-    """The numbers of a version, without the zeros that end it: `2.11.0a0+cpu` is 2.11."""
+    """Return the numbers of a version without trailing zeros: `2.11.0a0+cpu` gives 2 and 11."""
     numbers = re.match(r"[\d.]*\d", version)
     return (
         [int(number) for number in re.sub(r"(\.0)+$", "", numbers[0]).split(".")] if numbers else []
@@ -81,32 +82,32 @@ def _release(version: str) -> list[int]:
 
 
 def arrays(name: str) -> ArrayBackend:
-    """The arrays of a framework."""
+    """Return the array backend of a framework."""
     return cast(ArrayBackend, _load("_arrays", name))
 
 
 def source_arrays(name: str) -> SourceArrays:
-    """The arrays of a framework, as the functions that live there take them."""
+    """Return the array backend of a framework as a source."""
     return cast(SourceArrays, _load("_arrays", name))
 
 
 def target_arrays(name: str) -> TargetArrays:
-    """The arrays of a framework that functions are called from."""
+    """Return the array backend of a framework as a target."""
     return cast(TargetArrays, _load("_arrays", name))
 
 
 def source(name: str) -> Source:
-    """The functions of a framework."""
+    """Return the source of a framework."""
     return cast(Source, _load("_sources", name))
 
 
 def target(name: str) -> Target:
-    """The call sites of a framework."""
+    """Return the target of a framework."""
     return cast(Target, _load("_targets", name))
 
 
 def loaded() -> list[ArrayBackend]:
-    """The arrays of every framework somebody has imported, and last those of nobody."""
+    """Return the backends of all imported frameworks, last that of any other DLPack arrays."""
     names = [name for name, module in _MODULES.items() if sys.modules.get(module)]
     return [*map(arrays, names), *([_exporters()] if "numpy" in names else [])]
 
@@ -117,14 +118,14 @@ def _exporters() -> ArrayBackend:
 
 
 def framework(module: str) -> str | None:
-    """The framework that a module of this name belongs to."""
+    """Return the framework that a Python module of this name belongs to."""
     return _PACKAGES.get(module.partition(".")[0])
 
 
 def module_owner(x: Any) -> str | None:
-    """The framework that `x` is a module of, with parameters of its own, or such a class."""
-    for name, place in _NETWORKS.items():
-        base = getattr(sys.modules.get(place), "Module", None)
+    """Return the framework whose class `Module` is a base of `x` or of its class."""
+    for name, python_module in _NETWORKS.items():
+        base = getattr(sys.modules.get(python_module), "Module", None)
         if base is not None and (
             isinstance(x, base) or (isinstance(x, type) and issubclass(x, base))
         ):
@@ -133,13 +134,13 @@ def module_owner(x: Any) -> str | None:
 
 
 def array_owner(x: Any) -> ArrayBackend | None:
-    """The framework `x` is an array of; one that is not imported owns nothing."""
-    return next((face for face in loaded() if face.is_array(x)), None)
+    """Return the backend that `x` is an array of, if any; only imported frameworks are asked."""
+    return next((backend for backend in loaded() if backend.is_array(x)), None)
 
 
 def pytree_node(x: Any) -> Any:
-    """How to take apart and rebuild `x`, if it is a node to a framework that is imported."""
+    """Return how to flatten and rebuild `x`, if it is a pytree node of an imported framework."""
     if array_owner(x) is not None:
         return None
-    found = (face.pytree_node(x) for face in loaded())
-    return next((how for how in found if how is not None), None)
+    nodes = (backend.pytree_node(x) for backend in loaded())
+    return next((node for node in nodes if node is not None), None)

@@ -1,11 +1,11 @@
-"""The vjp, jvp and batched form of a function of JAX, each again such a function.
+"""The vjp, jvp and batched form of a JAX function, each of them a JAX function again.
 
 NOTE [halves that cannot be had]
-Halves are made before a derivative is asked for, and for all that may be: all arguments of a call
-in MLX, all results, and in torch the derivative of a gradient that is taken with create_graph=True.
-A rule may refuse one of them, with any exception, as `symbolic_zeros` lets it, and callbacks have
-none. Then nothing is kept, and what is asked for in truth is derived from the arguments, where a
-rule that refuses that raises again.
+Halves are made before a derivative is asked for, and for every derivative that may be: by all
+arguments of a call in MLX, of all results, and in torch of a gradient that is computed with
+create_graph=True. A rule of the user may refuse one of them with any exception, as one that uses
+`symbolic_zeros` can, and callbacks have no rules. Then nothing is saved, and the derivative that is
+asked for in the end is recomputed from the primals, where the rule raises again if it refuses that.
 """
 
 import dataclasses
@@ -33,10 +33,10 @@ class Settings:
     """How the Ops of one function are made, its derivatives included.
 
     Attributes:
-        jit: Whether it is traced whole; otherwise it runs anew on each call.
-        mode: The settings of JAX that they are traced and run with.
-        residuals: `save`, `recompute` or `auto`, how its first derivative is taken.
-        labels: What its arguments are called in errors.
+        jit: True if it is traced as a whole; otherwise its Python is rerun on every call.
+        mode: The JAX settings that it is traced and run with.
+        residuals: The strategy for its first derivative: `save`, `recompute` or `auto`.
+        labels: The names of its arguments in errors.
     """
 
     jit: bool
@@ -47,16 +47,16 @@ class Settings:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Function:
-    """A pure function of flat arrays of these `primals`, and its rules.
+    """A pure function of flat arrays, and its rules.
 
     Attributes:
-        name: Of the user's function and the rules applied to it.
-        primals: Arguments, as the caller sees them.
-        settings: Those of the user's function.
-        fun: What JAX transforms.
-        program: The same, if it was traced.
-        known: Its outputs, if it is a derivative that was not traced.
-        captured_state: What reads what the function of the user captures, if it runs anew.
+        name: The name of the user's function, and the rules applied to it.
+        primals: The specs of its primals, as the caller sees them.
+        settings: The settings of the user's function.
+        fun: The function that JAX transforms.
+        program: The trace of `fun`, if it was traced.
+        known: Returns the specs of its outputs, if it is a derivative that was not traced.
+        captured_state: Reads what the user's function captures, if it is rerun on every call.
     """
 
     name: str
@@ -68,7 +68,7 @@ class Function:
     captured_state: Callable[[], CapturedState] | None = None
 
     def make_op(self) -> Op:
-        """The function as an Op, compiled when it is first called."""
+        """Make an Op of the function; it is compiled when it is first called."""
         call = jit_program(self.program, self.name) if self.program else without_aliasing(self.fun)
         return Op(
             name=self.name,
@@ -77,7 +77,7 @@ class Function:
                 call, self.primals, mode=self.settings.mode, labels=self.settings.labels
             ),
             output_specs=self.output_specs,
-            observed_specs=None if self.program else lambda: self._expected,
+            observed_specs=None if self.program else lambda: self._observed_specs,
             vjp=self.vjp,
             jvp=self.jvp,
             vmap=self.vmap,
@@ -89,92 +89,93 @@ class Function:
         )
 
     def output_specs(self, *_: ArraySpec) -> Specs:
-        """The outputs, as the caller sees them."""
+        """Return the specs of the outputs as the caller sees them."""
         mode = self.settings.mode
         program = self.program or trace(self.fun, self.primals, mode=mode)
         return external_specs(program.outputs, self.primals, x64=mode.x64)
 
     @functools.cached_property
-    def _expected(self) -> Specs:
+    def _observed_specs(self) -> Specs:
         if self.known:
             return self.known()
-        found = infer_outputs(self.fun, self.primals, mode=self.settings.mode)
-        return external_specs(found, self.primals, x64=self.settings.mode.x64)
+        outputs = infer_outputs(self.fun, self.primals, mode=self.settings.mode)
+        return external_specs(outputs, self.primals, x64=self.settings.mode.x64)
 
     def vjp(self, argnums: Positions, outnums: Positions) -> Op:
-        """The gradients of the primals at `argnums`; only the outputs at `outnums` take part."""
+        """Make the Op of the gradients at `argnums` for cotangents of the outputs at `outnums`."""
         count = len(self.primals)
 
         def gradients(*args: Any) -> tuple[Any, ...]:
             xs, cotangents = args[:count], args[count:]
 
-            def of_wanted(*free: Any) -> list[Any]:
-                outputs = self.fun(*replace_at(free, argnums, xs))
+            def select_outputs(*free_primals: Any) -> list[Any]:
+                outputs = self.fun(*replace_at(free_primals, argnums, xs))
                 return [outputs[i] for i in outnums]
 
-            pull = jax.vjp(of_wanted, *(xs[i] for i in argnums))[1]
-            return conjugate_all(pull(list(conjugate_all(cotangents))))
+            pullback = jax.vjp(select_outputs, *(xs[i] for i in argnums))[1]
+            return conjugate_all(pullback(list(conjugate_all(cotangents))))
 
-        outputs = self.output_specs() if self.program else vars(self).get("_expected")
+        # Without a trace, the outputs are known only if somebody has asked for them before.
+        outputs = self.output_specs() if self.program else vars(self).get("_observed_specs")
         cotangents = (outputs[i] if outputs else _UNKNOWN for i in outnums)
         known = lambda: tuple(self.primals[i] for i in argnums)
-        return self._derived("vjp", gradients, (*self.primals, *cotangents), known)
+        return self._make_derivative("vjp", gradients, (*self.primals, *cotangents), known)
 
     def jvp(self, argnums: Positions) -> Op:
-        """The tangents of the differentiable outputs; only the primals at `argnums` move."""
+        """Make the Op of the tangents of differentiable outputs, given tangents at `argnums`."""
         count = len(self.primals)
 
-        def tangents(*args: Any) -> Sequence[Any]:
-            xs, directions = args[:count], args[count:]
+        def output_tangents(*args: Any) -> Sequence[Any]:
+            xs, tangents = args[:count], args[count:]
 
-            def of_given(*free: Any) -> list[Any]:
-                outputs = self.fun(*replace_at(free, argnums, xs))
+            def differentiable_outputs(*free_primals: Any) -> list[Any]:
+                outputs = self.fun(*replace_at(free_primals, argnums, xs))
                 return [y for y in outputs if ARRAYS.spec(y).differentiable]
 
-            return jvp(of_given, [xs[i] for i in argnums], directions, self.name)
+            return jvp(differentiable_outputs, [xs[i] for i in argnums], tangents, self.name)
 
-        moving = tuple(self.primals[i] for i in argnums)
-        known = lambda: tuple(spec for spec in self._expected if spec.differentiable)
-        return self._derived("jvp", tangents, (*self.primals, *moving), known)
+        tangents = tuple(self.primals[i] for i in argnums)
+        known = lambda: tuple(spec for spec in self._observed_specs if spec.differentiable)
+        return self._make_derivative("jvp", output_tangents, (*self.primals, *tangents), known)
 
     def vmap(self, axes: tuple[int | None, ...], size: int) -> Op:
-        """The function mapped over `axes` of its arguments."""
+        """Make the Op that maps the function over `axes` of its primals."""
         batched = jax.vmap(self.fun, in_axes=axes, axis_size=size)
         primals = [s.with_axis(axis, size) for s, axis in zip(self.primals, axes, strict=True)]
-        known = lambda: tuple(spec.with_axis(0, size) for spec in self._expected)
-        return self._derived("vmap", batched, tuple(primals), known)
+        known = lambda: tuple(spec.with_axis(0, size) for spec in self._observed_specs)
+        return self._make_derivative("vmap", batched, tuple(primals), known)
 
     def forward_backward(self, argnums: Positions, outnums: Positions) -> ForwardBackward | None:
-        """The first derivative in two halves, `None` where recomputing costs less."""
+        """Make the forward/backward pair; None where recomputing costs less."""
         if self.program is None:
             return None
         mode = self.settings.mode
-        of = Derivative(self.program, self.name, self.primals, mode, argnums, outnums)
+        derivative = Derivative(self.program, self.name, self.primals, mode, argnums, outnums)
         try:
-            return choose_strategy(of, self.settings.residuals)
+            return choose_strategy(derivative, self.settings.residuals)
         except Exception:  # noqa: BLE001, NOTE [halves that cannot be had]
             return None
 
-    def _derived(
+    def _make_derivative(
         self, rule: str, fun: Callable[..., Any], primals: Specs, known: Callable[[], Specs]
     ) -> Op:
-        made = function(fun, f"{self.name}.{rule}", primals, self.settings)
+        derivative = make_function(fun, f"{self.name}.{rule}", primals, self.settings)
         state = self.captured_state
-        return dataclasses.replace(made, known=known, captured_state=state).make_op()
+        return dataclasses.replace(derivative, known=known, captured_state=state).make_op()
 
 
-def function(
+def make_function(
     fun: Callable[..., Any],
     name: str,
     primals: Specs,
     settings: Settings,
 ) -> Function:
-    """`fun` with its rules, traced now unless the settings say otherwise."""
+    """Make a function with its rules; trace it now unless the settings say otherwise."""
     if not settings.jit:
         return Function(name, primals, settings, fun, None)
     program = trace(fun, primals, mode=settings.mode, labels=settings.labels)
     return Function(name, primals, settings, program, program)
 
 
-# A cotangent of an eager function, whose outputs nobody has asked for before it is called.
+# The spec of a cotangent of an eager function whose outputs are not known before it is called.
 _UNKNOWN = ArraySpec((), "unknown")

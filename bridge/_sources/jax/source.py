@@ -13,7 +13,7 @@ from bridge._core.op import Op, Specs
 from bridge._core.spec import is_device
 from bridge._sources.jax.environment import current_environment, number_of_settings
 from bridge._sources.jax.modules import holds_parameters
-from bridge._sources.jax.rules import Settings, function
+from bridge._sources.jax.rules import Settings, make_function
 from bridge._sources.jax.trace import symbolic_output_shapes
 
 
@@ -61,7 +61,7 @@ class JaxSource:
         """Make an Op of `fn` for primals of these specs; trace it now unless `jit` is False."""
         mode = current_environment(x64=_needs_x64(primals, labels, x64=x64))
         settings = Settings(jit, mode, residuals, tuple(labels))
-        flat = function(fn, name, primals, settings)
+        flat = make_function(fn, name, primals, settings)
         if not jit:
             find = functools.partial(find_places, fn, ARRAYS.is_array)
             flat = dataclasses.replace(flat, captured_state=StateReader(find, NumpyCopies()))
