@@ -1,1 +1,1 @@
-"""Programs as code of a target, a module for each target."""
+"""Graphs as code of a target, one folder for each target."""

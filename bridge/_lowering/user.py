@@ -1,4 +1,4 @@
-"""What users register: how operators are computed where they are compiled."""
+"""Lowerings that users register, for operators in compiled code."""
 
 import re
 import warnings
@@ -9,7 +9,7 @@ from bridge._core.errors import OptionError
 from bridge._core.tracebacks import user_stacklevel
 
 Lowering = Callable[..., Any]
-# What users have registered, by the names of operators.
+# By the names of operators.
 USER_LOWERINGS: dict[str, Lowering] = {}
 _PARTS_OF_A_NAME = 3  # namespace, operator, overload
 
@@ -28,10 +28,10 @@ def register_lowering(name: str, /) -> Callable[[Lowering], Lowering]:
     Returns:
         A decorator, which returns its argument: a function with the signature of the operator, of
         arrays where that has tensors and of names such as `"float32"` where that has dtypes. Its
-        results have the shapes and dtypes that torch finds.
+        results must have the shapes that torch says; they are cast to its dtypes.
 
     Raises:
-        OptionError: When `name` is no name of three parts.
+        OptionError: If `name` does not have three parts.
 
     Example:
         >>> import jax.numpy as jnp
@@ -59,7 +59,7 @@ def register_lowering(name: str, /) -> Callable[[Lowering], Lowering]:
 
 
 def torch_operator(name: str, /) -> Callable[[Lowering], Lowering]:
-    """Deprecated: `register_lowering`."""
+    """Register a lowering; deprecated, use `register_lowering`."""
     warnings.warn(
         "bridge.torch_operator is called bridge.register_lowering now, and goes with version 0.2.",
         DeprecationWarning,

@@ -1,1 +1,1 @@
-"""Programs as code of JAX."""
+"""Graphs of torch as code of JAX."""

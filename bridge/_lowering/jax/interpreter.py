@@ -1,8 +1,8 @@
-"""Listings as code of JAX, which XLA compiles with what is around it.
+"""The interpreter of graphs, in operations of JAX that XLA compiles with the code around them.
 
 NOTE [64 bits inside]
-Graphs of torch are full of 64-bit integers, as positions and sizes. They are computed as such even
-while JAX is in 32-bit mode: what its mode forbids are 64-bit arrays that users see.
+Graphs of torch are full of 64-bit integers, as positions and sizes. They are computed in 64 bits
+even while JAX is in 32-bit mode: the mode is about arrays that users see.
 """
 
 import dataclasses
@@ -22,49 +22,49 @@ from bridge._core.spec import ArraySpec
 from bridge._lowering.jax.operators import OutputInfo, cast, find_lowering
 
 
-def lower(ctx: Any, operands: Sequence[Any], op: Op, listing: Graph | MappedGraph) -> Sequence[Any]:
-    """The instructions of `op` in a program that is being compiled."""
+def lower(ctx: Any, operands: Sequence[Any], op: Op, graph: Graph | MappedGraph) -> Sequence[Any]:
+    """Emit the operations of `op` into a program that is being compiled."""
 
     def run(*xs: Any) -> list[Any]:
         with jax.named_scope(op.name):
-            return evaluate(listing, xs, op.name)
+            return execute(graph, xs, op.name)
 
-    given = zip(listing.inputs, ctx.avals_in, strict=True)
-    # A cotangent that nothing depends on is no array in a graph of torch.
-    avals = [ShapedArray(x.shape, jnp.dtype(x.dtype)) if x else aval for x, aval in given]
-    # Which shapes and dtypes go together has been settled by torch, whatever JAX is set to.
+    inputs = zip(graph.inputs, ctx.avals_in, strict=True)
+    # An input that nothing depends on, as a cotangent, may have no spec in a graph of torch.
+    avals = [ShapedArray(x.shape, jnp.dtype(x.dtype)) if x else aval for x, aval in inputs]
+    # Torch has decided how shapes and dtypes are promoted, so the user's settings do not apply.
     ranks, dtypes = jax.numpy_rank_promotion("allow"), jax.numpy_dtype_promotion("standard")
     with ranks, dtypes, jax.enable_x64(new_val=True):  # NOTE [64 bits inside]
         return mlir.lower_fun(run)(dataclasses.replace(ctx, avals_in=avals), *operands)
 
 
-def evaluate(listing: Graph | MappedGraph, xs: Sequence[Any], name: str) -> list[Any]:
-    """The outputs of a listing for arrays."""
-    if isinstance(listing, MappedGraph):
-        return _evaluate_mapped(listing, xs, name)
-    key = None if listing.rng_input is None else _key(xs[listing.rng_input])
-    return _run(listing, xs, _Caller(name, key))
+def execute(graph: Graph | MappedGraph, xs: Sequence[Any], name: str) -> list[Any]:
+    """Execute a graph on arrays; return its outputs."""
+    if isinstance(graph, MappedGraph):
+        return _execute_mapped(graph, xs, name)
+    key = None if graph.rng_input is None else _make_key(xs[graph.rng_input])
+    return _execute_graph(graph, xs, _Caller(name, key))
 
 
-def _evaluate_mapped(listing: MappedGraph, xs: Sequence[Any], name: str) -> list[Any]:
-    """The outputs of a listing of one example for all of them."""
-    mapped = {i: axis for i, axis in enumerate(listing.in_axes) if axis is not None}
-    rows = [jnp.moveaxis(xs[i], axis, 0) for i, axis in mapped.items()]
+def _execute_mapped(graph: MappedGraph, xs: Sequence[Any], name: str) -> list[Any]:
+    """Execute the graph of one example for all examples of a batch."""
+    mapped = {i: axis for i, axis in enumerate(graph.in_axes) if axis is not None}
+    batch = [jnp.moveaxis(xs[i], axis, 0) for i, axis in mapped.items()]
 
-    def one(each: Sequence[Any]) -> list[Any]:
-        return evaluate(listing.example, replace_at(each, tuple(mapped), xs), name)
+    def execute_example(example: Sequence[Any]) -> list[Any]:
+        return execute(graph.example, replace_at(example, tuple(mapped), xs), name)
 
     if not mapped:
-        columns = jax.vmap(lambda _: one([]))(jnp.zeros(listing.size))
-    elif listing.rng_input in mapped:  # what a batch of keys draws is up to the kind of keys
-        columns = jax.lax.map(one, rows)
+        outputs = jax.vmap(lambda _: execute_example([]))(jnp.zeros(graph.size))
+    elif graph.rng_input in mapped:  # under vmap, the kind of key decides what a batch draws
+        outputs = jax.lax.map(execute_example, batch)
     else:
-        columns = jax.vmap(one)(rows)
-    return [_onto(y, axis) for y, axis in zip(columns, listing.out_axes, strict=True)]
+        outputs = jax.vmap(execute_example)(batch)
+    return [_move_or_sum(y, axis) for y, axis in zip(outputs, graph.out_axes, strict=True)]
 
 
-def _onto(y: Any, axis: int | None) -> Any:
-    """A result of all examples with these at `axis`, or their sum."""
+def _move_or_sum(y: Any, axis: int | None) -> Any:
+    """Move the axis of the examples to `axis`, or sum over it."""
     if y is None:
         return None
     return y.sum(0, dtype=y.dtype) if axis is None else jnp.moveaxis(y, 0, axis)
@@ -72,93 +72,102 @@ def _onto(y: Any, axis: int | None) -> Any:
 
 @dataclasses.dataclass(frozen=True)
 class _Caller:
-    """What instructions belong to: a function, its key, the operators that they are parts of."""
+    """What a graph is executed for.
+
+    Attributes:
+        name: The name of the function.
+        key: The key that random numbers follow from, if there is one.
+        within: The operators that are being decomposed, from the outside in.
+    """
 
     name: str
     key: Any = None
     within: tuple[str, ...] = ()
 
 
-def _key(seed: Any) -> Any:
-    """A key for what is drawn, from the integers of a seed."""
+def _make_key(seed: Any) -> Any:
+    """Make a key from the integers of a seed."""
     key = jax.random.key(0)
     for word in jnp.ravel(seed):
         key = jax.random.fold_in(key, word.astype("uint32"))
     return key
 
 
-def _run(listing: Graph, xs: Sequence[Any], caller: _Caller) -> list[Any]:
-    found: list[Any] = [*xs, *map(jnp.asarray, listing.constants)]
-    for instruction in listing.operations:
-        found.append(_result(instruction, found, caller))
-    return [_fill_in(value, found) for value in listing.outputs]
+def _execute_graph(graph: Graph, xs: Sequence[Any], caller: _Caller) -> list[Any]:
+    values: list[Any] = [*xs, *map(jnp.asarray, graph.constants)]  # as `ValueRef.index` counts
+    for operation in graph.operations:
+        values.append(_execute_operation(operation, values, caller))
+    return [_resolve(ref, values) for ref in graph.outputs]
 
 
-def _fill_in(x: Any, found: Sequence[Any]) -> Any:
-    """`x` with arrays instead of values."""
+def _resolve(x: Any, values: Sequence[Any]) -> Any:
+    """Return `x` with the arrays that its `ValueRef`s refer to."""
     if isinstance(x, ValueRef):
-        return found[x.index] if x.output_index is None else found[x.index][x.output_index]
-    return tuple(_fill_in(item, found) for item in x) if isinstance(x, tuple) else x
+        return values[x.index] if x.output_index is None else values[x.index][x.output_index]
+    return tuple(_resolve(item, values) for item in x) if isinstance(x, tuple) else x
 
 
-def _result(instruction: Operation, found: Sequence[Any], caller: _Caller) -> Any:
-    """The array, or the arrays, that an instruction computes."""
-    made, name = instruction.output_specs, instruction.operator
-    specs = made if isinstance(made, tuple) else (made,)
-    key = _run_random(instruction, caller)
+def _execute_operation(operation: Operation, values: Sequence[Any], caller: _Caller) -> Any:
+    """Compute the result of an operation, an array or a list of arrays."""
+    output_specs, name = operation.output_specs, operation.operator
+    specs = output_specs if isinstance(output_specs, tuple) else (output_specs,)
+    key = _operation_key(operation, caller)
     compute = find_lowering(name)
     if compute is None:
-        row = _run_decomposed(instruction, found, dataclasses.replace(caller, key=key))
+        outputs = _execute_decomposed(operation, values, dataclasses.replace(caller, key=key))
     else:
-        args = _fill_in(instruction.args, found)
-        kwargs = {key: _fill_in(x, found) for key, x in instruction.kwargs.items()}
-        results = compute(OutputInfo(specs, key), *args, **kwargs)
-        row = results if isinstance(results, (tuple, list)) else [results]
-    if len(row) != len(specs):
-        raise ArgumentError(f"{_where(name, caller)} has {len(row)} results, not {len(specs)}.")
-    held = [_held(x, spec, _where(name, caller)) for x, spec in zip(row, specs, strict=True)]
-    return held if isinstance(made, tuple) else held[0]
+        args = _resolve(operation.args, values)
+        kwargs = {key: _resolve(x, values) for key, x in operation.kwargs.items()}
+        result = compute(OutputInfo(specs, key), *args, **kwargs)
+        outputs = result if isinstance(result, (tuple, list)) else [result]
+    title = _title(name, caller)
+    if len(outputs) != len(specs):
+        raise ArgumentError(f"{title} has {len(outputs)} results, not {len(specs)}.")
+    arrays = [_match_spec(x, spec, title) for x, spec in zip(outputs, specs, strict=True)]
+    return arrays if isinstance(output_specs, tuple) else arrays[0]
 
 
-def _run_random(instruction: Operation, caller: _Caller) -> Any:
-    """The key of what an operator draws."""
-    if instruction.rng_index is None:
+def _operation_key(operation: Operation, caller: _Caller) -> Any:
+    """Return the key of the random numbers that an operation draws, if it draws any."""
+    if operation.rng_index is None:
         return None
     if caller.key is None:
         raise NoRuleError(
-            f"{_where(instruction.operator, caller)} draws random numbers that follow from no "
+            f"{_title(operation.operator, caller)} draws random numbers that follow from no "
             "key: those of a derivative or of a batch, say. Draw them in the function itself."
         )
-    return jax.random.fold_in(caller.key, instruction.rng_index)
+    return jax.random.fold_in(caller.key, operation.rng_index)
 
 
-def _run_decomposed(instruction: Operation, found: Sequence[Any], caller: _Caller) -> Sequence[Any]:
-    """The results of an operator by those that it is made of."""
-    name = instruction.operator
-    parts = None if name in caller.within else instruction.decompose()
-    if parts is None:
-        whole = (*caller.within, name)[0]
+def _execute_decomposed(
+    operation: Operation, values: Sequence[Any], caller: _Caller
+) -> Sequence[Any]:
+    """Compute the results of an operator by the operators that torch decomposes it into."""
+    name = operation.operator
+    graph = None if name in caller.within else operation.decompose()
+    if graph is None:
+        outermost = (*caller.within, name)[0]
         because = f" for want of {name}, which torch makes it of" if caller.within else ""
         raise NoRuleError(
-            f"the operator {whole} of {caller.name} cannot be compiled{because}. Say how it is "
-            f'computed, with @bridge.register_lowering("{whole}") above a function of JAX arrays '
-            'that takes what the operator takes, or let torch compute with lower="ffi".'
+            f"the operator {outermost} of {caller.name} cannot be compiled{because}. Say how it is "
+            f'computed, with @bridge.register_lowering("{outermost}") above a function of JAX '
+            'arrays that takes what the operator takes, or let torch compute with lower="ffi".'
         )
-    xs = [_fill_in(value, found) for value in instruction.operands]
-    return _run(parts, xs, dataclasses.replace(caller, within=(*caller.within, name)))
+    xs = [_resolve(ref, values) for ref in operation.operands]
+    return _execute_graph(graph, xs, dataclasses.replace(caller, within=(*caller.within, name)))
 
 
-def _where(operator: str, caller: _Caller) -> str:
+def _title(operator: str, caller: _Caller) -> str:
     within = f", in {caller.within[0]}" if caller.within else ""
     return f"the operator {operator} of {caller.name}{within}"
 
 
-def _held(x: Any, spec: ArraySpec | None, where: str) -> Any:
-    """A result in the dtype that torch says; raises if it has another shape."""
+def _match_spec(x: Any, spec: ArraySpec | None, title: str) -> Any:
+    """Cast a result to the dtype that torch says; raise if it has another shape."""
     if spec is None:
         return None
     if jnp.shape(x) != spec.shape:
         raise ArgumentError(
-            f"{where} has a result of shape {list(jnp.shape(x))}, and torch says that it is {spec}."
+            f"{title} has a result of shape {list(jnp.shape(x))}, and torch says that it is {spec}."
         )
     return cast(x, spec.dtype)

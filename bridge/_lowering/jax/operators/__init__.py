@@ -1,4 +1,4 @@
-"""Operators of torch in terms of `jax.numpy` and `lax`, by their names."""
+"""The operators of torch in terms of `jax.numpy` and `jax.lax`, by name."""
 
 from bridge._lowering.jax.operators import (
     binary as binary,

@@ -1,4 +1,4 @@
-"""Operators of several arrays that go element by element."""
+"""Elementwise operators of several arrays."""
 
 from collections.abc import Callable
 from typing import Any
@@ -18,7 +18,7 @@ from bridge._lowering.jax.operators.lowerings import (
 Function = Callable[..., Any]
 
 
-def _divided(x: Any, y: Any, rounding_mode: str | None = None) -> Any:
+def _divide(x: Any, y: Any, rounding_mode: str | None = None) -> Any:
     if rounding_mode is None:
         return x / y
     if rounding_mode == "floor":
@@ -35,23 +35,23 @@ def _power(x: Any, y: Any) -> Any:
         return jnp.power(x, y)
     # An integer to a negative power is what its reciprocal rounds to.
     odd = jnp.where(y % 2 == 0, jnp.ones_like(x), x)
-    whole = _whole_power(x, jnp.maximum(y, 0))
+    whole = _integer_power(x, jnp.maximum(y, 0))
     return jnp.where(y >= 0, whole, jnp.where(abs(x) == 1, odd, jnp.zeros_like(x)))
 
 
-def _whole_power(x: Any, y: Any) -> Any:
-    """By squares, as long as there are bits: jnp.power looks at six, and takes 2**64 for 1."""
+def _integer_power(x: Any, y: Any) -> Any:
+    """Square as long as there are bits: jnp.power looks at six of them only."""
 
-    def step(found: Any) -> Any:
-        power, x, y = found
+    def step(state: Any) -> Any:
+        power, x, y = state
         return jnp.where(y % 2 == 1, power * x, power), x * x, y // 2
 
     x, y = jnp.broadcast_arrays(x, y)
-    return lax.while_loop(lambda found: (found[2] != 0).any(), step, (jnp.ones_like(x), x, y))[0]
+    return lax.while_loop(lambda state: (state[2] != 0).any(), step, (jnp.ones_like(x), x, y))[0]
 
 
-def _divisor(x: Any, y: Any) -> Any:
-    """The greatest common one, in steps that end for the least integer, which has no `abs`."""
+def _gcd(x: Any, y: Any) -> Any:
+    """Return the greatest common divisor; ends also for the least integer, which has no `abs`."""
 
     def step(pair: Any) -> Any:
         x, y = pair
@@ -61,16 +61,16 @@ def _divisor(x: Any, y: Any) -> Any:
     return lax.while_loop(lambda pair: (pair[0] != 0).any(), step, tuple(pair))[1]
 
 
-def _multiple(x: Any, y: Any) -> Any:
-    """The least common one, as C has it: products of small integers are of 32 bits."""
-    shared = _divisor(x, y)
-    wide = jnp.promote_types(x.dtype, jnp.int32)
-    x, y, divisor = (z.astype(wide) for z in (x, y, jnp.where(shared == 0, 1, shared)))
+def _lcm(x: Any, y: Any) -> Any:
+    """Return the least common multiple, as C computes it: small integers multiply in 32 bits."""
+    shared = _gcd(x, y)
+    dtype_ = jnp.promote_types(x.dtype, jnp.int32)
+    x, y, divisor = (z.astype(dtype_) for z in (x, y, jnp.where(shared == 0, 1, shared)))
     return jnp.where(shared == 0, 0, jnp.abs(lax.div(x, divisor) * y))
 
 
-def _added_logarithms(x: Any, y: Any) -> Any:
-    """log(exp(x) + exp(y)), whose imaginary part torch leaves as large as it is."""
+def _logaddexp(x: Any, y: Any) -> Any:
+    """Return log(exp(x) + exp(y)); like torch, do not wrap the imaginary part."""
     if not jnp.iscomplexobj(x):
         return jnp.logaddexp(x, y)
     x, y = jnp.broadcast_arrays(x, y)
@@ -82,17 +82,17 @@ def _added_logarithms(x: Any, y: Any) -> Any:
 
 
 def _heaviside(x: Any, y: Any) -> Any:
-    """A step, which is 0 at NaN."""
+    """Return the step function, which is 0 at NaN."""
     return jnp.where(x == 0, y, x > 0)
 
 
-# Nothing is rounded in them.
+# They are exact, so 16-bit floats need no wider dtype.
 _EXACT: dict[str, Function] = {
     **{name: getattr(jnp, name) for name in ("maximum", "minimum", "fmax", "fmin", "copysign")},
     "nextafter": jnp.nextafter,
     "heaviside": _heaviside,
-    "gcd": _divisor,
-    "lcm": _multiple,
+    "gcd": _gcd,
+    "lcm": _lcm,
     **{name: getattr(jnp, name) for name in ("bitwise_and", "bitwise_or", "bitwise_xor")},
     "bitwise_left_shift": jnp.left_shift,
     "bitwise_right_shift": jnp.right_shift,
@@ -101,10 +101,10 @@ _EXACT: dict[str, Function] = {
     "__lshift__": jnp.left_shift,
     "__rshift__": jnp.right_shift,
 }
-# Torch rounds numbers to the dtype of the result before these, and does not before the next.
+# Torch rounds Python numbers to the dtype of the result before these, but not before the next.
 _OF_ROUNDED: dict[str, Function] = {
     **{name: getattr(jnp, name) for name in ("hypot", "logaddexp2", "remainder")},
-    "logaddexp": _added_logarithms,
+    "logaddexp": _logaddexp,
     "fmod": jnp.fmod,
     "atan2": jnp.arctan2,
     "pow": _power,
@@ -115,8 +115,8 @@ _OF_ROUNDED: dict[str, Function] = {
 }
 _OF_NUMBERS: dict[str, Function] = {
     "mul": jnp.multiply,
-    "div": _divided,
-    "true_divide": _divided,
+    "div": _divide,
+    "true_divide": _divide,
     "floor_divide": jnp.floor_divide,
 }
 _FORMS = ("Tensor", "Scalar", "default", "Tensor_Tensor", "Tensor_Scalar", "Scalar_Tensor")
@@ -124,8 +124,8 @@ _MORE_FORMS = ("Scalar_mode", "Tensor_mode", "other_scalar", "self_scalar", "Sca
 
 
 def _binary(compute: Function) -> Function:
-    def of_result(out: OutputInfo, x: Any, y: Any, **how: Any) -> Any:
-        return compute(cast(x, out.dtype), cast(y, out.dtype), **how)
+    def of_result(out: OutputInfo, x: Any, y: Any, **options: Any) -> Any:
+        return compute(cast(x, out.dtype), cast(y, out.dtype), **options)
 
     return of_result
 
@@ -158,7 +158,7 @@ def _power_of_number(out: OutputInfo, x: Any, exponent: Any) -> Any:
 _HALF, _LARGE = 0.5, 32
 
 
-def _scaled(out: OutputInfo, y: Any, alpha: Any) -> Any:
+def _scale(out: OutputInfo, y: Any, alpha: Any) -> Any:
     y = cast(y, out.dtype)
     return y if alpha == 1 else y * cast(alpha, out.dtype)
 
@@ -166,33 +166,33 @@ def _scaled(out: OutputInfo, y: Any, alpha: Any) -> Any:
 @lowering("aten.add.Tensor", "aten.add.Scalar", "prims.add.default")
 @compute_in_float32
 def _add(out: OutputInfo, x: Any, y: Any, alpha: Any = 1) -> Any:
-    return cast(x, out.dtype) + _scaled(out, y, alpha)
+    return cast(x, out.dtype) + _scale(out, y, alpha)
 
 
 @lowering("aten.sub.Tensor", "aten.sub.Scalar", "prims.sub.default")
 @compute_in_float32
 def _sub(out: OutputInfo, x: Any, y: Any, alpha: Any = 1) -> Any:
-    return cast(x, out.dtype) - _scaled(out, y, alpha)
+    return cast(x, out.dtype) - _scale(out, y, alpha)
 
 
 @lowering("aten.rsub.Tensor", "aten.rsub.Scalar")
 @compute_in_float32
 def _rsub(out: OutputInfo, x: Any, y: Any, alpha: Any = 1) -> Any:
-    return cast(y, out.dtype) - _scaled(out, x, alpha)
+    return cast(y, out.dtype) - _scale(out, x, alpha)
 
 
 @lowering("aten.addcmul.default")
 @compute_in_float32
 def _addcmul(out: OutputInfo, x: Any, y: Any, z: Any, *, value: Any = 1) -> Any:
     x, y, z = (cast(t, out.dtype) for t in (x, y, z))
-    return x + _scaled(out, y * z, value)
+    return x + _scale(out, y * z, value)
 
 
 @lowering("aten.addcdiv.default")
 @compute_in_float32
 def _addcdiv(out: OutputInfo, x: Any, y: Any, z: Any, *, value: Any = 1) -> Any:
     x, y, z = (cast(t, out.dtype) for t in (x, y, z))
-    return x + _scaled(out, y, value) / z
+    return x + _scale(out, y, value) / z
 
 
 @lowering("aten.lerp.Scalar", "aten.lerp.Tensor")
@@ -251,7 +251,7 @@ _COMPARISONS = {
 _LOGIC = {name: getattr(jnp, name) for name in ("logical_and", "logical_or", "logical_xor")}
 
 
-def _compared(compute: Function) -> Function:
+def _compare(compute: Function) -> Function:
     def in_common(out: OutputInfo, x: Any, y: Any) -> Any:
         dtype = common_dtype(x, y)
         return compute(cast(x, dtype), cast(y, dtype))
@@ -261,4 +261,4 @@ def _compared(compute: Function) -> Function:
 
 for _name, _compute in (_COMPARISONS | _LOGIC).items():
     names = (f"aten.{_name}.{form}" for form in ("Tensor", "Scalar", "default"))
-    lowering(*names, f"prims.{_name}.default")(_compared(_compute))
+    lowering(*names, f"prims.{_name}.default")(_compare(_compute))

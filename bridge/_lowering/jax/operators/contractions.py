@@ -1,4 +1,4 @@
-"""Products of matrices, convolutions and attention."""
+"""Operators that contract axes: products of matrices, convolutions, attention."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -31,25 +31,25 @@ def _vdot(out: OutputInfo, x: Any, y: Any) -> Any:
 
 
 @lowering("aten.addmm.default", "aten.baddbmm.default", "aten.addmv.default")
-def _added(out: OutputInfo, x: Any, a: Any, b: Any, *, beta: Any = 1, alpha: Any = 1) -> Any:
-    return _plus(
+def _addmm(out: OutputInfo, x: Any, a: Any, b: Any, *, beta: Any = 1, alpha: Any = 1) -> Any:
+    return _add_scaled(
         x, jnp.matmul(a, b, preferred_element_type=accumulation_dtype(out.dtype)), beta, alpha
     )
 
 
 @lowering("aten.addbmm.default")
-def _added_batch(out: OutputInfo, x: Any, a: Any, b: Any, *, beta: Any = 1, alpha: Any = 1) -> Any:
+def _addbmm(out: OutputInfo, x: Any, a: Any, b: Any, *, beta: Any = 1, alpha: Any = 1) -> Any:
     sums = {"preferred_element_type": accumulation_dtype(out.dtype)}
-    return _plus(x, jnp.einsum("bij,bjk->ik", a, b, **sums), beta, alpha)
+    return _add_scaled(x, jnp.einsum("bij,bjk->ik", a, b, **sums), beta, alpha)
 
 
 @lowering("aten.addr.default")
 @compute_in_float32
-def _added_outer(out: OutputInfo, x: Any, a: Any, b: Any, *, beta: Any = 1, alpha: Any = 1) -> Any:
-    return _plus(x, a[:, None] * b, beta, alpha)
+def _addr(out: OutputInfo, x: Any, a: Any, b: Any, *, beta: Any = 1, alpha: Any = 1) -> Any:
+    return _add_scaled(x, a[:, None] * b, beta, alpha)
 
 
-def _plus(x: Any, product: Any, beta: Any, alpha: Any) -> Any:
+def _add_scaled(x: Any, product: Any, beta: Any, alpha: Any) -> Any:
     if alpha != 1:
         product = product * cast(alpha, product.dtype)
     if beta == 0:  # then torch does not look at x, which may be NaN
@@ -71,20 +71,20 @@ def _convolution(
     output_padding: Sizes,
     groups: int,
 ) -> Any:
-    how = [_all(n, x.ndim - 2) for n in (stride, padding, dilation, output_padding)]
+    window = [_per_axis(n, x.ndim - 2) for n in (stride, padding, dilation, output_padding)]
     batch = x.ndim == len(out.shape) and weight.ndim == x.ndim
-    convolve = _transposed if transposed else _direct
-    found = convolve(x if batch else x[None], weight, *how, groups=groups)
-    found = found if batch else found[0]
-    return found if bias is None else found + bias.reshape(-1, *(1,) * (weight.ndim - 2))
+    convolve = _convolve_transposed if transposed else _convolve
+    y = convolve(x if batch else x[None], weight, *window, groups=groups)
+    y = y if batch else y[0]
+    return y if bias is None else y + bias.reshape(-1, *(1,) * (weight.ndim - 2))
 
 
-def _all(sizes: Sizes, count: int) -> Sizes:
-    """One size for all axes, or one for each."""
+def _per_axis(sizes: Sizes, count: int) -> Sizes:
+    """Return a size for each axis, given one for all or one for each."""
     return tuple(sizes) * count if len(sizes) == 1 else tuple(sizes)
 
 
-def _direct(
+def _convolve(
     x: Any, w: Any, stride: Sizes, padding: Sizes, dilation: Sizes, _: Sizes, *, groups: int
 ) -> Any:
     return lax.conv_general_dilated(
@@ -97,10 +97,10 @@ def _direct(
     )
 
 
-def _transposed(
+def _convolve_transposed(
     x: Any, w: Any, stride: Sizes, padding: Sizes, dilation: Sizes, more: Sizes, *, groups: int
 ) -> Any:
-    # Of each group, inputs and outputs change places, and the kernel is read backwards.
+    # In each group, swap inputs and outputs, and reverse the kernel.
     inputs, outputs, *kernel = w.shape
     w = w.reshape(groups, inputs // groups, outputs, *kernel)
     w = jnp.swapaxes(w, 1, 2).reshape(groups * outputs, inputs // groups, *kernel)
@@ -133,23 +133,27 @@ def _convolution_backward(
     groups: int,
     mask: Sequence[bool],
 ) -> list[Any]:
-    convolve = _transposed if transposed else _direct
-    how = [_all(n, x.ndim - 2) for n in (stride, padding, dilation, output_padding)]
-    found: list[Any] = [None, None, None]
+    convolve = _convolve_transposed if transposed else _convolve
+    window = [_per_axis(n, x.ndim - 2) for n in (stride, padding, dilation, output_padding)]
+    gradients: list[Any] = [None, None, None]
     # A convolution is linear in each of its arguments, so that no value has to be computed.
     if mask[0]:
-        found[0] = _pulled(lambda x: convolve(x, weight, *how, groups=groups), x, gradient)
+        gradients[0] = _pull_back(
+            lambda x: convolve(x, weight, *window, groups=groups), x, gradient
+        )
     if mask[1]:
-        found[1] = _pulled(lambda w: convolve(x, w, *how, groups=groups), weight, gradient)
+        gradients[1] = _pull_back(
+            lambda w: convolve(x, w, *window, groups=groups), weight, gradient
+        )
     if mask[2]:
-        found[2] = gradient.sum((0, *range(2, gradient.ndim)))
-    return found
+        gradients[2] = gradient.sum((0, *range(2, gradient.ndim)))
+    return gradients
 
 
-def _pulled(linear: Callable[[Any], Any], at: Any, gradient: Any) -> Any:
-    """The gradient, as torch has it, of a linear function."""
-    (found,) = jax.linear_transpose(linear, at)(jnp.conj(gradient))
-    return jnp.conj(found)
+def _pull_back(linear: Callable[[Any], Any], at: Any, gradient: Any) -> Any:
+    """Return the gradient of a linear function, in the convention of torch."""
+    (cotangent,) = jax.linear_transpose(linear, at)(jnp.conj(gradient))
+    return jnp.conj(cotangent)
 
 
 def _scale(q: Any, scale: float | None) -> float:
@@ -157,15 +161,15 @@ def _scale(q: Any, scale: float | None) -> float:
 
 
 def _weights(q: Any, k: Any, scale: float | None, causal: bool, mask: Any) -> tuple[Any, Any]:
-    """The weights of attention, and the logarithm of the sum that they were divided by."""
-    wide = jnp.promote_types(q.dtype, jnp.float32)
-    scores = jnp.einsum("...id,...jd->...ij", q, k, preferred_element_type=wide)
+    """Return the weights of attention, and the logarithm of the sum that normalizes them."""
+    dtype = jnp.promote_types(q.dtype, jnp.float32)
+    scores = jnp.einsum("...id,...jd->...ij", q, k, preferred_element_type=dtype)
     scores = scores * _scale(q, scale)
     if causal:
         rows, columns = scores.shape[-2:]
         scores = jnp.where(jnp.tril(jnp.ones((rows, columns), bool)), scores, -jnp.inf)
     if mask is not None:
-        scores = scores + cast(mask, wide)
+        scores = scores + cast(mask, dtype)
     total = jax.nn.logsumexp(scores, -1, keepdims=True)
     finite = jnp.where(jnp.isfinite(total), total, 0)
     return jnp.exp(scores - finite), total[..., 0]
@@ -184,13 +188,13 @@ def _attention(
     scale: float | None = None,
 ) -> tuple[Any, Any]:
     del dropout  # which torch refuses here
-    k, v = _shared(q, k), _shared(q, v)
+    k, v = _repeat_heads(q, k), _repeat_heads(q, v)
     weights, total = _weights(q, k, scale, causal, attn_mask)
     return jnp.einsum("...ij,...jd->...id", weights, cast(v, weights.dtype)), total
 
 
-def _shared(q: Any, x: Any) -> Any:
-    """Keys or values, repeated where several heads of queries share them."""
+def _repeat_heads(q: Any, x: Any) -> Any:
+    """Repeat keys or values that several heads of queries share."""
     heads = q.shape[1] // x.shape[1]
     return x if heads == 1 else jnp.repeat(x, heads, 1)
 
@@ -212,20 +216,20 @@ def _attention_backward(
 ) -> tuple[Any, ...]:
     del y, dropout
     heads = k.shape[1]
-    k, v = _shared(q, k), _shared(q, v)
+    k, v = _repeat_heads(q, k), _repeat_heads(q, v)
     weights, _ = _weights(q, k, scale, causal, attn_mask)
     q, k, v, gradient = (cast(x, weights.dtype) for x in (q, k, v, gradient))
     by_value = jnp.einsum("...ij,...id->...jd", weights, gradient)
     by_weight = jnp.einsum("...id,...jd->...ij", gradient, v)
-    moved = weights * (by_weight - (weights * by_weight).sum(-1, keepdims=True))
-    moved = moved * _scale(q, scale)
-    by_query = jnp.einsum("...ij,...jd->...id", moved, k)
-    by_key = jnp.einsum("...ij,...id->...jd", moved, q)
-    return by_query, _added_up(by_key, heads), _added_up(by_value, heads)
+    by_score = weights * (by_weight - (weights * by_weight).sum(-1, keepdims=True))
+    by_score = by_score * _scale(q, scale)
+    by_query = jnp.einsum("...ij,...jd->...id", by_score, k)
+    by_key = jnp.einsum("...ij,...id->...jd", by_score, q)
+    return by_query, _sum_heads(by_key, heads), _sum_heads(by_value, heads)
 
 
-def _added_up(gradient: Any, heads: int) -> Any:
-    """The gradient of keys or values from that of what several heads of queries share."""
+def _sum_heads(gradient: Any, heads: int) -> Any:
+    """Sum the gradient of repeated keys or values over the heads that share them."""
     batch, _, *shape = gradient.shape
     return gradient.reshape(batch, heads, -1, *shape).sum(2)
 

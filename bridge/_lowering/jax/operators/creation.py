@@ -80,9 +80,9 @@ def _iota(out: OutputInfo, length: int, *, start: Any, step: Any, **_: Any) -> A
 def _steps(out: OutputInfo, start: Any, step: Any) -> Any:
     if jnp.issubdtype(out.dtype, jnp.integer):  # torch converts before it counts
         start, step = int(start), int(step)
-    wide = jnp.float64 if isinstance(start, float) or isinstance(step, float) else jnp.int64
-    n = lax.iota(wide, out.shape[0])
-    return cast(cast(start, wide) + n * cast(step, wide), out.dtype)
+    dtype_ = jnp.float64 if isinstance(start, float) or isinstance(step, float) else jnp.int64
+    n = lax.iota(dtype_, out.shape[0])
+    return cast(cast(start, dtype_) + n * cast(step, dtype_), out.dtype)
 
 
 @lowering("aten.linspace.default")
@@ -123,7 +123,7 @@ def _view_as_complex(out: OutputInfo, x: Any) -> Any:
 
 
 @lowering("aten.view.dtype")
-def _bits(out: OutputInfo, x: Any, dtype: str) -> Any:
+def _view_dtype(out: OutputInfo, x: Any, dtype: str) -> Any:
     if jnp.iscomplexobj(x) or jnp.issubdtype(out.dtype, jnp.complexfloating):
         return jax.lax.reshape(x.view(out.dtype), out.shape)
     return x.view(out.dtype)

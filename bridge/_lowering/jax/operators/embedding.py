@@ -1,4 +1,4 @@
-"""Rows of a table that are looked up, one by one or in bags."""
+"""Operators that look up rows of a table, one by one or in bags."""
 
 from typing import Any
 
@@ -11,14 +11,14 @@ _WRITE: Any = {"mode": "drop"}
 _SUM, _MEAN, _MAX = range(3)  # the modes of bags, by torch's numbers
 
 
-def _strict(index: Any, size: int) -> Any:
-    """Indices of which negative ones are out of bounds."""
+def _negative_out_of_bounds(index: Any, size: int) -> Any:
+    """Return the indices with negative ones moved out of bounds."""
     return jnp.where(index < 0, size, index)
 
 
 @lowering("aten.embedding.default")
 def _embedding(out: OutputInfo, weight: Any, index: Any, *_: Any, **__: Any) -> Any:
-    return jnp.take(weight, _strict(index, weight.shape[0]), 0, **_READ)
+    return jnp.take(weight, _negative_out_of_bounds(index, weight.shape[0]), 0, **_READ)
 
 
 @lowering("aten.embedding_dense_backward.default")
@@ -33,24 +33,24 @@ def _embedding_backward(
 ) -> Any:
     rows, index = gradient.reshape(-1, gradient.shape[-1]), index.reshape(-1)
     rows = _per_occurrence(rows, index, count) if by_frequency else rows
-    return _summed(rows, index, out.shape, padding)
+    return _sum_rows(rows, index, out.shape, padding)
 
 
 def _per_occurrence(rows: Any, index: Any, count: int) -> Any:
-    """Gradients of rows of a table, each divided by how often its row is read."""
+    """Divide the gradient of each row by how often the row is read."""
     seen = jnp.zeros(count, rows.dtype).at[index].add(1)
     return rows / seen[index][:, None]
 
 
-def _summed(rows: Any, index: Any, shape: Any, padding: int) -> Any:
-    """The sums of rows with the same index, but for that of the padding."""
-    index = jnp.where(index == padding, shape[0], _strict(index, shape[0]))
+def _sum_rows(rows: Any, index: Any, shape: Any, padding: int) -> Any:
+    """Sum rows with the same index, leaving out the index of the padding."""
+    index = jnp.where(index == padding, shape[0], _negative_out_of_bounds(index, shape[0]))
     return jnp.zeros(shape, rows.dtype).at[index].add(rows, **_WRITE)
 
 
 @lowering("aten.embedding_renorm.default")
 @compute_in_float32
-def _renormalized(out: OutputInfo, weight: Any, index: Any, most: float, order: float) -> Any:
+def _renormalize(out: OutputInfo, weight: Any, index: Any, most: float, order: float) -> Any:
     sizes = jnp.linalg.norm(weight, ord=order, axis=-1, keepdims=True)
     read = jnp.zeros(weight.shape[0], bool).at[index.reshape(-1)].set(values=True, **_WRITE)
     shrunk = weight * (most / (sizes + 1e-7))  # the constant is torch's
@@ -58,7 +58,7 @@ def _renormalized(out: OutputInfo, weight: Any, index: Any, most: float, order: 
 
 
 def _bags(index: Any, offsets: Any, count: int, padding: int) -> Any:
-    """The bag of each index; those in no bag, as padding, are in one after the last."""
+    """Return the bag of each index; an index in no bag, as padding, gets one after the last."""
     bag = jnp.searchsorted(offsets, jnp.arange(index.shape[0]), side="right") - 1
     return jnp.where(index == padding, count, jnp.where(bag < 0, count, bag))
 
@@ -84,28 +84,30 @@ def _embedding_bag(
     del by_frequency, sparse, include_last  # of the gradient; what is last shows in the shape
     count, (_, of_bags, sizes, places) = out.shape[0], out.specs
     bag = _bags(index, offsets, count, padding)
-    rows = jnp.take(weight, _strict(index, weight.shape[0]), 0, **_READ)
+    rows = jnp.take(weight, _negative_out_of_bounds(index, weight.shape[0]), 0, **_READ)
     rows = rows if factors is None else rows * factors[:, None]
     within = _sizes(bag, count)
-    # What only torch's own gradient reads is of shapes of its own.
-    found = [_shaped(within * 0, of_bags), _shaped(within, sizes)]
+    # Results that only torch's gradient reads can have other shapes: zeros do then.
+    statistics = [_zeros_unless_shaped(within * 0, of_bags), _zeros_unless_shaped(within, sizes)]
     if mode == _MAX:
         largest = jnp.full(out.shape, -jnp.inf, rows.dtype).at[bag].max(rows, **_WRITE)
-        best = _first(index, bag, rows == largest[jnp.minimum(bag, count - 1)], out.shape)
+        best = _first_of_largest(
+            index, bag, rows == largest[jnp.minimum(bag, count - 1)], out.shape
+        )
         largest = jnp.where(within[:, None] == 0, 0, largest)
-        return largest, *found, _shaped(best, places)
+        return largest, *statistics, _zeros_unless_shaped(best, places)
     total = jnp.zeros(out.shape, rows.dtype).at[bag].add(rows, **_WRITE)
     if mode == _MEAN:
         total = total / jnp.maximum(within, 1)[:, None].astype(total.dtype)
-    return total, *found, _shaped(within, places)
+    return total, *statistics, _zeros_unless_shaped(within, places)
 
 
-def _shaped(x: Any, spec: Any) -> Any:
+def _zeros_unless_shaped(x: Any, spec: Any) -> Any:
     return x if x.shape == spec.shape else jnp.zeros(spec.shape, x.dtype)
 
 
-def _first(index: Any, bag: Any, largest: Any, shape: Any) -> Any:
-    """Which row has the largest number of each bag first, -1 where there is none."""
+def _first_of_largest(index: Any, bag: Any, largest: Any, shape: Any) -> Any:
+    """Return the first row with the largest number of each bag, -1 if there is none."""
     count = index.shape[0]
     places = jnp.where(largest, jnp.arange(count)[:, None], count)
     first = jnp.full(shape, count).at[bag].min(places, **_WRITE)
@@ -133,7 +135,9 @@ def _embedding_bag_backward(
     bags, width = gradient.shape
     if mode == _MAX:
         columns = jnp.broadcast_to(jnp.arange(width), places.shape)
-        at = jnp.zeros(out.shape, gradient.dtype).at[_strict(places, count), columns]
+        at = jnp.zeros(out.shape, gradient.dtype).at[
+            _negative_out_of_bounds(places, count), columns
+        ]
         return at.add(gradient, **_WRITE)
     bag = _bags(index, offsets, bags, padding)
     if mode == _MEAN:
@@ -141,7 +145,7 @@ def _embedding_bag_backward(
     rows = gradient.at[bag].get(mode="fill", fill_value=0)
     rows = rows if factors is None else rows * factors[:, None]
     rows = _per_occurrence(rows, index, count) if by_frequency else rows
-    return _summed(rows, index, out.shape, padding)
+    return _sum_rows(rows, index, out.shape, padding)
 
 
 @lowering("aten._embedding_bag_per_sample_weights_backward.default")
@@ -159,4 +163,6 @@ def _factors_backward(
     del of_bags, mode  # the first follows from the offsets, and only sums have factors
     bag = _bags(index, offsets, gradient.shape[0], padding)
     rows = gradient.at[bag].get(mode="fill", fill_value=0)
-    return jnp.sum(rows * jnp.take(weight, _strict(index, weight.shape[0]), 0, **_READ), -1)
+    return jnp.sum(
+        rows * jnp.take(weight, _negative_out_of_bounds(index, weight.shape[0]), 0, **_READ), -1
+    )

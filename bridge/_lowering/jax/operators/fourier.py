@@ -12,18 +12,18 @@ Sizes = Sequence[int]
 
 
 def _factor(sizes: Sizes, normalization: int) -> float:
-    """What a Fourier transform is divided by: nothing, the root of its size, or its size."""
+    """Return the divisor of a Fourier transform: 1, the root of its size, or its size."""
     total = math.prod(sizes)
     return (1.0, total**0.5, float(total))[normalization]
 
 
 @lowering("aten._fft_c2c.default")
 def _fft(out: OutputInfo, x: Any, dims: Sizes, normalization: int, forward: bool) -> Any:
-    return _full(x, dims, forward=forward) / _factor([x.shape[d] for d in dims], normalization)
+    return _transform(x, dims, forward=forward) / _factor([x.shape[d] for d in dims], normalization)
 
 
-def _full(x: Any, dims: Sizes, *, forward: bool) -> Any:
-    """The transform without a factor, over any number of axes."""
+def _transform(x: Any, dims: Sizes, *, forward: bool) -> Any:
+    """Transform along any number of axes, without normalization."""
     for dim in dims:
         x = jnp.fft.fft(x, axis=dim) if forward else jnp.fft.ifft(x, axis=dim, norm="forward")
     return x
@@ -33,17 +33,17 @@ def _full(x: Any, dims: Sizes, *, forward: bool) -> Any:
 def _rfft(out: OutputInfo, x: Any, dims: Sizes, normalization: int, onesided: bool) -> Any:
     factor = _factor([x.shape[d] for d in dims], normalization)
     if not onesided:
-        return _full(cast(x, out.dtype), dims, forward=True) / factor
+        return _transform(cast(x, out.dtype), dims, forward=True) / factor
     *others, last = dims
-    return _full(jnp.fft.rfft(x, axis=last), others, forward=True) / factor
+    return _transform(jnp.fft.rfft(x, axis=last), others, forward=True) / factor
 
 
 @lowering("aten._fft_c2r.default")
 def _irfft(out: OutputInfo, x: Any, dims: Sizes, normalization: int, size: int) -> Any:
     *others, last = dims
-    x = _full(x, others, forward=False)
-    found = jnp.fft.irfft(x, size, axis=last, norm="forward")
-    return found / _factor([found.shape[d] for d in dims], normalization)
+    x = _transform(x, others, forward=False)
+    y = jnp.fft.irfft(x, size, axis=last, norm="forward")
+    return y / _factor([y.shape[d] for d in dims], normalization)
 
 
 @lowering("aten.fft_fftfreq.default")

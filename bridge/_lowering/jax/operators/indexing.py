@@ -1,8 +1,8 @@
-"""Operators that read and write at places which arrays of integers tell.
+"""Operators that read and write at positions arrays by arrays of integers.
 
 NOTE [out of bounds]
-Torch raises for an index that is out of bounds, which a program of XLA cannot do. What is read
-there is NaN, or the least integer, and what is written there is dropped.
+Torch raises for an index that is out of bounds, which a program of XLA cannot do. A read there
+gives NaN, or the least integer, and a write there is dropped.
 """
 
 import math
@@ -26,16 +26,16 @@ _WRITE: Any = {"mode": "drop"}
 
 
 def _from_front(index: Any, size: int) -> Any:
-    """Indices counted from the front, -1 being the last; others are out of bounds."""
+    """Return indices counted from the front, where -1 is the last; others are out of bounds."""
     return jnp.where(index < 0, jnp.where(index < -size, size, index + size), index)
 
 
-def _strict(index: Any, size: int) -> Any:
-    """Indices of which negative ones are out of bounds."""
+def _negative_out_of_bounds(index: Any, size: int) -> Any:
+    """Return the indices with negative ones moved out of bounds."""
     return jnp.where(index < 0, size, index)
 
 
-def _where(x: Any, indices: Sequence[Any]) -> tuple[Any, ...]:
+def _normalize_all(x: Any, indices: Sequence[Any]) -> tuple[Any, ...]:
     return tuple(
         slice(None) if index is None else _from_front(index, x.shape[axis])
         for axis, index in enumerate(indices)
@@ -44,7 +44,7 @@ def _where(x: Any, indices: Sequence[Any]) -> tuple[Any, ...]:
 
 @lowering("aten.index.Tensor", "aten._unsafe_index.Tensor")
 def _index(out: OutputInfo, x: Any, indices: Sequence[Any]) -> Any:
-    return x.at[_where(x, indices)].get(**_READ)
+    return x.at[_normalize_all(x, indices)].get(**_READ)
 
 
 @lowering(
@@ -62,20 +62,20 @@ def _index_put(
     masks = [index for index in indices if index is not None and index.dtype == bool]
     if masks:
         return _masked_put(x, indices, values, accumulate=accumulate)
-    at = (to_accumulation_dtype(x) if accumulate else x).at[_where(x, indices)]
+    at = (to_accumulation_dtype(x) if accumulate else x).at[_normalize_all(x, indices)]
     values = cast(values, x.dtype)
     return at.add(values, **_WRITE) if accumulate else at.set(values, **_WRITE)
 
 
 def _masked_put(x: Any, indices: Sequence[Any], values: Any, *, accumulate: bool) -> Any:
-    given = [index for index in indices if index is not None]
-    if len(given) > 1 or values.size != 1:
+    arrays = [index for index in indices if index is not None]
+    if len(arrays) > 1 or values.size != 1:
         raise NoRuleError(
             "aten.index_put with a mask among several indices, or with several values, has no "
-            "rule. Write it by torch.where."
+            "lowering. Write it with torch.where."
         )
     first = next(i for i, index in enumerate(indices) if index is not None)
-    mask = given[0].reshape(given[0].shape + (1,) * (x.ndim - first - given[0].ndim))
+    mask = arrays[0].reshape(arrays[0].shape + (1,) * (x.ndim - first - arrays[0].ndim))
     value = cast(values, x.dtype).reshape(())
     return jnp.where(mask, x + value if accumulate else value, x)
 
@@ -84,7 +84,7 @@ def _masked_put(x: Any, indices: Sequence[Any], values: Any, *, accumulate: bool
 def _index_select(out: OutputInfo, x: Any, dim: int, index: Any) -> Any:
     if not x.ndim:
         return x
-    return jnp.take(x, _strict(index.reshape(-1), x.shape[dim]), dim, **_READ)
+    return jnp.take(x, _negative_out_of_bounds(index.reshape(-1), x.shape[dim]), dim, **_READ)
 
 
 @lowering("aten.take.default")
@@ -96,14 +96,14 @@ def _take(out: OutputInfo, x: Any, index: Any) -> Any:
 def _put(out: OutputInfo, x: Any, index: Any, source: Any, accumulate: bool = False) -> Any:
     at = (to_accumulation_dtype(x) if accumulate else x).reshape(-1).at[_from_front(index, x.size)]
     source = cast(source, x.dtype).reshape(index.shape)
-    found = at.add(source, **_WRITE) if accumulate else at.set(source, **_WRITE)
-    return found.reshape(x.shape)
+    result = at.add(source, **_WRITE) if accumulate else at.set(source, **_WRITE)
+    return result.reshape(x.shape)
 
 
 def _grid(x: Any, dim: int, index: Any) -> tuple[Any, ...]:
-    """The places in `x` of an array like `index`, which are `index` along an axis."""
+    """Return positions in `x` of an array shaped like `index`: `index` itself along `dim`."""
     places = [lax.broadcasted_iota(index.dtype, index.shape, axis) for axis in range(index.ndim)]
-    places[dim] = _strict(index, x.shape[dim])
+    places[dim] = _negative_out_of_bounds(index, x.shape[dim])
     return tuple(places)
 
 
@@ -116,26 +116,26 @@ def _gather(out: OutputInfo, x: Any, dim: int, index: Any, **_: Any) -> Any:
     return x.at[_grid(x, dim % x.ndim, index)].get(**_READ).reshape(out.shape)
 
 
-def _scattered(x: Any, dim: int, index: Any, source: Any, write: Callable[..., Any]) -> Any:
-    """`x` with a part of `source`, of the shape of `index`, written into it."""
+def _scatter_into(x: Any, dim: int, index: Any, source: Any, write: Callable[..., Any]) -> Any:
+    """Write the part of `source` that has the shape of `index` into `x`."""
     flat = jnp.atleast_1d(x)
     index = jnp.atleast_1d(index)
     source = cast(source, x.dtype)
     if source.ndim:
         source = source[tuple(slice(n) for n in index.shape)]
-    found = write(flat.at[_grid(flat, dim % flat.ndim, index)], source)
-    return found.reshape(x.shape)
+    result = write(flat.at[_grid(flat, dim % flat.ndim, index)], source)
+    return result.reshape(x.shape)
 
 
 @lowering("aten.scatter.src", "aten.scatter.value")
 def _scatter(out: OutputInfo, x: Any, dim: int, index: Any, source: Any) -> Any:
-    return _scattered(x, dim, index, source, lambda at, y: at.set(y, **_WRITE))
+    return _scatter_into(x, dim, index, source, lambda at, y: at.set(y, **_WRITE))
 
 
 @lowering("aten.scatter_add.default")
 @compute_in_float32
 def _scatter_add(out: OutputInfo, x: Any, dim: int, index: Any, source: Any) -> Any:
-    return _scattered(x, dim, index, source, lambda at, y: at.add(y, **_WRITE))
+    return _scatter_into(x, dim, index, source, lambda at, y: at.add(y, **_WRITE))
 
 
 @lowering("aten.scatter.reduce", "aten.scatter.value_reduce")
@@ -159,29 +159,29 @@ def _scatter_reduce(
     *,
     include_self: bool = True,
 ) -> Any:
-    kept = x
+    base = x
     if not include_self:
-        start = cast(_least(reduce, x.dtype), x.dtype)
-        kept = _scattered(x, dim, index, start, lambda at, y: at.set(y, **_WRITE))
-    found = _scattered(kept, dim, index, source, lambda at, y: _written(at, y, reduce))
+        start = cast(_initial_value(reduce, x.dtype), x.dtype)
+        base = _scatter_into(x, dim, index, start, lambda at, y: at.set(y, **_WRITE))
+    result = _scatter_into(base, dim, index, source, lambda at, y: _write_reduced(at, y, reduce))
     if reduce != "mean":
-        return found
+        return result
     ones = jnp.ones(jnp.shape(source), "int64")
     start = jnp.ones(x.shape, "int64")
     if not include_self:
-        start = _scattered(start, dim, index, 0 * ones, lambda at, y: at.set(y, **_WRITE))
-    count = _scattered(start, dim, index, ones, lambda at, y: at.add(y, **_WRITE))
+        start = _scatter_into(start, dim, index, 0 * ones, lambda at, y: at.set(y, **_WRITE))
+    count = _scatter_into(start, dim, index, ones, lambda at, y: at.add(y, **_WRITE))
     count = cast(jnp.maximum(count, 1), x.dtype)
-    return found / count if jnp.issubdtype(x.dtype, jnp.inexact) else found // count
+    return result / count if jnp.issubdtype(x.dtype, jnp.inexact) else result // count
 
 
-def _written(at: Any, y: Any, reduce: str) -> Any:
+def _write_reduced(at: Any, y: Any, reduce: str) -> Any:
     names = {"sum": "add", "mean": "add", "prod": "multiply", "amax": "max", "amin": "min"}
     return getattr(at, names[reduce])(y, **_WRITE)
 
 
-def _least(reduce: str, dtype: Any) -> Any:
-    """What a reduction begins with."""
+def _initial_value(reduce: str, dtype: Any) -> Any:
+    """Return the value that a reduction starts from."""
     if reduce in ("sum", "mean", "prod"):
         return int(reduce == "prod")
     if jnp.issubdtype(dtype, jnp.inexact):
@@ -190,8 +190,10 @@ def _least(reduce: str, dtype: Any) -> Any:
     return limits.min if reduce == "amax" else limits.max
 
 
-def _along(x: Any, dim: int, index: Any) -> Any:
-    return x.at[(*[slice(None)] * (dim % x.ndim), _strict(index.reshape(-1), x.shape[dim]))]
+def _at_rows(x: Any, dim: int, index: Any) -> Any:
+    return x.at[
+        (*[slice(None)] * (dim % x.ndim), _negative_out_of_bounds(index.reshape(-1), x.shape[dim]))
+    ]
 
 
 @lowering("aten.index_add.default")
@@ -202,29 +204,29 @@ def _index_add(
     source = source * cast(alpha, x.dtype)
     if not x.ndim:
         return x + source.sum()
-    return _along(x, dim, index).add(source, **_WRITE)
+    return _at_rows(x, dim, index).add(source, **_WRITE)
 
 
 @lowering("aten.index_copy.default")
 def _index_copy(out: OutputInfo, x: Any, dim: int, index: Any, source: Any) -> Any:
     if not x.ndim:
         return source.reshape(())
-    return _along(x, dim, index).set(source, **_WRITE)
+    return _at_rows(x, dim, index).set(source, **_WRITE)
 
 
 @lowering("aten.index_fill.int_Scalar", "aten.index_fill.int_Tensor")
 def _index_fill(out: OutputInfo, x: Any, dim: int, index: Any, value: Any) -> Any:
     if not x.ndim:
         return cast(value, x.dtype)
-    return _along(x, dim, index).set(cast(value, x.dtype), **_WRITE)
+    return _at_rows(x, dim, index).set(cast(value, x.dtype), **_WRITE)
 
 
 @lowering("aten.masked_scatter.default")
 def _masked_scatter(out: OutputInfo, x: Any, mask: Any, source: Any) -> Any:
     x, mask = jnp.broadcast_arrays(x, mask)
     place = jnp.cumsum(mask.reshape(-1)) - 1
-    taken = source.reshape(-1).at[place].get(**_READ).reshape(x.shape)
-    return jnp.where(mask, taken, x)
+    values = source.reshape(-1).at[place].get(**_READ).reshape(x.shape)
+    return jnp.where(mask, values, x)
 
 
 @lowering("aten.masked_scatter_backward.default")
@@ -252,5 +254,5 @@ def _index_reduce(
     x, y = jnp.atleast_1d(x), jnp.atleast_1d(source)
     shape = [-1 if axis == dim % x.ndim else 1 for axis in range(x.ndim)]
     index = jnp.broadcast_to(index.reshape(shape), y.shape)
-    found = _scatter_reduce(out, x, dim, index, y, reduce, include_self=include_self)
-    return found.reshape(out.shape)
+    result = _scatter_reduce(out, x, dim, index, y, reduce, include_self=include_self)
+    return result.reshape(out.shape)

@@ -1,4 +1,4 @@
-"""Factorizations of matrices and what is computed from them."""
+"""Operators that factorize matrices, or compute with factors of matrices."""
 
 from typing import Any
 
@@ -10,12 +10,11 @@ from jax.scipy.linalg import solve_triangular
 from bridge._core.errors import NoRuleError
 from bridge._lowering.jax.operators.lowerings import OutputInfo, lowering
 
-# NOTE [what went wrong]
-# Torch returns whether a factorization failed, and raises if so. Nothing raises in a program of
-# XLA: a matrix that is singular, or not positive definite, leads to infinite or NaN results.
+# Torch returns an error code for each matrix, and raises if a factorization failed. A program of
+# XLA cannot raise: matrices that are singular, or not positive definite, give infinities or NaN.
 
 
-def _fine(x: Any) -> Any:
+def _no_errors(x: Any) -> Any:
     return jnp.zeros(x.shape[:-2], "int32")
 
 
@@ -24,7 +23,7 @@ def _adjoint(a: Any) -> Any:
 
 
 def _lu(a: Any, *, transposed: bool = False) -> tuple[Any, Any]:
-    """The factors of a matrix or its transpose, in one matrix, and pivots counted from 1."""
+    """Factorize a matrix or its transpose; return factors, in one matrix, and 1-based pivots."""
     factors, pivots, _ = lax.linalg.lu(jnp.swapaxes(a, -1, -2) if transposed else a)
     return factors, pivots + 1
 
@@ -37,21 +36,21 @@ def _permutation(pivots: Any, size: int) -> Any:
 def _lu_factor(out: OutputInfo, a: Any, *, pivot: bool = True, **_: Any) -> tuple[Any, ...]:
     _check_pivots(pivot=pivot)
     factors, pivots = _lu(a)
-    return factors, pivots, _fine(a)
+    return factors, pivots, _no_errors(a)
 
 
 @lowering("aten.linalg_lu.default")
 def _linalg_lu(out: OutputInfo, a: Any, *, pivot: bool = True) -> tuple[Any, ...]:
     _check_pivots(pivot=pivot)
     factors, pivots = _lu(a)
-    return _unpacked(factors, pivots)
+    return _unpack(factors, pivots)
 
 
 def _check_pivots(*, pivot: bool) -> None:
     if not pivot:
         raise NoRuleError(
-            "an LU factorization with pivot=False has no rule, since XLA always exchanges rows, "
-            "as torch itself does on CPUs. Leave pivot=True, or write the elimination out."
+            "an LU factorization with pivot=False has no lowering, since XLA always exchanges "
+            "rows, as torch itself does on CPUs. Leave pivot=True, or write the elimination out."
         )
 
 
@@ -59,13 +58,13 @@ def _check_pivots(*, pivot: bool) -> None:
 def _lu_unpack(
     out: OutputInfo, factors: Any, pivots: Any, unpack_data: bool = True, unpack_pivots: bool = True
 ) -> tuple[Any, ...]:
-    order, lower, upper = _unpacked(factors, pivots)
+    order, lower, upper = _unpack(factors, pivots)
     empty = jnp.zeros((0,), factors.dtype)
     order = order if unpack_pivots else empty
     return (order, lower, upper) if unpack_data else (order, empty, empty)
 
 
-def _unpacked(factors: Any, pivots: Any) -> tuple[Any, ...]:
+def _unpack(factors: Any, pivots: Any) -> tuple[Any, ...]:
     rows, columns = factors.shape[-2:]
     least = min(rows, columns)
     lower = jnp.tril(factors[..., :least], -1) + jnp.eye(rows, least, dtype=factors.dtype)
@@ -76,11 +75,11 @@ def _unpacked(factors: Any, pivots: Any) -> tuple[Any, ...]:
 
 def _broadcast(factors: Any, b: Any) -> tuple[Any, Any]:
     lead = jnp.broadcast_shapes(factors.shape[:-2], b.shape[:-2])
-    wide = lambda x: jnp.broadcast_to(x, (*lead, *x.shape[-2:]))
-    return wide(factors), wide(b)
+    expand = lambda x: jnp.broadcast_to(x, (*lead, *x.shape[-2:]))
+    return expand(factors), expand(b)
 
 
-def _lu_solved(factors: Any, pivots: Any, b: Any, *, adjoint: bool = False) -> Any:
+def _solve_factored(factors: Any, pivots: Any, b: Any, *, adjoint: bool = False) -> Any:
     factors, b = _broadcast(factors, b)
     size = factors.shape[-1]
     pivots = jnp.broadcast_to(pivots, (*factors.shape[:-2], size))
@@ -111,11 +110,10 @@ def _lu_solve(
     out: OutputInfo, factors: Any, pivots: Any, b: Any, *, left: bool = True, adjoint: bool = False
 ) -> Any:
     if left:
-        return _lu_solved(factors, pivots, b, adjoint=adjoint)
+        return _solve_factored(factors, pivots, b, adjoint=adjoint)
     # X A = B is A^H X^H = B^H.
-    turned = _adjoint(b)
-    found = _lu_solved(factors, pivots, turned, adjoint=not adjoint)
-    return _adjoint(found)
+    solution = _solve_factored(factors, pivots, _adjoint(b), adjoint=not adjoint)
+    return _adjoint(solution)
 
 
 @lowering("aten._linalg_solve_ex.default")
@@ -123,19 +121,19 @@ def _solve_ex(out: OutputInfo, a: Any, b: Any, *, left: bool = True, **_: Any) -
     vector = b.ndim == 1 or (b.ndim == a.ndim - 1 and b.shape == a.shape[:-1])
     factors, pivots = _lu(a)
     right = b[..., None] if vector else b
-    found = _lu_solve(out, factors, pivots, right, left=left or vector)
-    return found[..., 0] if vector else found, factors, pivots, _fine(a)
+    solution = _lu_solve(out, factors, pivots, right, left=left or vector)
+    return solution[..., 0] if vector else solution, factors, pivots, _no_errors(a)
 
 
 @lowering("aten.linalg_solve_ex.default")
-def _linalg_solve_ex(out: OutputInfo, a: Any, b: Any, **how: Any) -> tuple[Any, ...]:
-    found, _, _, fine = _solve_ex(out, a, b, **how)
-    return found, fine
+def _linalg_solve_ex(out: OutputInfo, a: Any, b: Any, **options: Any) -> tuple[Any, ...]:
+    solution, _, _, info = _solve_ex(out, a, b, **options)
+    return solution, info
 
 
 @lowering("aten.linalg_inv_ex.default")
 def _inverse(out: OutputInfo, a: Any, **_: Any) -> tuple[Any, ...]:
-    return jnp.linalg.inv(a), _fine(a)
+    return jnp.linalg.inv(a), _no_errors(a)
 
 
 @lowering("aten._linalg_det.default")
@@ -166,7 +164,7 @@ def _parity(pivots: Any, dtype: Any) -> Any:
 def _cholesky(out: OutputInfo, a: Any, *, upper: bool = False, **_: Any) -> tuple[Any, Any]:
     a = _adjoint(a) if upper else a
     factor = lax.linalg.cholesky(a, symmetrize_input=False)
-    return _adjoint(factor) if upper else factor, _fine(a)
+    return _adjoint(factor) if upper else factor, _no_errors(a)
 
 
 @lowering("aten.cholesky_solve.default")
@@ -186,8 +184,8 @@ def _solve_triangular(
     out: OutputInfo, a: Any, b: Any, *, upper: bool, left: bool = True, unitriangular: bool = False
 ) -> Any:
     a, b = _broadcast(a, b)
-    how = {"left_side": left, "lower": not upper, "unit_diagonal": unitriangular}
-    return lax.linalg.triangular_solve(a, b, **how)
+    options = {"left_side": left, "lower": not upper, "unit_diagonal": unitriangular}
+    return lax.linalg.triangular_solve(a, b, **options)
 
 
 @lowering("aten.triangular_solve.default")
@@ -199,12 +197,12 @@ def _old_solve_triangular(
     transpose: bool = False,
     unitriangular: bool = False,
 ) -> tuple[Any, Any]:
-    wide, b = _broadcast(a, b)
+    a, b = _broadcast(a, b)
     trans = 1 if transpose else 0
     solve = lambda a, b: solve_triangular(a, b, trans, not upper, unitriangular)
     lead, (rows, columns) = b.shape[:-2], b.shape[-2:]
-    found = jax.vmap(solve)(wide.reshape(-1, rows, rows), b.reshape(-1, rows, columns))
-    return found.reshape(*lead, rows, columns), wide
+    solution = jax.vmap(solve)(a.reshape(-1, rows, rows), b.reshape(-1, rows, columns))
+    return solution.reshape(*lead, rows, columns), a
 
 
 @lowering("aten.linalg_qr.default")
@@ -234,7 +232,7 @@ def _svd(
 def _pseudoinverse(
     out: OutputInfo, a: Any, *, atol: Any = None, rtol: Any = None, hermitian: bool = False
 ) -> Any:
-    if hermitian:  # of the diagonal the real part counts
+    if hermitian:  # torch ignores the imaginary part of the diagonal
         lower = jnp.tril(a, -1)
         a = lower + _adjoint(lower) + jnp.eye(a.shape[-1], dtype=a.dtype) * jnp.real(a)
     u, s, v = jnp.linalg.svd(a, full_matrices=False)

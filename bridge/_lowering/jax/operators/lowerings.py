@@ -1,16 +1,17 @@
-"""The table of operators, what its functions are told of results, and how dtypes are decided.
+"""The table of lowerings, with the tools that they share: casts, promotion, 16-bit floats.
 
 NOTE [rules of operators]
-A rule takes what torch says of its results, then what the operator takes. Its results are cast to
-the dtypes that torch says; their shapes must be those. Which dtype it computes in is its own
-affair: torch promotes by other rules than JAX, where arrays without axes meet others.
+A lowering takes an `OutputInfo`, what torch says about the results, and then the arguments of the
+operator. Its results must have the shapes that torch says, and are cast to its dtypes. A lowering
+decides itself in which dtype it computes: torch promotes by other rules than JAX, as when arrays
+without axes meet others.
 
 NOTE [16 bits]
-Torch computes with floats of 16 bits in single precision, and rounds results once: numbers of
-Python such as `alpha` are never rounded, squares and sums are not lost. A lowering with
-`compute_in_float32` does the same: its arguments and the dtypes it is told of have 32 bits. It
-costs nothing that XLA would not do: on CPUs XLA computes so itself, on others it fuses conversions.
-Products of matrices and convolutions do without it: there XLA sums up in single precision anyway.
+Torch computes with 16-bit floats in single precision, and rounds results once: Python numbers such
+as `alpha` are never rounded, and squares and sums keep their precision. A lowering with
+`compute_in_float32` does the same: its arguments and the dtypes in its `OutputInfo` have 32 bits.
+This costs nothing: on CPUs XLA computes so itself, on others it fuses the conversions. Products of
+matrices and convolutions do without it, since XLA accumulates these in single precision anyway.
 """
 
 import dataclasses
@@ -28,11 +29,11 @@ from bridge._lowering.user import USER_LOWERINGS, Lowering
 
 @dataclasses.dataclass(frozen=True)
 class OutputInfo:
-    """What torch says of the results of an operator.
+    """What torch says about the results of an operator, for a lowering.
 
     Attributes:
-        specs: Of the results, `None` for what is no array.
-        key: For random numbers, if it draws some.
+        specs: The specs of the results, `None` for a result that is not an array.
+        key: The key for random numbers, if the operator draws any.
     """
 
     specs: Sequence[ArraySpec | None]
@@ -40,17 +41,17 @@ class OutputInfo:
 
     @property
     def spec(self) -> ArraySpec:
-        """Of the first result."""
+        """The spec of the first result."""
         return next(spec for spec in self.specs if spec)
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Of the first result."""
+        """The shape of the first result."""
         return self.spec.shape
 
     @property
     def dtype(self) -> Any:
-        """Of the first result."""
+        """The dtype of the first result."""
         return jnp.dtype(self.spec.dtype)
 
 
@@ -58,7 +59,7 @@ _TABLE: dict[str, Lowering] = {}
 
 
 def lowering(*names: str) -> Callable[[Lowering], Lowering]:
-    """A decorator that adds a rule for these operators: NOTE [rules of operators]."""
+    """Register the lowering of these operators; a decorator: NOTE [rules of operators]."""
 
     def add(rule: Lowering) -> Lowering:
         _TABLE.update(dict.fromkeys(names, rule))
@@ -68,46 +69,46 @@ def lowering(*names: str) -> Callable[[Lowering], Lowering]:
 
 
 def compute_in_float32(rule: Lowering) -> Lowering:
-    """A rule that computes with 32 bits where arrays have floats of 16: NOTE [16 bits]."""
+    """Make a lowering compute 16-bit floats in 32 bits; a decorator: NOTE [16 bits]."""
 
-    def computed(out: OutputInfo, *args: Any, **kwargs: Any) -> Any:
+    def compute(out: OutputInfo, *args: Any, **kwargs: Any) -> Any:
         args, kwargs = jax.tree.map(to_accumulation_dtype, (args, kwargs))
         return rule(
-            OutputInfo([spec and _output_info(spec) for spec in out.specs], out.key),
+            OutputInfo([spec and _with_accumulation_dtype(spec) for spec in out.specs], out.key),
             *args,
             **kwargs,
         )
 
-    return computed
+    return compute
 
 
 def accumulation_dtype(dtype: Any) -> Any:
-    """The dtype in which numbers of a dtype are added up: NOTE [16 bits]."""
-    return jnp.dtype("float32" if jnp.dtype(dtype).name in _SHORT else dtype)
+    """Return the dtype in which numbers of this dtype are added up: NOTE [16 bits]."""
+    return jnp.dtype("float32" if jnp.dtype(dtype).name in _16_BIT_FLOATS else dtype)
 
 
-_SHORT = ("float16", "bfloat16")
+_16_BIT_FLOATS = ("float16", "bfloat16")
 
 
 def to_accumulation_dtype(x: Any) -> Any:
-    """`x` with 32 bits if it is an array with floats of 16."""
+    """Cast `x` to 32 bits if it is an array of 16-bit floats."""
     return cast(x, accumulation_dtype(x.dtype)) if isinstance(x, jax.Array) else x
 
 
-def _output_info(spec: ArraySpec) -> ArraySpec:
+def _with_accumulation_dtype(spec: ArraySpec) -> ArraySpec:
     return dataclasses.replace(spec, dtype=accumulation_dtype(spec.dtype).name)
 
 
 def find_lowering(name: str) -> Lowering | None:
-    """What computes an operator: what the user registered, or what is built in."""
-    theirs = USER_LOWERINGS.get(name)
-    if theirs is None:
+    """Return the lowering of an operator, the user's before ours; `None` if there is none."""
+    user_lowering = USER_LOWERINGS.get(name)
+    if user_lowering is None:
         return _TABLE.get(name)
-    return lambda _, *args, **kwargs: theirs(*args, **kwargs)
+    return lambda _, *args, **kwargs: user_lowering(*args, **kwargs)
 
 
 def cast(x: Any, dtype: Any) -> jax.Array:
-    """`x` in another dtype, as torch converts: the real part of complex numbers."""
+    """Convert `x` to another dtype as torch does: complex numbers lose their imaginary part."""
     x, dtype = jnp.asarray(x), jnp.dtype(dtype)
     if x.dtype == dtype:
         return x
@@ -126,32 +127,31 @@ def _rank(dtype: Any) -> int:
 
 
 def common_dtype(*xs: Any) -> Any:
-    """The dtype that torch compares numbers and arrays in.
+    """Return the dtype in which torch compares numbers and arrays.
 
-    Arrays with axes decide, then arrays without, then numbers: what comes later only matters if it
-    is of a higher kind.
+    Arrays with axes decide, then arrays without, then numbers: a later group only matters if its
+    kind is higher, as complex is higher than floating.
     """
     numbers = [x for x in xs if isinstance(x, (bool, int, float, complex))]
     arrays = [x for x in xs if not isinstance(x, (bool, int, float, complex))]
-    found: Any = None
-    for level in ([x for x in arrays if x.ndim], [x for x in arrays if not x.ndim]):
-        if level:
-            dtype = jnp.result_type(*(x.dtype for x in level)) if len(level) > 1 else level[0].dtype
-            found = (
-                _promote(found, dtype) if found is None or _rank(dtype) > _rank(found) else found
-            )
+    common: Any = None
+    for group in ([x for x in arrays if x.ndim], [x for x in arrays if not x.ndim]):
+        if group:
+            dtype = jnp.result_type(*(x.dtype for x in group)) if len(group) > 1 else group[0].dtype
+            if common is None or _rank(dtype) > _rank(common):
+                common = _promote(common, dtype)
     for number in numbers:
-        dtype = _NUMBERS[type(number)]
-        if found is None or _rank(dtype) > _rank(found):
-            found = _promote(found, dtype)
-    return found
+        dtype = _NUMBER_DTYPES[type(number)]
+        if common is None or _rank(dtype) > _rank(common):
+            common = _promote(common, dtype)
+    return common
 
 
-_NUMBERS = {bool: np.bool_, int: np.int64, float: np.float32, complex: np.complex64}
+_NUMBER_DTYPES = {bool: np.bool_, int: np.int64, float: np.float32, complex: np.complex64}
 
 
-def _promote(found: Any, dtype: Any) -> Any:
-    """The dtype of what is of a higher kind than what was found, whose precision decides."""
-    if found is None or not jnp.issubdtype(found, jnp.floating):
+def _promote(common: Any, dtype: Any) -> Any:
+    """Return a dtype of the kind of `dtype`, with the precision of `common` if it has one."""
+    if common is None or not jnp.issubdtype(common, jnp.floating):
         return dtype
-    return np.complex128 if found == np.float64 else np.complex64
+    return np.complex128 if common == np.float64 else np.complex64

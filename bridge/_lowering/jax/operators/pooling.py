@@ -1,4 +1,4 @@
-"""Pooling over windows, and resampling of images."""
+"""Operators that pool over windows, with gradients of padding by repetition."""
 
 import dataclasses
 import functools
@@ -17,7 +17,7 @@ Sizes = Sequence[int]
 
 
 def _windows(rank: int, x: Any, kernel: Sizes, stride: Sizes, padding: Sizes) -> tuple[Sizes, ...]:
-    """Sizes for each of the pooled axes; without a stride windows lie side by side."""
+    """Return sizes for each of the pooled axes; without a stride, windows lie side by side."""
     kernel = _each(kernel, rank)
     return kernel, _each(stride, rank) if stride else kernel, _each(padding or (0,), rank)
 
@@ -27,12 +27,14 @@ def _each(sizes: Sizes | int, rank: int) -> Sizes:
     return sizes * rank if len(sizes) == 1 else sizes
 
 
-def _sides(sizes: Sizes, found: Sizes, kernel: Sizes, stride: Sizes, padding: Sizes) -> list[Any]:
-    """Padding on both sides, as much as the windows need that torch finds."""
-    row: list[Any] = []
-    for n, m, k, s, p in zip(sizes, found, kernel, stride, padding, strict=True):
-        row.append((p, max((m - 1) * s + k - n - p, 0)))
-    return row
+def _sides(
+    sizes: Sizes, output_sizes: Sizes, kernel: Sizes, stride: Sizes, padding: Sizes
+) -> list[Any]:
+    """Return the padding on both sides that windows need for as many outputs as torch says."""
+    sides: list[Any] = []
+    for n, m, k, s, p in zip(sizes, output_sizes, kernel, stride, padding, strict=True):
+        sides.append((p, max((m - 1) * s + k - n - p, 0)))
+    return sides
 
 
 def _max_pool(
@@ -47,20 +49,22 @@ def _max_pool(
 ) -> tuple[Any, Any]:
     kernel, stride, padding = _windows(rank, x, kernel, stride, padding)
     dilation = _each(dilation, rank)
-    wide = [d * (k - 1) + 1 for d, k in zip(dilation, kernel, strict=True)]
-    found, sizes = out.shape[-rank:], x.shape[-rank:]
-    sides = _sides(sizes, found, wide, stride, padding)
+    extents = [d * (k - 1) + 1 for d, k in zip(dilation, kernel, strict=True)]
+    output_sizes, sizes = out.shape[-rank:], x.shape[-rank:]
+    sides = _sides(sizes, output_sizes, extents, stride, padding)
     least = -jnp.inf if jnp.issubdtype(x.dtype, jnp.inexact) else jnp.iinfo(x.dtype).min
     places = jnp.arange(math.prod(sizes)).reshape(sizes)
     padded = _pad(x, sides, jnp.asarray(least, x.dtype))
     padded_places = _pad(places, sides, jnp.asarray(-1, places.dtype))
     offsets = list(np.ndindex(*kernel))
-    cut = functools.partial(_cut, found=found, stride=stride, dilation=dilation)
+    cut = functools.partial(_cut, output_sizes=output_sizes, stride=stride, dilation=dilation)
     rows = jnp.stack([cut(padded, at) for at in offsets])
     row_places = jnp.stack([cut(padded_places, at) for at in offsets])
-    # A place in the padding is never the first of the largest: where all are -inf, say.
+    # A position in the padding never counts as the first maximum, even if all elements are -inf.
     inside = row_places >= 0
-    best = jnp.where(rows == rows.max(0), inside.reshape(-1, *(1,) * (x.ndim - rank), *found), 0)
+    best = jnp.where(
+        rows == rows.max(0), inside.reshape(-1, *(1,) * (x.ndim - rank), *output_sizes), 0
+    )
     best = jnp.where(jnp.isnan(rows), 1, best)
     first = jnp.argmax(best, 0)
     at = jnp.broadcast_to(jnp.expand_dims(row_places, range(1, 1 + x.ndim - rank)), rows.shape)
@@ -72,17 +76,17 @@ def _pad(x: Any, sides: Sequence[Any], value: Any) -> Any:
     return lax.pad(x, value, rows)
 
 
-def _cut(x: Any, at: Sizes, *, found: Sizes, stride: Sizes, dilation: Sizes) -> Any:
-    """What all windows have at one place of theirs."""
-    rank = len(found)
+def _cut(x: Any, at: Sizes, *, output_sizes: Sizes, stride: Sizes, dilation: Sizes) -> Any:
+    """Return the elements at one position of each window."""
+    rank = len(output_sizes)
     start = [d * i for d, i in zip(dilation, at, strict=True)]
-    stop = [b + (m - 1) * s + 1 for b, m, s in zip(start, found, stride, strict=True)]
-    slices = [slice(*row) for row in zip(start, stop, stride, strict=True)]
+    stop = [b + (m - 1) * s + 1 for b, m, s in zip(start, output_sizes, stride, strict=True)]
+    slices = [slice(*bounds) for bounds in zip(start, stop, stride, strict=True)]
     return x[(..., *slices)] if rank else x
 
 
-def _max_pool_backward(rank: int, out: OutputInfo, gradient: Any, x: Any, *how: Any) -> Any:
-    places = how[-1]
+def _max_pool_backward(rank: int, out: OutputInfo, gradient: Any, x: Any, *options: Any) -> Any:
+    places = options[-1]
     lead = x.shape[: x.ndim - rank]
     rows, count = math.prod(lead), math.prod(x.shape[-rank:])
     empty = jnp.zeros((rows, count), out.dtype)
@@ -102,9 +106,9 @@ def _avg_pool(
     divisor_override: int | None = None,
 ) -> Any:
     kernel, stride, padding = _windows(rank, x, kernel, stride, padding)
-    found, sizes = out.shape[-rank:], x.shape[-rank:]
-    sides = _sides(sizes, found, kernel, stride, padding)
-    total = _sums(_pad(x, sides, jnp.zeros((), x.dtype)), kernel, stride, found)
+    output_sizes, sizes = out.shape[-rank:], x.shape[-rank:]
+    sides = _sides(sizes, output_sizes, kernel, stride, padding)
+    total = _sums(_pad(x, sides, jnp.zeros((), x.dtype)), kernel, stride, output_sizes)
     if divisor_override:
         return total / divisor_override
     counted = np.ones(sizes)
@@ -112,21 +116,24 @@ def _avg_pool(
         counted = np.pad(counted, [(p, p) for p in padding], constant_values=1)
         sides = [(0, max(high - p, 0)) for (_, high), p in zip(sides, padding, strict=True)]
     counts = _sums(
-        _pad(jnp.asarray(counted, x.dtype), sides, jnp.zeros((), x.dtype)), kernel, stride, found
+        _pad(jnp.asarray(counted, x.dtype), sides, jnp.zeros((), x.dtype)),
+        kernel,
+        stride,
+        output_sizes,
     )
     return total / counts
 
 
-def _sums(x: Any, kernel: Sizes, stride: Sizes, found: Sizes) -> Any:
+def _sums(x: Any, kernel: Sizes, stride: Sizes, output_sizes: Sizes) -> Any:
     lead = (1,) * (x.ndim - len(kernel))
     zero = np.zeros((), x.dtype)  # a constant that JAX knows, as it has to for a transpose
     sums = lax.reduce_window(x, zero, lax.add, (*lead, *kernel), (*lead, *stride), "VALID")
-    return sums[(..., *(slice(n) for n in found))]
+    return sums[(..., *(slice(n) for n in output_sizes))]
 
 
-def _avg_pool_backward(rank: int, out: OutputInfo, gradient: Any, x: Any, *how: Any) -> Any:
+def _avg_pool_backward(rank: int, out: OutputInfo, gradient: Any, x: Any, *options: Any) -> Any:
     pooled = OutputInfo([dataclasses.replace(out.spec, shape=gradient.shape)])
-    return jax.linear_transpose(lambda x: _avg_pool(rank, pooled, x, *how), x)(gradient)[0]
+    return jax.linear_transpose(lambda x: _avg_pool(rank, pooled, x, *options), x)(gradient)[0]
 
 
 for _rank in (1, 2, 3):
@@ -140,10 +147,10 @@ for _rank in (1, 2, 3):
         lowering(f"aten.{_name}.default")(compute_in_float32(functools.partial(_compute, _rank)))
 
 
-def _even(size: int, count: int) -> tuple[np.ndarray, np.ndarray]:
-    """The places of as many windows, which divide an axis evenly, and their lengths.
+def _even_windows(size: int, count: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return positions and lengths of `count` windows that divide an axis evenly.
 
-    A window that is shorter than others has its last place several times.
+    A window that is shorter than others repeats its last position.
     """
     ends = [(i * size // count, -(-(i + 1) * size // count)) for i in range(count)]
     lengths = np.array([stop - start for start, stop in ends])
@@ -155,7 +162,7 @@ def _adaptive_max(rank: int, out: OutputInfo, x: Any, sizes: Sizes) -> tuple[Any
     lead, axes = x.ndim - rank, x.shape[x.ndim - rank :]
     places = jnp.arange(math.prod(axes)).reshape(axes)
     for i, count in enumerate(sizes):  # a window's axes follow one another at the end
-        at, _ = _even(axes[i], count)
+        at, _ = _even_windows(axes[i], count)
         x = jnp.moveaxis(jnp.take(x, at, lead + i), lead + i + 1, -1)
         places = jnp.moveaxis(jnp.take(places, at, i), i + 1, -1)
     x = x.reshape(*x.shape[: lead + rank], -1)
@@ -171,9 +178,9 @@ for _rank in (2, 3):
 
 
 def _means(x: Any, axis: int, count: int) -> Any:
-    """The means of as many windows, which divide an axis evenly."""
-    places, lengths = _even(x.shape[axis], count)
-    # No window is a sum with weights 0: what is infinite elsewhere is nothing to it.
+    """Return the means of `count` windows that divide an axis evenly."""
+    places, lengths = _even_windows(x.shape[axis], count)
+    # Not a product with weights: 0 times infinity would be NaN.
     inside = np.arange(places.shape[1]) < lengths[:, None]
     inside = inside.reshape(count, -1, *(1,) * (x.ndim - 1 - axis))
     windows = jnp.take(x, places, axis)
@@ -200,8 +207,8 @@ for _rank in (2, 3):
     )
 
 
-def _clipped(sizes: Sizes, padding: Sizes) -> list[np.ndarray]:
-    """For each of the last axes the places that are repeated beyond its ends."""
+def _clipped_positions(sizes: Sizes, padding: Sizes) -> list[np.ndarray]:
+    """Return, for each of the last axes, the positions that padding by repetition reads."""
     pairs = list(zip(padding[::2], padding[1::2], strict=True))[::-1]
     return [
         np.clip(np.arange(-low, n + high), 0, n - 1)
@@ -209,12 +216,14 @@ def _clipped(sizes: Sizes, padding: Sizes) -> list[np.ndarray]:
     ]
 
 
-def _replicated_backward(rank: int, out: OutputInfo, gradient: Any, x: Any, padding: Sizes) -> Any:
-    places = np.ix_(*_clipped(x.shape[-rank:], padding))
+def _replication_pad_backward(
+    rank: int, out: OutputInfo, gradient: Any, x: Any, padding: Sizes
+) -> Any:
+    places = np.ix_(*_clipped_positions(x.shape[-rank:], padding))
     return jnp.zeros(out.shape, out.dtype).at[(..., *places)].add(gradient)
 
 
 for _rank in (1, 2, 3):
     lowering(f"aten.replication_pad{_rank}d_backward.default")(
-        compute_in_float32(functools.partial(_replicated_backward, _rank))
+        compute_in_float32(functools.partial(_replication_pad_backward, _rank))
     )

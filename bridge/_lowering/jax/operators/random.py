@@ -1,4 +1,4 @@
-"""Random numbers that follow from a key, from the distributions of torch."""
+"""Operators that draw random numbers, from a key."""
 
 from typing import Any
 
@@ -16,12 +16,12 @@ from bridge._lowering.jax.operators.lowerings import (
 
 
 def _uniform(out: OutputInfo) -> Any:
-    """Numbers from 0 to 1, which is not one of them."""
-    found = jax.random.uniform(out.key, out.shape, accumulation_dtype(out.dtype))
-    if found.dtype == out.dtype:
-        return found
+    """Draw numbers from 0 to 1, excluding 1."""
+    numbers = jax.random.uniform(out.key, out.shape, accumulation_dtype(out.dtype))
+    if numbers.dtype == out.dtype:
+        return numbers
     steps = 2.0 ** (jnp.finfo(out.dtype).nmant + 1)  # the largest would be rounded to 1
-    return jnp.floor(found * steps) / steps
+    return jnp.floor(numbers * steps) / steps
 
 
 @lowering("aten.rand.default", "aten.rand_like.default", "aten.rand.generator")
@@ -73,9 +73,9 @@ def _bernoulli(out: OutputInfo, x: Any, p: Any = None, **_: Any) -> Any:
 def _dropout(out: OutputInfo, x: Any, p: float, train: bool | None) -> tuple[Any, Any]:
     if train is False:
         return x, jnp.ones(x.shape, bool)
-    kept = jax.random.uniform(out.key, out.shape, "float32") < 1 - p
+    mask = jax.random.uniform(out.key, out.shape, "float32") < 1 - p
     scale = 0.0 if p == 1 else 1 / (1 - p)
-    return jnp.where(kept, x * cast(scale, x.dtype), 0), kept
+    return jnp.where(mask, x * cast(scale, x.dtype), 0), mask
 
 
 @lowering("aten.randint.default", "aten.randint_like.default")
@@ -117,7 +117,7 @@ def _multinomial(
     replacement: bool = False,
     **_: Any,
 ) -> Any:
-    # The largest of Gumbel's numbers, shifted by logarithms of weights, is drawn by weight.
+    # Gumbel-max: the argmax of log weights plus Gumbel noise is drawn in proportion to the weights.
     shape = weights.shape if not replacement else (*weights.shape[:-1], count, weights.shape[-1])
     noise = jax.random.gumbel(out.key, shape, weights.dtype)
     chances = jnp.log(weights)

@@ -1,4 +1,4 @@
-"""Images sampled at the points of a grid, and the gradients of that."""
+"""Operators that sample images at the points of a grid."""
 
 import functools
 import itertools
@@ -15,10 +15,10 @@ _LINEAR, _NEAREST, _CUBIC = range(3)  # interpolations and paddings, by torch's 
 _ZEROS, _BORDER, _REFLECTION = range(3)
 
 
-def _sampled(rank: int, x: Any, grid: Any, mode: int, padding: int, aligned: bool) -> Any:
-    """What an image has at points, whose last coordinate comes first, from -1 to 1."""
+def _sample(rank: int, x: Any, grid: Any, mode: int, padding: int, aligned: bool) -> Any:
+    """Sample an image at points with coordinates from -1 to 1, the last coordinate first."""
     sizes = x.shape[-rank:]
-    points = [_unscaled(grid[..., rank - 1 - i], sizes[i], aligned) for i in range(rank)]
+    points = [_unscale(grid[..., rank - 1 - i], sizes[i], aligned) for i in range(rank)]
     inside = functools.partial(_inside, padding=padding, aligned=aligned)
     if mode != _CUBIC:
         points = [inside(p, n) for p, n in zip(points, sizes, strict=True)]
@@ -33,33 +33,35 @@ def _sampled(rank: int, x: Any, grid: Any, mode: int, padding: int, aligned: boo
         places = [start + first + step for start, step in zip(starts, steps, strict=True)]
         if mode == _CUBIC:
             places = [inside(p, n) for p, n in zip(places, sizes, strict=True)]
-        weight = math.prod(row[step] for row, step in zip(weights, steps, strict=True))
+        weight = math.prod(
+            axis_weights[step] for axis_weights, step in zip(weights, steps, strict=True)
+        )
         total += _read(x, places) * jnp.expand_dims(weight, 1)
     return total
 
 
-def _unscaled(p: Any, size: int, aligned: bool) -> Any:
+def _unscale(p: Any, size: int, aligned: bool) -> Any:
     return (p + 1) / 2 * (size - 1) if aligned else ((p + 1) * size - 1) / 2
 
 
 def _inside(p: Any, size: int, *, padding: int, aligned: bool) -> Any:
-    """Coordinates within an image where there is a padding that brings them there."""
+    """Return coordinates moved into the image as the padding asks."""
     if padding == _ZEROS:
         return p
     if padding == _REFLECTION:
         low, high = (0, size - 1) if aligned else (-0.5, size - 0.5)
-        p = _reflected(p, low, high - low)
-    # Where nothing is left of a coordinate, at an edge too, nothing depends on it.
+        p = _reflect(p, low, high - low)
+    # A coordinate that is clipped has no gradient, at the edge either.
     return jnp.where((p > 0) & (p < size - 1), p, jax.lax.stop_gradient(jnp.clip(p, 0, size - 1)))
 
 
-def _reflected(p: Any, low: float, span: float) -> Any:
+def _reflect(p: Any, low: float, span: float) -> Any:
     if not span:
         return jnp.zeros_like(p)
-    away = p - low
-    away = jnp.where(away < 0, -away, away)
-    flips = jax.lax.stop_gradient(jnp.floor(away / span))
-    rest = away - flips * span
+    distance = p - low
+    distance = jnp.where(distance < 0, -distance, distance)
+    flips = jax.lax.stop_gradient(jnp.floor(distance / span))
+    rest = distance - flips * span
     return jnp.where(flips % 2 == 0, rest, span - rest) + low
 
 
@@ -68,7 +70,7 @@ def _linear(t: Any) -> Sequence[Any]:
 
 
 def _cubic(t: Any) -> Sequence[Any]:
-    """Keys's weights of the four points around one."""
+    """Return the weights of cubic convolution (Keys, 1981) of the four points around one."""
     a = -0.75
     near = lambda s: ((a + 2) * s - (a + 3)) * s * s + 1
     far = lambda s: ((a * s - 5 * a) * s + 8 * a) * s - 4 * a
@@ -76,20 +78,20 @@ def _cubic(t: Any) -> Sequence[Any]:
 
 
 def _read(x: Any, places: Sequence[Any]) -> Any:
-    """What all channels have at whole coordinates, 0 outside of the image."""
+    """Read all channels at whole coordinates; 0 outside of the image."""
     sizes = x.shape[-len(places) :]
     within, at = jnp.ones(places[0].shape, bool), jnp.zeros(places[0].shape, "int64")
     for place, size in zip(places, sizes, strict=True):
         within &= (place >= 0) & (place <= size - 1)
         at = at * size + jnp.clip(place, 0, size - 1).astype("int64")
     flat = x.reshape(*x.shape[:2], -1)
-    found = jnp.take_along_axis(flat, at.reshape(at.shape[0], 1, -1), -1)
-    found = found.reshape(*x.shape[:2], *at.shape[1:])
-    return jnp.where(within[:, None], found, 0)
+    values = jnp.take_along_axis(flat, at.reshape(at.shape[0], 1, -1), -1)
+    values = values.reshape(*x.shape[:2], *at.shape[1:])
+    return jnp.where(within[:, None], values, 0)
 
 
-def _sampler(rank: int, out: OutputInfo, x: Any, grid: Any, *how: Any) -> Any:
-    return _sampled(rank, x, grid, *how)
+def _sampler(rank: int, out: OutputInfo, x: Any, grid: Any, *options: Any) -> Any:
+    return _sample(rank, x, grid, *options)
 
 
 def _sampler_backward(
@@ -103,7 +105,7 @@ def _sampler_backward(
     aligned: bool,
     mask: Sequence[bool],
 ) -> tuple[Any, Any]:
-    compute = lambda x, grid: _sampled(rank, x, grid, mode, padding, aligned)
+    compute = lambda x, grid: _sample(rank, x, grid, mode, padding, aligned)
     by_image, by_grid = jax.vjp(compute, x, grid)[1](gradient)
     return by_image if mask[0] else None, by_grid if mask[1] else None
 

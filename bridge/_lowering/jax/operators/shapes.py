@@ -1,4 +1,4 @@
-"""Operators that view, join and take apart arrays."""
+"""Operators that view, join and split arrays."""
 
 import math
 from collections.abc import Sequence
@@ -50,7 +50,7 @@ def _broadcast_in_dim(out: OutputInfo, x: Any, shape: Sequence[int], axes: Seque
 
 
 def _bounds(size: int, start: int | None, end: int | None) -> tuple[int, int]:
-    """Where a slice begins and ends, counted from the front."""
+    """Return start and stop of a slice, counted from the front."""
     begin, stop, _ = slice(start, end).indices(size)
     return begin, max(begin, stop)
 
@@ -119,7 +119,7 @@ def _unbind(out: OutputInfo, x: Any, dim: int = 0) -> list[Any]:
 
 @lowering("aten.cat.default")
 def _cat(out: OutputInfo, xs: Sequence[Any], dim: int = 0) -> Any:
-    # An empty tensor of one axis, whatever the others are like, is nothing to torch.
+    # Torch ignores an empty tensor of one axis, whatever the shape of the others.
     rows = [cast(x, out.dtype) for x in xs if x.shape != (0,) or len(out.shape) == 1]
     return jnp.concatenate(rows, dim) if rows else jnp.zeros(out.shape, out.dtype)
 
@@ -154,7 +154,7 @@ def _diagonal_scatter(
     out: OutputInfo, x: Any, y: Any, offset: int = 0, dim1: int = 0, dim2: int = 1
 ) -> Any:
     where = jnp.diagonal(_positions(x.shape), offset, dim1, dim2)
-    return _written(x, where, y)
+    return _write(x, where, y)
 
 
 @lowering("aten.diagonal_backward.default")
@@ -168,27 +168,27 @@ def _positions(shape: Sequence[int]) -> Any:
     return jnp.arange(math.prod(shape)).reshape(shape)
 
 
-def _written(x: Any, positions: Any, y: Any) -> Any:
-    """`x` with `y` at these positions of its elements, counted row by row."""
+def _write(x: Any, positions: Any, y: Any) -> Any:
+    """Write `y` into `x` at these positions of its elements, counted row by row."""
     return x.reshape(-1).at[positions].set(cast(y, x.dtype)).reshape(x.shape)
 
 
-def _at(size: Sequence[int], stride: Sequence[int], offset: int | None) -> Any:
-    """Positions in memory of the elements of a tensor."""
+def _memory_positions(size: Sequence[int], stride: Sequence[int], offset: int | None) -> Any:
+    """Return the positions in memory of the elements of a tensor."""
     steps = [np.arange(n) * by for n, by in zip(size, stride, strict=True)]
     return sum(np.ix_(*steps), np.array(offset or 0)) if steps else np.array(offset or 0)
 
 
 @lowering("aten.as_strided.default")
 def _as_strided(out: OutputInfo, x: Any, size: Any, stride: Any, offset: int | None = None) -> Any:
-    return x.reshape(-1)[_at(size, stride, offset)]
+    return x.reshape(-1)[_memory_positions(size, stride, offset)]
 
 
 @lowering("aten.as_strided_scatter.default")
 def _as_strided_scatter(
     out: OutputInfo, x: Any, y: Any, size: Any, stride: Any, offset: int | None = None
 ) -> Any:
-    return _written(x, _at(size, stride, offset), y)
+    return _write(x, _memory_positions(size, stride, offset), y)
 
 
 @lowering("aten.tril.default")

@@ -1,4 +1,4 @@
-"""Operators that sort, and those that look for places in what is sorted."""
+"""Operators that sort arrays, or search sorted ones."""
 
 from typing import Any
 
@@ -8,13 +8,13 @@ from jax import lax
 from bridge._lowering.jax.operators.lowerings import OutputInfo, cast, lowering
 
 
-def _ordered(x: Any, dim: int, *, descending: bool) -> tuple[Any, Any]:
-    """Values and places, equal ones in the order in which they were; NaN is largest."""
+def _sort_along(x: Any, dim: int, *, descending: bool) -> tuple[Any, Any]:
+    """Sort stably; return values and their old positions. NaN counts as the largest."""
     if not x.ndim:
         return x, jnp.zeros((), "int64")
     axis = dim % x.ndim
     places = lax.broadcasted_iota("int64", x.shape, axis)
-    if descending:  # backwards before and after, so that equal ones keep their order
+    if descending:  # flipped before and after, so that equal elements keep their order
         x, places = jnp.flip(x, axis), jnp.flip(places, axis)
     values, places = lax.sort((x, places), dimension=axis, is_stable=True, num_keys=1)
     if descending:
@@ -24,7 +24,7 @@ def _ordered(x: Any, dim: int, *, descending: bool) -> tuple[Any, Any]:
 
 @lowering("aten.sort.default")
 def _sort(out: OutputInfo, x: Any, dim: int = -1, descending: bool = False) -> tuple[Any, Any]:
-    return _ordered(x, dim, descending=descending)
+    return _sort_along(x, dim, descending=descending)
 
 
 @lowering("aten.sort.stable")
@@ -36,12 +36,12 @@ def _sort_stably(
     dim: int = -1,
     descending: bool = False,
 ) -> tuple[Any, Any]:
-    return _ordered(x, dim, descending=descending)
+    return _sort_along(x, dim, descending=descending)
 
 
 @lowering("aten.argsort.default")
 def _argsort(out: OutputInfo, x: Any, dim: int = -1, descending: bool = False) -> Any:
-    return _ordered(x, dim, descending=descending)[1]
+    return _sort_along(x, dim, descending=descending)[1]
 
 
 @lowering("aten.topk.default")
@@ -53,7 +53,7 @@ def _topk(
     largest: bool = True,
     *_: Any,
 ) -> tuple[Any, Any]:
-    values, places = _ordered(x, dim, descending=largest)
+    values, places = _sort_along(x, dim, descending=largest)
     if not x.ndim:
         return values, places
     return tuple(lax.slice_in_dim(y, 0, k, axis=dim % x.ndim) for y in (values, places))  # pyright: ignore[reportReturnType]
@@ -61,11 +61,11 @@ def _topk(
 
 @lowering("aten.kthvalue.default")
 def _kthvalue(out: OutputInfo, x: Any, k: int, dim: int = -1, *_: Any) -> tuple[Any, ...]:
-    found = _ordered(x, dim, descending=False)
-    return tuple(_picked(y, k - 1, dim).reshape(out.shape) for y in found)
+    pair = _sort_along(x, dim, descending=False)
+    return tuple(_pick(y, k - 1, dim).reshape(out.shape) for y in pair)
 
 
-def _picked(x: Any, k: int, dim: int) -> Any:
+def _pick(x: Any, k: int, dim: int) -> Any:
     return lax.index_in_dim(x, k, dim % x.ndim, keepdims=False) if x.ndim else x
 
 
@@ -78,15 +78,15 @@ def _median(out: OutputInfo, x: Any) -> Any:
 
 @lowering("aten.median.dim")
 def _median_along(out: OutputInfo, x: Any, dim: int, *_: Any) -> tuple[Any, ...]:
-    values, places = _ordered(x, dim, descending=False)
+    values, places = _sort_along(x, dim, descending=False)
     middle = (x.shape[dim] - 1) // 2 if x.ndim else 0
     missing = jnp.isnan(values)
     first = jnp.argmax(missing, dim, keepdims=True) if x.ndim else 0
     at = jnp.where(missing.any(dim, keepdims=True), first, middle) if x.ndim else 0
     if not x.ndim:
         return values, places
-    found = (jnp.take_along_axis(y, at, dim) for y in (values, places))
-    return tuple(y.reshape(out.shape) for y in found)
+    pair = (jnp.take_along_axis(y, at, dim) for y in (values, places))
+    return tuple(y.reshape(out.shape) for y in pair)
 
 
 @lowering("aten.nanmedian.default")
@@ -98,13 +98,13 @@ def _nanmedian(out: OutputInfo, x: Any) -> Any:
 
 @lowering("aten.nanmedian.dim")
 def _nanmedian_along(out: OutputInfo, x: Any, dim: int, *_: Any) -> tuple[Any, ...]:
-    values, places = _ordered(x, dim, descending=False)
+    values, places = _sort_along(x, dim, descending=False)
     if not x.ndim:
         return values, places
     count = (~jnp.isnan(values)).sum(dim, keepdims=True)
     at = jnp.maximum(count - 1, 0) // 2
-    found = (jnp.take_along_axis(y, at, dim) for y in (values, places))
-    return tuple(y.reshape(out.shape) for y in found)
+    pair = (jnp.take_along_axis(y, at, dim) for y in (values, places))
+    return tuple(y.reshape(out.shape) for y in pair)
 
 
 @lowering("aten.histc.default")
@@ -120,7 +120,7 @@ def _histogram(out: OutputInfo, x: Any, bins: int = 100, min: Any = 0, max: Any 
 @lowering("aten.searchsorted.Tensor", "aten.searchsorted.Scalar")
 def _searchsorted(
     out: OutputInfo,
-    row: Any,
+    boundaries: Any,
     x: Any,
     *,
     right: bool = False,
@@ -128,24 +128,24 @@ def _searchsorted(
     sorter: Any = None,
     **_: Any,
 ) -> Any:
-    row = row if sorter is None else jnp.take_along_axis(row, sorter, -1)
-    return _bisected(row, jnp.asarray(x), right=side == "right" if side else right)
+    boundaries = boundaries if sorter is None else jnp.take_along_axis(boundaries, sorter, -1)
+    return _bisect(boundaries, jnp.asarray(x), right=side == "right" if side else right)
 
 
 @lowering("aten.bucketize.Tensor", "aten.bucketize.Scalar")
-def _bucketize(out: OutputInfo, x: Any, row: Any, *, right: bool = False, **_: Any) -> Any:
-    return _bisected(row, jnp.asarray(x), right=right)
+def _bucketize(out: OutputInfo, x: Any, boundaries: Any, *, right: bool = False, **_: Any) -> Any:
+    return _bisect(boundaries, jnp.asarray(x), right=right)
 
 
-def _bisected(row: Any, x: Any, *, right: bool) -> Any:
-    """Where `x` would stand in a row, by torch's steps: NaN, too, leads to where those lead."""
-    size = row.shape[-1]
+def _bisect(boundaries: Any, x: Any, *, right: bool) -> Any:
+    """Return where `x` belongs among boundaries, in the steps of torch, which matter for NaN."""
+    size = boundaries.shape[-1]
 
     def step(_: Any, ends: Any) -> Any:
         low, high = ends
         middle = (low + high) // 2
         at = jnp.minimum(middle, size - 1)
-        y = row[at] if row.ndim == 1 else jnp.take_along_axis(row, at, -1)
+        y = boundaries[at] if boundaries.ndim == 1 else jnp.take_along_axis(boundaries, at, -1)
         after, open_ = ~(y > x if right else y >= x), low < high
         return jnp.where(open_ & after, middle + 1, low), jnp.where(open_ & ~after, middle, high)
 

@@ -1,4 +1,4 @@
-"""Operators of one array that go element by element."""
+"""Elementwise operators of one array."""
 
 import math
 from collections.abc import Callable
@@ -38,7 +38,7 @@ def _digamma(x: Any) -> Any:
 
 
 def _erfcx(x: Any) -> Any:
-    """exp(x**2) erfc(x), by its asymptotic series before erfc is lost."""
+    """Return exp(x**2) erfc(x), by its asymptotic series where erfc would underflow."""
     far = 5 if x.dtype == jnp.float32 else 10
     z = 1 / (2 * jnp.where(x > far, x, 1) ** 2)
     series = jnp.ones_like(x)
@@ -129,10 +129,10 @@ def _gelu(out: OutputInfo, x: Any, *, approximate: str = "none") -> Any:
 @lowering("aten.special_zeta.self_scalar", "prims.zeta.default")
 @compute_in_float32
 def _zeta(out: OutputInfo, x: Any, q: Any) -> Any:
-    """Hurwitz's zeta function, the sum of (q + k)**-x, in three where q < 0: XLA is wrong there.
+    """Return Hurwitz's zeta function, the sum of (q + k)**-x. XLA is wrong where q < 0.
 
-    Powers of negative numbers are, but for their signs, those of the zeta function from the
-    distance of q to the integer above, without those that are further away than q itself.
+    The terms with q + k < 0 are, up to their sign, those of the zeta function from the distance
+    between q and the integer above, without the terms from 1 - q on.
     """
     x, q = jnp.broadcast_arrays(cast(x, out.dtype), cast(q, out.dtype))
     below = q < 0
@@ -152,9 +152,9 @@ def _polygamma(out: OutputInfo, n: int, x: Any) -> Any:
     x = cast(x, out.dtype)
     if n == 0:
         return _digamma(x)
-    found = (-1) ** (n + 1) * float(math.factorial(n)) * _zeta(out, n + 1, x)
-    # Torch has limits for the first alone, whose last is none.
-    return jnp.where(jnp.isinf(x), jnp.where(x > 0, 0, jnp.nan), found) if n == 1 else found
+    value = (-1) ** (n + 1) * float(math.factorial(n)) * _zeta(out, n + 1, x)
+    # Torch returns limits at infinity for n = 1 only, and NaN at -inf.
+    return jnp.where(jnp.isinf(x), jnp.where(x > 0, 0, jnp.nan), value) if n == 1 else value
 
 
 @lowering("aten.tanh_backward.default")
