@@ -2,8 +2,8 @@
 
 NOTE [errors keep their class]
 XLA turns an error into a text, and raises an error of its own with that text. If a call is compiled
-alone, outside of `jax.jit`, and XLA made it on the thread that waits for it, we have the original
-and raise that.
+alone, outside of `jax.jit`, and XLA made it on the thread that waits for it, the original is known
+and raised.
 """
 
 import threading

@@ -64,8 +64,8 @@ def _gcd(x: Any, y: Any) -> Any:
 def _lcm(x: Any, y: Any) -> Any:
     """Return the least common multiple, as C computes it: small integers multiply in 32 bits."""
     shared = _gcd(x, y)
-    dtype_ = jnp.promote_types(x.dtype, jnp.int32)
-    x, y, divisor = (z.astype(dtype_) for z in (x, y, jnp.where(shared == 0, 1, shared)))
+    int_dtype = jnp.promote_types(x.dtype, jnp.int32)
+    x, y, divisor = (z.astype(int_dtype) for z in (x, y, jnp.where(shared == 0, 1, shared)))
     return jnp.where(shared == 0, 0, jnp.abs(lax.div(x, divisor) * y))
 
 

@@ -80,9 +80,9 @@ def _iota(out: OutputInfo, length: int, *, start: Any, step: Any, **_: Any) -> A
 def _steps(out: OutputInfo, start: Any, step: Any) -> Any:
     if jnp.issubdtype(out.dtype, jnp.integer):  # torch converts before it counts
         start, step = int(start), int(step)
-    dtype_ = jnp.float64 if isinstance(start, float) or isinstance(step, float) else jnp.int64
-    n = lax.iota(dtype_, out.shape[0])
-    return cast(cast(start, dtype_) + n * cast(step, dtype_), out.dtype)
+    count_dtype = jnp.float64 if isinstance(start, float) or isinstance(step, float) else jnp.int64
+    n = lax.iota(count_dtype, out.shape[0])
+    return cast(cast(start, count_dtype) + n * cast(step, count_dtype), out.dtype)
 
 
 @lowering("aten.linspace.default")

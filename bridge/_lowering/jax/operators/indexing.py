@@ -1,4 +1,4 @@
-"""Operators that read and write at positions arrays by arrays of integers.
+"""Operators that read and write at positions that arrays of integers hold.
 
 NOTE [out of bounds]
 Torch raises for an index that is out of bounds, which a program of XLA cannot do. A read there
