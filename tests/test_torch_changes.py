@@ -9,7 +9,7 @@ jax = pytest.importorskip("jax")
 torch = pytest.importorskip("torch")
 jnp = jax.numpy
 
-from bridge import ArgumentError, NoValuesError, torch2jax  # noqa: E402
+from bridge import ArgumentError, NoRuleError, NoValuesError, torch2jax  # noqa: E402
 
 X = np.array([0.5, -1.25, 2.0], "float32")
 TOTAL = torch.ones(())
@@ -361,6 +361,14 @@ def test_memory_that_is_written_to_past_torch_runs_anew(make):
     for _ in range(3):
         np.testing.assert_allclose(there(jnp.asarray(X)), native(torch.tensor(X)), rtol=1e-6)
         assert torch.equal(read(), other())
+
+
+@pytest.mark.parametrize("lower", ["ffi", "xla"])
+def test_a_gradient_that_is_accumulated_is_refused(lower):
+    function, read = accumulated()
+    with pytest.raises(NoRuleError, match=r"`.backward\(\)` in it adds to the `.grad` of tensors"):
+        torch2jax(function, lower=lower)(jnp.asarray(X))
+    assert read() is None
 
 
 NEVER = [

@@ -101,6 +101,8 @@ def trace(
         fakes = fake_tensors(primals)
         module = export(outputs, fakes, joint=False)
         _check_constants(module, name)
+        if trial.accumulated:
+            raise NoRuleError(f"{name} cannot be captured as a graph: {ACCUMULATES}")
         for x in tensors_read_again(outputs, fakes, trial):
             raise _kept_error(name, x)
         simplify(module)

@@ -46,14 +46,17 @@ class Trial:
 
     Attributes:
         kept: Whether one of them has left tensors without values where the next may find them.
+        accumulated: Whether one of them has added to the gradient of a captured tensor.
     """
 
     kept = False
+    accumulated = False
     _goes_on = False
 
     def __init__(self) -> None:
         self._states: dict[int, tuple[Any, TrialState]] = {}
         self._memory: dict[int, tuple[torch.UntypedStorage, torch.UntypedStorage]] = {}
+        self._gradients: list[tuple[torch.Tensor, torch.Tensor | None]] = []
         self._attributes: dict[int, tuple[torch.Tensor, dict[str, Any]]] = {}
         self._captured, self._fresh = set[int](), set[int]()  # memory
         self._restore_random = save_numpy_random()
@@ -66,7 +69,9 @@ class Trial:
             self.put_back()
             started = [state for _, state in self._states.values()]
         else:
-            started = [TrialState(_reachable(fn), _save)]
+            objects = _reachable(fn)
+            started = [TrialState(objects, _save)]
+            self._gradients += [(x, x.grad) for x in objects if _is_leaf(x)]
             self._states[id(fn)] = fn, started[0]
         for state in started:
             state.protect_iterators()
@@ -83,6 +88,7 @@ class Trial:
     def note_kept(self) -> None:
         """Look at what a run has left."""
         self.kept = self.kept or not all(map(is_real, self.new_tensors()))
+        self.accumulated |= any(x.grad is not before for x, before in self._gradients)
 
     def new_tensors(self) -> list[torch.Tensor]:
         """The tensors that runs have left in places that held others, or none."""
@@ -119,6 +125,9 @@ class Trial:
             for x, values in self._attributes.values():
                 for name, value in values.items():
                     setattr(x, name, value)
+            for x, gradient in self._gradients:
+                if x.grad is not gradient:  # `.backward()` adds to it
+                    x.grad = gradient
             for storage, before in self._memory.values():
                 if storage.nbytes() != before.nbytes():
                     storage.resize_(before.nbytes())
@@ -157,8 +166,9 @@ def call_user_function(fn: Callable[..., Any], xs: Sequence[torch.Tensor]) -> An
         for trial in _local.trials:
             trial.begin(fn)
     results = fn(*xs)
-    for trial in _local.trials:
-        trial.note_kept()
+    with without_functions():
+        for trial in _local.trials:
+            trial.note_kept()
     return results
 
 
@@ -205,14 +215,11 @@ def _is_module(x: Any) -> bool:
 def _save(x: Any) -> Callable[[], None] | None:
     if isinstance(x, torch.Generator):
         return functools.partial(_set_state, x, x.get_state())
-    if isinstance(x, torch.Tensor) and is_real(x) and x.requires_grad and x.is_leaf:
-        return functools.partial(_set_gradient, x, x.grad)  # `.backward()` adds to it
     return save_numpy(x)
 
 
-def _set_gradient(x: torch.Tensor, gradient: torch.Tensor | None) -> None:
-    if x.grad is not gradient:
-        x.grad = gradient
+def _is_leaf(x: Any) -> bool:
+    return isinstance(x, torch.Tensor) and is_real(x) and x.requires_grad and x.is_leaf
 
 
 def _set_state(generator: torch.Generator, state: torch.Tensor) -> None:
