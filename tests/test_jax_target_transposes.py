@@ -239,6 +239,15 @@ def test_functions_that_are_not_linear_are_refused(function):
         jax.linear_transpose(f, X)(C)
 
 
+def test_a_function_that_is_linear_in_what_it_has_detached_is_refused():
+    """Its derivative would leave the cotangent of one of the two out."""
+    f = bridge.torch2jax(lambda x, y: (2 * x, 3 * y.detach()))
+    with pytest.raises(NoRuleError, match="is not known to be linear"):
+        jax.linear_transpose(f, X, X)((C, C))
+    (alone,) = jax.linear_transpose(lambda x: f(x, X)[0], X)(C)
+    equal(alone, 2 * C)
+
+
 def test_a_gradient_that_is_not_linear_is_refused():
     pull = pullback(bridge.torch2jax(lambda x: Signed.apply(x)), X)
     with pytest.raises(NoRuleError):

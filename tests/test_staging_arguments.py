@@ -196,7 +196,6 @@ def test_objects_that_compiled_code_changes_are_right_or_refused(into_torch):
         compiled(change)(X)
 
 
-@pytest.mark.needs("one trace")
 def test_objects_made_before_are_those_of_eager_code(into_torch):
     source, wrap = into_torch
     seen = []

@@ -53,8 +53,8 @@ class Op:
         forward_backward: `(argnums, outnums) -> ForwardBackward`, a first derivative whose backward
             does not run `call` again; `None` where recomputing costs less. If the rule is missing
             or returns None, a target recomputes: it calls the vjp on the primals.
-        dependencies: For each output, the positions of the primals it depends on; if missing, all.
-            A primal that no output depends on has no gradient, where it would be zeros.
+        dependencies: For each output, the positions of the primals it may have a derivative by; if
+            missing, all. A primal without any has no gradient, where it would be zeros.
         uses_rng: True if it draws random numbers that do not follow from a primal.
         graph: `() -> Graph`, the operations of `call`, for a target that compiles them instead of
             calling `call`.

@@ -53,13 +53,15 @@ def transpose_call(cotangents: Sequence[Any], *operands: Any, function: Call) ->
     # Residuals have no cotangents: only derivatives read them.
     outputs = cotangents[: len(op.output_specs())]
     outnums = _select_nonzero(range(len(outputs)), outputs)
-    argnums = op.dependent_primals(
-        outnums, tuple(i for i in _undefined_operands(operands) if i < arity)
-    )
+    undefined = tuple(i for i in _undefined_operands(operands) if i < arity)
+    argnums = op.dependent_primals(outnums, undefined)
     if not argnums:
+        # Without a derivative values can depend on it all the same, as on what was detached.
+        if undefined and outnums and not _agrees(function, None, operands, undefined, (), outnums):
+            raise _not_linear_error(function)
         return _operand_cotangents(operands, (), ())
     known = conjugate_all(_nonzero(outputs))
-    transpose = _find_transpose(function, operands, argnums, outnums)
+    transpose = _find_transpose(function, operands, undefined, argnums, outnums)
     if transpose:
         xs = [_zeros(x) if ad.is_undefined_primal(x) else x for x in operands[:arity]]
         return _operand_cotangents(operands, argnums, bind_call(transpose, [*xs, *known]))
@@ -72,36 +74,56 @@ def transpose_call(cotangents: Sequence[Any], *operands: Any, function: Call) ->
 
 
 def _find_transpose(
-    function: Call, operands: Sequence[Any], argnums: Positions, outnums: Positions
+    function: Call,
+    operands: Sequence[Any],
+    undefined: Positions,
+    argnums: Positions,
+    outnums: Positions,
 ) -> Call | None:
-    """Return the vjp with respect to `argnums` if the function is known to be linear in them."""
-    op, key = function.op, ("linear", argnums, outnums)
+    """Return the vjp by `argnums` if the function is known to be linear in what is `undefined`."""
     try:
-        derived: Op = op.derive("vjp", argnums, outnums)
+        derived: Op = function.op.derive("vjp", argnums, outnums)
     except NoRuleError:
         return None
     if derived.dependencies is None or derived.dependent_primals(range(len(argnums)), argnums):
         return None
     transpose = Call(derived, function.site, function.arity + len(outnums))
-    if key not in op.notes:
-        op.notes[key] = _agree(function, transpose, operands, argnums, outnums)
-    return transpose if op.notes[key] else None
+    agrees = _agrees(function, transpose, operands, undefined, argnums, outnums)
+    return transpose if agrees else None
 
 
-def _agree(
-    function: Call, transpose: Call, operands: Sequence[Any], argnums: Positions, outnums: Positions
+def _agrees(function: Call, transpose: Call | None, operands: Sequence[Any], *key: Any) -> bool:
+    """Return whether a function and its presumed transpose agree, from a cache."""
+    notes = function.op.notes
+    if ("linear", *key) not in notes:
+        notes["linear", *key] = _compare(function, transpose, operands, *key)
+    return notes["linear", *key]
+
+
+def _compare(
+    function: Call,
+    transpose: Call | None,
+    operands: Sequence[Any],
+    undefined: Positions,
+    argnums: Positions,
+    outnums: Positions,
 ) -> bool:
-    """Return True if a function and its presumed transpose agree on example values."""
+    """Return True if a function and its presumed transpose agree on example values.
+
+    The transpose is by the operands at `argnums` among those that are `undefined`; the function
+    has to be constant in the others.
+    """
     arity, op = function.arity, function.op
     plain = Call(op, function.site, arity)
     with jax.ensure_compile_time_eval():
         xs = [_random_like(x, seed) for seed, x in enumerate(operands[:arity])]
         ys = [jax.ShapeDtypeStruct(s.shape, jnp.dtype(s.dtype)) for s in op.output_specs()]
         weights = [_example_like(ys[i], arity + i) for i in outnums]
-        zeros = [jnp.zeros_like(x) if i in argnums else x for i, x in enumerate(xs)]
+        zeros = [jnp.zeros_like(x) if i in undefined else x for i, x in enumerate(xs)]
         try:
             values, offsets = bind_call(plain, xs), bind_call(plain, zeros)
-            gradients = conjugate_all(bind_call(transpose, [*zeros, *conjugate_all(weights)]))
+            args = [*zeros, *conjugate_all(weights)]
+            gradients = conjugate_all(bind_call(transpose, args)) if transpose else ()
         except jax.errors.JaxRuntimeError:  # the values do not suit it: a singular matrix, say
             return False
         left = [(values[i] - offsets[i]) * w for i, w in zip(outnums, weights, strict=True)]
