@@ -7,20 +7,17 @@ needed: the last ones are kept, as long as the arrays that only they have are sm
 """
 
 import contextlib
-import dataclasses
 import functools
 import itertools
 import threading
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable
 
 import mlx.core as mx
 
+from bridge._core.call_stamp import taking_stamp, with_stamp
 from bridge._core.captured_state import CapturedState
 from bridge._core.errors import ArgumentError
-from bridge._core.op import Arrays, ForwardBackward, Op, Positions, Specs
-from bridge._core.spec import ArraySpec
-from bridge._sources.mlx.batching import Axes
+from bridge._core.op import ForwardBackward, Op, Positions
 
 _MOST_STATES, _MOST_BYTES = 4096, 2**26
 
@@ -84,82 +81,20 @@ def recompute(
     jvp: Callable[[Positions], Op],
 ) -> Callable[..., ForwardBackward]:
     """The rule for halves of a derivative of `op`, of `count` primals, that save nothing else."""
+    enter = lambda stamp: states.restored(int(stamp.item()))
+    number = lambda shape: mx.full(shape, states.number(), mx.int32)
 
     def forward_backward(argnums: Positions, outnums: Positions) -> ForwardBackward:
-        backward = lambda argnums, outnums: _on_state(vjp(argnums, outnums), states, count)
+        backward = lambda argnums, outnums: taking_stamp(vjp(argnums, outnums), count, enter)
         return ForwardBackward(
             strategy="recompute",
-            forward=_with_number(op, states),
+            forward=with_stamp(op, number, (1,)),
             backward=functools.cache(lambda argnums: backward(argnums, outnums)),
             output_count=len(op.output_specs()),
             saved_primals=tuple(range(count)),
             saved_outputs=(),
             backward_from=functools.cache(backward),
-            tangents=functools.cache(lambda argnums: _on_state(jvp(argnums), states, count)),
+            tangents=functools.cache(lambda argnums: taking_stamp(jvp(argnums), count, enter)),
         )
 
     return forward_backward
-
-
-def _value(number: Any) -> int:
-    return int(number.item())
-
-
-def _with_number(op: Op, states: CallStates, batch: Sequence[int] = ()) -> Op:
-    """`op` with one more result, the number of the state that it was called on."""
-    op = dataclasses.replace(
-        op, notes={}, _derived={}
-    )  # what is derived here is called nowhere else
-    shape, into = (*batch, 1), op.call_into
-
-    def numbered(run: Callable[[], Arrays]) -> Arrays:
-        number = mx.full(shape, states.number(), mx.int32)
-        return *run(), number
-
-    def specs(*inputs: ArraySpec) -> Specs:
-        return *op.output_specs(*inputs), ArraySpec(shape, "int32")
-
-    reach = op.dependencies
-    return dataclasses.replace(
-        op,
-        call=lambda *xs: numbered(lambda: op.call(*xs)),
-        call_into=into and (lambda places, xs: numbered(lambda: into(places[:-1], xs))),
-        output_specs=specs,
-        vmap=lambda axes, size: _with_number(op.derive("vmap", axes, size), states, (size, *batch)),
-        dependencies=reach and (lambda: [*reach(), frozenset[int]()]),
-        notes={},
-        _derived={},
-    )
-
-
-def _on_state(op: Op, states: CallStates, at: int, batch: tuple[int | None, ...] = ()) -> Op:
-    """`op` on the state whose number it takes at the position `at`.
-
-    Of a batch along the axes `batch`, the outermost first, the first example tells.
-    """
-    op = dataclasses.replace(op, notes={}, _derived={})  # as above
-
-    def on_state(xs: Sequence[mx.array], run: Callable[..., Arrays]) -> Arrays:
-        number, others = xs[at], [*xs[:at], *xs[at + 1 :]]
-        if not number.size:
-            return run(others)
-        for axis in batch:
-            number = number if axis is None else mx.take(number, 0, axis)
-        with states.restored(_value(number)):
-            return run(others)
-
-    def vmap(axes: Axes, size: int) -> Op:
-        others = (*axes[:at], *axes[at + 1 :])
-        return _on_state(op.derive("vmap", others, size), states, at, (axes[at], *batch))
-
-    into, reach = op.call_into, op.dependencies
-    return dataclasses.replace(
-        op,
-        call=lambda *xs: on_state(xs, lambda others: op.call(*others)),
-        call_into=into and (lambda places, xs: on_state(xs, lambda others: into(places, others))),
-        vmap=vmap,
-        dependencies=reach
-        and (lambda: [frozenset(i + (i >= at) for i in some) for some in reach()]),
-        notes={},
-        _derived={},
-    )

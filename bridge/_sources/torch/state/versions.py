@@ -6,17 +6,15 @@ pass is of the forward pass, so that where one was changed in place in between, 
 be of neither. torch counts changes in place: the counts are kept, and compared.
 """
 
-import dataclasses
-from collections.abc import Callable, Sequence
-from typing import Any
+import contextlib
+from collections.abc import Sequence
 
 import torch
 from torch.fx import GraphModule
 
+from bridge._core.call_stamp import taking_stamp, with_stamp
 from bridge._core.errors import ArgumentError
-from bridge._core.op import Op, Specs
-from bridge._core.spec import ArraySpec
-from bridge._sources.torch.batching.loop_vmap import Axes
+from bridge._core.op import Op
 from bridge._sources.torch.code.codegen import get_attribute
 
 Constants = Sequence[torch.Tensor]
@@ -31,81 +29,33 @@ def captured_tensors(module: GraphModule) -> Constants:
     return [x for x in found if isinstance(x, torch.Tensor)]
 
 
-def with_versions(op: Op, constants: Constants, batch: Sequence[int] = ()) -> Op:
+def with_versions(op: Op, constants: Constants) -> Op:
     """`op` with one more result, the versions of `constants`: NOTE [versions]."""
-    shape = (*batch, len(constants))
 
-    def versions() -> torch.Tensor:
+    def make(shape: tuple[int, ...]) -> torch.Tensor:
         return torch.tensor(_versions(constants), dtype=torch.int32).expand(shape).contiguous()
 
-    def into(places: Sequence[Any], primals: Sequence[Any]) -> Any:
-        return *_given(op.call_into)(places[:-1], primals), versions()
-
-    def specs(*inputs: ArraySpec) -> Specs:
-        outputs = op.output_specs(*inputs)
-        device = outputs[0].device if outputs else "cpu"
-        return *outputs, ArraySpec(shape, "int32", device)
-
-    return dataclasses.replace(
-        op,
-        call=lambda *xs: (*op.call(*xs), versions()),
-        call_into=op.call_into and into,
-        output_specs=specs,
-        vmap=lambda axes, size: with_versions(
-            _given(op.vmap)(axes, size), constants, (size, *batch)
-        ),
-        dependencies=op.dependencies and (lambda: [*_given(op.dependencies)(), frozenset[int]()]),
-    )
+    return with_stamp(op, make, (len(constants),))
 
 
-def checking_versions(
-    op: Op, constants: Constants, at: int, name: str, batch: tuple[int | None, ...] = ()
-) -> Op:
-    """`op`, which takes at the position `at` the versions that `constants` have to have still.
+def checking_versions(op: Op, constants: Constants, at: int, name: str) -> Op:
+    """`op`, which takes at the position `at` the versions that `constants` have to have still."""
 
-    Of a batch along the axes `batch`, the outermost first, the first example tells.
-    """
-
-    def checked(xs: Sequence[Any]) -> list[Any]:
-        kept = xs[at]
-        for axis in batch if kept.numel() else ():
-            kept = kept if axis is None else kept.select(axis, 0)
-        before = kept.tolist() if kept.numel() else _versions(constants)
-        if before != _versions(constants):
-            now = zip(before, _versions(constants), constants, strict=True)
-            changed = next(x for old, new, x in now if old != new)
+    def check(stamp: torch.Tensor) -> contextlib.AbstractContextManager[None]:
+        before, now = stamp.tolist(), _versions(constants)
+        if before != now:
+            pairs = zip(before, now, constants, strict=True)
+            changed = next(x for old, new, x in pairs if old != new)
             raise ArgumentError(
                 f"a tensor that {name} captures ({str(changed.dtype).removeprefix('torch.')}"
                 f"{list(changed.shape)}) was changed in place between a call and its derivative, "
                 "which would be of neither of its values. Change it afterwards, or pass it as an "
                 "argument."
             )
-        return [*xs[:at], *xs[at + 1 :]]
+        return contextlib.nullcontext()
 
-    def vmap(axes: Axes, size: int) -> Op:
-        others = (*axes[:at], *axes[at + 1 :])
-        return checking_versions(
-            _given(op.vmap)(others, size), constants, at, name, (axes[at], *batch)
-        )
-
-    def reach() -> list[frozenset[int]]:
-        return [frozenset(i + (i >= at) for i in some) for some in _given(op.dependencies)()]
-
-    return dataclasses.replace(
-        op,
-        call=lambda *xs: op.call(*checked(xs)),
-        call_into=op.call_into and (lambda places, xs: _given(op.call_into)(places, checked(xs))),
-        vmap=vmap,
-        dependencies=op.dependencies and reach,
-    )
+    return taking_stamp(op, at, check)
 
 
 def _versions(constants: Constants) -> list[int]:
     return [x._version for x in constants]
-
-
-def _given(rule: Callable[..., Any] | None) -> Callable[..., Any]:
-    """A rule that halves of derivatives always have."""
-    if rule is None:
-        raise RuntimeError("half of a derivative lacks a rule.")
-    return rule
