@@ -843,7 +843,8 @@ def test_fake_tensors_get_shapes_and_dtypes(into_torch):
 def test_fake_tensors_run_the_function_on_no_values(into_torch):
     source, wrap = into_torch
     seen = []
-    f = wrap(lambda x: (seen.append(type(x)), source.xp.sin(x))[1])
+    see = seen.append  # not looked into, so that runs that leave no trace are seen
+    f = wrap(lambda x: (see(type(x)), source.xp.sin(x))[1])
     with torch._subclasses.FakeTensorMode():
         assert f(torch.empty(1 << 20, 1 << 20)).shape == (1 << 20, 1 << 20)
     assert len(seen) == 1

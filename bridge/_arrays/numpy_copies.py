@@ -1,6 +1,7 @@
 """Copies of objects that change in place: arrays of NumPy and Python, and random generators."""
 
 import array
+import functools
 import random
 from collections.abc import Sequence
 from typing import Any
@@ -8,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from bridge._core.captured_state import Copies
+from bridge._core.trial_state import MOST_BYTES, Restore
 
 _MOST_BYTES = 2**24  # a copy takes as long as reading the array once
 
@@ -36,16 +38,20 @@ class NumpyCopies:
     def put_back(self, copies: Copies) -> None:
         """Restore the objects to their copied states."""
         for x, before in copies:
-            if isinstance(x, np.ndarray):
-                x[...] = before
-            elif isinstance(x, (bytearray, array.array)):
-                x[:] = before
-            elif isinstance(x, np.random.Generator):
-                x.bit_generator.state = before
-            elif isinstance(x, random.Random) or x is random:
-                x.setstate(before)
-            else:
-                _generator(x).set_state(before)
+            _set_state(x, before)
+
+
+def save_numpy(x: Any) -> Restore | None:
+    """Return a function that restores an array or random generator; None for other objects."""
+    is_array = isinstance(x, np.ndarray) and x.flags.writeable and x.nbytes <= MOST_BYTES
+    if is_array or isinstance(x, (np.random.Generator, np.random.RandomState)):
+        return functools.partial(_set_state, x, _state(x))
+    return None
+
+
+def save_numpy_random() -> Restore:
+    """Return a function that restores the state of `np.random`."""
+    return functools.partial(_set_state, np.random, _state(np.random))
 
 
 def _generator(x: Any) -> Any:
@@ -63,6 +69,19 @@ def _state(x: Any, *, copy: bool = True) -> Any:
     if isinstance(x, random.Random) or x is random:
         return x.getstate()
     return _generator(x).get_state(legacy=False)
+
+
+def _set_state(x: Any, state: Any) -> None:
+    if isinstance(x, np.ndarray):
+        x[...] = state
+    elif isinstance(x, (bytearray, array.array)):
+        x[:] = state
+    elif isinstance(x, np.random.Generator):
+        x.bit_generator.state = state
+    elif isinstance(x, random.Random) or x is random:
+        x.setstate(state)
+    else:
+        _generator(x).set_state(state)
 
 
 def _is_same(x: Any, y: Any) -> bool:

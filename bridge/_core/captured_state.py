@@ -170,7 +170,7 @@ class CapturedState:
         by_place, replaced = self.contents.by_place, list[tuple[Holder, Any]]()
         if not self.contents.is_current():
             for place, before in by_place:
-                replaced += [(place, key) for key in place.restore(before, lambda _: True)]
+                replaced += [(place, key) for key in place.restore(before)]
         changed = self.changed_arrays()
         if changed and self.reader.arrays:
             self.reader.arrays.put_back(changed)

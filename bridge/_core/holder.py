@@ -3,7 +3,7 @@
 import collections
 import dataclasses
 import types
-from collections.abc import Callable, Iterable, Iterator, MutableMapping
+from collections.abc import Iterable, Iterator, MutableMapping
 from typing import Any
 
 
@@ -69,18 +69,13 @@ class Holder:
             return {id(x): x for x in holder}
         return dict(enumerate(holder))
 
-    def restore(self, before: dict[Any, Any], is_array: Callable[[Any], bool]) -> list[Any]:
-        """Put back the arrays among its contents `before`; the keys of those that were replaced."""
-        now, replaced = self.contents(), list[Any]()
-        for key, value in before.items():
-            other = now.get(key, _NONE)
-            if other is value:
-                continue
-            if is_array(value):
-                replaced.append(key)
-            if is_array(value) or is_array(other):
-                self.put(key, value)
-        self._remove([key for key, x in now.items() if key not in before and is_array(x)])
+    def restore(self, before: dict[Any, Any]) -> list[Any]:
+        """Put back what it held `before`; the keys of what was replaced."""
+        now = self.contents()
+        replaced = [key for key, value in before.items() if now.get(key, _NONE) is not value]
+        for key in replaced:
+            self.put(key, before[key])
+        self._remove([key for key in now if key not in before])
         return replaced
 
     def restore_all(self, before: dict[Any, Any]) -> None:

@@ -60,7 +60,9 @@ def has_backward(cls: Any) -> bool:
 
 def takes_context(cls: Any) -> bool:
     """Whether `forward` takes the context, as it did before torch 2."""
-    return cls.setup_context is _BASE.setup_context
+    # By `type`: NOTE [apply that was bound before] asks for it while it looks attributes up.
+    look_up = type.__getattribute__
+    return look_up(cls, "setup_context") is look_up(_BASE, "setup_context")
 
 
 @contextlib.contextmanager
@@ -111,12 +113,7 @@ def _apply_function(cls: Any, *args: Any, **kwargs: Any) -> Any:
 
 
 def _intercepted(cls: Any, plain: Callable[..., Any], args: Any, kwargs: Any) -> Any:
-    stack = _stack()
-
-    def apply(*args: Any, **kwargs: Any) -> Any:
-        _stacks.applied = cls
-        return plain(*args, **kwargs)
-
+    stack, apply = _stack(), _noting(cls, plain)
     # What torch.func makes of a Function is none itself.
     if not stack or kwargs or not issubclass(cls, torch.autograd.Function):
         return apply(*args, **kwargs)
@@ -125,6 +122,16 @@ def _intercepted(cls: Any, plain: Callable[..., Any], args: Any, kwargs: Any) ->
         return top[0](cls, args, apply)
     finally:
         stack.append(top)
+
+
+def _noting(cls: Any, plain: Callable[..., Any]) -> Callable[..., Any]:
+    """`plain`, the `apply` of `cls`, which says so before C asks for the class of the node."""
+
+    def apply(*args: Any, **kwargs: Any) -> Any:
+        _stacks.applied = cls
+        return plain(*args, **kwargs)
+
+    return apply
 
 
 def _look_up(cls: Any, name: str) -> Any:
@@ -136,7 +143,7 @@ def _look_up(cls: Any, name: str) -> Any:
     of, substitute = _stacks.__dict__.get("substitute", (None, None))
     if of is not cls or name not in ("_backward_cls", "forward", "setup_context"):
         return value
-    if name == ("forward" if _takes_context(cls) else "setup_context"):
+    if name == ("forward" if takes_context(cls) else "setup_context"):
         del _stacks.substitute  # the last that C asks for
     return type.__getattribute__(substitute, name) if substitute else value
 
@@ -147,9 +154,7 @@ def _substitute(cls: Any, intercept: Intercept, observes: bool) -> Any:  # noqa:
         intercept(cls, (), lambda *_: None)
         return None
 
-    def apply(*args: Any) -> Any:
-        _stacks.applied = cls
-        return _PLAIN.__get__(None, cls)(*args)
+    apply = _noting(cls, _PLAIN.__get__(None, cls))
 
     def call(*args: Any) -> Any:
         stack = _stack()
@@ -162,13 +167,7 @@ def _substitute(cls: Any, intercept: Intercept, observes: bool) -> Any:  # noqa:
             if pending:
                 _stacks.substitute = pending
 
-    return recomputing_function(cls.__name__, call, takes_context=_takes_context(cls))
-
-
-def _takes_context(cls: Any) -> bool:
-    return type.__getattribute__(cls, "setup_context") is type.__getattribute__(
-        _BASE, "setup_context"
-    )
+    return recomputing_function(cls.__name__, call, takes_context=takes_context(cls))
 
 
 def _stack() -> list[tuple[Intercept, bool]]:

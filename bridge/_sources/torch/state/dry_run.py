@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch.overrides import TorchFunctionMode
 
-from bridge._arrays.numpy_state import save_numpy, save_numpy_random
+from bridge._arrays.numpy_copies import save_numpy, save_numpy_random
 from bridge._core.captured_values import walk_holders
 from bridge._core.trial_state import TrialState
 from bridge._sources.torch.internals import (
