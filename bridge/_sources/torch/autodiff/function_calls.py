@@ -16,7 +16,11 @@ from typing import Any
 
 import torch
 
-from bridge._sources.torch.autodiff.recomputing_function import recomputing_function
+from bridge._sources.torch.autodiff.recomputing_function import (
+    PLAIN,
+    has_own,
+    recomputing_function,
+)
 from bridge._sources.torch.internals import is_transforming, unwrap_dead
 
 # `(cls, args, apply) -> outputs`, in the place of `apply(*args)`.
@@ -50,12 +54,12 @@ def intercept_apply(intercept: Intercept, *, observes: bool = False) -> Generato
 
 def has_jvp(cls: Any) -> bool:
     """Whether the user wrote a rule for tangents."""
-    return cls.jvp is not _BASE.jvp
+    return has_own(cls, "jvp")
 
 
 def has_backward(cls: Any) -> bool:
     """Whether the user wrote a rule for gradients."""
-    return cls.backward is not _BASE.backward or cls.vjp is not _BASE.vjp
+    return has_own(cls, "backward") or has_own(cls, "vjp")
 
 
 def takes_context(cls: Any) -> bool:
@@ -154,20 +158,18 @@ def _substitute(cls: Any, intercept: Intercept, observes: bool) -> Any:  # noqa:
         intercept(cls, (), lambda *_: None)
         return None
 
-    apply = _noting(cls, _PLAIN.__get__(None, cls))
-
     def call(*args: Any) -> Any:
         stack = _stack()
         tops = [stack.pop()] if stack and stack[-1][0] is intercept else []
         pending = _stacks.__dict__.pop("substitute", None)  # C asks for its setup_context later
         try:
-            return intercept(cls, args, apply)
+            return intercept(cls, args, lambda *_: PLAIN)
         finally:
             stack.extend(tops)
             if pending:
                 _stacks.substitute = pending
 
-    return recomputing_function(cls.__name__, call, takes_context=takes_context(cls))
+    return recomputing_function(cls, call, takes_context=takes_context(cls))
 
 
 def _stack() -> list[tuple[Intercept, bool]]:

@@ -7,70 +7,117 @@ import torch
 
 from bridge._core.errors import NoRuleError
 
+PLAIN = object()  # what is returned by a function in whose place the Function itself computes
 
-def recomputing_function(name: str, call: Callable[..., Any], *, takes_context: bool) -> Any:
-    """Make a Function that computes `call`, in the style of before torch 2 if it `takes_context`.
 
-    `call` takes and returns what the Function does, and is recorded by autograd.
+def recomputing_function(cls: Any, call: Callable[..., Any], *, takes_context: bool) -> Any:
+    """Make a Function in the place of `cls` that computes `call`, or what `cls` does.
+
+    Args:
+        cls: A Function.
+        call: Takes and returns what `cls` does, recorded by autograd; or it returns `PLAIN`.
+        takes_context: Whether `forward` of `cls` takes the context.
     """
-    constant: list[bool] = []  # which outputs have no gradient
+    rules = _Rules(cls, call)
+    members: dict[str, Callable[..., Any]] = {"backward": rules.backward, "jvp": rules.jvp}
+    if takes_context:
+        members["forward"] = rules.forward
+    else:
+        members |= {"forward": rules.compute, "setup_context": rules.set_up}
+    functions = {name: staticmethod(rule) for name, rule in members.items()}
+    return type(cls.__name__, (torch.autograd.Function,), functions)
 
-    def compute(*args: Any) -> Any:
+
+def has_own(cls: Any, rule: str) -> bool:
+    """Whether the user wrote this rule of a Function."""
+    return getattr(cls, rule) is not getattr(torch.autograd.Function, rule)
+
+
+class _Rules:
+    """The rules of one call of such a Function.
+
+    Attributes:
+        constant: Which outputs have no gradient; None if the Function itself computes them.
+    """
+
+    constant: list[bool] | None = None
+
+    def __init__(self, cls: Any, call: Callable[..., Any]) -> None:
+        self._cls, self._call = cls, call
+
+    def forward(self, ctx: Any, *args: Any) -> Any:
+        outputs = self._recorded(args)
+        if self.constant is None:
+            return self._cls.forward(ctx, *args)
+        self._save(ctx, args, outputs)
+        return outputs
+
+    def compute(self, *args: Any) -> Any:
+        outputs = self._recorded(args)
+        return self._cls.forward(*args) if self.constant is None else outputs
+
+    def set_up(self, ctx: Any, args: Any, outputs: Any) -> None:
+        if self.constant is None:
+            self._cls.setup_context(ctx, args, outputs)
+        else:
+            self._save(ctx, args, outputs)
+
+    def _recorded(self, args: Any) -> Any:
         versions = [x._version for x in args if isinstance(x, torch.Tensor)]
         with torch.enable_grad():
-            outputs = call(*args)
+            outputs = self._call(*args)
+        if outputs is PLAIN:
+            return outputs
         if versions != [x._version for x in args if isinstance(x, torch.Tensor)]:
+            name = self._cls.__name__
             raise NoRuleError(
                 f"the gradient of the autograd.Function {name} cannot be differentiated: its "
                 f"forward changes an argument in place. Call {name}.apply where it is used, not "
                 "by a name that was given to it before."
             )
-        constant[:] = [isinstance(y, torch.Tensor) and not y.requires_grad for y in _row(outputs)]
-        values = tuple(y.detach() if isinstance(y, torch.Tensor) else y for y in _row(outputs))
+        row = _row(outputs)
+        self.constant = [isinstance(y, torch.Tensor) and not y.requires_grad for y in row]
+        values = tuple(y.detach() if isinstance(y, torch.Tensor) else y for y in row)
         return values if isinstance(outputs, tuple) else values[0]
 
-    def set_up(ctx: Any, args: Any, outputs: Any) -> None:
-        ctx.call = call
+    def _save(self, ctx: Any, args: Any, outputs: Any) -> None:
         ctx.others = [None if isinstance(x, torch.Tensor) else x for x in args]
         ctx.argnums = [i for i, x in enumerate(args) if isinstance(x, torch.Tensor)]
         ctx.save_for_backward(*(args[i] for i in ctx.argnums))
         ctx.set_materialize_grads(False)
-        pairs = zip(_row(outputs), constant, strict=True)
+        pairs = zip(_row(outputs), self.constant or (), strict=True)
         ctx.mark_non_differentiable(*(y for y, is_constant in pairs if is_constant))
 
-    def forward(ctx: Any, *args: Any) -> Any:
-        outputs = compute(*args)
-        set_up(ctx, args, outputs)
-        return outputs
+    def backward(self, ctx: Any, *cotangents: Any) -> Any:
+        if self.constant is None:
+            rule = self._cls.backward if has_own(self._cls, "backward") else self._cls.vjp
+            return rule(ctx, *cotangents)
+        args = list(ctx.others)
+        for i, x in zip(ctx.argnums, ctx.saved_tensors, strict=True):
+            args[i] = x
+        with torch.enable_grad():
+            outputs = _row(self._call(*args))
+        pairs = [
+            (y, cotangent)
+            for y, cotangent in zip(outputs, cotangents, strict=True)
+            if cotangent is not None and isinstance(y, torch.Tensor) and y.requires_grad
+        ]
+        argnums = [i for i in ctx.argnums if args[i].requires_grad]
+        gradients = torch.autograd.grad(
+            [y for y, _ in pairs],
+            [args[i] for i in argnums],
+            [cotangent for _, cotangent in pairs],
+            create_graph=torch.is_grad_enabled(),
+            allow_unused=True,
+        )
+        by_position = dict(zip(argnums, gradients, strict=True))
+        return tuple(by_position.get(i) for i in range(len(args)))
 
-    rules: dict[str, Callable[..., Any]] = (
-        {"forward": forward} if takes_context else {"forward": compute, "setup_context": set_up}
-    )
-    rules["backward"] = _backward
-    return type(name, (torch.autograd.Function,), {k: staticmethod(v) for k, v in rules.items()})
-
-
-def _backward(ctx: Any, *cotangents: Any) -> Any:
-    args = list(ctx.others)
-    for i, x in zip(ctx.argnums, ctx.saved_tensors, strict=True):
-        args[i] = x
-    with torch.enable_grad():
-        outputs = _row(ctx.call(*args))
-    pairs = [
-        (y, cotangent)
-        for y, cotangent in zip(outputs, cotangents, strict=True)
-        if cotangent is not None and isinstance(y, torch.Tensor) and y.requires_grad
-    ]
-    argnums = [i for i in ctx.argnums if args[i].requires_grad]
-    gradients = torch.autograd.grad(
-        [y for y, _ in pairs],
-        [args[i] for i in argnums],
-        [cotangent for _, cotangent in pairs],
-        create_graph=torch.is_grad_enabled(),
-        allow_unused=True,
-    )
-    by_position = dict(zip(argnums, gradients, strict=True))
-    return tuple(by_position.get(i) for i in range(len(args)))
+    def jvp(self, ctx: Any, *tangents: Any) -> Any:
+        if self.constant is None:
+            return self._cls.jvp(ctx, *tangents)
+        name = self._cls.__name__
+        raise NoRuleError(f"the autograd.Function {name} has no tangents of what it recomputes.")
 
 
 def _row(outputs: Any) -> tuple[Any, ...]:
