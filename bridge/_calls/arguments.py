@@ -53,15 +53,15 @@ class LeafHandler:
 _NUMBERS = {int: "int64", float: "float64", complex: "complex128"}
 
 
-def leaf_handler(leaf: Any, home: str, away: str, *, traced: bool) -> LeafHandler:
-    """How leaves of the class of `leaf` are treated by a function of `home` called from `away`."""
+def leaf_handler(leaf: Any, source: str, target: str, *, traced: bool) -> LeafHandler:
+    """Return how a function of `source` called from `target` treats leaves like `leaf`."""
     face = _registry.array_owner(leaf)
     if face is not None:
-        if face.name not in (home, away, "numpy"):
-            raise foreign_array_error(leaf, Direction(home, away))
-        if face.name == away:
-            caller = _registry.target_arrays(away)
-            return LeafHandler(caller.target_signature, caller.target_spec, owner=away)
+        if face.name not in (source, target, "numpy"):
+            raise foreign_array_error(leaf, Direction(source, target))
+        if face.name == target:
+            caller = _registry.target_arrays(target)
+            return LeafHandler(caller.target_signature, caller.target_spec, owner=target)
         prepare = _copy_native if face.name == "numpy" else face.check_not_traced
         return LeafHandler(face.signature, face.spec, prepare, face.name)
     if traced and type(leaf) in _NUMBERS:
@@ -100,36 +100,36 @@ def _static_key(leaf: Any) -> Hashable:
 _DRAWS = ("bit_generator", "random_sample", "getrandbits", "initial_seed")
 
 
-def check_static(leaf: Any, away: str) -> None:
+def check_static(leaf: Any, target: str) -> None:
     """Raise unless the value of a static leaf can be a constant of a trace, and part of its key."""
-    given = unwrap_static(leaf)
-    if isinstance(given, Iterator):
+    value = unwrap_static(leaf)
+    if isinstance(value, Iterator):
         raise ArgumentError(
-            f"it is a {type(given).__name__}, which can be read once, but a function may run more "
+            f"it is a {type(value).__name__}, which can be read once, but a function may run more "
             "than once, to be captured and for each derivative. Pass a list."
         )
-    if any(hasattr(type(given), name) for name in _DRAWS):
+    if any(hasattr(type(value), name) for name in _DRAWS):
         raise ArgumentError(
-            f"it is a {type(given).__name__}, whose random numbers would be constants of a trace, "
+            f"it is a {type(value).__name__}, whose random numbers would be constants of a trace, "
             "or others where the function runs again for a derivative. Pass numbers that it has "
             "drawn."
         )
-    if leaf is given and is_array_like(given):
+    if leaf is value and is_array_like(value):
         raise ArgumentError(
-            f"it is a {type(given).__name__}, no array of a framework. Pass {array_advice(given)}, "
+            f"it is a {type(value).__name__}, no array of a framework. Pass {array_advice(value)}, "
             "or name it static."
         )
-    if holds_arrays(given, lambda owner: owner == away):
+    if holds_arrays(value, lambda owner: owner == target):
         raise ArgumentError(
-            f"it is static, and a {type(given).__name__} that holds arrays, which would be "
+            f"it is static, and a {type(value).__name__} that holds arrays, which would be "
             "constants to the trace and get no gradient. Pass its arrays; for a class of your "
             "own, make it a dataclass or register it as a pytree."
         )
     try:
-        hash(given)
+        hash(value)
     except (TypeError, ValueError) as error:
         raise ArgumentError(
-            f"it is a {type(given).__name__}, no array, number or known container, so it must be "
+            f"it is a {type(value).__name__}, no array, number or known container, so it must be "
             f"static; but it cannot be hashed ({error})."
         ) from None
 

@@ -18,32 +18,32 @@ def holds_arrays(x: Any, is_meant: Callable[[str], bool]) -> bool:
     It is looked for in members and attributes, and in theirs.
     """
     seen: dict[int, Any] = {}
-    found = [x]
-    while found and len(seen) < _MANY_OBJECTS:
-        inner = found.pop()
+    queue = [x]
+    while queue and len(seen) < _MANY_OBJECTS:
+        inner = queue.pop()
         if id(inner) in seen or isinstance(inner, type) or inspect.isroutine(inner):
             continue
         seen[id(inner)] = inner
         owner = _registry.array_owner(inner)
         if owner is None:
-            found += _members(inner)
+            queue += _members(inner)
         elif is_meant(owner.name):
             return True
     return False
 
 
 def _members(x: Any) -> list[Any]:
-    """The members and attributes of an object."""
+    """Return the members and attributes of an object."""
     if isinstance(x, (str, bytes, bytearray, int, float, complex, range, types.ModuleType)):
         return []
     if isinstance(x, Mapping):
         return list(x.values())
-    held = list(x) if isinstance(x, _COLLECTIONS) else []
+    members = list(x) if isinstance(x, _COLLECTIONS) else []
     slots = [slot for kind in type(x).__mro__ for slot in _names(getattr(kind, "__slots__", ()))]
     attributes = [*getattr(x, "__dict__", {}).values(), *(getattr(x, s, None) for s in slots)]
     if isinstance(x, functools.partial):
         attributes += [x.func, x.args, x.keywords]
-    return held + attributes
+    return members + attributes
 
 
 # Not every collection, since reading one may run code of the user's.

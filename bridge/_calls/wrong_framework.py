@@ -43,7 +43,7 @@ class Direction:
         return f"{self.source}2{self.target}"
 
     def suggest(self, other: str) -> str:
-        """The wrapper for a function of a framework that is not `home`."""
+        """The wrapper for a function of a framework that is not `source`."""
         return f"{other}2{self.target if self.target != other else self.source}"
 
 
@@ -180,8 +180,10 @@ def check_containers(structure: Any, name: str, crossing: Direction) -> None:
 
 def _wrappers(fn: Any, target: str) -> str:
     sources = [source for source, other in _registry.directions() if other == target]
-    home = _registry.framework(_module_of(fn))
-    return f"{home}2{target}" if home in sources else " or ".join(f"{s}2{target}" for s in sources)
+    source = _registry.framework(_module_of(fn))
+    return (
+        f"{source}2{target}" if source in sources else " or ".join(f"{s}2{target}" for s in sources)
+    )
 
 
 def add_note(error: Exception, fn: Any, arrays: Any, crossing: Direction) -> None:
@@ -219,15 +221,15 @@ def _notes(error: Exception) -> list[str]:
     return getattr(error, "__notes__", [])
 
 
-def _foreign_frameworks(error: Exception, fn: Any, home: str, *, certain: bool) -> set[str]:
-    """Frameworks other than `home` whose code has failed: NOTE [whose code has failed].
+def _foreign_frameworks(error: Exception, fn: Any, source: str, *, certain: bool) -> set[str]:
+    """Frameworks other than `source` whose code has failed: NOTE [whose code has failed].
 
-    Code that names both is innocent, unless the error is `certain` to be about arrays of `home`.
+    Code that names both is innocent, unless the error is `certain` to be about arrays of `source`.
     """
     while isinstance(fn, functools.partial):
         fn = fn.func
-    names = _frameworks([_module_of(fn)]) - {home} or _frameworks(_modules_named(error))
-    return names - {home} if certain or home not in names else set()
+    names = _frameworks([_module_of(fn)]) - {source} or _frameworks(_modules_named(error))
+    return names - {source} if certain or source not in names else set()
 
 
 def _frameworks(places: Iterable[str]) -> set[str]:
