@@ -7,4 +7,5 @@ from bridge._arrays.torch.isolation import (
     suspend_transforms as suspend_transforms,
     transforming as transforming,
     unwrap as unwrap,
+    unwrap_dead as unwrap_dead,
 )

@@ -4,6 +4,12 @@ NOTE [what would take part]
 Within a transformation of `torch.func`, or while a graph is recorded, everything that torch does in
 the thread becomes a part of it: results are wrapped, or have no values, even those of tensors that
 the caller does not use.
+
+NOTE [tensors that outlive a level]
+The pullback of `torch.func.vjp` runs when its level has ended, and a function can hand its
+arguments to the outside. Such a tensor is still wrapped, by a level that is dead. Operators of
+torch take dead levels off, and so does `Function.apply`; the engine below it would take the
+wrapped tensor for a leaf, so that gradients would end there.
 """
 # pyright: reportPrivateUsage=false, reportPrivateImportUsage=false
 
@@ -17,6 +23,9 @@ import torch
 # In a torch without these private names, always assume a transformation or a mode.
 transforming: Callable[[], bool] = getattr(
     torch._C, "_are_functorch_transforms_active", lambda: True
+)
+_unwrap_if_dead: Callable[[Any], Any] = getattr(
+    getattr(torch._C, "_functorch", None), "unwrap_if_dead", lambda x: x
 )
 _modes: Callable[[], int] = getattr(torch._C, "_len_torch_dispatch_stack", lambda: 1)
 
@@ -39,6 +48,24 @@ def unwrap(x: torch.Tensor) -> torch.Tensor:
     functorch: Any = getattr(torch._C, "_functorch", None)
     while functorch and (functorch.is_batchedtensor(x) or functorch.is_gradtrackingtensor(x)):
         x = functorch.get_unwrapped(x)
+    return x
+
+
+def unwrap_dead(xs: tuple[Any, ...]) -> tuple[Any, ...]:
+    """Unwrap what has dead levels of transforms: NOTE [tensors that outlive a level].
+
+    Without the name, an older torch has none of these levels, or a newer one unwraps such tensors
+    by itself.
+    """
+    for x in xs:
+        if isinstance(x, torch.Tensor) and _unwrap_if_dead(x) is not x:
+            return tuple(_alive(x) if isinstance(x, torch.Tensor) else x for x in xs)
+    return xs
+
+
+def _alive(x: torch.Tensor) -> torch.Tensor:
+    while (inner := _unwrap_if_dead(x)) is not x:  # which takes off one level
+        x = inner
     return x
 
 

@@ -141,8 +141,6 @@ _functorch: Any = getattr(torch._C, "_functorch", None)
 has_no_memory: Callable[[torch.Tensor], bool] = getattr(
     torch.Tensor, "_is_zerotensor", lambda _: False
 )
-# Tensors of a transform that has ended, as the tensors in them; without the name as they are.
-unwrap_dead: Callable[[Any], Any] = getattr(_functorch, "unwrap_dead_wrappers", lambda xs: xs)
 _is_wrapped: Callable[[Any], bool] = getattr(
     _functorch, "is_functorch_wrapped_tensor", lambda _: False
 )

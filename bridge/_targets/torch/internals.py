@@ -6,12 +6,6 @@ with an older vmap that `torch.func` and `Function.vmap` know nothing of. Its te
 storage, and autograd records what happens to the tensors inside them: its levels are taken off
 before a Function is applied, and put on again. Without these names such tensors cannot be told
 from others, and fail where their memory is read.
-
-NOTE [tensors that outlive a level]
-The pullback of `torch.func.vjp` runs when its level has ended, and a function can hand its
-arguments to the outside. Such a tensor is still wrapped, by a level that is dead. Operators of
-torch take dead levels off, and so does `Function.apply`; the engine below it would take the
-wrapped tensor for a leaf, so that gradients would end there.
 """
 # pyright: reportPrivateUsage=false, reportPrivateImportUsage=false
 
@@ -32,7 +26,6 @@ _functorch: Any = getattr(torch._C, "_functorch", None)
 _levels = getattr(_functorch, "get_interpreter_stack", None)
 _is_batch = getattr(_functorch, "is_batchedtensor", lambda _: False)
 _within = getattr(_functorch, "get_unwrapped", None)
-_unwrap_if_dead = getattr(_functorch, "unwrap_if_dead", lambda x: x)
 
 
 def is_differentiating() -> bool:
@@ -40,24 +33,6 @@ def is_differentiating() -> bool:
     if _levels is None:
         return transforming()
     return any(level.key() != _functorch.TransformType.Vmap for level in _levels() or ())
-
-
-def unwrap_dead(xs: tuple[Any, ...]) -> tuple[Any, ...]:
-    """`xs` without the levels of transforms that have ended: NOTE [tensors that outlive a level].
-
-    Without the name, an older torch that has none of these levels, or a newer one that unwraps
-    such tensors by itself.
-    """
-    for x in xs:
-        if isinstance(x, torch.Tensor) and _unwrap_if_dead(x) is not x:
-            return tuple(_alive(x) if isinstance(x, torch.Tensor) else x for x in xs)
-    return xs
-
-
-def _alive(x: torch.Tensor) -> torch.Tensor:
-    while (inner := _unwrap_if_dead(x)) is not x:  # which takes off one level
-        x = inner
-    return x
 
 
 def follow_grad_mode(xs: Sequence[Any]) -> Sequence[Any]:

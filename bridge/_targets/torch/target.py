@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 
-from bridge._arrays.torch import suspend_transforms, transforming
+from bridge._arrays.torch import suspend_transforms, transforming, unwrap_dead
 from bridge._core.captured_state import restored
 from bridge._core.op import Arrays, Op, Positions
 from bridge._core.protocols import Execute, Executor
@@ -42,7 +42,6 @@ from bridge._targets.torch.internals import (
     is_plain_autograd,
     is_staged,
     unwrap_batched,
-    unwrap_dead,
     wrap_batched,
 )
 from bridge._targets.torch.running import Running, running

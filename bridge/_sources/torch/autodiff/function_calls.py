@@ -16,12 +16,13 @@ from typing import Any
 
 import torch
 
+from bridge._arrays.torch import unwrap_dead
 from bridge._sources.torch.autodiff.recomputing_function import (
     PLAIN,
     has_own,
     recomputing_function,
 )
-from bridge._sources.torch.internals import is_transforming, unwrap_dead
+from bridge._sources.torch.internals import is_transforming
 
 # `(cls, args, apply) -> outputs`, in the place of `apply(*args)`.
 Intercept = Callable[[type, tuple[Any, ...], Callable[..., Any]], Any]
