@@ -8,13 +8,9 @@ from bridge import ArgumentError, mlx2jax, mlx2torch, torch2mlx
 mx = pytest.importorskip("mlx.core")
 torch = pytest.importorskip("torch")
 
+from tests.mlx_functions import every_way  # noqa: E402
+
 X = torch.arange(1.0, 65.0)
-WAYS = {
-    "keeps": {"residuals": "save"},
-    "recomputes": {"residuals": "recompute"},
-    "compiled": {"compile": True},
-}
-every_way = pytest.mark.parametrize("how", WAYS.values(), ids=WAYS)
 
 
 def dropped(x):
