@@ -138,3 +138,73 @@ def test_modules_in_a_model_of_equinox_get_gradients_by_a_field_for_them(source)
     for name, found in gradients.params.items():
         np.testing.assert_allclose(found, [x, x] if "weight" in name else [1, 1], rtol=1e-6)
     assert gradients.net is None  # which is why the object alone would not be trained
+
+
+def torch_methods():
+    nn = pytest.importorskip("torch.nn")
+
+    class Coder(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.linear = nn.Linear(3, 2)
+
+        def encode(self, x, *, scale=1.0):
+            return scale * self.linear(x)
+
+    return methods(Coder())
+
+
+def mlx_methods():
+    nn = pytest.importorskip("mlx.nn")
+
+    class Coder(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.linear = nn.Linear(3, 2)
+
+        def encode(self, x, *, scale=1.0):
+            return scale * self.linear(x)
+
+    return methods(Coder())
+
+
+def methods(coder):
+    @functools.wraps(coder.encode)
+    def wrapped(x):
+        return coder.encode(x)
+
+    return {
+        "call": coder.linear.__call__,
+        "method": coder.encode,
+        "partial": functools.partial(coder.encode, scale=2.0),
+        "wrapped": wrapped,
+    }
+
+
+@pytest.mark.parametrize("name", ["call", "method", "partial", "wrapped"])
+@pytest.mark.parametrize("direction", [d for d in _registry.directions() if d[0] != "jax"])
+def test_methods_of_modules_are_refused(direction, name):
+    method = {"torch": torch_methods, "mlx": mlx_methods}[direction[0]]()[name]
+    text = "a method of (Coder|Linear): an object with parameters, which would be constants"
+    with pytest.raises(ArgumentError, match=text) as raised:
+        getattr(bridge, "2".join(direction))(method)
+    assert f"`{'2'.join(direction)}(module)`" in str(raised.value)
+
+
+@pytest.mark.parametrize("direction", [d for d in _registry.directions() if d[0] == "torch"])
+def test_methods_without_trained_parameters_are_functions(direction):
+    """What torch itself would not train, and modules that are called with other parameters."""
+    kit(direction[1])
+    torch = pytest.importorskip("torch")
+    wrap = getattr(bridge, "2".join(direction))
+    linear = torch.nn.Linear(3, 2)
+    x = torch.tensor([0.3, -1.2, 2.0])
+    with torch.no_grad():
+        expected = linear(x)
+    call = functools.partial(torch.func.functional_call, linear, dict(linear.named_parameters()))
+    frozen = torch.nn.Linear(3, 2).requires_grad_(False)
+    frozen.load_state_dict(linear.state_dict())
+    for fn in (call, frozen.forward, lambda x: linear(x)):
+        np.testing.assert_allclose(
+            np.asarray(wrap(fn)(getattr(bridge, f"to_{direction[1]}")(x))), expected, 1e-6
+        )

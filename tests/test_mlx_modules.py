@@ -132,7 +132,6 @@ def test_static_arguments_of_a_module_are_refused():
 NAMED = {
     "by a closure": lambda net: lambda x: net(x),
     "as an argument": lambda net: functools.partial(lambda net, x: net(x), net),
-    "as a method": lambda net: net.__call__,
     "within a function": lambda net: lambda x: (lambda y: net(y) * 2)(x),
 }
 

@@ -9,6 +9,7 @@ from bridge import _registry
 from bridge._calls.wrong_framework import Direction
 from bridge._core import import_path
 from bridge._core.errors import ArgumentError
+from bridge._core.protocols import Source
 
 _MOST = 100
 
@@ -16,28 +17,42 @@ _MOST = 100
 def check_no_parameters(fn: Any, direction: Direction) -> None:
     """Raise if `fn` is made of a module, such as one of its methods or a partial function of it."""
     source = _registry.source(direction.source)
-    module = next((part for part in _parts(fn) if source.holds_parameters(part)), None)
+    module = next((part for part in _parts(fn, source) if source.holds_parameters(part)), None)
     if module is None:
         return
     kind = type(module).__name__
-    got = kind if module is fn else f"{import_path.function_name(fn)}, which is made of {kind}"
+    name = import_path.function_name(fn)
+    constants = "an object with parameters, which would be constants without a gradient"
+    if source.is_module(module):
+        raise ArgumentError(
+            f"{direction} expects a function or a module, but got {name}, a method of {kind}: "
+            f"{constants}. Pass the module, `{direction}(module)`, whose `apply(params, buffers, "
+            "x)` calls it. Where constants are meant, write a function that says so: `lambda x: "
+            "method(x)`."
+        )
+    got = kind if module is fn else f"{name}, which is made of {kind}"
     raise ArgumentError(
-        f"{direction} expects a function, but got {got}: an object with parameters, which would be "
-        f"constants without a gradient. Pass it as an argument, `{direction}(lambda module, x: "
-        f"module(x))`, called with `bridge.to_{direction.target}(module)`. Where constants are "
-        "meant, write a function that says so: `lambda x: module(x)`."
+        f"{direction} expects a function, but got {got}: {constants}. Pass it as an argument, "
+        f"`{direction}(lambda module, x: module(x))`, called with "
+        f"`bridge.to_{direction.target}(module)`. Where constants are meant, write a function that "
+        "says so: `lambda x: module(x)`."
     )
 
 
-def _parts(fn: Any) -> Iterator[Any]:
-    """Yield `fn` and the parts of partial functions, methods and wrapped functions in it."""
+def _parts(fn: Any, source: Source) -> Iterator[Any]:
+    """Yield `fn` and the parts of partial functions, methods and wrapped functions in it.
+
+    A module among the arguments of a partial function need not be called with its own parameters:
+    `torch.func.functional_call` calls it with others.
+    """
     parts = [fn]
     for part in parts:
         yield part
         if len(parts) > _MOST:  # a function may wrap itself
             return
         if isinstance(part, functools.partial):
-            parts += [part.func, *part.args, *part.keywords.values()]
+            arguments = [*part.args, *part.keywords.values()]
+            parts += [part.func, *(x for x in arguments if not source.is_module(x))]
         elif isinstance(part, types.MethodType):
             parts.append(part.__self__)
         wrapped = getattr(part, "__wrapped__", None)

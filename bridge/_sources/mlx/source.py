@@ -7,6 +7,7 @@ from collections.abc import Callable, Hashable, Sequence
 from typing import Any
 
 import mlx.core as mx
+from mlx.utils import tree_flatten
 
 from bridge._core.captured_state import CapturedState
 from bridge._core.errors import ArgumentError, DeviceError, OptionError
@@ -52,8 +53,8 @@ class MlxSource:
         return nn is not None and isinstance(fn, nn.Module)
 
     def holds_parameters(self, x: Any) -> bool:
-        """Never: a module is one, and what is made of its methods captures constants."""
-        return False
+        """Return True if `x` is a module with parameters that are trained."""
+        return self.is_module(x) and bool(tree_flatten(x.trainable_parameters()))
 
     functionalize = staticmethod(functionalize)
 

@@ -46,8 +46,8 @@ class TorchSource:
         return isinstance(fn, torch.nn.Module)
 
     def holds_parameters(self, x: Any) -> bool:
-        """Never: a module is one, and what is made of its methods captures constants."""
-        return False
+        """Return True if `x` is a module with parameters that are trained."""
+        return self.is_module(x) and any(p.requires_grad for p in x.parameters())
 
     functionalize = staticmethod(functionalize)
 
