@@ -62,6 +62,17 @@ def test_operation_of_another_framework(mixed):
     assert f"is wrapped by {other.name}2" in text
 
 
+@pytest.mark.parametrize(("source", "target", "other"), [o for o in OTHERS if o[0] != "mlx"])
+def test_array_of_another_framework_in_a_closure(source, target, other):
+    """MLX takes such arrays as constants, as does NumPy; torch and JAX do not."""
+    here, factor = kit(source), kit(other).array(X)
+    bridged = getattr(bridge, f"{source}2{target}")(lambda x: here.xp.sin(x) * factor)
+    text = notes(lambda: bridged(kit(target).array(X)))
+    assert f"`factor` is an array of {other}. Pass it as an argument, or convert it" in text
+    assert f"bridge.to_{source}." in text
+    assert "Did you mean" not in text
+
+
 def test_operation_found_in_no_name(mixed):
     """Then only the classes of the arrays are explained."""
     wrap, x, other, _ = mixed

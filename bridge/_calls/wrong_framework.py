@@ -23,7 +23,8 @@ from bridge._core.errors import ArgumentError, BridgeError
 # What frameworks raise for an argument of a class that they do not know.
 USER_ERRORS = (TypeError, AttributeError, ValueError, RuntimeError, BufferError, IndexError)
 _PACKAGE = __name__.partition(".")[0]
-_SUFFIX = "is wrapped by"
+# Notes of a call within the one that has failed: nothing is to be added to them.
+_IS_WRAPPED, _IS_ARRAY = "is wrapped by", "is an array of"
 _LISTS = re.compile(r"\b(list|tuple)\b")
 
 
@@ -188,17 +189,25 @@ def _wrappers(fn: Any, target: str) -> str:
 
 def add_note(error: Exception, fn: Any, arrays: Any, crossing: Direction) -> None:
     """Add a note to what `fn` has raised, if arrays of the wrong framework may be the cause."""
-    if isinstance(error, BridgeError) or any(_SUFFIX in n for n in _notes(error)):
+    if isinstance(error, BridgeError) or _has_note(error):
         return
     name = import_path.function_name(fn)
     spoken = sorted({_class(type(x)) for x in arrays if _mentions(error, type(x))})
     others = _foreign_frameworks(error, fn, crossing.source, certain=bool(spoken))
-    if len(others) == 1:
+    captured = [(n, owner) for n, owner in _arrays_named(error) if owner in others]
+    if captured:
+        array, other = captured[0]
+        error.add_note(
+            f"{crossing} calls {name} with arrays of {crossing.source}, and `{array}` {_IS_ARRAY} "
+            f"{other}. Pass it as an argument, or convert it with bridge.to_{crossing.source}."
+        )
+    elif len(others) == 1:
         (other,) = others
         error.add_note(
             f"{crossing} calls {name} with arrays of {crossing.source}, and {name} uses {other}. "
             f"Did you mean {crossing.suggest(other)}? A part of {name} that is written with "
-            f"{other} {_SUFFIX} {other}2{crossing.source}; dtypes are those of {crossing.source}."
+            f"{other} {_IS_WRAPPED} {other}2{crossing.source}; dtypes are those of "
+            f"{crossing.source}."
         )
     elif spoken:
         lists = " A list or tuple stays one: pass an array." if _LISTS.search(str(error)) else ""
@@ -217,8 +226,9 @@ def _mentions(error: Exception, kind: type) -> bool:
     return bool(re.search(rf"(?:not |and |type |^|['.]){kind.__name__}\b", str(error)))
 
 
-def _notes(error: Exception) -> list[str]:
-    return getattr(error, "__notes__", [])
+def _has_note(error: Exception) -> bool:
+    notes: list[str] = getattr(error, "__notes__", [])
+    return any(text in note for note in notes for text in (_IS_WRAPPED, _IS_ARRAY))
 
 
 def _foreign_frameworks(error: Exception, fn: Any, source: str, *, certain: bool) -> set[str]:
@@ -237,7 +247,20 @@ def _frameworks(places: Iterable[str]) -> set[str]:
 
 
 def _modules_named(error: Exception) -> Iterator[str]:
-    """The places of what the innermost code of the user names."""
+    """Yield the modules of what the innermost code of the user names."""
+    return (_module_of(value) for _, value in _named(error))
+
+
+def _arrays_named(error: Exception) -> Iterator[tuple[str, str]]:
+    """Yield arrays that the innermost code of the user captures: their names and frameworks."""
+    for name, value in _named(error):
+        owner = _registry.array_owner(value)
+        if owner is not None and owner.name in _registry.frameworks():
+            yield name, owner.name
+
+
+def _named(error: Exception) -> Iterator[tuple[str, Any]]:
+    """Yield names in the innermost code of the user that are no arguments, and their values."""
     frames: list[types.FrameType] = []
     step = error.__traceback__
     while step is not None:
@@ -246,9 +269,8 @@ def _modules_named(error: Exception) -> Iterator[str]:
     for frame in reversed(frames):
         place = frame.f_globals.get("__name__", "")
         if place.partition(".")[0] != _PACKAGE and not _registry.framework(place):
-            values = [frame.f_globals.get(name) for name in frame.f_code.co_names]
-            values += [frame.f_locals.get(name) for name in frame.f_code.co_freevars]
-            yield from map(_module_of, values)
+            yield from ((name, frame.f_globals.get(name)) for name in frame.f_code.co_names)
+            yield from ((name, frame.f_locals.get(name)) for name in frame.f_code.co_freevars)
             return
 
 
