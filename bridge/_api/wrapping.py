@@ -50,7 +50,7 @@ def _wrap(fn: Any, *, direction: tuple[str, str], **options: Any) -> Any:
         )
     has_64_bits = _registry.target_arrays(target).supports_dtype("float64")
     rewrap = functools.partial(_wrap, direction=direction, **options)
-    apply, modes, *values = _registry.source(source).functionalize(fn, wide=has_64_bits)
+    apply, modes, *values = _registry.source(source).functionalize(fn, allow_64_bits=has_64_bits)
     apply.__name__ = apply.__qualname__ = type(fn).__name__
     options["static"] = ((0,), ())  # the modes, such as training or evaluation
     function = BridgedFunction(apply, direction=direction, **options)

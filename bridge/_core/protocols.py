@@ -63,7 +63,7 @@ class Source(Protocol):
         """Return True if a function that captures `x` would freeze its parameters."""
         ...
 
-    def functionalize(self, module: Any, *, wide: bool) -> tuple[Any, Any, Any, Any]:
+    def functionalize(self, module: Any, *, allow_64_bits: bool) -> tuple[Any, Any, Any, Any]:
         """Return `fn(modes, params, buffers, *args)`, a getter of the modes, params and buffers."""
         ...
 

@@ -159,7 +159,7 @@ class MlxArrays:
             raise CopyError("copy=False, but MLX copies whatever it takes from others.")
         return copied
 
-    def made(self, x: Any) -> mx.array:
+    def make_array(self, x: Any) -> mx.array:
         """Make an array of a Python number or of an array of NumPy."""
         return copy_from(x) if isinstance(x, np.ndarray) else mx.array(x)
 
@@ -217,7 +217,7 @@ def _release(gapped_shapes: set[tuple[int, ...]], outputs: Sequence[Any]) -> Seq
 
 
 def _make_contiguous(xs: Sequence[mx.array], mask: Sequence[bool]) -> list[mx.array]:
-    with compute_stream(wide=mx.float64 in [x.dtype for x in xs]):
+    with compute_stream(has_float64=mx.float64 in [x.dtype for x in xs]):
         return [mx.contiguous(x) if chosen else x for x, chosen in zip(xs, mask, strict=True)]
 
 

@@ -62,14 +62,14 @@ def renew_after_fork() -> None:
         mx.set_default_stream(mx.new_stream(mx.default_device()))
 
 
-def build_stream(*, wide: bool = False) -> Any:
+def build_stream(*, has_float64: bool = False) -> Any:
     """Queue operations on the shared stream without the lock: nothing may be evaluated inside.
 
     Args:
-        wide: True if there are float64 arrays, which MLX supports on the CPU only.
+        has_float64: True if there are float64 arrays, which MLX supports on the CPU only.
     """
     renew_after_fork()
-    kind = mx.DeviceType.cpu if wide else mx.default_device().type
+    kind = mx.DeviceType.cpu if has_float64 else mx.default_device().type
     return mx.stream(_streams.stream_for(kind))
 
 
@@ -130,16 +130,16 @@ class compute_stream:  # noqa: N801 - as above
     """Queue operations on a stream that any thread can evaluate, and hold the lock.
 
     Args:
-        wide: True if there are float64 arrays, which MLX supports on the CPU only.
+        has_float64: True if there are float64 arrays, which MLX supports on the CPU only.
     """
 
-    __slots__ = ("_lock", "_stream", "_wide")
+    __slots__ = ("_has_float64", "_lock", "_stream")
 
-    def __init__(self, *, wide: bool = False) -> None:
-        self._wide = wide
+    def __init__(self, *, has_float64: bool = False) -> None:
+        self._has_float64 = has_float64
 
     def __enter__(self) -> None:
-        self._stream, self._lock = build_stream(wide=self._wide), evaluation_lock()
+        self._stream, self._lock = build_stream(has_float64=self._has_float64), evaluation_lock()
         self._lock.__enter__()
         self._stream.__enter__()
 

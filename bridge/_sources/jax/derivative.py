@@ -21,7 +21,7 @@ class Derivative:
         program: The function to be differentiated.
         name: The name of the function.
         primals: The specs of its primals, as the caller sees them.
-        mode: The JAX settings that it is traced and run with.
+        environment: The JAX settings that it is traced and run with.
         argnums: Positions of primals.
         outnums: Positions of outputs.
     """
@@ -29,7 +29,7 @@ class Derivative:
     program: Program
     name: str
     primals: Specs
-    mode: Environment
+    environment: Environment
     argnums: Positions
     outnums: Positions
 
@@ -55,9 +55,9 @@ class Derivative:
 
         It has no rules: a second derivative is taken of the whole function, not of its halves.
         """
-        program = trace(fun, primals, mode=self.mode)
+        program = trace(fun, primals, environment=self.environment)
         call = jit_program(program, f"{self.name}.{half}")
-        call = with_x64_boundary(call, primals, mode=self.mode, results=results)
+        call = with_x64_boundary(call, primals, environment=self.environment, results=results)
         return Op(
             name=self.name, framework="jax", call=call, output_specs=lambda *_: program.outputs
         )

@@ -78,7 +78,7 @@ class SavedResiduals:
         """The specs of the primals and outputs that are residuals, as the caller sees them."""
         primals = self.derivative.primals
         outputs = external_specs(
-            self.forward.outputs[: self.output_count], primals, x64=self.derivative.mode.x64
+            self.forward.outputs[: self.output_count], primals, x64=self.derivative.environment.x64
         )
         saved_primals = (primals[i] for i in self.residuals.primals)
         return (*saved_primals, *(outputs[i] for i in self.residuals.outputs))
@@ -134,7 +134,7 @@ def save_residuals(derivative: Derivative) -> SavedResiduals:
         observed["output_count"] = len(outputs)
         return [*outputs, *(residual for residual, _ in encoded)]
 
-    program = trace(forward, derivative.primals, mode=derivative.mode)
+    program = trace(forward, derivative.primals, environment=derivative.environment)
     residuals = _locate(program, **observed)
     packing = make_packing(program.outputs[i] for i in residuals.others)
     return SavedResiduals(derivative, program, observed["output_count"], residuals, packing)

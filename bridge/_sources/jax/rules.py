@@ -34,13 +34,13 @@ class Settings:
 
     Attributes:
         jit: True if it is traced as a whole; otherwise its Python is rerun on every call.
-        mode: The JAX settings that it is traced and run with.
+        environment: The JAX settings that it is traced and run with.
         residuals: The strategy for its first derivative: `save`, `recompute` or `auto`.
         labels: The names of its arguments in errors.
     """
 
     jit: bool
-    mode: Environment
+    environment: Environment
     residuals: str
     labels: tuple[str, ...]
 
@@ -74,7 +74,10 @@ class Function:
             name=self.name,
             framework="jax",
             call=with_x64_boundary(
-                call, self.primals, mode=self.settings.mode, labels=self.settings.labels
+                call,
+                self.primals,
+                environment=self.settings.environment,
+                labels=self.settings.labels,
             ),
             output_specs=self.output_specs,
             observed_specs=None if self.program else lambda: self._observed_specs,
@@ -90,16 +93,16 @@ class Function:
 
     def output_specs(self, *_: ArraySpec) -> Specs:
         """Return the specs of the outputs as the caller sees them."""
-        mode = self.settings.mode
-        program = self.program or trace(self.fun, self.primals, mode=mode)
-        return external_specs(program.outputs, self.primals, x64=mode.x64)
+        environment = self.settings.environment
+        program = self.program or trace(self.fun, self.primals, environment=environment)
+        return external_specs(program.outputs, self.primals, x64=environment.x64)
 
     @functools.cached_property
     def _observed_specs(self) -> Specs:
         if self.known:
             return self.known()
-        outputs = infer_outputs(self.fun, self.primals, mode=self.settings.mode)
-        return external_specs(outputs, self.primals, x64=self.settings.mode.x64)
+        outputs = infer_outputs(self.fun, self.primals, environment=self.settings.environment)
+        return external_specs(outputs, self.primals, x64=self.settings.environment.x64)
 
     def vjp(self, argnums: Positions, outnums: Positions) -> Op:
         """Make the Op of the gradients at `argnums` for cotangents of the outputs at `outnums`."""
@@ -149,8 +152,10 @@ class Function:
         """Make the forward/backward pair; None where recomputing costs less."""
         if self.program is None:
             return None
-        mode = self.settings.mode
-        derivative = Derivative(self.program, self.name, self.primals, mode, argnums, outnums)
+        environment = self.settings.environment
+        derivative = Derivative(
+            self.program, self.name, self.primals, environment, argnums, outnums
+        )
         try:
             return choose_strategy(derivative, self.settings.residuals)
         except Exception:  # noqa: BLE001, NOTE [halves that cannot be had]
@@ -173,7 +178,7 @@ def make_function(
     """Make a function with its rules; trace it now unless the settings say otherwise."""
     if not settings.jit:
         return Function(name, primals, settings, fun, None)
-    program = trace(fun, primals, mode=settings.mode, labels=settings.labels)
+    program = trace(fun, primals, environment=settings.environment, labels=settings.labels)
     return Function(name, primals, settings, program, program)
 
 

@@ -59,8 +59,8 @@ class JaxSource:
         residuals: str,
     ) -> Op:
         """Make an Op of `fn` for primals of these specs; trace it now unless `jit` is False."""
-        mode = current_environment(x64=_needs_x64(primals, labels, x64=x64))
-        settings = Settings(jit, mode, residuals, tuple(labels))
+        environment = current_environment(x64=_needs_x64(primals, labels, x64=x64))
+        settings = Settings(jit, environment, residuals, tuple(labels))
         flat = make_function(fn, name, primals, settings)
         if not jit:
             find = functools.partial(find_places, fn, ARRAYS.is_array)

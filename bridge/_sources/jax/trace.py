@@ -75,12 +75,12 @@ def _find_dependencies(jaxpr: Jaxpr) -> list[frozenset[int]]:
 
 
 def trace(
-    fn: Callable[..., Any], primals: Specs, *, mode: Environment, labels: Sequence[str] = ()
+    fn: Callable[..., Any], primals: Specs, *, environment: Environment, labels: Sequence[str] = ()
 ) -> Program:
     """Trace `fn` for primals of these specs; this runs its Python once."""
     check_not_forked()
-    with mode():
-        avals = [shape_dtype_struct(spec, x64=mode.x64) for spec in primals]
+    with environment():
+        avals = [shape_dtype_struct(spec, x64=environment.x64) for spec in primals]
         try:
             traced, arguments = with_argument_names(fn, avals, labels) if labels else (fn, avals)
             jaxpr, shapes = jax.make_jaxpr(traced, return_shape=True)(*arguments)
@@ -90,13 +90,13 @@ def trace(
     return Program(jaxpr, tuple(map(ARRAYS.spec, shapes)))
 
 
-def infer_outputs(fn: Callable[..., Any], primals: Specs, *, mode: Environment) -> Specs:
+def infer_outputs(fn: Callable[..., Any], primals: Specs, *, environment: Environment) -> Specs:
     """Return the output specs of `fn`; run it if it needs values: NOTE [made-up values]."""
     try:
-        return trace(fn, primals, mode=mode).outputs
+        return trace(fn, primals, environment=environment).outputs
     except _NEEDS_VALUES:
-        with mode():
-            avals = [shape_dtype_struct(spec, x64=mode.x64) for spec in primals]
+        with environment():
+            avals = [shape_dtype_struct(spec, x64=environment.x64) for spec in primals]
             return tuple(ARRAYS.spec(jnp.asarray(y)) for y in fn(*map(_example_input, avals)))
 
 

@@ -43,19 +43,19 @@ def with_x64_boundary(
     call: Callable[..., Any],
     primals: Specs,
     *,
-    mode: Environment,
+    environment: Environment,
     results: int | None = None,
     labels: Sequence[str] = (),
 ) -> Callable[..., Any]:
-    """Return `call` so that it runs in `mode`, narrows primals and widens outputs.
+    """Return `call` so that it runs in `environment`, narrows primals and widens outputs.
 
     Its first `results` outputs are widened, by default all; the others are residuals.
     """
-    call = mode.run_with(call)
-    argnums = narrowed_positions(primals, x64=mode.x64)
+    call = environment.run_with(call)
+    argnums = narrowed_positions(primals, x64=environment.x64)
     if not argnums:
         return call
-    widens = _widens(primals, x64=mode.x64)
+    widens = _widens(primals, x64=environment.x64)
 
     def narrow_and_call(*xs: Any) -> list[Any]:
         narrowed = list(xs)

@@ -22,7 +22,7 @@ from bridge._core.errors import ArgumentError
 from bridge._core.op import Specs
 from bridge._core.spec import check_specs_unchanged
 from bridge._sources.mlx.dry_run import dry_run
-from bridge._sources.mlx.graph_summary import has_many_elements
+from bridge._sources.mlx.graph_summary import has_float64
 from bridge._sources.mlx.missing_rules import looks_at_values
 from bridge._sources.mlx.random import Fun
 
@@ -32,7 +32,7 @@ def check_captured(fun: Fun, primals: Specs, name: str) -> None:
 
     def build() -> Sequence[mx.array]:
         xs = [unmarked_placeholder(spec.shape, dtype_of(spec.dtype)) for spec in primals]
-        with build_stream(wide=has_many_elements(primals)), dry_run():
+        with build_stream(has_float64=has_float64(primals)), dry_run():
             try:
                 return fun(*xs)
             except (ValueError, RuntimeError) as error:

@@ -23,7 +23,7 @@ from bridge._core.op import Positions, Specs
 from bridge._sources.mlx.dot_graph import reachable_from, read_graph
 from bridge._sources.mlx.dry_run import dry_run
 from bridge._sources.mlx.eager import example_inputs
-from bridge._sources.mlx.graph_summary import has_many_elements, placeholders
+from bridge._sources.mlx.graph_summary import has_float64, placeholders
 from bridge._sources.mlx.missing_rules import looks_at_values
 from bridge._sources.mlx.random import Fun
 
@@ -161,7 +161,7 @@ def _observe(
 
     def run(xs: Callable[[Specs], list[mx.array]]) -> _Observer:
         watch = _Observer()
-        with build_stream(wide=has_many_elements(specs)), dry_run():
+        with build_stream(has_float64=has_float64(specs)), dry_run():
             args = xs(specs)
             sys.setprofile(watch)
             try:

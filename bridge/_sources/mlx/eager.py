@@ -19,7 +19,7 @@ from bridge._arrays.mlx import (
 from bridge._core.op import Specs
 from bridge._core.spec import ArraySpec
 from bridge._sources.mlx.dry_run import dry_run
-from bridge._sources.mlx.graph_summary import has_many_elements
+from bridge._sources.mlx.graph_summary import has_float64
 from bridge._sources.mlx.random import Fun, detect_rng_use
 
 
@@ -34,7 +34,7 @@ def caching_last_call(fun: Fun) -> Fun:
 
 def observe_outputs(fun: Fun, primals: Specs, name: str) -> tuple[Specs, bool]:
     """Specs of the results, and whether random numbers are drawn: NOTE [made-up values]."""
-    with compute_stream(wide=has_many_elements(primals)), dry_run():
+    with compute_stream(has_float64=has_float64(primals)), dry_run():
         try:
             found, drew = detect_rng_use(lambda: fun(*example_inputs(primals)))
         except Exception as error:

@@ -7,7 +7,7 @@ import mlx.core as mx
 from bridge._arrays.mlx import compute_stream
 from bridge._core.op import Specs
 from bridge._sources.mlx.dry_run import dry_run
-from bridge._sources.mlx.graph_summary import has_many_elements, placeholders
+from bridge._sources.mlx.graph_summary import has_float64, placeholders
 from bridge._sources.mlx.random import Fun
 
 
@@ -27,7 +27,7 @@ def try_export(fun: Fun, primals: Specs) -> tuple[list[dict[str, Any]], bool]:
     """What MLX writes of `fun` until it gives up, and whether it does not."""
     notes: list[dict[str, Any]] = []
     try:
-        with compute_stream(wide=has_many_elements(primals)), dry_run():
+        with compute_stream(has_float64=has_float64(primals)), dry_run():
             mx.export_function(notes.append, fun, *placeholders(primals))
     except (ValueError, RuntimeError):
         return notes, False

@@ -17,7 +17,7 @@ from bridge._core.op import Specs
 from bridge._sources.mlx.dry_run import dry_run
 from bridge._sources.mlx.eager import example_inputs
 from bridge._sources.mlx.exported import exported_operations
-from bridge._sources.mlx.graph_summary import GraphSummary, has_many_elements
+from bridge._sources.mlx.graph_summary import GraphSummary, has_float64
 from bridge._sources.mlx.missing_rules import missing_rule
 from bridge._sources.mlx.nodes import separate_nodes
 from bridge._sources.mlx.random import Fun
@@ -85,7 +85,7 @@ def check_linear(
     )
     if not alone:
         return
-    with compute_stream(wide=has_many_elements(specs)), dry_run():
+    with compute_stream(has_float64=has_float64(specs)), dry_run():
         xs = example_inputs(specs[:primals])
         zeros = [mx.zeros(spec.shape, dtype_of(spec.dtype)) for spec in specs[primals:]]
         gradients = slope(*xs, *zeros)

@@ -47,7 +47,7 @@ class GraphSummary:
     uses_rng: bool
 
 
-def has_many_elements(primals: Specs) -> bool:
+def has_float64(primals: Specs) -> bool:
     """Whether there are float64 arrays, which MLX computes with on the CPU alone."""
     return any(spec.dtype == "float64" for spec in primals)
 
@@ -60,7 +60,7 @@ def placeholders(primals: Specs) -> list[mx.array]:
 def summarize_graph(fun: Fun, primals: Specs, name: str) -> GraphSummary | None:
     """What is known of `fun`; `None` if it looks at values."""
     xs = placeholders(primals)
-    with compute_stream(wide=has_many_elements(primals)), dry_run(), raise_no_rule(name):
+    with compute_stream(has_float64=has_float64(primals)), dry_run(), raise_no_rule(name):
         try:
             found, drew = detect_rng_use(lambda: fun(*xs))
         except (ValueError, RuntimeError) as error:

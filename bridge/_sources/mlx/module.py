@@ -14,14 +14,14 @@ Modes = tuple[bool, ...]
 
 
 def functionalize(
-    module: Any, *, wide: bool
+    module: Any, *, allow_64_bits: bool
 ) -> tuple[Callable[..., Any], Callable[[], Modes], Arrays, Arrays]:
     """A pure function of modes, parameters, buffers and arguments; the modes; copies of both.
 
     Parameters are what the module trains, and buffers all other arrays in it, such as the running
     statistics of a normalization, or parameters that are frozen.
     """
-    del wide  # MLX counts in 32 bits
+    del allow_64_bits  # MLX counts in 32 bits
     trained = dict.fromkeys(name for name, _ in tree_flatten(module.trainable_parameters()))
     kept = [name for name in _arrays(module) if name not in trained]
 

@@ -31,6 +31,6 @@ def as_flat_function(fn: Callable[..., Any], seed: int | None) -> Fun:
 
     def fun(*xs: mx.array) -> list[mx.array]:
         found = call_checked(fn, [x[...] for x in xs])  # objects that it may write to in place
-        return [y if isinstance(y, mx.array) else ARRAYS.made(y) for y in found]
+        return [y if isinstance(y, mx.array) else ARRAYS.make_array(y) for y in found]
 
     return fun if seed is None else with_seed(fun, seed)

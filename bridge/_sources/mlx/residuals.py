@@ -27,7 +27,7 @@ from bridge._arrays.mlx import (
 from bridge._core.op import ForwardBackward, Op, Positions, Specs
 from bridge._core.pytree import replace_at
 from bridge._sources.mlx.call_checks import ObservedCall
-from bridge._sources.mlx.graph_summary import has_many_elements
+from bridge._sources.mlx.graph_summary import has_float64
 from bridge._sources.mlx.missing_rules import raise_for_leftovers, raise_no_rule
 from bridge._sources.mlx.nodes import separate_nodes
 from bridge._sources.mlx.random import Fun, rng_state
@@ -88,7 +88,7 @@ class SavedGraph:
             return separate_nodes([outputs[i] for i in self.outnums])
 
         with (
-            compute_stream(wide=has_many_elements(self.primals)),
+            compute_stream(has_float64=has_float64(self.primals)),
             raise_no_rule(f"{self.looked.name}.vjp"),
         ):
             cotangents = [zeros(self.looked.outputs[i]) for i in self.outnums]
@@ -110,7 +110,7 @@ class SavedGraph:
             waiting: DeferredGradients | None = pop(row[count])
             if waiting is None:
                 return again.call(*row[:count], *row[count + 1 :])
-            with compute_stream(wide=has_many_elements(self.primals)):
+            with compute_stream(has_float64=has_float64(self.primals)):
                 for place, cotangent in zip(waiting.cotangents, row[count + 1 :], strict=True):
                     overwrite(place, cotangent)
                 return own_memory([waiting.gradients[self.argnums.index(i)] for i in argnums])

@@ -24,7 +24,7 @@ from bridge._sources.mlx.forward_mode import (
     jvp_by_rules,
     jvp_is_unreliable,
 )
-from bridge._sources.mlx.graph_summary import GraphSummary, has_many_elements
+from bridge._sources.mlx.graph_summary import GraphSummary, has_float64
 from bridge._sources.mlx.missing_rules import raise_for_leftovers, raise_no_rule
 from bridge._sources.mlx.native import Settings
 from bridge._sources.mlx.nodes import separate_nodes
@@ -119,10 +119,10 @@ class Function:
             return outputs
 
         def call_wide(*xs: mx.array) -> Arrays:
-            with compute_stream(wide=True):
+            with compute_stream(has_float64=True):
                 return call(*xs)
 
-        return call_wide if has_many_elements(self.primals) else call
+        return call_wide if has_float64(self.primals) else call
 
     @functools.cached_property
     def _observed_call(self) -> ObservedCall:

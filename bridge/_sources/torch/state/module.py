@@ -106,17 +106,17 @@ class PureModule:
 
 
 def functionalize(
-    module: torch.nn.Module, *, wide: bool
+    module: torch.nn.Module, *, allow_64_bits: bool
 ) -> tuple[Callable[..., Any], Callable[[], Modes], Tensors, Tensors]:
     """A pure function of modes, parameters, buffers and arguments; the modes; both as they are.
 
-    Parameters that are tied are one parameter, by the first of their names. Unless integers may be
-    `wide`, buffers of 64-bit integers, which torch counts in, are of 32 bits outside.
+    Parameters that are tied are one parameter, by the first of their names. Unless 64-bit
+    integers are allowed, buffers of them, which torch counts in, are of 32 bits outside.
     """
     _check_kind(module)
     params = {name: value.detach() for name, value in module.named_parameters()}
     buffers = {name: value.detach() for name, value in module.named_buffers()}
-    if not wide:
+    if not allow_64_bits:
         buffers = {name: _check_narrowed(name, value) for name, value in buffers.items()}
     return PureModule(module), lambda: _modes(module), params, buffers
 
