@@ -334,9 +334,13 @@ REFUSED = {
     "past": (lambda: Past(backward=False), ArgumentError, "Past uses `layer.weight` past the attr"),
     "late": (lambda: Past(backward=True), ArgumentError, "Past uses `layer.weight` past the attr"),
     "in_place": (Averaging, ArgumentError, "Averaging changes its parameter `mean` in place"),
-    "anew": (Resetting, ArgumentError, "Resetting sets its parameter `scale` anew"),
-    "state": (Stateful, ArgumentError, "Stateful reads its attribute `hidden`, a tensor, and sets"),
-    "untied": (lambda: TiedBuffers(place=False), ArgumentError, "sets buffer mean anew, but not"),
+    "anew": (Resetting, ArgumentError, "Resetting replaces its parameter `scale`"),
+    "state": (
+        Stateful,
+        ArgumentError,
+        "Stateful reads its attribute `hidden`, a tensor, and replaces",
+    ),
+    "untied": (lambda: TiedBuffers(place=False), ArgumentError, "replaces buffer mean, but not"),
     "accumulated": (Accumulated, NoRuleError, r"a `.backward\(\)` in it adds to the `.grad`"),
     "hooked_after": (hooked_after, NoRuleError, "weight has a hook that changes its `.grad`"),
 }

@@ -354,8 +354,8 @@ def test_batch_norm_with_its_statistics_as_arguments():
 
 
 RESULTS = {
-    "str": (lambda x: "text", "result 0 of f is a str, no tensor or number"),
-    "None": (lambda x: [x, None], "result 1 of f is a NoneType, no tensor or number"),
+    "str": (lambda x: "text", "result 0 of f is a str, not a tensor or a number"),
+    "None": (lambda x: [x, None], "result 1 of f is a NoneType, not a tensor or a number"),
     "sparse": (
         lambda x: x.to_sparse(),
         "result 0 of f cannot cross: it is sparse|sparse or nested",

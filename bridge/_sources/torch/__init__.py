@@ -1,3 +1,3 @@
-"""Functions of PyTorch as Ops, transformed by torch.func."""
+"""PyTorch as a source: Ops of its functions, transformed by torch.func and autograd."""
 
 from bridge._sources.torch.source import SOURCE as SOURCE

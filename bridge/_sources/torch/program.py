@@ -1,4 +1,4 @@
-"""Captured graphs as functions."""
+"""Programs: captured graphs as functions."""
 
 import dataclasses
 import functools
@@ -18,13 +18,13 @@ from bridge._sources.torch.internals import GradientObserver
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-    """How the Ops of one function are made, its derivatives included.
+    """How the Ops of one function and of its derivatives are made.
 
     Attributes:
-        capture: `auto`, `require` or `never`, whether it becomes a graph.
-        dtype: What torch makes of a Python number in it.
-        seed: Position of the argument that random numbers follow from, if there is one.
-        exports_graph: Whether Ops are written out, for a target that compiles them.
+        capture: `auto`, `require` or `never`: whether the function is captured as a graph.
+        dtype: The default dtype, that of a Python number in the function.
+        seed: The position of the argument that random numbers follow from, if there is one.
+        exports_graph: True if Ops have a neutral graph, for a target that compiles it.
     """
 
     capture: str
@@ -38,10 +38,10 @@ class Program:
     """A captured function.
 
     Attributes:
-        module: Its graph of ATen operators and the constants in it; static and functional.
-        outputs: Of its results.
-        observer: What was noted of the function when it was captured.
-        unrecorded: Positions of the results that torch records no gradient of.
+        module: The graph of ATen operators, functional and with static shapes, and its constants.
+        outputs: The specs of its outputs.
+        observer: Notes on gradients, made when the function was captured.
+        unrecorded: Positions of the outputs that torch records no gradient of.
     """
 
     module: GraphModule
@@ -51,27 +51,27 @@ class Program:
 
     @functools.cached_property
     def run(self) -> Callable[..., tuple[torch.Tensor, ...]]:
-        """The results, by operators that torch can transform."""
+        """The graph as a function, of operators that torch can transform."""
         return compile_graph(self.module)
 
     @functools.cached_property
     def run_into(self) -> Callable[..., tuple[torch.Tensor, ...]]:
-        """The same, given tensors for the results first: NOTE [written in place]."""
+        """The graph as a function of output buffers, then inputs: NOTE [written in place]."""
         return compile_graph_into(self.module)
 
     @functools.cached_property
     def uses_rng(self) -> bool:
-        """Whether random numbers are drawn."""
+        """True if it draws random numbers."""
         return any(map(is_random, self.module.graph.nodes))
 
     @functools.cached_property
     def has_custom_ops(self) -> bool:
-        """Whether there are operators that are not torch's own, whose gradients it may lose."""
-        found = (getattr(x.target, "namespace", "aten") for x in self.module.graph.nodes)
-        return any(name not in ("aten", "prims", "prim") for name in found)
+        """True if there are operators of users, whose gradients torch.func may lose."""
+        namespaces = (getattr(x.target, "namespace", "aten") for x in self.module.graph.nodes)
+        return any(name not in ("aten", "prims", "prim") for name in namespaces)
 
     def fingerprint(self) -> str:
-        """The graph: operators, how they are connected, and digests of constants."""
+        """Return the graph as text, with digests of its constants."""
         return "\n".join([str(self.module.graph), *map(_digest, self._constants())])
 
     def _constants(self) -> list[Any]:
@@ -79,7 +79,7 @@ class Program:
         return [get_attribute(self.module, str(node.target)) for node in nodes]
 
     def dependencies(self) -> Sequence[frozenset[int]]:
-        """For each result the positions of the arguments it depends on."""
+        """Return for each output the positions of the arguments that it depends on."""
         return self._dependencies
 
     @functools.cached_property
@@ -95,17 +95,17 @@ class Program:
 
 
 def _digest(x: Any) -> str:
-    """What tells constants apart."""
+    """Return a text that differs for constants that differ."""
     if not isinstance(x, torch.Tensor):
         return str(x)
     plain = x.cpu().resolve_conj().resolve_neg().contiguous()
     words = torch.view_as_real(plain) if plain.is_complex() else plain
-    found = hashlib.sha256(words.reshape(-1).view(torch.uint8).numpy().data)
-    return f"{x.dtype} {list(x.shape)} {found.hexdigest()}"
+    digest = hashlib.sha256(words.reshape(-1).view(torch.uint8).numpy().data)
+    return f"{x.dtype} {list(x.shape)} {digest.hexdigest()}"
 
 
 _aten: Any = torch.ops.aten
-# Operators that take a tensor for its shape and dtype only.
+# Operators that use only the shape and dtype of a tensor.
 _BY_SHAPE = {
     *(_aten.zeros_like.default, _aten.ones_like.default, _aten.full_like.default),
     *(_aten.empty_like.default, _aten.new_zeros.default, _aten.new_ones.default),
@@ -114,18 +114,18 @@ _BY_SHAPE = {
 
 
 def make_call(program: Program, settings: Settings) -> Callable[..., Any]:
-    """The call of an Op: `program` on tensors, random numbers following from their seed."""
+    """Make the `call` of an Op from `program`; random numbers follow from its seed."""
     run = in_clean_state(program.run, settings.dtype)
     seed = settings.seed
     return run if seed is None or not program.uses_rng else with_seed(run, seed)
 
 
 def make_call_into(program: Program, settings: Settings) -> Callable[..., Any]:
-    """The same for an Op's `into`."""
+    """Make the `call_into` of an Op from `program`; random numbers follow from its seed."""
 
-    def into(places: Sequence[torch.Tensor], primals: Sequence[torch.Tensor]) -> Any:
-        run = in_clean_state(functools.partial(program.run_into, *places), settings.dtype)
+    def call_into(buffers: Sequence[torch.Tensor], primals: Sequence[torch.Tensor]) -> Any:
+        run = in_clean_state(functools.partial(program.run_into, *buffers), settings.dtype)
         seed = settings.seed
         return (run if seed is None or not program.uses_rng else with_seed(run, seed))(*primals)
 
-    return into
+    return call_into

@@ -1,4 +1,4 @@
-"""What PyTorch shows to bridge as a source of functions."""
+"""PyTorch as a source of functions."""
 
 import dataclasses
 from collections.abc import Callable, Hashable, Sequence
@@ -16,13 +16,13 @@ from bridge._sources.torch.state.module import functionalize
 
 
 class TorchSource:
-    """PyTorch's functions."""
+    """Makes Ops of functions of PyTorch; implements `Source`."""
 
     traces_scalars = False
     supports_rng = True
 
     def check_options(self, *, capture: str, lower: str = "ffi", **_: Any) -> None:
-        """Raise unless `capture` is one of the three ways, and goes with `lower`."""
+        """Raise unless `capture` and `lower` have known values that go together."""
         if capture not in ("auto", "require", "never"):
             raise OptionError(f'capture={capture!r} is neither "auto", "require" nor "never".')
         if lower not in ("ffi", "xla"):
@@ -34,7 +34,7 @@ class TorchSource:
             )
 
     def check_device(self, device: str) -> None:
-        """Raise unless it is the host or a CUDA device."""
+        """Raise unless `device` is the host or a CUDA device."""
         if not is_device(device):
             raise OptionError(
                 f'device={device!r} is no device that torch computes on here. Pass "cpu", "cuda" '
@@ -42,7 +42,7 @@ class TorchSource:
             )
 
     def is_module(self, fn: Any) -> bool:
-        """Whether `fn` is an `nn.Module`."""
+        """Return True if `fn` is an `nn.Module`."""
         return isinstance(fn, torch.nn.Module)
 
     def holds_parameters(self, x: Any) -> bool:
@@ -52,10 +52,9 @@ class TorchSource:
     functionalize = staticmethod(functionalize)
 
     def trace_context(self) -> Hashable:
-        """What torch makes of a Python number, and what else a function can ask for, if changed.
+        """Return the default dtype, and other settings that a function can read, if changed.
 
-        Gradient modes, autocast and the default device are not followed: calls have a torch just
-        started.
+        Gradient modes, autocast and the default device do not count: calls reset them.
         """
         dtype, precision = torch.get_default_dtype(), torch.get_float32_matmul_precision()
         deterministic = torch.are_deterministic_algorithms_enabled()
@@ -64,14 +63,14 @@ class TorchSource:
         return dtype, deterministic, precision
 
     def compute_device(self, device: str, asked: str | None) -> str:
-        """`asked`, or the device of the arguments."""
-        wanted = asked or device
-        if wanted.startswith("cuda") and not torch.cuda.is_available():
+        """Return `asked`, or the device of the arguments; raise if torch has no such device."""
+        chosen = asked or device
+        if chosen.startswith("cuda") and not torch.cuda.is_available():
             raise DeviceError(
-                f"torch cannot compute on {wanted}: this is torch {torch.__version__} without a "
+                f"torch cannot compute on {chosen}: this is torch {torch.__version__} without a "
                 'CUDA device. Let it compute on the host with device="cpu", which copies.'
             )
-        return wanted
+        return chosen
 
     def make_op(
         self,
@@ -84,15 +83,16 @@ class TorchSource:
         lower: str = "ffi",
         seed: int | None = None,
     ) -> Op:
-        """`fn` as an Op for arguments of these specs, captured now unless `capture` forbids it.
+        """Make an Op of `fn` for primals of these specs, captured now unless `capture` is "never".
 
-        Random numbers follow from the argument at the position `seed`, an integer or several. Ops
-        are written out where `lower` is `"xla"`, and captured on the host: torch computes nothing.
+        Random numbers follow from the argument at the position `seed`, one or more integers. With
+        `lower="xla"`, Ops have a neutral graph and are captured on the host, where torch computes
+        nothing.
         """
-        listed = lower == "xla"
-        if listed:
+        exports_graph = lower == "xla"
+        if exports_graph:
             primals = tuple(dataclasses.replace(spec, device="cpu") for spec in primals)
-        settings = Settings(capture, torch.get_default_dtype(), seed, listed)
+        settings = Settings(capture, torch.get_default_dtype(), seed, exports_graph)
         return make_native(on_copies(fn, name), name, primals, settings).make_op()
 
     def symbolic_shapes(
@@ -102,7 +102,7 @@ class TorchSource:
         names: Sequence[Sequence[int | str]],
         **_: Any,
     ) -> list[tuple[int | str, ...]] | None:
-        """`None`: graphs are for shapes that are known."""
+        """Return `None`: graphs have static shapes."""
         del fn, primals, names
 
 

@@ -17,7 +17,7 @@ from bridge._sources.torch.autodiff.function_calls import intercept_apply, takes
 from bridge._sources.torch.autodiff.gradient_flow import (
     GradientCuts,
     carries_gradient,
-    is_smooth,
+    is_differentiable,
     stops_matter,
 )
 from bridge._sources.torch.capture.graph import has_side_effect, results
@@ -105,7 +105,7 @@ class FunctionGraphs:
         tensors = [y for y in self.results if isinstance(y, torch.Tensor)]
         constant = {id(x) for x in context.non_differentiable}
         self.fixed = tuple(
-            i for i, y in enumerate(tensors) if id(y) in constant or not is_smooth(y)
+            i for i, y in enumerate(tensors) if id(y) in constant or not is_differentiable(y)
         )
         return tensors
 
@@ -204,7 +204,9 @@ class Backward:
                 if i not in pair.fixed and not any(y is x for x in xs)
             }
             known = {*replaced, *map(id, xs)}
-            kept = [x for x in context.saved_values() if is_smooth(x) and id(x) not in known]
+            kept = [
+                x for x in context.saved_values() if is_differentiable(x) and id(x) not in known
+            ]
             context.hand_over(replaced)
             row = self._cotangents(cotangents, materialized=context.materialize_grads)
             cuts.backward = True

@@ -56,7 +56,7 @@ class GradientCuts(TorchFunctionMode):
             self.suspended |= self.backward
         if func is set_grad_enabled and not args[0]:
             self.suspended |= self.backward
-        if func in LEAVING and is_smooth(args[0]):
+        if func in LEAVING and is_differentiable(args[0]):
             self.left |= self.backward
         if func == _REQUIRES_GRAD and any(args[0] is x for x in self.moving):
             return True  # to torch it does
@@ -66,7 +66,7 @@ class GradientCuts(TorchFunctionMode):
             if isinstance(found, torch.Tensor) and found is not args[0]:
                 found = found.view_as(found)  # a node of its own
             row = found if isinstance(found, (list, tuple)) else [found]
-            self.stops += [y for y in row if is_smooth(y)]
+            self.stops += [y for y in row if is_differentiable(y)]
         return found
 
     def _stopped(self, func: Any, args: Sequence[Any], *, recorded: bool) -> bool:
@@ -80,14 +80,14 @@ def _is_access(func: Any) -> bool:
     return getattr(func, "__name__", "") in ("__get__", "__set__", "__delete__")
 
 
-def is_smooth(x: Any) -> bool:
+def is_differentiable(x: Any) -> bool:
     """Whether `x` is a tensor that may have a gradient."""
     return isinstance(x, torch.Tensor) and (x.is_floating_point() or x.is_complex())
 
 
 def carries_gradient(x: Any) -> bool:
     """Whether `x` is a tensor that a derivative may be taken by, and no parameter of the user's."""
-    return is_smooth(x) and x.requires_grad and not isinstance(x, torch.nn.Parameter)
+    return is_differentiable(x) and x.requires_grad and not isinstance(x, torch.nn.Parameter)
 
 
 _aten: Any = torch.ops.aten
@@ -113,7 +113,7 @@ def flow_nodes(graph: Graph, sources: Iterable[Node], ends: Sequence[Node] = ())
 
 def _carries(node: Node) -> bool:
     value = node.meta.get("val")
-    return any(map(is_smooth, value if isinstance(value, (tuple, list)) else [value]))
+    return any(map(is_differentiable, value if isinstance(value, (tuple, list)) else [value]))
 
 
 def stops_matter(

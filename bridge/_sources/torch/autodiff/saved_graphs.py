@@ -34,7 +34,7 @@ from bridge._sources.torch.capture.environment import (
 )
 from bridge._sources.torch.capture.trace import Fun, contiguous_copy
 from bridge._sources.torch.program import Settings
-from bridge._sources.torch.state.replaced_tensors import get_rerun
+from bridge._sources.torch.state.replaced_tensors import backward_setup
 
 _MOST_GRAPHS = 256
 _NUMBER = ArraySpec((), "int32")
@@ -138,7 +138,7 @@ class SavedGraph:
                 free = [copies[i].requires_grad_() for i in self.argnums]
                 outputs = list(self.fun(*replace_at(free, self.argnums, copies)))
                 found = [contiguous_copy(y.detach()) for y in outputs]
-                again = get_rerun()
+                again = backward_setup()
             check_specs_unchanged([*map(ARRAYS.spec, found)], self.outputs, self.name)
             number = self.graphs.keep(_Graph(free, outputs, again, generator_states(xs)))
             return (*found, torch.tensor(number, dtype=torch.int32))

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch.overrides import TorchFunctionMode
 
-from bridge._sources.torch.autodiff.gradient_flow import is_smooth
+from bridge._sources.torch.autodiff.gradient_flow import is_differentiable
 from bridge._sources.torch.state.escaped_values import EscapeObserver
 
 _REFUSED = re.compile(r"is not differentiable with respect to argument '(\w+)'")
@@ -44,13 +44,13 @@ class TrainingRun:
         if not self._training:
             return fun(*xs)
         with _RefusedArguments(), EscapeObserver() as self._leaving:
-            return fun(*[x.requires_grad_(is_smooth(x)) for x in xs])
+            return fun(*[x.requires_grad_(is_differentiable(x)) for x in xs])
 
     def look(self, outputs: Sequence[torch.Tensor]) -> None:
         """Note which of the results have no gradient, where nothing else notes that it is asked."""
         if self._training and not self._leaving.left:
             self.unrecorded = frozenset(
-                i for i, y in enumerate(outputs) if is_smooth(y) and not y.requires_grad
+                i for i, y in enumerate(outputs) if is_differentiable(y) and not y.requires_grad
             )
 
 

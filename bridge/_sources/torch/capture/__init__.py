@@ -1,1 +1,1 @@
-"""Functions of torch as graphs."""
+"""Capture of functions of torch as graphs."""

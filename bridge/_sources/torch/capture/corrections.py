@@ -1,4 +1,4 @@
-"""Functions of torch whose gradients are wrong there, computed by others that have them right."""
+"""Replacements for functions of torch that have wrong gradients."""
 
 import functools
 import inspect
@@ -13,55 +13,56 @@ from bridge._sources.torch.internals import without_modes
 
 
 class CorrectedFunctions(TorchFunctionMode):
-    """Calls others in the place of functions whose gradients are wrong."""
+    """Calls replacements for functions that have wrong gradients."""
 
     def __torch_function__(
         self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Any = None
     ) -> Any:
-        """`func`, or what has its gradient right."""
+        """Call `func` or its replacement."""
         call: Any = _CORRECTED.get(func, func)
         return call(*args, **(kwargs or {}))
 
 
-def _as_strided_scatter(input: Any, src: Any, *layout: Any, **named: Any) -> Any:
-    """The same in place: in torch 2.13, what is written over keeps its gradient otherwise."""
+def _as_strided_scatter(input: Any, src: Any, *layout: Any, **kwargs: Any) -> Any:
+    """Compute it by a copy in place: in torch 2.13, overwritten elements keep their gradients."""
     written = input.clone(memory_format=torch.preserve_format)
-    written.as_strided(*layout, **named).copy_(src)
+    written.as_strided(*layout, **kwargs).copy_(src)
     return written
 
 
 def _embedding_bag(*args: Any, **kwargs: Any) -> Any:
-    """Bags of rows from F.embedding, whose gradients are divided by the right counts."""
-    call = _BAG.bind(*args, **kwargs)
+    """Look rows up by F.embedding, which divides gradients by the right counts, and bag them."""
+    call = _BAG_SIGNATURE.bind(*args, **kwargs)
     call.apply_defaults()
-    of = call.arguments
-    index, table, padding = of["input"], of["weight"], of["padding_idx"]
-    if not of["scale_grad_by_freq"] or index.is_nested or not _bags_have_wrong_counts():
+    options = call.arguments
+    index, table, padding = options["input"], options["weight"], options["padding_idx"]
+    if not options["scale_grad_by_freq"] or index.is_nested or not _bags_have_wrong_counts():
         return F.embedding_bag(*args, **kwargs)
-    norms = {"max_norm": of["max_norm"], "norm_type": of["norm_type"]}
+    norms = {"max_norm": options["max_norm"], "norm_type": options["norm_type"]}
     rows = F.embedding(index, table, padding, **norms, scale_grad_by_freq=True).flatten(0, -2)
     counts = rows.new_ones(len(rows), 1)
     if padding is not None:
-        left_out = index.reshape(-1, 1) == padding % len(table)
-        rows, counts = rows.masked_fill(left_out, 0), counts.masked_fill(left_out, 0)
-    of["input"] = torch.arange(len(rows), dtype=index.dtype, device=rows.device).view(index.shape)
-    of.update(max_norm=None, scale_grad_by_freq=False, padding_idx=None)
-    if of["mode"] != "mean":
-        return _bags(of, weight=rows)
-    total, sizes = (_bags(of, weight=x, mode="sum") for x in (rows, counts))
+        is_padding = index.reshape(-1, 1) == padding % len(table)
+        rows, counts = rows.masked_fill(is_padding, 0), counts.masked_fill(is_padding, 0)
+    positions = torch.arange(len(rows), dtype=index.dtype, device=rows.device)
+    options["input"] = positions.view(index.shape)
+    options.update(max_norm=None, scale_grad_by_freq=False, padding_idx=None)
+    if options["mode"] != "mean":
+        return _bag(options, weight=rows)
+    total, sizes = (_bag(options, weight=x, mode="sum") for x in (rows, counts))
     return total / sizes.clamp(min=1)
 
 
-def _bags(call: dict[str, Any], **others: Any) -> torch.Tensor:
-    return F.embedding_bag(**{**call, **others})
+def _bag(options: dict[str, Any], **others: Any) -> torch.Tensor:
+    return F.embedding_bag(**{**options, **others})
 
 
-_BAG = inspect.signature(F.embedding_bag)
+_BAG_SIGNATURE = inspect.signature(F.embedding_bag)
 
 
 @functools.cache
 def _bags_have_wrong_counts() -> bool:
-    """Whether the gradient of a row in bags is divided by how often others occur, as in 2.13."""
+    """Return True if the gradient of a row is divided by the count of another, as in 2.13."""
     with without_modes(), torch.enable_grad():
         index = torch.tensor([1, 1, 2], device="cpu")
         table = torch.ones(3, 1, device="cpu", requires_grad=True)

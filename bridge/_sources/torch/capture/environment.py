@@ -1,4 +1,4 @@
-"""What of torch's state a function runs under, whatever its caller has set."""
+"""The global state of torch that a function runs under, whatever its caller has set."""
 
 import contextlib
 import threading
@@ -14,12 +14,12 @@ Flat = Callable[..., Sequence[torch.Tensor]]
 
 
 def in_clean_state(run: Flat, dtype: torch.dtype) -> Flat:
-    """`run`, a graph, on tensors that carry no derivatives; what it records would be wasted."""
-    disturbed, default = torch.is_inference_mode_enabled, torch.get_default_dtype
+    """Make `run`, a graph, record nothing for autograd and ignore the state of its caller."""
+    inference, default = torch.is_inference_mode_enabled, torch.get_default_dtype
 
     def call(*xs: torch.Tensor) -> Sequence[torch.Tensor]:
-        # Even a graph goes by the default dtype, where integers are divided.
-        if any_autocast() or disturbed() or default() != dtype:
+        # Even a graph depends on the default dtype, where it divides integers.
+        if any_autocast() or inference() or default() != dtype:
             with default_state(dtype), below_autograd():
                 return run(*xs)
         with below_autograd():
@@ -30,7 +30,10 @@ def in_clean_state(run: Flat, dtype: torch.dtype) -> Flat:
 
 @contextlib.contextmanager
 def default_state(dtype: torch.dtype) -> Generator[None]:
-    """The state of a torch just started, but for the default dtype, and modules given back."""
+    """Set the state of a fresh torch, but with this default dtype, and restore modules at the end.
+
+    The state of the caller is restored at the end too.
+    """
     before = torch.get_default_dtype()
     with contextlib.ExitStack() as stack:
         stack.callback(_set_default_dtype, before)
@@ -46,16 +49,16 @@ def default_state(dtype: torch.dtype) -> Generator[None]:
 
 
 def _set_default_dtype(dtype: torch.dtype) -> None:
-    if torch.get_default_dtype() != dtype:  # all threads share it, so it is left alone if possible
+    if torch.get_default_dtype() != dtype:  # not set without need, since all threads share it
         torch.set_default_dtype(dtype)
 
 
-# The generator belongs to the process: two threads must not draw from it in turns.
-_drawing = threading.RLock()
+# All threads share a generator, so only one at a time may seed it and draw.
+_rng_lock = threading.RLock()
 
 
 def with_seed(run: Flat, position: int) -> Flat:
-    """`run` on random numbers that its input at `position` decides, all others undisturbed."""
+    """Seed the generators of torch by the input at `position` while `run` runs."""
 
     def call(*xs: torch.Tensor) -> Sequence[torch.Tensor]:
         seed = 0
@@ -71,9 +74,9 @@ def with_seed(run: Flat, position: int) -> Flat:
 
 @contextlib.contextmanager
 def fork_generators(xs: Sequence[torch.Tensor]) -> Generator[list[torch.Generator]]:
-    """The generators for tensors on the devices of `xs`, which are as before afterwards."""
+    """Yield the generators for the devices of `xs`, and restore their states at the end."""
     generators = _generators({x.device for x in xs})
-    with _drawing:
+    with _rng_lock:
         before = [generator.get_state() for generator in generators]
         try:
             yield generators
@@ -83,13 +86,13 @@ def fork_generators(xs: Sequence[torch.Tensor]) -> Generator[list[torch.Generato
 
 
 def generator_states(xs: Sequence[torch.Tensor]) -> list[torch.Tensor]:
-    """Where the random numbers for tensors on the devices of `xs` go on."""
+    """Return the states of the generators for the devices of `xs`."""
     return [generator.get_state() for generator in _generators({x.device for x in xs})]
 
 
 def _generators(devices: set[torch.device]) -> list[torch.Generator]:
-    found = [torch.default_generator]
+    generators = [torch.default_generator]
     for device in devices:
         if device.type == "cuda":
-            found.append(torch.cuda.default_generators[device.index or 0])
-    return found
+            generators.append(torch.cuda.default_generators[device.index or 0])
+    return generators

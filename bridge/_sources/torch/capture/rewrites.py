@@ -1,4 +1,4 @@
-"""Functions of torch that look at values, by others that compute the same."""
+"""Replacements for functions of torch that look at values, so that they can be captured."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -13,12 +13,12 @@ _Function = Callable[..., Any]
 
 
 class RewrittenFunctions(TorchFunctionMode):
-    """Calls what computes the same where a function looks at values."""
+    """Calls replacements for functions that look at values."""
 
     def __torch_function__(
         self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Any = None
     ) -> Any:
-        """What `func` computes."""
+        """Call `func` or its replacement."""
         rewrite = next((rewrite for other, rewrite in _REWRITTEN if other is func), None)
         return (rewrite or func)(*args, **(kwargs or {}))
 
@@ -30,26 +30,26 @@ def _covariance(
     fweights: torch.Tensor | None = None,
     aweights: torch.Tensor | None = None,
 ) -> torch.Tensor:
-    """torch.cov, without a look at whether weights and what it divides by are negative."""
-    given = [weights for weights in (fweights, aweights) if weights is not None]
+    """Compute `torch.cov` without checks that weights and the divisor are not negative."""
+    factors = [factor for factor in (fweights, aweights) if factor is not None]
     if (
         x.dtype == torch.bool
         or x.ndim > 2
         or not x.numel()
-        or any(weights.ndim != 1 for weights in given)
+        or any(factor.ndim != 1 for factor in factors)
     ):
         return torch.cov(x, correction=correction, fweights=fweights, aweights=aweights)
     x = x.reshape(1, -1) if x.ndim < 2 else x
-    weights = math.prod(given, start=x.new_ones(x.shape[1]).real)
+    weights = math.prod(factors, start=x.new_ones(x.shape[1]).real)
     total = weights.sum()
-    free = correction if aweights is None else correction * (weights * aweights).sum() / total
-    away = x - ((x * weights).sum(1) / total)[:, None]
-    products = away @ (away * weights).mH
-    return (products / (total - free).clamp(min=0)).squeeze()
+    lost = correction if aweights is None else correction * (weights * aweights).sum() / total
+    centered = x - ((x * weights).sum(1) / total)[:, None]
+    products = centered @ (centered * weights).mH
+    return (products / (total - lost).clamp(min=0)).squeeze()
 
 
 def _correlation(x: torch.Tensor) -> torch.Tensor:
-    """torch.corrcoef, by that covariance."""
+    """Compute `torch.corrcoef` from `_covariance`."""
     if x.ndim > 2 or not x.numel():
         return torch.corrcoef(x)
     covariance = _covariance(x)
@@ -63,9 +63,9 @@ def _correlation(x: torch.Tensor) -> torch.Tensor:
 
 
 def _index_fill(x: torch.Tensor, dim: Any, index: torch.Tensor, value: Any) -> torch.Tensor:
-    """`x.index_fill`, whose gradient by a tensor looks at which indices are the same."""
+    """Compute `x.index_fill`; torch's gradient by `value` looks at which indices are equal."""
     if not isinstance(value, torch.Tensor) or value.ndim or isinstance(dim, str):
-        fill: Any = torch.index_fill  # by the names of axes, too, which its stubs lack
+        fill: Any = torch.index_fill  # its stubs lack names of axes
         return fill(x, dim, index, value)
     if not x.ndim:
         return value.to(x.dtype) if index.numel() else x.clone()
@@ -76,18 +76,18 @@ def _index_fill(x: torch.Tensor, dim: Any, index: torch.Tensor, value: Any) -> t
 
 
 def _is_valid(valid: torch.Tensor) -> bool:
-    """Leave to each run of a graph whether what a distribution checks is `valid`, as torch 2.15."""
+    """Let each run of the graph check whether what a distribution checks is `valid`."""
     _assert_valid(valid, "a parameter or value of a distribution is not within its constraint")
     return True
 
 
 def _assert_valid(valid: torch.Tensor, message: str = "") -> None:
-    """Assert it for all examples of a batch at once: torch.func has no rule to batch this."""
+    """Assert it for all examples of a batch at once: torch.func has no batching rule for this."""
     _aten._assert_async.msg(unwrap(valid).all(), message)
 
 
 _aten: Any = torch.ops.aten
-# What distributions check by; without the name, functions that use them run anew.
+# Distributions check their values by this; without the name, functions that use them are rerun.
 _IS_ALL_TRUE: Any = getattr(torch, "_is_all_true", None)
 
 _REWRITTEN: list[tuple[Any, _Function]] = [

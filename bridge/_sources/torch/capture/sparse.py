@@ -1,9 +1,9 @@
-"""Sparse and nested tensors in functions that are captured.
+"""A check that captured functions use no sparse or nested tensors.
 
 NOTE [sparse tensors]
-A graph has tensors of one kind, strided ones: of others torch loses gradients there without a word,
-or ends the process. So a function that meets one is not captured, and runs anew on each call. The
-gradients of the rows of an embedding, which torch can give as sparse tensors, are dense instead.
+A graph supports strided tensors only: of others torch silently loses gradients there, or ends the
+process. So a function that uses one is not captured, but rerun on each call. The gradients of
+embeddings, which torch can return as sparse tensors, are dense instead.
 """
 
 from collections.abc import Callable, Sequence
@@ -13,7 +13,7 @@ import torch
 from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
 
-_SPARSE_GRADIENTS: dict[Any, int] = {  # the position of `sparse`
+_SPARSE_POSITION: dict[Any, int] = {  # the position of the argument `sparse`
     torch.nn.functional.embedding: 6,
     torch.nn.functional.embedding_bag: 7,
     torch.embedding: 4,
@@ -22,19 +22,19 @@ _SPARSE_GRADIENTS: dict[Any, int] = {  # the position of `sparse`
 
 
 class SparseError(RuntimeError):
-    """A function met a tensor that is not strided while it was captured.
+    """A function used a tensor that is not strided while it was captured.
 
-    No TypeError, of which operators of Python would make one of their own.
+    It is no TypeError, since Python's operators turn that into one of their own.
     """
 
 
 class DenseGradients(TorchFunctionMode):
-    """Raises where a function meets such tensors: NOTE [sparse tensors]."""
+    """Raises where a function uses tensors that are not strided: NOTE [sparse tensors]."""
 
     def __torch_function__(
         self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Any = None
     ) -> Any:
-        """`func`, unless its arguments or results are not strided."""
+        """Call `func`, unless its arguments or results are not strided."""
         kwargs = {**(kwargs or {})}
         self._check(func, sparse=_makes_sparse(func) or _holds_sparse((args, kwargs)))
         result = func(*_with_dense_gradients(func, args, kwargs), **kwargs)
@@ -44,17 +44,20 @@ class DenseGradients(TorchFunctionMode):
     def _check(self, func: Callable[..., Any], *, sparse: bool) -> None:
         if sparse:
             raise SparseError(
-                f"it computes with sparse or nested tensors ({func.__name__}), which graphs lack."
+                f"it computes with sparse or nested tensors ({func.__name__}), which graphs do "
+                "not support."
             )
 
 
 def _with_dense_gradients(func: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> Sequence[Any]:
-    """The arguments by position; those that ask for sparse gradients ask for dense ones."""
+    """Return the positional arguments with `sparse=False`; set it in `kwargs` too."""
     for name in ("sparse", "sparse_grad"):
         if kwargs.get(name) is True:
             kwargs[name] = False
-    at = _SPARSE_GRADIENTS.get(func)
-    return args if at is None or len(args) <= at else [*args[:at], False, *args[at + 1 :]]
+    position = _SPARSE_POSITION.get(func)
+    if position is None or len(args) <= position:
+        return args
+    return [*args[:position], False, *args[position + 1 :]]
 
 
 def _makes_sparse(func: Any) -> bool:
@@ -73,5 +76,5 @@ def _holds_sparse(tree: Any) -> bool:
 
 
 def dense_gradient(x: torch.Tensor) -> torch.Tensor:
-    """`x`, dense."""
+    """Return `x` as a strided tensor."""
     return x if x.layout is torch.strided else x.to_dense()

@@ -1,4 +1,4 @@
-"""Private settings of torch, each with what happens without its name."""
+"""Private settings of torch, each with its fallback or the word "required"."""
 # pyright: reportPrivateUsage=false, reportPrivateImportUsage=false
 
 import contextlib
@@ -14,28 +14,29 @@ from torch.utils import _python_dispatch as modes
 
 @contextlib.contextmanager
 def capture_settings() -> Generator[None]:
-    """The settings of torch for what becomes a graph; they are shared by all threads.
+    """Set torch up for the capture of a graph; all threads share these settings.
 
-    Code that `torch.compile` made runs as it was written: a graph cannot look into it. Operators of
-    libraries for one kind of processor are not used: torch does not know how large their workspace
-    is, and nobody else knows them. Errors are raised, not logged as well. And
-    `torch.compiler.is_compiling()` is true, by which models avoid to look at values where
-    `torch.compile` and `torch.export` make graphs of them.
+    - Code that `torch.compile` made runs as it was written, since a graph cannot contain it.
+    - Operators of oneDNN and cuDNN are off: torch does not know the size of their workspaces, and
+      no target knows the operators.
+    - Errors are raised, and not logged too.
+    - `torch.compiler.is_compiling()` is true: models that ask for it then avoid to look at values,
+      as under `torch.compile` and `torch.export`.
     """
     with contextlib.ExitStack() as stack:
         stack.enter_context(_restore_dispatch())
-        dynamo = sys.modules.get("torch._dynamo")  # the import of which would take seconds
+        dynamo = sys.modules.get("torch._dynamo")  # not imported, which takes seconds
         if dynamo is not None:
             stack.enter_context(dynamo.config.patch(error_on_nested_fx_trace=False))
         for enabled, set_enabled in _BACKENDS:
             stack.callback(set_enabled, enabled())
             set_enabled(False)
-        # While a joint graph is made, of errors of a backward pass, which are raised anyway.
+        # While a joint graph is captured, torch warns of errors in its backward and raises them.
         stack.enter_context(warnings.catch_warnings())
         warnings.filterwarnings("ignore", message="(?s)Error detected in ")
         stack.callback(setattr, _FAKE_LOG, "disabled", _FAKE_LOG.disabled)
         _FAKE_LOG.disabled = True
-        if hasattr(torch.compiler, "_is_compiling_flag"):  # else such models run anew
+        if hasattr(torch.compiler, "_is_compiling_flag"):  # else such models are rerun
             stack.callback(_set_compiling, value=torch.compiler._is_compiling_flag)
             _set_compiling(value=True)
         yield
@@ -43,11 +44,11 @@ def capture_settings() -> Generator[None]:
 
 @contextlib.contextmanager
 def _restore_dispatch() -> Generator[None]:
-    """Dispatch as at the start, whatever an exception in the midst of torch's code has left on."""
+    """Restore torch's dispatch modes, which an exception within torch may leave on; required."""
     c = torch._C
     before = c._len_torch_dispatch_stack(), c._len_torch_function_stack()
-    here = c._dispatch_tls_local_include_set(), c._dispatch_tls_local_exclude_set()
-    with c._ForceDispatchKeyGuard(*here):
+    dispatch_keys = c._dispatch_tls_local_include_set(), c._dispatch_tls_local_exclude_set()
+    with c._ForceDispatchKeyGuard(*dispatch_keys):
         try:
             yield
         finally:
@@ -71,7 +72,7 @@ _BACKENDS = [
 
 @contextlib.contextmanager
 def without_parametrization_cache() -> Generator[None]:
-    """Parametrizations compute, whatever `torch.nn.utils.parametrize.cached` keeps outside."""
+    """Let parametrizations compute, whatever `torch.nn.utils.parametrize.cached` has cached."""
     before = {name: getattr(parametrize, name) for name in _CACHE if hasattr(parametrize, name)}
     try:
         for name, value in before.items():

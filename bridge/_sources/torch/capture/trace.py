@@ -1,4 +1,4 @@
-"""Functions of torch as graphs, made from tensors without values."""
+"""Capture of functions of torch as graphs, by calls with tensors that have no values."""
 
 import contextlib
 from collections.abc import Callable, Generator, Sequence
@@ -34,32 +34,33 @@ from bridge._sources.torch.internals import (
 )
 from bridge._sources.torch.program import Program, Settings
 from bridge._sources.torch.state.dry_run import Trial, call_user_function, trial_runs
-from bridge._sources.torch.state.kept_tensors import tensors_read_again
 from bridge._sources.torch.state.operands import AccessGuard, MutationGuard
-from bridge._sources.torch.state.replaced_tensors import SWAP_LOCK, bypass_message, own_tensors
+from bridge._sources.torch.state.replaced_tensors import SWAP_LOCK, bypass_message, replaced_names
+from bridge._sources.torch.state.retained_tensors import tensors_read_again
 
 Fun = Callable[..., Sequence[torch.Tensor]]
 
 
 def on_copies(fn: Callable[..., Any], name: str) -> Fun:
-    """`fn` on copies of its arguments, its results as tensors; by operators torch can transform."""
+    """Make `fn` take copies of its arguments, and return a list of tensors."""
 
     def fun(*xs: torch.Tensor) -> list[torch.Tensor]:
         with CorrectedFunctions():
-            found = call_user_function(fn, [x.clone() for x in xs])
-        row = [found] if isinstance(found, torch.Tensor) else list(found)
-        return [_tensor(y, f"result {i} of {name}") for i, y in enumerate(row)]
+            returned = call_user_function(fn, [x.clone() for x in xs])
+        outputs = [returned] if isinstance(returned, torch.Tensor) else list(returned)
+        return [_as_tensor(y, f"result {i} of {name}") for i, y in enumerate(outputs)]
 
     return fun
 
 
-def _tensor(y: Any, label: str) -> torch.Tensor:
+def _as_tensor(y: Any, label: str) -> torch.Tensor:
+    """Return a result as a tensor; raise unless it is a tensor or a number."""
     if isinstance(y, (bool, int, float, complex)):
         return torch.tensor(y)
     if type(y).__module__ == "numpy" and hasattr(y, "dtype"):
         return torch.tensor(y)
     if not isinstance(y, torch.Tensor):
-        raise ArgumentError(f"{label} is a {type(y).__name__}, no tensor or number.")
+        raise ArgumentError(f"{label} is a {type(y).__name__}, not a tensor or a number.")
     try:
         ARRAYS.spec(y)
     except ArgumentError as error:
@@ -68,18 +69,18 @@ def _tensor(y: Any, label: str) -> torch.Tensor:
 
 
 def contiguous_copy(y: torch.Tensor) -> torch.Tensor:
-    """`y` row by row in memory of its own, nothing about it put off."""
+    """Copy `y` to contiguous memory, with pending conjugations and negations done."""
     return y.resolve_conj().resolve_neg().clone(memory_format=torch.contiguous_format)
 
 
 def trace(
     fun: Fun, primals: Specs, *, name: str, settings: Settings, training: bool = False
 ) -> Program:
-    """`fun` for arguments of these specs; raises `NoValuesError` if it looks at values.
+    """Capture `fun` for primals of these specs; raise `NoValuesError` if it looks at values.
 
-    A function that asks whether its arguments require gradients sees that they do if `training`.
+    If `training`, the arguments require gradients, and a function that asks sees that.
     """
-    blocks, guard = GradientObserver(), MutationGuard()
+    observer, guard = GradientObserver(), MutationGuard()
     run = TrainingRun(training=training)
 
     def outputs(*xs: torch.Tensor) -> tuple[torch.Tensor, ...]:
@@ -87,15 +88,15 @@ def trace(
             torch.enable_grad(),
             guard,
             AccessGuard(guard, name),
-            blocks,
+            observer,
             DenseGradients(),
             RewrittenFunctions(),
-            intercept_apply(blocks.apply, observes=True),
+            intercept_apply(observer.apply, observes=True),
         ):
-            found = run(fun, [x.detach() for x in xs])
-            dense = tuple(contiguous_copy(y.detach()) for y in found)
-        run.look(found)
-        return dense
+            returned = run(fun, [x.detach() for x in xs])
+            copies = tuple(contiguous_copy(y.detach()) for y in returned)
+        run.look(returned)
+        return copies
 
     with _capturing(name, settings.dtype, guard) as trial:
         fakes = fake_tensors(primals)
@@ -104,33 +105,33 @@ def trace(
         if trial.accumulated:
             raise NoRuleError(f"{name} cannot be captured as a graph: {ACCUMULATES}")
         for x in tensors_read_again(outputs, fakes, trial):
-            raise _kept_error(name, x)
+            raise _retained_tensor_error(name, x)
         simplify(module)
         copy_aliased_outputs(module.graph)
-    if blocks.wrong and graphs_have_a_loss_wrong():
+    if observer.wrong and graphs_have_a_loss_wrong():
         raise NoValuesError(
-            f"{name} cannot be captured as a graph: torch computes {blocks.wrong} wrongly there."
+            f"{name} cannot be captured as a graph: torch computes {observer.wrong} wrongly there."
         )
-    return make_program(module, blocks, run.unrecorded)
+    return make_program(module, observer, run.unrecorded)
 
 
 def trace_functional(
     fun: Callable[..., Sequence[Any]], primals: Specs, *, name: str, dtype: torch.dtype
 ) -> torch.fx.GraphModule:
-    """The graph of `fun` on such arguments; its results that are no tensors are `None`."""
-    kinds: list[bool] = []
+    """Capture the graph of `fun`, with `None` for each result that is not a tensor."""
+    is_tensor: list[bool] = []
 
     def outputs(*xs: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        found = fun(*[x.clone() for x in xs])  # some operators say that they write to arguments
-        kinds[:] = [isinstance(y, torch.Tensor) for y in found]
-        return tuple(contiguous_copy(y) for y in found if isinstance(y, torch.Tensor))
+        returned = fun(*[x.clone() for x in xs])  # some operators declare that they write to them
+        is_tensor[:] = [isinstance(y, torch.Tensor) for y in returned]
+        return tuple(contiguous_copy(y) for y in returned if isinstance(y, torch.Tensor))
 
     with _capturing(name, dtype), torch.no_grad():
         module = export(outputs, fake_tensors(primals), joint=False)
         simplify(module)
-    found = iter(results(module.graph))
+    tensors = iter(results(module.graph))
     end = module.graph.output_node()
-    end.args = (tuple(next(found) if kind else None for kind in kinds),)
+    end.args = (tuple(next(tensors) if present else None for present in is_tensor),)
     return module
 
 
@@ -143,12 +144,12 @@ def trace_joint(
     name: str,
     settings: Settings,
 ) -> tuple[torch.fx.GraphModule, Positions]:
-    """The graph of all outputs and of the gradients of all primals, `None` for those unwanted.
+    """Capture the graph from primals and cotangents to all outputs and the gradients of primals.
 
-    Its inputs are the primals and cotangents of those outputs at the positions that are returned
-    with it: the given ones that a wanted primal reaches.
+    It returns `None` for primals that are not at `argnums`. The positions that are returned with it
+    are those of `outnums` that depend on a primal at `argnums`: its cotangents are of these.
     """
-    flows: dict[int, None] = {}
+    recorded: dict[int, None] = {}  # an ordered set
     guard = MutationGuard()
 
     def outputs(*xs: torch.Tensor) -> tuple[torch.Tensor, ...]:
@@ -159,10 +160,10 @@ def trace_joint(
             DenseGradients(),
             RewrittenFunctions(),
         ):
-            found = fun(*xs)
-            flows.update((i, None) for i in outnums if found[i].requires_grad)
+            returned = fun(*xs)
+            recorded.update((i, None) for i in outnums if returned[i].requires_grad)
             return tuple(
-                contiguous_copy(y if i in flows else y.detach()) for i, y in enumerate(found)
+                contiguous_copy(y if i in recorded else y.detach()) for i, y in enumerate(returned)
             )
 
     with _capturing(name, settings.dtype, guard):
@@ -172,27 +173,28 @@ def trace_joint(
         module = export(outputs, fakes, joint=True)
         _check_constants(module, name)
         simplify(module)
-    if not flows:
+    if not recorded:
         end = module.graph.output_node()
         end.args = ((*results(module.graph), *[None] * len(primals)),)
-    return module, tuple(flows)
+    return module, tuple(recorded)
 
 
 def make_program(
     module: torch.fx.GraphModule,
-    blocks: GradientObserver | None = None,
+    observer: GradientObserver | None = None,
     unrecorded: frozenset[int] = frozenset(),
 ) -> Program:
-    """The function that the graph of `module` computes."""
+    """Make a program of the graph of `module`."""
     values = [node.meta["val"] for node in results(module.graph)]
     specs = tuple(map(ARRAYS.spec, values))
-    return Program(module, specs, blocks or GradientObserver(), unrecorded)
+    return Program(module, specs, observer or GradientObserver(), unrecorded)
 
 
 @contextlib.contextmanager
 def _capturing(
     name: str, dtype: torch.dtype, guard: MutationGuard | None = None
 ) -> Generator[Trial]:
+    """Set torch up for a capture; raise errors of torch within as errors that users understand."""
     load_exporter()  # imported before any setting is changed
     try:
         with SWAP_LOCK, default_state(dtype), capture_settings(), trial_runs() as trial:
@@ -211,9 +213,9 @@ def _capturing(
 
 
 def _explain(name: str, error: Exception) -> Exception | None:
-    """What an error that torch raises while it captures says to the user, if we know."""
+    """Return the error for the user in place of one that torch raised in a capture, if known."""
     if "mutating a non-functional tensor" in str(error):
-        return _changes_error(name, "a tensor")
+        return _mutation_error(name, "a tensor")
     if is_accumulation_error(error):
         return NoRuleError(ACCUMULATES)
     reason = _no_graph_reason(error)
@@ -221,13 +223,13 @@ def _explain(name: str, error: Exception) -> Exception | None:
 
 
 def _no_graph_reason(error: Exception) -> Any:
-    """Why a function that may run anew has no graph, if `error` says so."""
+    """Return why a function that may be rerun instead has no graph, if `error` says so."""
     if isinstance(error, SparseError):
         return str(error)
     if is_change_error(error):
         return (
-            "it changes in place what it has computed from tensors that it captures alone. Pass "
-            "them as arguments."
+            "it changes in place a tensor that it has computed only from tensors that it captures. "
+            "Pass them as arguments."
         )
     if is_shape_error(error):
         return (
@@ -243,22 +245,22 @@ def _no_graph_reason(error: Exception) -> Any:
 
 
 def _check_constants(module: torch.fx.GraphModule, name: str) -> None:
-    """Raise if a constant of the graph is one that another was put in place of, or has no values.
+    """Raise if a constant of the graph was replaced in its module, or has no values.
 
-    A graph is made by running the function more than once. What one run has left for the next, in
-    a cache say, is a tensor without values, whose memory holds anything.
+    A capture runs the function more than once. A tensor that one run leaves for the next, in a
+    cache say, has no values, and its memory is undefined.
     """
-    own = own_tensors()
+    names = replaced_names()
     for node in module.graph.find_nodes(op="get_attr"):
         constant = get_attribute(module, str(node.target))
         if is_fake(constant):
-            raise _kept_error(name, constant)
-        label = own.get(storage_id(constant) or 0)
+            raise _retained_tensor_error(name, constant)
+        label = names.get(storage_id(constant) or 0)
         if label:
             raise ArgumentError(f"{name} {bypass_message(label)}")
 
 
-def _kept_error(name: str, x: torch.Tensor) -> ArgumentError:
+def _retained_tensor_error(name: str, x: torch.Tensor) -> ArgumentError:
     return ArgumentError(
         f"{name} keeps a tensor ({ARRAYS.spec(x)}) of one run for the next, in an attribute, a "
         "cache or a global, where it cannot stay: while a function is captured, it has no values. "
@@ -268,14 +270,14 @@ def _kept_error(name: str, x: torch.Tensor) -> ArgumentError:
 
 
 def _check_unchanged(guard: MutationGuard, name: str) -> None:
-    """Raise if a function tried to change a tensor, also if it has caught the error of that."""
+    """Raise if a function tried to change a captured tensor, even if it caught that error."""
     if guard.refused is not None:
-        raise _changes_error(name, f"a tensor ({ARRAYS.spec(guard.refused)})") from None
+        raise _mutation_error(name, f"a tensor ({ARRAYS.spec(guard.refused)})") from None
 
 
-def _changes_error(name: str, what: str) -> ArgumentError:
+def _mutation_error(name: str, tensor: str) -> ArgumentError:
     return ArgumentError(
-        f"{name} changes {what} in place that is none of its arguments, so each call, and each "
+        f"{name} changes {tensor} in place that is none of its arguments, so each call, and each "
         "derivative, would change it again. Pass it as an argument and return its new value, as "
         "torch.func.functional_call does with the buffers of a module."
     )

@@ -1,1 +1,1 @@
-"""Captured graphs as Python code."""
+"""Captured graphs compiled to Python code."""

@@ -1,10 +1,10 @@
-"""Which results of a graph can be computed where they are wanted.
+"""Outputs of a graph that can be computed directly in their buffers.
 
 NOTE [written in place]
-Fresh memory costs more than what is written to it: the kernel hands it out zeroed, page by page. So
-the operator that a result comes from writes straight to where the result belongs, if it has a
-variant for that which does not copy itself. Views in between are of the same elements in the same
-order, and what other operators read there is what they would have read elsewhere.
+New memory costs more than the writes to it: the kernel zeroes it page by page. So the operator that
+computes an output writes directly to the output's buffer, if it has an out variant that does not
+copy. Views in between have the same elements in the same order, so other operators that read the
+buffer read the same values.
 """
 
 import dataclasses
@@ -21,53 +21,54 @@ _aten: Any = torch.ops.aten
 
 @dataclasses.dataclass(frozen=True)
 class OutVariant:
-    """How a node writes to where a result is wanted.
+    """How a node writes to the buffer of an output.
 
     Attributes:
-        position: Of the result.
-        variant: What is called with `out`; `None` where a value is copied there.
-        shape: What the node takes the place for.
+        position: The position of the output.
+        operator: The operator to call with `out`; `None` if the value is copied to the buffer.
+        shape: The shape in which the node views the buffer.
     """
 
     position: int
-    variant: Any
+    operator: Any
     shape: tuple[int, ...]
 
 
 def find_out_variants(graph: Graph) -> dict[Node, OutVariant]:
-    """The nodes that can write to where results are wanted: NOTE [written in place]."""
-    lies = storage_roots(graph.nodes)
-    found: dict[Node, OutVariant] = {}
+    """Return the nodes that can write to the buffers of outputs: NOTE [written in place]."""
+    roots = storage_roots(graph.nodes)
+    variants: dict[Node, OutVariant] = {}
     for i, result in enumerate(results(graph)):
-        if result is None or len(lies[result]) != 1 or result.op != "call_function":
+        if result is None or len(roots[result]) != 1 or result.op != "call_function":
             continue
-        (base,) = lies[result]
+        (root,) = roots[result]
         shape = tuple(result.meta["val"].shape)
         if _is_copy(result):
-            found[result] = OutVariant(i, None, shape)
-        elif _same_elements(base, result) and (variant := out_variant(base.target)):
-            found[base] = OutVariant(i, variant, tuple(base.meta["val"].shape))
-    return found
+            variants[result] = OutVariant(i, None, shape)
+        elif _same_elements(root, result) and (operator := out_variant(root.target)):
+            variants[root] = OutVariant(i, operator, tuple(root.meta["val"].shape))
+    return variants
 
 
 def _is_copy(node: Node) -> bool:
-    """Whether a node is its argument in memory of its own, in another dtype at most."""
+    """Return True if `node` only copies its argument, perhaps to another dtype."""
     value = node.meta["val"]
     if node.target is _aten.clone.default:
-        return value.is_contiguous()  # others that read it may go by the order in memory
+        return value.is_contiguous()  # other readers may rely on the order in memory
     if node.target is not _aten._to_copy.default or not set(node.kwargs) <= {"dtype"}:
         return False
     source = node.all_input_nodes[0].meta["val"]
-    plain = value.is_complex() or not source.is_complex()
-    return value.is_contiguous() and plain  # what else is dropped is warned of
+    # torch warns where an imaginary part is dropped, and `copy_` would drop it without a warning.
+    keeps_imaginary = value.is_complex() or not source.is_complex()
+    return value.is_contiguous() and keeps_imaginary
 
 
-def _same_elements(base: Node, result: Node) -> bool:
-    """Whether a result is all that `base` computes, row by row, and it computes nothing else."""
-    value, viewed = base.meta.get("val"), result.meta["val"]
-    if base.op != "call_function" or not isinstance(value, torch.Tensor) or is_random(base):
+def _same_elements(root: Node, result: Node) -> bool:
+    """Return True if `result` is all of what the operator `root` computes, in the same order."""
+    value, viewed = root.meta.get("val"), result.meta["val"]
+    if root.op != "call_function" or not isinstance(value, torch.Tensor) or is_random(root):
         return False
-    plain = all(not x.is_conj() and not x.is_neg() for x in (value, viewed))
-    dense = value.is_contiguous() and viewed.is_contiguous()
-    alike = value.dtype == viewed.dtype and value.numel() == viewed.numel()
-    return plain and dense and alike
+    is_plain = all(not x.is_conj() and not x.is_neg() for x in (value, viewed))
+    is_dense = value.is_contiguous() and viewed.is_contiguous()
+    is_alike = value.dtype == viewed.dtype and value.numel() == viewed.numel()
+    return is_plain and is_dense and is_alike

@@ -1,1 +1,1 @@
-"""Tensors that a function of torch finds besides its arguments."""
+"""Tensors that a function of torch uses besides its arguments."""

@@ -1,12 +1,12 @@
-"""Runs of a function that leave what it finds besides its arguments as it was.
+"""Trial runs of a function, after which its state is restored.
 
 NOTE [runs that leave no trace]
-A function is run to make a graph of it, several times, and on made-up values, to find out what it
-returns. One that keeps a state, in a closure, an attribute or memory that it writes to, would go on
-from there: each of its calls has to go on from the call before. So each such run starts from the
-state before the first, and at the end that is put back: names that the function can reach mean the
-same objects again, and memory and random numbers are as they were. What a run has left stays until
-the next, since a backward pass may read it.
+A function is run several times to capture its graph, and once on example inputs to learn what it
+returns. It may keep a state: in a closure, in an attribute, or in memory that it writes to. Each of
+the user's calls must continue from the user's last call, not from a trial run. So every trial run
+starts from the state before the first one, and this state is restored at the end: names that the
+function can reach refer to the same objects again, and memory and random generators are as they
+were. What a run leaves behind stays until the next run, since a backward pass may read it.
 """
 
 import contextlib
@@ -33,7 +33,7 @@ from bridge._sources.torch.state.operands import LENDING, SETTERS, OperandObserv
 
 
 class _Local(threading.local):
-    """The trials that this thread is in, the innermost last."""
+    """The trials that this thread is in; the innermost is the last."""
 
     trials: "tuple[Trial, ...]" = ()
 
@@ -45,25 +45,27 @@ class Trial:
     """Runs that leave no trace: NOTE [runs that leave no trace].
 
     Attributes:
-        kept: Whether one of them has left tensors without values where the next may find them.
-        accumulated: Whether one of them has added to the gradient of a captured tensor.
+        has_leftovers: True if a run has left tensors without values where the next run may read
+            them.
+        accumulated: True if a run has added to the gradient of a captured tensor.
     """
 
-    kept = False
+    has_leftovers = False
     accumulated = False
-    _goes_on = False
+    _continues = False
 
     def __init__(self) -> None:
         self._states: dict[int, tuple[Any, TrialState]] = {}
         self._memory: dict[int, tuple[torch.UntypedStorage, torch.UntypedStorage]] = {}
         self._gradients: list[tuple[torch.Tensor, torch.Tensor | None]] = []
         self._attributes: dict[int, tuple[torch.Tensor, dict[str, Any]]] = {}
-        self._captured, self._fresh = set[int](), set[int]()  # memory
+        # The ids of storages that existed before the runs, and of those that the runs allocate.
+        self._captured, self._fresh = set[int](), set[int]()
         self._restore_random = save_numpy_random()
 
     def begin(self, fn: Any) -> None:
-        """Let a run of `fn` start from the state before the first."""
-        if self._goes_on:
+        """Let a run of `fn` start from the state before the first run."""
+        if self._continues:
             return
         if id(fn) in self._states:
             self.put_back()
@@ -77,50 +79,50 @@ class Trial:
             state.protect_iterators()
 
     @contextlib.contextmanager
-    def going_on(self) -> Generator[None]:
-        """Let runs in here start from where the last has ended."""
-        self._goes_on = True
+    def continuing(self) -> Generator[None]:
+        """Let runs within start where the last run ended."""
+        self._continues = True
         try:
             yield
         finally:
-            self._goes_on = False
+            self._continues = False
 
-    def note_kept(self) -> None:
-        """Look at what a run has left."""
-        self.kept = self.kept or not all(map(is_real, self.new_tensors()))
+    def record_leftovers(self) -> None:
+        """Record whether a run has left tensors without values, or has accumulated gradients."""
+        self.has_leftovers = self.has_leftovers or not all(map(is_real, self.new_tensors()))
         self.accumulated |= any(x.grad is not before for x, before in self._gradients)
 
     def new_tensors(self) -> list[torch.Tensor]:
-        """The tensors that runs have left in places that held others, or none."""
+        """Return the tensors that runs have stored where other values, or none, stood before."""
         values = [x for _, state in self._states.values() for x in state.new_values()]
         inside = (y for x in values for y in walk_holders(x, _is_module))
         return [y for y in inside if isinstance(y, torch.Tensor)]
 
     def look(self, x: torch.Tensor, *, written: bool) -> None:
-        """Let the memory of a tensor that was there before be put back if it is written to."""
+        """Save the memory of a captured tensor before it is written to."""
         key = storage_id(x) if is_real(x) else None
         if key is None or key in self._fresh:
             return
         self._captured.add(key)
         if written and key not in self._memory:
-            with without_modes():  # which would look at the copy too
+            with without_modes():  # which would observe the copy too
                 storage = x.untyped_storage()
                 self._memory[key] = storage, storage.clone()
 
     def save_attribute(self, x: torch.Tensor, name: str) -> None:
-        """Let what a tensor is over, or its gradient, be put back once another is set."""
-        known = self._attributes.setdefault(id(x), (x, {}))[1]
-        if is_real(x) and storage_id(x) not in self._fresh and name not in known:
-            known[name] = getattr(x, name)
+        """Save the attribute `data` or `grad` of a captured tensor before it is set."""
+        saved = self._attributes.setdefault(id(x), (x, {}))[1]
+        if is_real(x) and storage_id(x) not in self._fresh and name not in saved:
+            saved[name] = getattr(x, name)
 
     def look_at_result(self, x: torch.Tensor) -> None:
-        """Leave what a run has made itself to those who have it."""
+        """Note that a run has allocated the memory of `x` itself, so that it is not restored."""
         key = storage_id(x)
         if key is not None and key not in self._captured:
             self._fresh.add(key)
 
     def put_back(self) -> None:
-        """The state before the first run."""
+        """Restore the state before the first run."""
         with without_modes(), without_functions():
             for x, values in self._attributes.values():
                 for name, value in values.items():
@@ -139,7 +141,7 @@ class Trial:
 
 @contextlib.contextmanager
 def trial_runs() -> Generator[Trial]:
-    """Let functions that run in here leave no trace: NOTE [runs that leave no trace]."""
+    """Restore the state of functions that run within: NOTE [runs that leave no trace]."""
     outer, trial = _local.trials, Trial()
     _local.trials = (*outer, trial)
     try:
@@ -151,7 +153,7 @@ def trial_runs() -> Generator[Trial]:
 
 @contextlib.contextmanager
 def dry_run() -> Generator[None]:
-    """The same for functions that compute with values, and may write to memory."""
+    """Restore the state of functions that run within on values, and may write to memory."""
     with (
         trial_runs() as trial,
         OperandObserver(trial.look, trial.look_at_result),
@@ -161,19 +163,19 @@ def dry_run() -> Generator[None]:
 
 
 def call_user_function(fn: Callable[..., Any], xs: Sequence[torch.Tensor]) -> Any:
-    """The results of a function, in a trial from the state before it."""
+    """Call `fn`; in a trial, from the state before the trial."""
     with without_functions():
         for trial in _local.trials:
             trial.begin(fn)
     results = fn(*xs)
     with without_functions():
         for trial in _local.trials:
-            trial.note_kept()
+            trial.record_leftovers()
     return results
 
 
 class _AccessObserver(TorchFunctionMode):
-    """Lets a trial know of tensors that are changed without an operator."""
+    """Tells a trial which tensors are changed without an operator."""
 
     def __init__(self, trial: Trial) -> None:
         super().__init__()
@@ -182,7 +184,7 @@ class _AccessObserver(TorchFunctionMode):
     def __torch_function__(
         self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Any = None
     ) -> Any:
-        """`func`, looked at."""
+        """Call `func`, after its tensor was saved if `func` may change it."""
         if func in LENDING:
             self._trial.look(args[0], written=True)
         if func in SETTERS:
@@ -191,15 +193,16 @@ class _AccessObserver(TorchFunctionMode):
 
 
 def _reachable(fn: Any) -> list[Any]:
-    """What `fn` can reach, and the attributes and tensors of modules among it."""
+    """Return the objects that `fn` can reach, with the attributes and tensors of modules."""
     seen: set[int] = set()
-    reached = [*walk_holders(fn, _is_module, seen)]
-    managed = {id(y) for x in reached for y in getattr(x, "managed_modules", ())}
-    queue, objects = reached, list[Any]()
+    queue = [*walk_holders(fn, _is_module, seen)]
+    # A PureModule restores its modules itself.
+    managed = {id(y) for x in queue for y in getattr(x, "managed_modules", ())}
+    objects = list[Any]()
     while queue:
         objects += [x for x in queue if id(x) not in managed and not _is_module(x)]
-        found = {id(part): part for x in queue if _is_module(x) for part in x.modules()}
-        parts = [x for key, x in found.items() if key not in managed]
+        submodules = {id(part): part for x in queue if _is_module(x) for part in x.modules()}
+        parts = [x for key, x in submodules.items() if key not in managed]
         objects += [
             y for x in parts for y in (vars(x), *tensors_of(x), *x.parameters(recurse=False))
         ]
@@ -213,6 +216,7 @@ def _is_module(x: Any) -> bool:
 
 
 def _save(x: Any) -> Callable[[], None] | None:
+    """Return what restores the state of a generator or of a NumPy array."""
     if isinstance(x, torch.Generator):
         return functools.partial(_set_state, x, x.get_state())
     return save_numpy(x)

@@ -1,4 +1,4 @@
-"""Results that depend on arguments by values that have left torch."""
+"""Outputs that depend on arguments through values that left torch, and so have no gradient."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -8,18 +8,28 @@ from torch.overrides import TorchFunctionMode
 
 from bridge._core.errors import NoRuleError
 from bridge._core.op import Positions
-from bridge._sources.torch.autodiff.gradient_flow import COPYING, DETACHING, LEAVING, is_smooth
+from bridge._sources.torch.autodiff.gradient_flow import (
+    COPYING,
+    DETACHING,
+    LEAVING,
+    is_differentiable,
+)
 from bridge._sources.torch.internals import set_grad_enabled
 from bridge._sources.torch.program import Program
 from bridge._sources.torch.state.dry_run import dry_run
 
 Fun = Callable[..., Sequence[torch.Tensor]]
-# Whether a result, at its position, depends on the arguments.
+# `(arguments, output position) -> True if the output depends on the arguments`.
 Depends = Callable[[Sequence[torch.Tensor], int], bool]
 
 
 class EscapeObserver(TorchFunctionMode):
-    """Notes whether values leave torch, and whether the user stops gradients."""
+    """Notes whether values leave torch, and whether the user stops gradients.
+
+    Attributes:
+        left: True if the values of a float tensor left torch, as to NumPy.
+        stopped: True if the function detaches tensors or switches gradients off.
+    """
 
     left = False
     stopped = False
@@ -27,42 +37,43 @@ class EscapeObserver(TorchFunctionMode):
     def __torch_function__(
         self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Any = None
     ) -> Any:
-        """`func`, looked at."""
+        """Call `func`, and note it."""
         if func in LEAVING or func in COPYING:
-            self.left |= any(map(is_smooth, args))
+            self.left |= any(map(is_differentiable, args))
         if func in DETACHING or (func is set_grad_enabled and not args[0]):
             self.stopped = True
         return func(*args, **(kwargs or {}))
 
 
 def check_attached(fun: Fun, name: str, outnums: Positions, depends: Depends) -> Fun:
-    """`fun`, unless one of its results at `given` has lost its gradient without the user's will."""
+    """Make `fun` raise if one of its outputs at `outnums` lost its gradient by accident."""
 
     def checked(*xs: torch.Tensor) -> Sequence[torch.Tensor]:
-        with EscapeObserver() as leaving:
-            found = fun(*xs)
-        if not any(x.requires_grad for x in xs) or (leaving.stopped and not leaving.left):
-            return found
+        with EscapeObserver() as observer:
+            outputs = fun(*xs)
+        if not any(x.requires_grad for x in xs) or (observer.stopped and not observer.left):
+            return outputs
         for i in outnums:
-            if is_smooth(found[i]) and not found[i].requires_grad and depends(xs, i):
+            lost = is_differentiable(outputs[i]) and not outputs[i].requires_grad
+            if lost and depends(xs, i):
                 raise NoRuleError(
-                    f"result {i} of {name} depends on its arguments, but by values that have left "
-                    "torch, as through NumPy, float() or .item(), and carries no gradient. Compute "
-                    "it by operations of torch or in an autograd.Function with a backward, or stop "
-                    "gradients around the call."
+                    f"result {i} of {name} depends on its arguments, but through values that "
+                    "have left torch, as by NumPy, float() or .item(), so it carries no gradient. "
+                    "Compute it by operations of torch or in an autograd.Function with a backward, "
+                    "or stop gradients around the call."
                 )
-        return found
+        return outputs
 
     return checked
 
 
 def depends_by_graph(program: Program, argnums: Positions) -> Depends:
-    """Tells that a result of a graph depends on arguments at `wanted`."""
+    """Return a test, by its graph, of whether an output depends on the arguments at `argnums`."""
     return lambda _, i: not program.dependencies()[i].isdisjoint(argnums)
 
 
 def depends_by_value(fun: Fun) -> Depends:
-    """Tells that a result depends on arguments by moving these a little."""
+    """Return a test of whether an output depends on the arguments, which moves these a little."""
 
     def depends(xs: Sequence[torch.Tensor], i: int) -> bool:
         state = torch.get_rng_state()
@@ -84,6 +95,6 @@ def _run(fun: Fun, xs: Sequence[torch.Tensor], state: torch.Tensor) -> Sequence[
 
 
 def _moved(x: torch.Tensor, step: int) -> torch.Tensor:
-    """`x` without its gradient; if it has one, each element larger by about a thousandth."""
+    """Return `x` detached; if it requires a gradient, with each element about 0.1% larger."""
     plain = x.detach().clone()
     return plain + 1e-3 * step * (1 + plain.abs()) if x.requires_grad else plain

@@ -1,4 +1,4 @@
-"""Modules of torch as values and pure functions of them."""
+"""Modules of torch as pure functions of their parameters and buffers."""
 
 import functools
 from collections.abc import Callable, Mapping, Sequence
@@ -15,7 +15,7 @@ from bridge._sources.torch.state.replaced_tensors import (
     enter_until_restored,
     replace_tensors,
     restore_now,
-    set_rerun,
+    set_backward_setup,
 )
 
 Tensors = dict[str, torch.Tensor]
@@ -32,69 +32,70 @@ class PureModule:
 
     @property
     def managed_modules(self) -> list[torch.nn.Module]:
-        """The module and its parts, which get back by themselves what they held."""
+        """The module and its submodules, which a dry run need not restore."""
         return [*self._module.modules()]
 
     def captured_values(self) -> list[Any]:
-        """What they hold besides tensors and parts."""
-        parts = self.managed_modules
-        return [x for part in parts for x in [type(part), *other_values(part)]]
+        """Return what the modules hold besides tensors and submodules."""
+        modules = self.managed_modules
+        return [x for module in modules for x in [type(module), *other_values(module)]]
 
     def __call__(
         self, modes: Modes, params: Tensors, buffers: Tensors, *args: Any, **kwargs: Any
     ) -> Any:
-        """The output of the module, and its buffers afterwards."""
+        """Return the output of the module, and its buffers after the call."""
         self._check("params", params, self._parameters)
         self._check("buffers", buffers, list(self._dtypes))
-        inner = {name: buffer.to(self._dtypes[name]) for name, buffer in buffers.items()}
-        given = {**params, **inner}
+        own_buffers = {name: buffer.to(self._dtypes[name]) for name, buffer in buffers.items()}
+        tensors = {**params, **own_buffers}
         restore_now()
-        places, purity = self._places(), Purity(self._module, self._name, given)
-        replace_tensors(self._module, given, modes)
-        if is_recording():  # which looks at its constants when it is done
+        aliases, purity = self._buffer_aliases(), Purity(self._module, self._name, tensors)
+        replace_tensors(self._module, tensors, modes)
+        if is_recording():  # a capture checks its constants at its end
             with purity.watch():
                 output = self._module(*args, **kwargs)
         else:
             enter_until_restored(purity.watch())
             output = self._module(*args, **kwargs)
             now = [*self._module.named_parameters(), *self._module.named_buffers()]
-            held = {name: x for name, x in now if name in given}
-            set_rerun(functools.partial(self._put_in_again, held, modes))
-        self._check_set(params)
-        now = self._buffers_now(places)
-        return output, {name: now[name].to(buffer.dtype) for name, buffer in buffers.items()}
+            after_call = {name: x for name, x in now if name in tensors}
+            set_backward_setup(functools.partial(self._replace_again, after_call, modes))
+        self._check_parameters(params)
+        new_buffers = self._new_buffers(aliases)
+        outer = {name: new_buffers[name].to(buffer.dtype) for name, buffer in buffers.items()}
+        return output, outer
 
-    def _put_in_again(self, held: Tensors, modes: Modes) -> None:
-        """Let the module hold what it held when it had been called, for a later backward pass."""
-        purity = Purity(self._module, self._name, held)
-        replace_tensors(self._module, held, modes, hooked=True)
+    def _replace_again(self, tensors: Tensors, modes: Modes) -> None:
+        """Let the module hold what it held after its call, for a later backward pass."""
+        purity = Purity(self._module, self._name, tensors)
+        replace_tensors(self._module, tensors, modes, hooked=True)
         enter_until_restored(purity.watch())
 
-    def _buffers_now(self, places: Sequence[Sequence[str]]) -> Tensors:
-        """The buffers by name; raises if those that were one, at these places, are no longer."""
-        now = dict(self._module.named_buffers(remove_duplicate=False))
-        for first, *others in places:
-            if first not in now:
+    def _new_buffers(self, aliases: Sequence[Sequence[str]]) -> Tensors:
+        """Return the buffers by name; raise unless buffers that were one, `aliases`, still are."""
+        buffers = dict(self._module.named_buffers(remove_duplicate=False))
+        for first, *others in aliases:
+            if first not in buffers:
                 raise ArgumentError(
                     f"{self._name} has lost its buffer {first} while it was called, and each call "
-                    "has to return a tensor for it. Keep what is None at times elsewhere."
+                    "has to return a tensor for it. Store what can be None in another attribute."
                 )
-            if any(now.get(name) is not now[first] for name in others):
+            if any(buffers.get(name) is not buffers[first] for name in others):
                 raise ArgumentError(
-                    f"{self._name} sets buffer {first} anew, but not where it is called "
+                    f"{self._name} replaces buffer {first}, but not where it is called "
                     f"{others[0]}, so that they are no longer one. Change it in place."
                 )
-        return now
+        return buffers
 
-    def _check_set(self, params: Tensors) -> None:
-        """Raise if the module has set a parameter anew."""
+    def _check_parameters(self, params: Tensors) -> None:
+        """Raise if the module has replaced a parameter."""
         now = dict(self._module.named_parameters())
         changed = [name for name, x in params.items() if now.get(name) is not x]
         if changed:
-            raise ArgumentError(f"{self._name} sets its parameter `{changed[0]}` anew, and {LOST}")
+            raise ArgumentError(f"{self._name} replaces its parameter `{changed[0]}`, and {LOST}")
 
-    def _places(self) -> list[list[str]]:
-        """For each buffer its names."""
+    def _buffer_aliases(self) -> list[list[str]]:
+        """Return for each buffer its names."""
         names: dict[int, list[str]] = {}
         for name, buffer in self._module.named_buffers(remove_duplicate=False):
             names.setdefault(id(buffer), []).append(name)
@@ -108,21 +109,21 @@ class PureModule:
 def functionalize(
     module: torch.nn.Module, *, allow_64_bits: bool
 ) -> tuple[Callable[..., Any], Callable[[], Modes], Tensors, Tensors]:
-    """A pure function of modes, parameters, buffers and arguments; the modes; both as they are.
+    """Return `fn(modes, params, buffers, *args)`, a getter of the modes, params and buffers.
 
-    Parameters that are tied are one parameter, by the first of their names. Unless 64-bit
-    integers are allowed, buffers of them, which torch counts in, are of 32 bits outside.
+    Tied parameters are one parameter, under the first of their names. Unless `allow_64_bits`,
+    buffers of 64-bit integers, as torch counts batches in, have 32 bits outside of the module.
     """
-    _check_kind(module)
+    _check_is_wrappable(module)
     params = {name: value.detach() for name, value in module.named_parameters()}
     buffers = {name: value.detach() for name, value in module.named_buffers()}
     if not allow_64_bits:
-        buffers = {name: _check_narrowed(name, value) for name, value in buffers.items()}
+        buffers = {name: _narrow_buffer(name, value) for name, value in buffers.items()}
     return PureModule(module), lambda: _modes(module), params, buffers
 
 
-def _check_kind(module: torch.nn.Module) -> None:
-    """Raise for a module that has no parameters yet, or whose parameters cannot be replaced."""
+def _check_is_wrappable(module: torch.nn.Module) -> None:
+    """Raise if the module has no parameters yet, or parameters that cannot be replaced."""
     name = type(module).__name__
     for label, x in [*module.named_parameters(), *module.named_buffers()]:
         if torch.nn.parameter.is_lazy(x):
@@ -147,12 +148,13 @@ _NARROW: Mapping[torch.dtype, torch.dtype] = {
 }
 
 
-def _check_narrowed(name: str, value: torch.Tensor) -> torch.Tensor:
-    small = value.to(_NARROW.get(value.dtype, value.dtype))
-    if (small != value).any():
+def _narrow_buffer(name: str, value: torch.Tensor) -> torch.Tensor:
+    """Return a buffer with integers of at most 32 bits; raise if its values need more."""
+    narrow = value.to(_NARROW.get(value.dtype, value.dtype))
+    if (narrow != value).any():
         raise RangeError(
             f"buffer {name} is {str(value.dtype).removeprefix('torch.')}{list(value.shape)}, with "
             "values that need 64 bits. Wrap the module in 64-bit mode: "
             'jax.config.update("jax_enable_x64", True).'
         )
-    return small
+    return narrow

@@ -1,4 +1,4 @@
-"""The tensors that operators take and return, looked at as a function runs."""
+"""Modes that observe the tensors that operators take and return."""
 
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -12,30 +12,30 @@ from bridge._sources.torch.internals import TorchDispatchMode, is_real
 
 
 class ChangeError(RuntimeError):
-    """A tensor was about to be changed in place, which was not done.
+    """A function tried to change a captured tensor in place, and was stopped.
 
-    No TypeError, of which torch's `+=` would make `x = x + y`.
+    It is no TypeError, since torch's `+=` turns that into `x = x + y`.
     """
 
 
 class MutationGuard(TorchDispatchMode):
-    """Raises where a tensor is about to be changed that a function closes over.
+    """Raises where a function changes a tensor that it closes over.
 
     Attributes:
-        refused: The first of these tensors, also where the function has caught the error.
+        refused: The first of these tensors, even if the function has caught the error.
     """
 
     refused: torch.Tensor | None = None
 
     def refuse(self, x: torch.Tensor) -> None:
-        """Raise, since `x` is about to be changed."""
+        """Raise, since `x` is about to be changed, and remember it."""
         self.refused = x if self.refused is None else self.refused
         raise ChangeError
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Any = None
     ) -> Any:
-        """`func`, unless it changes what is not its own."""
+        """Call `func`, unless it changes a captured tensor."""
         kwargs = kwargs or {}
         if func._schema.is_mutable:
             for x, written in _operands(func, args, kwargs):
@@ -45,17 +45,17 @@ class MutationGuard(TorchDispatchMode):
 
 
 _T: Any = torch.Tensor
-# What replaces memory without an operator, and what hands it to others, who may write to it.
+# Setters that replace memory without an operator, and methods that hand it to possible writers.
 SETTERS = {_T.data.__set__: "data", _T.grad.__set__: "grad"}
 LENDING = {_T.numpy, _T.__array__, _T.__dlpack__}
 
 
 class AccessGuard(TorchFunctionMode):
-    """Raises where a tensor that a function closes over is changed without an operator.
+    """Raises where a function changes a tensor that it closes over without an operator.
 
     Args:
-        guard: What notes the tensor.
-        name: Of the function.
+        guard: The guard that remembers the tensor.
+        name: The name of the function.
     """
 
     def __init__(self, guard: MutationGuard, name: str) -> None:
@@ -65,7 +65,7 @@ class AccessGuard(TorchFunctionMode):
     def __torch_function__(
         self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Any = None
     ) -> Any:
-        """`func`, unless it does so."""
+        """Call `func`, unless it changes a captured tensor or hands out its memory."""
         if func in SETTERS and is_real(args[0]):
             self._guard.refuse(args[0])
         if func in LENDING and is_real(args[0]):
@@ -77,9 +77,9 @@ class AccessGuard(TorchFunctionMode):
 
 
 class OperandObserver(TorchDispatchMode):
-    """Calls `look` with each tensor an operator takes, and whether it is about to be changed.
+    """Calls `look(tensor, written=...)` with each tensor that an operator takes.
 
-    And `look_at_result`, if there is one, with each that it returns.
+    Calls `look_at_result`, if there is one, with each tensor that an operator returns.
     """
 
     def __init__(
@@ -93,10 +93,10 @@ class OperandObserver(TorchDispatchMode):
     def __torch_dispatch__(
         self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Any = None
     ) -> Any:
-        """`func`, whose arguments were looked at."""
+        """Call `func`, and show its arguments before and its results after."""
         kwargs = kwargs or {}
         for x, written in _operands(func, args, kwargs):
-            # Rows that are scaled to a largest norm are scaled again wherever they are read.
+            # Scaling rows to a largest norm in place is harmless: each reader scales them again.
             self._look(x, written=written and func is not torch.ops.aten.embedding_renorm_.default)
         results = func(*args, **kwargs)
         if self._look_at_result is not None:
@@ -109,10 +109,10 @@ class OperandObserver(TorchDispatchMode):
 def _operands(
     func: Any, args: Sequence[Any], kwargs: dict[str, Any]
 ) -> Iterator[tuple[torch.Tensor, bool]]:
-    """The tensors that an operator takes, in lists and by keyword too, and whether it writes."""
+    """Yield each tensor that an operator takes, and whether the operator writes to it."""
     for i, argument in enumerate(func._schema.arguments):
         x = args[i] if i < len(args) else kwargs.get(argument.name)
         written = bool(argument.alias_info and argument.alias_info.is_write)
-        for each in x if isinstance(x, (list, tuple)) else [x]:
-            if isinstance(each, torch.Tensor):
-                yield each, written
+        for item in x if isinstance(x, (list, tuple)) else [x]:
+            if isinstance(item, torch.Tensor):
+                yield item, written

@@ -1,9 +1,10 @@
-"""Whether a module, while it is called, keeps to the tensors that it was given.
+"""A check that a module, while it is called, uses only the tensors that were put into it.
 
-NOTE [past what is given]
-A module may reach its parameters past its own attributes, by a list of them say, or change one in
-place, or keep a state in an attribute. A pure function of parameters and buffers would then use
-others than the given ones, or lose what it has changed. So what operators take is looked at.
+NOTE [impure modules]
+A module may read a parameter past its attribute, by a list of parameters say; or change one in
+place; or keep a state in an attribute. As a pure function of parameters and buffers it would then
+use other tensors than those passed, or lose its changes. So the operands of its operators are
+observed.
 """
 
 import contextlib
@@ -22,21 +23,21 @@ LOST = (
 
 
 class Purity:
-    """What a module `name` does with tensors: NOTE [past what is given].
+    """Observes how a module `name` uses tensors: NOTE [impure modules].
 
-    It is made of a module as it is, before what is `given` is put in.
+    It is made before the `tensors` that are passed are put into the module.
     """
 
     def __init__(
-        self, module: torch.nn.Module, name: str, given: Mapping[str, torch.Tensor]
+        self, module: torch.nn.Module, name: str, tensors: Mapping[str, torch.Tensor]
     ) -> None:
         self._module, self._name = module, name
         own = [*module.named_parameters(), *module.named_buffers()]
         self._own: dict[int | None, str] = {
             key: label for label, x in own if (key := storage_id(x))
         }
-        self._given: dict[int | None, str] = {
-            key: label for label, x in given.items() if (key := storage_id(x))
+        self._passed: dict[int | None, str] = {
+            key: label for label, x in tensors.items() if (key := storage_id(x))
         }
         self._parameters = {label for label, _ in module.named_parameters()}
         self._attributes = {
@@ -46,19 +47,19 @@ class Purity:
             if isinstance(x, torch.Tensor)
         }
         self._read: set[int] = set()
-        self._wrong = ""
+        self._violation = ""
 
     @contextlib.contextmanager
     def watch(self) -> Generator[None]:
-        """Look at what the module computes in here, and raise at the end."""
+        """Observe what the module computes within, and raise at the end if it is impure."""
         with OperandObserver(self._look):
             yield
-        if self._wrong:
-            raise ArgumentError(f"{self._name} {self._wrong}")
+        if self._violation:
+            raise ArgumentError(f"{self._name} {self._violation}")
         for (part, label), x in self._attributes.items():
             if id(x) in self._read and getattr(part, label, None) is not x:
                 raise ArgumentError(
-                    f"{self._name} reads its attribute `{label}`, a tensor, and sets it anew, and "
+                    f"{self._name} reads its attribute `{label}`, a tensor, and replaces it, and "
                     f"{LOST}"
                 )
 
@@ -66,8 +67,8 @@ class Purity:
         if is_real(x):
             self._read.add(id(x))
         key = storage_id(x)
-        # Not raised here, where operators of Python would make a TypeError of their own of it.
-        if key in self._own and key not in self._given:
-            self._wrong = bypass_message(self._own[key])
-        elif written and self._given.get(key) in self._parameters:
-            self._wrong = f"changes its parameter `{self._given[key]}` in place, and {LOST}"
+        # Raised later, since Python's operators would turn an error within into a TypeError.
+        if key in self._own and key not in self._passed:
+            self._violation = bypass_message(self._own[key])
+        elif written and self._passed.get(key) in self._parameters:
+            self._violation = f"changes its parameter `{self._passed[key]}` in place, and {LOST}"

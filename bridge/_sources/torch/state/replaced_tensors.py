@@ -1,9 +1,9 @@
-"""Tensors in place of those that a module holds.
+"""Replacement of the tensors that a module holds, until they are restored.
 
 NOTE [as long as the derivative]
 The backward pass of an `autograd.Function` may read the module again: reversible layers, adjoint
-methods and checkpoints do. So what was put into a module stays there until the capture, or the call
-with its derivative, is over, and not only until the forward pass is.
+methods and checkpoints do. So tensors that were put into a module stay there until the capture, or
+the call with its derivative, is over, and not only until the forward pass is over.
 """
 
 import contextlib
@@ -26,58 +26,64 @@ from bridge._sources.torch.internals import (
 SWAP_LOCK = threading.RLock()
 
 
-class _Open(threading.local):
-    """What puts back, in this thread, what modules held before."""
+class _Replacements(threading.local):
+    """The replacements in this thread.
+
+    Attributes:
+        stack: Restores what modules held before.
+        names: The names of the tensors that were replaced, by their `storage_id`.
+        backward_setup: Puts the same tensors in again before a later backward pass.
+    """
 
     stack: contextlib.ExitStack | None = None
-    own: Mapping[int, str] = {}  # what was put aside, by what tells its memory
-    again: Callable[[], None] | None = None  # puts the same in where a backward pass comes later
+    names: Mapping[int, str] = {}
+    backward_setup: Callable[[], None] | None = None
 
 
-_open = _Open()
+_current = _Replacements()
 
 
 @contextlib.contextmanager
 def restoring() -> Generator[None]:
-    """Give modules back in the end what was replaced: NOTE [as long as the derivative]."""
-    outer = _open.stack, _open.own, _open.again
+    """Restore at the end what modules held before: NOTE [as long as the derivative]."""
+    outer = _current.stack, _current.names, _current.backward_setup
     with contextlib.ExitStack() as stack:
-        _open.stack, _open.own, _open.again = stack, {}, None
+        _current.stack, _current.names, _current.backward_setup = stack, {}, None
         try:
             yield
         finally:
-            _open.stack, _open.own, _open.again = outer
+            _current.stack, _current.names, _current.backward_setup = outer
 
 
 def restore_now() -> None:
-    """Put back now: a capture runs a function again, from the module as it was."""
+    """Restore modules now, since a capture runs a function again from the module as it was."""
     _stack().close()
 
 
-def own_tensors() -> Mapping[int, str]:
-    """The names of the tensors that others were put in place of, by their `storage_id`."""
-    return _open.own
+def replaced_names() -> Mapping[int, str]:
+    """Return the names of the tensors that were replaced, by their `storage_id`."""
+    return _current.names
 
 
-def set_rerun(again: Callable[[], None]) -> None:
-    """Let a backward pass that comes later be preceded by `again`."""
-    _open.again = again
+def set_backward_setup(setup: Callable[[], None]) -> None:
+    """Let `setup` be called before a later backward pass."""
+    _current.backward_setup = setup
 
 
-def get_rerun() -> Callable[[], None] | None:
-    """What has to precede such a backward pass, if anything."""
-    return _open.again
+def backward_setup() -> Callable[[], None] | None:
+    """Return what has to be called before a later backward pass, if anything."""
+    return _current.backward_setup
 
 
 def enter_until_restored(context: contextlib.AbstractContextManager[Any]) -> None:
-    """Enter `context`, and leave it before what modules held is put back."""
+    """Enter `context`, and leave it before modules are restored."""
     _stack().enter_context(context)
 
 
 def _stack() -> contextlib.ExitStack:
-    if _open.stack is None:
-        raise RuntimeError("nothing would put back what a module has held.")
-    return _open.stack
+    if _current.stack is None:
+        raise RuntimeError("nothing would restore what a module has held.")
+    return _current.stack
 
 
 def replace_tensors(
@@ -87,54 +93,56 @@ def replace_tensors(
     *,
     hooked: bool = False,
 ) -> None:
-    """Let `module` hold these parameters and buffers, and its parts be in these modes.
+    """Let `module` hold these parameters and buffers, and its submodules be in these modes.
 
-    A tensor that the module holds under several names is replaced under each of them. Those that
-    are `hooked` already have the hooks of what they stand for.
+    A tensor that the module holds under several names is replaced under each of them. If `hooked`,
+    the new tensors have the hooks of those that they replace already.
     """
     stack = _stack()
     stack.enter_context(SWAP_LOCK)
     stack.enter_context(without_parametrization_cache())
     own = {**dict(module.named_parameters()), **dict(module.named_buffers())}
-    instead = {id(own[name]): x for name, x in tensors.items()}
-    _open.own = {key: name for name in tensors if (key := storage_id(own[name])) is not None}
+    replacements = {id(own[name]): x for name, x in tensors.items()}
+    _current.names = {key: name for name in tensors if (key := storage_id(own[name])) is not None}
     for name, x in () if hooked else tensors.items():
-        _hook_alike(name, own[name], x)
+        _copy_hooks(name, own[name], x)
     for part, mode in zip(module.modules(), modes, strict=True):
-        stack.callback(_put_back, [(row, dict(row)) for row in _rows(part)])
-        for row in tensors_of(part):
-            row.update({name: instead.get(id(x), x) for name, x in row.items()})
+        stack.callback(_restore, [(members, dict(members)) for members in _member_dicts(part)])
+        for members in tensors_of(part):
+            members.update({name: replacements.get(id(x), x) for name, x in members.items()})
         part.training = mode
 
 
-def _hook_alike(name: str, own: torch.Tensor, x: torch.Tensor) -> None:
-    """Let the gradient of `x` go through the hooks of the parameter that it stands for."""
+def _copy_hooks(name: str, own: torch.Tensor, x: torch.Tensor) -> None:
+    """Let the gradient of `x` go through the hooks of the parameter that it replaces."""
     hooks, late = hooks_of(own), is_hooked_after(own)
-    if not (hooks or late) or not x.requires_grad:  # in this order: who asks is noted
+    # `requires_grad` is read last, since an observer notes who reads it.
+    if not (hooks or late) or not x.requires_grad:
         return
     if late:
         raise NoRuleError(
-            f"parameter {name} has a hook that changes its `.grad`, and a derivative that is "
-            "returned is none. Use `register_hook`, or change the gradient that is returned."
+            f"parameter {name} has a hook that changes its `.grad`, but a derivative is returned "
+            "and not added there. Use `register_hook`, or change the gradient that is returned."
         )
     for hook in hooks:
         x.register_hook(hook)
 
 
-def _rows(part: torch.nn.Module) -> list[dict[str, Any]]:
-    """All that says what a module is; `forward` may set any of it."""
+def _member_dicts(part: torch.nn.Module) -> list[dict[str, Any]]:
+    """Return the dicts that hold all of a module; `forward` may set any of it."""
     return [*tensors_of(part), part._modules, part.__dict__]  # pyright: ignore[reportPrivateUsage]
 
 
-def _put_back(rows: Sequence[tuple[dict[str, Any], dict[str, Any]]]) -> None:
-    for row, before in rows:
-        if list(row) != list(before):  # in the order in which it was
-            row.clear()
-        row.update(before)
+def _restore(saved: Sequence[tuple[dict[str, Any], dict[str, Any]]]) -> None:
+    """Let each dict hold what its copy holds, in the same order."""
+    for members, before in saved:
+        if list(members) != list(before):
+            members.clear()
+        members.update(before)
 
 
 def bypass_message(label: str) -> str:
-    """What is wrong with a module that reaches one of its own tensors while others are put in."""
+    """Say that a module uses one of its own tensors while others are put in."""
     return (
         f"uses `{label}` past the attribute of that name, by a list or a closure that holds it, so "
         "that it would not be the one that is passed. Read the attribute of the module where it is "

@@ -1,9 +1,9 @@
-"""Whether the tensors that a function captures are at its derivative what they were at its call.
+"""A check that captured tensors are the same at a derivative as they were at the call.
 
 NOTE [versions]
-A graph reads the tensors that its function captures on each call. What is kept for the backward
-pass is of the forward pass, so that where one was changed in place in between, the gradient would
-be of neither. torch counts changes in place: the counts are kept, and compared.
+A graph reads the tensors that its function captures on each call. The residuals of a backward pass
+come from the forward pass: if a captured tensor was changed in place in between, the gradient would
+be that of neither value. torch counts changes in place, so these counts are saved and compared.
 """
 
 import contextlib
@@ -21,16 +21,16 @@ Constants = Sequence[torch.Tensor]
 
 
 def captured_tensors(module: GraphModule) -> Constants:
-    """The tensors that a graph reads and a user may change; it alone has those made in it."""
+    """Return the constants of a graph that a user may change: not those made in the function."""
     nodes = module.graph.find_nodes(op="get_attr")
-    found = [
+    constants = [
         get_attribute(module, str(node.target)) for node in nodes if not node.meta.get("fresh")
     ]
-    return [x for x in found if isinstance(x, torch.Tensor)]
+    return [x for x in constants if isinstance(x, torch.Tensor)]
 
 
 def with_versions(op: Op, constants: Constants) -> Op:
-    """`op` with one more result, the versions of `constants`: NOTE [versions]."""
+    """Add an output to `op`, the versions of `constants`: NOTE [versions]."""
 
     def make(shape: tuple[int, ...]) -> torch.Tensor:
         return torch.tensor(_versions(constants), dtype=torch.int32).expand(shape).contiguous()
@@ -38,8 +38,8 @@ def with_versions(op: Op, constants: Constants) -> Op:
     return with_stamp(op, make, (len(constants),))
 
 
-def checking_versions(op: Op, constants: Constants, at: int, name: str) -> Op:
-    """`op`, which takes at the position `at` the versions that `constants` have to have still."""
+def checking_versions(op: Op, constants: Constants, position: int, name: str) -> Op:
+    """Add an input to `op` at `position`, the versions that `constants` must still have."""
 
     def check(stamp: torch.Tensor) -> contextlib.AbstractContextManager[None]:
         before, now = stamp.tolist(), _versions(constants)
@@ -49,12 +49,12 @@ def checking_versions(op: Op, constants: Constants, at: int, name: str) -> Op:
             raise ArgumentError(
                 f"a tensor that {name} captures ({str(changed.dtype).removeprefix('torch.')}"
                 f"{list(changed.shape)}) was changed in place between a call and its derivative, "
-                "which would be of neither of its values. Change it afterwards, or pass it as an "
+                "which would be that of neither value. Change it afterwards, or pass it as an "
                 "argument."
             )
         return contextlib.nullcontext()
 
-    return taking_stamp(op, at, check)
+    return taking_stamp(op, position, check)
 
 
 def _versions(constants: Constants) -> list[int]:
