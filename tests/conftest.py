@@ -1,4 +1,5 @@
 import functools
+import importlib
 
 import pytest
 
@@ -73,6 +74,25 @@ def x64():
     """JAX counts in 64 bits."""
     with pytest.importorskip("jax").enable_x64(True):
         yield
+
+
+@pytest.fixture
+def torch():
+    return pytest.importorskip("torch")
+
+
+@pytest.fixture
+def jax():
+    return pytest.importorskip("jax")
+
+
+@pytest.fixture
+def fresh_compiler(tmp_path_factory, monkeypatch):
+    """Nothing compiled before, in this process or by an earlier run of the tests."""
+    torch = pytest.importorskip("torch")
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path_factory.getbasetemp() / "inductor"))
+    torch.compiler.reset()
+    importlib.import_module("torch._dynamo.utils").counters.clear()
 
 
 @pytest.fixture(params=DIRECTIONS, ids=lambda d: f"{d[0]}2{d[1]}")
