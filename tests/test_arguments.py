@@ -14,16 +14,6 @@ X = np.array([0.3, -1.2, 2.0], np.float32)
 COTANGENT = np.array([0.5, -2.0, 1.5], np.float32)
 
 
-@pytest.fixture
-def torch():
-    return pytest.importorskip("torch")
-
-
-@pytest.fixture
-def jax():
-    return pytest.importorskip("jax")
-
-
 @dataclasses.dataclass(frozen=True)
 class Config:
     copies: int

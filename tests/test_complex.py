@@ -78,11 +78,6 @@ def test_complex_second_order_equals_native(kits, bridged):
     assert_same(target, penalty(there), penalty(lambda z: function(target.xp, z)))
 
 
-@pytest.fixture
-def torch():
-    return pytest.importorskip("torch")
-
-
 def doubles(torch, points):
     """The points as leaves of double precision, small because every entry is moved."""
     wide = {"float32": torch.float64, "complex64": torch.complex128}

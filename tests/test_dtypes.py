@@ -7,16 +7,6 @@ import bridge
 from bridge import jax2torch
 
 
-@pytest.fixture
-def torch():
-    return pytest.importorskip("torch")
-
-
-@pytest.fixture
-def jax():
-    return pytest.importorskip("jax")
-
-
 def same_bits(torch, x, y):
     """Whether two tensors are equal to the sign of a zero and the payload of a nan."""
     assert (x.dtype, x.shape) == (y.dtype, y.shape)

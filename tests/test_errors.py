@@ -14,16 +14,6 @@ from bridge import jax2torch
 X = np.array([0.3, -1.2, 2.0], np.float32)
 
 
-@pytest.fixture
-def torch():
-    return pytest.importorskip("torch")
-
-
-@pytest.fixture
-def jax():
-    return pytest.importorskip("jax")
-
-
 BUILTINS = {
     "ArgumentError": TypeError,
     "DeviceError": RuntimeError,

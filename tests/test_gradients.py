@@ -135,11 +135,6 @@ def test_gradient_through_two_bridged_functions_equals_native(kits, bridged):
 # What only torch has: gradients that accumulate, graphs, and inputs that do not require grad.
 
 
-@pytest.fixture
-def torch():
-    return pytest.importorskip("torch")
-
-
 def leaves(torch, *points):
     return [torch.tensor(x, requires_grad=True) for x in points]
 

@@ -9,11 +9,6 @@ BASE = np.array([[0.3, -1.2, 2.0, 0.7], [1.4, -0.6, 0.9, -2.1], [0.2, 1.7, -0.8,
 COMPLEX = (BASE + 1j * BASE[::-1] * 0.7).astype(np.complex64)
 
 
-@pytest.fixture
-def torch():
-    return pytest.importorskip("torch")
-
-
 def function(xp, x):
     """Neither linear nor symmetric, so that misplaced elements show."""
     return xp.sin(x) * x + x * x * x

@@ -15,17 +15,6 @@ from bridge import _registry, to_jax, to_mlx, to_torch
 mx = pytest.importorskip("mlx.core")
 from bridge._arrays.mlx import own_memory  # noqa: E402
 
-
-@pytest.fixture
-def torch():
-    return pytest.importorskip("torch")
-
-
-@pytest.fixture
-def jax():
-    return pytest.importorskip("jax")
-
-
 DTYPES = [
     *("bool", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64"),
     *("float16", "bfloat16", "float32", "float64", "complex64"),

@@ -205,11 +205,6 @@ def test_anomaly_mode(into_torch):
 
 
 @pytest.fixture
-def jax():
-    return pytest.importorskip("jax")
-
-
-@pytest.fixture
 def jax2torch(jax):
     from bridge import jax2torch
 

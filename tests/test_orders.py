@@ -81,11 +81,6 @@ def test_mixed_second_derivative_equals_native(kits, bridged):
 # What only torch has: finite differences as judge, graphs of graphs, dual numbers.
 
 
-@pytest.fixture
-def torch():
-    return pytest.importorskip("torch")
-
-
 def doubles(torch, *points):
     return tuple(torch.tensor(x, dtype=torch.float64, requires_grad=True) for x in points)
 

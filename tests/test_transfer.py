@@ -14,17 +14,6 @@ import pytest
 import bridge
 from bridge import to_jax, to_torch
 
-
-@pytest.fixture
-def torch():
-    return pytest.importorskip("torch")
-
-
-@pytest.fixture
-def jax():
-    return pytest.importorskip("jax")
-
-
 X = np.array([[0.3, -1.2, 2.0], [1.4, -0.6, 0.9]], np.float32)
 
 

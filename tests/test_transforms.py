@@ -116,11 +116,6 @@ def test_jvp_of_vmap_equals_native(kits, bridged):
 # torch.func and the older transforms of torch.autograd.
 
 
-@pytest.fixture
-def torch():
-    return pytest.importorskip("torch")
-
-
 def value(xp, x):
     return xp.exp((x * xp.tanh(x)).sum()) * x[0]
 

@@ -94,16 +94,6 @@ ARGUMENTS = {
 }
 
 
-@pytest.fixture
-def torch():
-    return pytest.importorskip("torch")
-
-
-@pytest.fixture
-def jax():
-    return pytest.importorskip("jax")
-
-
 def cases(table):
     return pytest.mark.parametrize(("build", "take"), table.values(), ids=table)
 
