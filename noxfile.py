@@ -18,7 +18,11 @@ PYPROJECT = nox.project.load_toml("pyproject.toml")
 CONSTRAINTS = ".ci/constraints.txt"
 SUBSETS = ["torch,jax", "torch,mlx", "jax,mlx", "torch"]
 # With two frameworks, what may depend on a third: the rest is that of `nox -s tests`.
-SHARED = ["arguments", "docstrings", "dtypes", "import", "random", "readme", "transfer", "trees"]
+SHARED = [
+    *("arguments", "arguments_methods", "arguments_numbers", "arguments_static"),
+    *("docstrings", "dtypes", "import", "random", "readme", "transfer"),
+    *("trees", "trees_autograd", "trees_memory", "trees_of_libraries"),
+]
 
 PROJECT = PYPROJECT["project"]
 EXTRAS = PROJECT["optional-dependencies"]

@@ -30,6 +30,19 @@ def wrapper(source, target):
     return wrap
 
 
+def counted(fn):
+    """`fn`, and the list of the arguments it was run with, also in runs that leave no trace."""
+    runs = []
+    record = runs.append  # all that is captured; it is not looked into
+
+    @functools.wraps(fn)
+    def counting(*args, **kwargs):
+        record((args, kwargs))
+        return fn(*args, **kwargs)
+
+    return counting, runs
+
+
 @pytest.fixture(autouse=True)
 def _lacking(request):
     """Expect a test to fail whose source cannot do what the test needs, and say why."""
