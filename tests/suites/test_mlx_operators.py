@@ -9,8 +9,8 @@ import pytest
 pytest.importorskip("mlx.core")
 pytest.importorskip("torch")
 
+from tests.suites.mlx_layers import SAMPLES
 from tests.suites.mlx_measuring import ALONE, BRIDGED, LACKS, RIGHT, WRONG, measure
-from tests.suites.mlx_operators import SAMPLES
 
 pytestmark = pytest.mark.suites
 SECOND = {"jvp of vjp", "vjp of vjp"}
