@@ -12,15 +12,12 @@ import jax.numpy as jnp  # noqa: E402, after the check that JAX is there
 
 from bridge import jax2torch  # noqa: E402, as above
 from bridge._sources.jax import strategy  # noqa: E402, as above
+from tests.tensors import leaves  # noqa: E402
 
 RANDOM = np.random.default_rng(21)
 X = RANDOM.uniform(-1.3, 1.5, (5, 3)).astype("float32")
 W = RANDOM.uniform(-1.3, 1.5, (3, 4)).astype("float32")
 Z = (X + 1j * RANDOM.uniform(-1.3, 1.5, X.shape)).astype("complex64")
-
-
-def leaves(*points, dtype=None):
-    return [torch.tensor(x, dtype=dtype, requires_grad=True) for x in points]
 
 
 def loss(xp, x, w):

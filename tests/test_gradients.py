@@ -3,6 +3,8 @@
 import numpy as np
 import pytest
 
+from tests.tensors import leaves
+
 RANDOM = np.random.default_rng(0)
 X = RANDOM.uniform(-1.5, 1.5, (3, 4)).astype("float32")
 Y = RANDOM.uniform(0.3, 2.0, (3, 4)).astype("float32")
@@ -135,14 +137,10 @@ def test_gradient_through_two_bridged_functions_equals_native(kits, bridged):
 # What only torch has: gradients that accumulate, graphs, and inputs that do not require grad.
 
 
-def leaves(torch, *points):
-    return [torch.tensor(x, requires_grad=True) for x in points]
-
-
 @every_function
 def test_autograd_equals_native(into_torch, torch, function, points):
     source, wrap = into_torch
-    xs = leaves(torch, *points)
+    xs = leaves(*points)
     y, true = wrap(lambda *xs: function(source.xp, *xs))(*xs), function(torch, *xs)
     given = torch.randn(true.shape, generator=torch.Generator().manual_seed(1))
     nothing = lambda: 0 * sum(x.sum() for x in xs)  # a constant has no graph to ask
@@ -154,7 +152,7 @@ def test_autograd_equals_native(into_torch, torch, function, points):
 def test_constant_result_has_no_graph(into_torch, torch):
     """As in torch, where no operation leads from the inputs to it."""
     source, wrap = into_torch
-    (x,) = leaves(torch, X)
+    (x,) = leaves(X)
     sine, constant = wrap(lambda x: (source.xp.sin(x), source.xp.zeros(3) + 2))(x)
     assert sine.requires_grad
     assert not constant.requires_grad
@@ -163,7 +161,7 @@ def test_constant_result_has_no_graph(into_torch, torch):
 def test_backward_accumulates(into_torch, torch):
     source, wrap = into_torch
     f = wrap(lambda x: source.xp.sin(x).sum())
-    (x,) = leaves(torch, X)
+    (x,) = leaves(X)
     f(x).backward()
     (2 * f(x)).backward()
     torch.testing.assert_close(x.grad, 3 * x.detach().cos())
@@ -171,7 +169,7 @@ def test_backward_accumulates(into_torch, torch):
 
 def test_one_tensor_given_twice_gets_the_sum(into_torch, torch):
     _, wrap = into_torch
-    (x,) = leaves(torch, X)
+    (x,) = leaves(X)
     wrap(lambda x, y: (x * x * y).sum())(x, x).backward()
     torch.testing.assert_close(x.grad, 3 * x.detach() ** 2)
 
@@ -179,7 +177,7 @@ def test_one_tensor_given_twice_gets_the_sum(into_torch, torch):
 def test_a_tensor_and_its_view_get_their_own(into_torch, torch):
     source, wrap = into_torch
     f = lambda xp, x, row: (xp.sin(x) * row).sum()
-    (x,) = leaves(torch, X)
+    (x,) = leaves(X)
     (expected,) = torch.autograd.grad(f(torch, x, x[1]), x)
     (found,) = torch.autograd.grad(wrap(lambda *xs: f(source.xp, *xs))(x, x[1]), x)
     torch.testing.assert_close(found, expected)
@@ -201,7 +199,7 @@ def test_only_leaves_that_require_grad_get_one(into_torch, torch, wanted):
 def test_autograd_grad_of_some_inputs(into_torch, torch, wanted):
     source, wrap = into_torch
     function = lambda xp, x, y, row: (xp.sin(x) * y * row).sum()
-    xs = leaves(torch, X, Y, ROW)
+    xs = leaves(X, Y, ROW)
     asked = [xs[i] for i in wanted]
     expected = torch.autograd.grad(function(torch, *xs), asked)
     found = torch.autograd.grad(wrap(lambda *xs: function(source.xp, *xs))(*xs), asked)
@@ -212,14 +210,14 @@ def test_autograd_grad_of_some_inputs(into_torch, torch, wanted):
 def test_gradient_of_a_constant_that_was_given(into_torch, torch):
     """Arguments that are no tensors are as constant as in torch."""
     _, wrap = into_torch
-    (x,) = leaves(torch, X)
+    (x,) = leaves(X)
     wrap(lambda x, scale, shift: (x * x * scale + shift).sum())(x, 3.0, Y).backward()
     torch.testing.assert_close(x.grad, 6 * x.detach())
 
 
 def test_gradient_with_respect_to_a_result(into_torch, torch):
     source, wrap = into_torch
-    (x,) = leaves(torch, X)
+    (x,) = leaves(X)
     y = wrap(source.xp.sin)(x)
     y.retain_grad()
     wrap(source.xp.exp)(y).sum().backward()
@@ -228,7 +226,7 @@ def test_gradient_with_respect_to_a_result(into_torch, torch):
 
 def test_hook_changes_the_gradient(into_torch, torch):
     source, wrap = into_torch
-    (x,) = leaves(torch, X)
+    (x,) = leaves(X)
     y = wrap(source.xp.sin)(x)
     y.register_hook(lambda cotangent: 5 * cotangent)
     y.sum().backward()

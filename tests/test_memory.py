@@ -7,14 +7,12 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
+from tests.tensors import aligned, leaves  # noqa: E402
+
 RANDOM = np.random.default_rng(12)
 X = RANDOM.uniform(0.3, 1.5, (4, 3)).astype("float32")
 Y = RANDOM.uniform(-1.5, 1.5, (4, 3)).astype("float32")
 MEGABYTES = 1_000_000  # float32 numbers: 4 MB, enough for JAX to compute them in the background
-
-
-def leaves(*points):
-    return [torch.tensor(x, requires_grad=True) for x in points]
 
 
 def span(x):
@@ -26,13 +24,6 @@ def span(x):
 def overlap(a, b):
     a, b = span(a), span(b)
     return a.start < b.stop and b.start < a.stop
-
-
-def aligned(n):
-    """A float32 tensor of n numbers whose address is a multiple of 64, as JAX wants."""
-    room = torch.zeros(n + 16)
-    skip = -room.data_ptr() % 64 // 4
-    return room[skip : skip + n].requires_grad_()
 
 
 # In-place changes between forward and backward.
@@ -213,7 +204,7 @@ def test_input_overwritten_right_after_the_call(into_torch):
     """200 rounds; a jitted call of JAX that nobody waits for is wrong in 139 of them."""
     _, wrap = into_torch
     f = wrap(lambda x: x + x)
-    x = aligned(MEGABYTES).detach()
+    x = aligned(MEGABYTES)
     wrong = 0
     for _ in range(200):
         x.fill_(0.5)
@@ -227,7 +218,7 @@ def test_input_overwritten_right_after_the_backward(into_torch):
     """The forward borrows x and w, the backward w and the cotangent."""
     _, wrap = into_torch
     f = wrap(lambda x, w: x * w)
-    x, w, given = aligned(MEGABYTES), aligned(MEGABYTES).detach(), aligned(MEGABYTES).detach()
+    x, w, given = aligned(MEGABYTES).requires_grad_(), aligned(MEGABYTES), aligned(MEGABYTES)
     wrong = 0
     for i in range(50):
         w.fill_(0.5)

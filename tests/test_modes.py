@@ -5,13 +5,11 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
+from tests.tensors import leaves  # noqa: E402
+
 RANDOM = np.random.default_rng(10)
 X = RANDOM.uniform(0.3, 1.5, (3,)).astype("float32")
 Y = RANDOM.uniform(-1.5, 1.5, (3,)).astype("float32")
-
-
-def leaves(*points):
-    return [torch.tensor(x, requires_grad=True) for x in points]
 
 
 def test_no_grad(into_torch):

@@ -10,6 +10,8 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
+from tests.tensors import leaves  # noqa: E402
+
 RANDOM = np.random.default_rng(9)
 X = RANDOM.uniform(-1.3, 1.5, (5, 3)).astype("float32")
 W = RANDOM.uniform(-1.3, 1.5, (3, 4)).astype("float32")
@@ -26,10 +28,6 @@ def recorded():
 
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda x: x):
         yield saved
-
-
-def leaves(*points):
-    return [torch.tensor(x, requires_grad=True) for x in points]
 
 
 def layer(xp, x, w):

@@ -12,6 +12,8 @@ from tests.processes import fresh_process, needs_proc, peak, resident
 
 torch = pytest.importorskip("torch")
 
+from tests.tensors import aligned, leaves  # noqa: E402
+
 RANDOM = np.random.default_rng(31)
 X = RANDOM.uniform(0.3, 1.5, (4, 3)).astype("float32")
 W = RANDOM.uniform(-1.5, 1.5, (4, 3)).astype("float32")
@@ -22,10 +24,6 @@ MODES = {
     "recompute": {"residuals": "recompute"},
     "eager": {"jit": False},
 }
-
-
-def leaves(*points):
-    return [torch.tensor(x, requires_grad=True) for x in points]
 
 
 # Residuals leave memory. JAX owns it, so that only the operating system knows.
@@ -343,13 +341,6 @@ ROUNDS = [40, pytest.param(1000, marks=pytest.mark.slow)]
 NUMBERS = 1_000_000
 
 
-def aligned(n=NUMBERS):
-    """A float32 tensor whose memory JAX borrows: its address is a multiple of 64."""
-    room = torch.zeros(n + 16)
-    skip = -room.data_ptr() % 64 // 4
-    return room[skip : skip + n]
-
-
 def is_all(x, value):
     return torch.allclose(x[::61], torch.tensor(float(value)), rtol=1e-4, atol=1e-6)
 
@@ -359,7 +350,7 @@ def is_all(x, value):
 def test_input_and_cotangent_overwritten_at_once(into_torch, mode, rounds):
     source, wrap = into_torch
     f = wrap(lambda x: source.xp.sin(x) * x, **mode)
-    memory, given = aligned(), aligned()
+    memory, given = aligned(NUMBERS), aligned(NUMBERS)
     x = memory.requires_grad_()
     wrong = 0
     for i in range(rounds):
@@ -380,7 +371,7 @@ def test_input_and_cotangent_overwritten_at_once(into_torch, mode, rounds):
 def test_input_overwritten_at_once_where_no_gradient_is_wanted(into_torch, mode, rounds):
     source, wrap = into_torch
     f = wrap(lambda x: source.xp.sin(x) * x, **mode)
-    x = aligned()
+    x = aligned(NUMBERS)
     wrong = 0
     for i in range(rounds):
         v = 0.1 + i / rounds
@@ -398,7 +389,7 @@ def test_residuals_are_written_before_the_call_returns(into_torch, rounds):
     if source.name != "jax":
         pytest.skip("the derivative of sin keeps the cosine in JAX")
     f = wrap(source.xp.sin, residuals="save")
-    x = aligned().requires_grad_()
+    x = aligned(NUMBERS).requires_grad_()
     memory = x.detach().numpy()
     wrong = 0
     for i in range(rounds):
