@@ -198,5 +198,5 @@ def test_arrays_put_aside_where_nobody_finds_them_are_refused(residuals):
         return state[0] * x
 
     x = X.clone().requires_grad_()
-    with pytest.raises(bridge.ArgumentError, match=r"put aside when it ran.*as an argument"):
+    with pytest.raises(bridge.ArgumentError, match=r"stored when it ran.*as an argument"):
         mlx2torch(f, residuals=residuals)(x)

@@ -88,4 +88,4 @@ def test_an_error_for_values_that_were_made_up_says_so():
 
     with pytest.raises(ValueError, match="at least 1") as caught:
         mlx2torch(checked)(torch.tensor([2.0, 3.0]))
-    assert "made up" in caught.value.__notes__[0]
+    assert "made-up values" in caught.value.__notes__[0]

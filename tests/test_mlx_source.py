@@ -87,7 +87,9 @@ def test_a_derivative_that_mlx_lacks_is_named(name, order):
         "reverse": lambda: f(x.requires_grad_()).sum().backward(),
         "forward": lambda: torch.func.jvp(f, (x,), (x,)),
     }
-    with pytest.raises(bridge.NoRuleError, match=rf"cannot be had.*{name}.*mx\.custom_function"):
+    with pytest.raises(
+        bridge.NoRuleError, match=rf"MLX (has no|lacks).*{name}.*mx\.custom_function"
+    ):
         attempt[order]()
 
 

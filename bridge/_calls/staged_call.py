@@ -15,6 +15,7 @@ from bridge._calls.plan import Plan
 from bridge._core import pytree
 from bridge._core.errors import ArgumentError
 from bridge._core.op import AppliedRule, Arrays, Op, Specs
+from bridge._core.spec import differentiable_positions
 
 Names = Sequence[Sequence[int | str]]
 Shapes = Sequence[Sequence[int | str]] | None
@@ -64,8 +65,7 @@ class StagedCall:
 
     def differentiable_outputs(self, steps: Sequence[AppliedRule]) -> list[int]:
         """Return positions of the results with a differentiable dtype."""
-        specs = self._derive(steps)[0].output_specs()
-        return [i for i, spec in enumerate(specs) if spec.differentiable]
+        return list(differentiable_positions(self._derive(steps)[0].output_specs()))
 
     def output_count(self, steps: Sequence[AppliedRule]) -> int:
         """Return the number of results."""

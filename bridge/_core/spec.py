@@ -46,6 +46,11 @@ class ArraySpec:
         return f"{self.dtype}[{','.join(map(str, self.shape))}]"
 
 
+def differentiable_positions(specs: Sequence[ArraySpec]) -> tuple[int, ...]:
+    """Return the positions of the specs with a differentiable dtype."""
+    return tuple([i for i, spec in enumerate(specs) if spec.differentiable])
+
+
 def is_device(name: object) -> bool:
     """Return True if `name` is that of the host or of a CUDA device."""
     return isinstance(name, str) and re.fullmatch(r"cpu|cuda(:\d+)?", name) is not None

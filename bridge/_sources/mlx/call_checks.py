@@ -1,8 +1,8 @@
-"""What a function was when it was looked at, and may be no longer.
+"""Checks that calls of a function do what it did in its dry run.
 
 NOTE [checks while MLX computes]
-A function of MLX runs on each call, and what it captures may have changed since it was looked at.
-What it returns is checked when it is being computed already: that takes no time of its own.
+A function of MLX is rerun on every call, and what it captures may have changed since its dry run.
+Its outputs are checked while MLX computes them already, so that the check takes no extra time.
 """
 
 import dataclasses
@@ -28,7 +28,7 @@ from bridge._sources.mlx.random import Fun
 
 
 def check_captured(fun: Fun, primals: Specs, name: str) -> None:
-    """Raise where a captured array would lose its gradient, unless values are looked at."""
+    """Raise if a captured array would lose its gradient; not if `fun` looks at values."""
 
     def build() -> Sequence[mx.array]:
         xs = [unmarked_placeholder(spec.shape, dtype_of(spec.dtype)) for spec in primals]
@@ -50,37 +50,37 @@ def check_captured(fun: Fun, primals: Specs, name: str) -> None:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class ObservedCall:
-    """What was found when a function was looked at, to which each call is held.
+    """What a dry run of a function has shown, for comparison with each call.
 
     Attributes:
-        outputs: Specs of its results.
-        name: Of it.
-        may_draw: Whether random numbers may be drawn.
-        captures: Raises where a captured array would lose its gradient.
+        outputs: The specs of the outputs.
+        name: The name of the function.
+        may_draw: True if random numbers may be drawn.
+        check_captures: Raises if a captured array would lose its gradient.
     """
 
     outputs: Specs
     name: str
     may_draw: bool
-    captures: functools.partial[None] | None
+    check_captures: functools.partial[None] | None
 
     @functools.cached_property
     def _expected(self) -> list[tuple[tuple[int, ...], mx.Dtype]]:
         return [(spec.shape, dtype_of(spec.dtype)) for spec in self.outputs]
 
-    def check_call(self, found: Sequence[mx.array], *, drew: bool) -> None:
-        """Raise unless a call has done as was found: NOTE [checks while MLX computes]."""
-        self.check_outputs(found)
+    def check_call(self, outputs: Sequence[mx.array], *, drew: bool) -> None:
+        """Raise unless a call did what the dry run did: NOTE [checks while MLX computes]."""
+        self.check_outputs(outputs)
         if drew and not self.may_draw:
             raise ArgumentError(
-                f"{self.name} draws random numbers now, and did not when it was looked at. Pass a "
-                "key, `rng=`, or wrap it anew where a module has changed its mode."
+                f"{self.name} draws random numbers now, and drew none in its first run. Pass a "
+                "key, `rng=`, or wrap it again if a module has changed its mode."
             )
-        if self.captures:
-            self.captures()
+        if self.check_captures:
+            self.check_captures()
 
-    def check_outputs(self, found: Sequence[mx.array]) -> Sequence[mx.array]:
-        """The results of a call, if they are of the shapes and dtypes that were found."""
-        if [(y.shape, y.dtype) for y in found] != self._expected:
-            check_specs_unchanged([*map(ARRAYS.spec, found)], self.outputs, self.name)
-        return found
+    def check_outputs(self, outputs: Sequence[mx.array]) -> Sequence[mx.array]:
+        """Return the outputs of a call; raise unless they have the expected shapes and dtypes."""
+        if [(y.shape, y.dtype) for y in outputs] != self._expected:
+            check_specs_unchanged([*map(ARRAYS.spec, outputs)], self.outputs, self.name)
+        return outputs

@@ -1,9 +1,9 @@
-"""Derivatives of calls from compiled programs, on the states of these calls.
+"""The captured states of past calls, for their derivatives in compiled programs.
 
 NOTE [numbers of states]
-What a function captures at a call is no array, and a compiled program hands on nothing else. So
-states are numbered, and the derivative gets the number. Nobody tells when a state is no longer
-needed: the last ones are kept, as long as the arrays that only they have are small.
+A compiled program hands on arrays only, and the state that a function captures is no array. So
+states are numbered, and the derivative gets the number. No caller says when a state can be
+forgotten: the last states are stored, as long as the arrays that only they have are small.
 """
 
 import contextlib
@@ -23,22 +23,22 @@ _MOST_STATES, _MOST_BYTES = 4096, 2**26
 
 
 class CallStates:
-    """The states of the last calls of a function: NOTE [numbers of states].
+    """The states at the last calls of a function: NOTE [numbers of states].
 
     Args:
-        read: What reads its state now.
-        name: Of the function.
+        read: Returns the current state.
+        name: The name of the function.
     """
 
     def __init__(self, read: Callable[[], CapturedState], name: str) -> None:
         self._read, self._name = read, name
         self._numbers, self._lock = itertools.count(), threading.Lock()
         self._states: dict[int, CapturedState] = {}
-        self._sizes: dict[int, int] = {}  # of the arrays that later states have not
+        self._sizes: dict[int, int] = {}  # in bytes, of the arrays that no later state has
         self._bytes = 0
 
-    def number(self) -> int:
-        """That of the state now."""
+    def store_current(self) -> int:
+        """Store the current state and return its number."""
         with self._lock:
             state = self._read()
             last = next(reversed(self._states), None)
@@ -46,7 +46,7 @@ class CallStates:
                 before = self._states[last]
                 if state.contents is before.contents and not before.changed_arrays():
                     return last
-                self._sizes[last] = _size_of_others(before, state)
+                self._sizes[last] = _unshared_size(before, state)
                 self._bytes += self._sizes[last]
             number = next(self._numbers)
             self._states[number] = state
@@ -57,38 +57,42 @@ class CallStates:
             return number
 
     def restored(self, number: int) -> contextlib.AbstractContextManager[None]:
-        """A context in which the state of this number is back."""
+        """Return a context in which the state of this number is restored."""
         state = self._states.get(number)
         if state is None:
             raise ArgumentError(
-                f"what {self._name} captures has changed too often since the call that this is the "
-                "derivative of, and is not kept any longer. Pass what changes as an argument."
+                f"what {self._name} captures has changed too often since the call that this "
+                "derivative is of, so that it is no longer stored. Pass what changes as an "
+                "argument."
             )
         return state.restored()
 
 
-def _size_of_others(before: CapturedState, now: CapturedState) -> int:
-    """How large the arrays are that a state has, and the next one has not."""
-    same = {id(x) for x, _ in now.copies} - {id(x) for x, _ in before.changed_arrays()}
-    return sum(getattr(x, "nbytes", 0) for x, _ in before.copies if id(x) not in same)
+def _unshared_size(before: CapturedState, now: CapturedState) -> int:
+    """Return the bytes of the arrays that a state has and the next one has not."""
+    shared = {id(x) for x, _ in now.copies} - {id(x) for x, _ in before.changed_arrays()}
+    return sum(getattr(x, "nbytes", 0) for x, _ in before.copies if id(x) not in shared)
 
 
-def recompute(
+def make_recompute_rule(
     op: Op,
     states: CallStates,
     count: int,
     vjp: Callable[[Positions, Positions], Op],
     jvp: Callable[[Positions], Op],
 ) -> Callable[..., ForwardBackward]:
-    """The rule for halves of a derivative of `op`, of `count` primals, that save nothing else."""
+    """Make the rule for a forward/backward pair of `op`, of `count` primals, that recomputes.
+
+    Its residuals are the primals and the number of the state.
+    """
     enter = lambda stamp: states.restored(int(stamp.item()))
-    number = lambda shape: mx.full(shape, states.number(), mx.int32)
+    make_stamp = lambda shape: mx.full(shape, states.store_current(), mx.int32)
 
     def forward_backward(argnums: Positions, outnums: Positions) -> ForwardBackward:
         backward = lambda argnums, outnums: taking_stamp(vjp(argnums, outnums), count, enter)
         return ForwardBackward(
             strategy="recompute",
-            forward=with_stamp(op, number, (1,)),
+            forward=with_stamp(op, make_stamp, (1,)),
             backward=functools.cache(lambda argnums: backward(argnums, outnums)),
             output_count=len(op.output_specs()),
             saved_primals=tuple(range(count)),

@@ -1,4 +1,4 @@
-"""What a function of MLX captures: NOTE [the state of a call]."""
+"""The state that a function of MLX captures: NOTE [the state of a call]."""
 
 import ctypes
 import functools
@@ -18,16 +18,17 @@ from bridge._sources.mlx.random import KEYS
 
 
 def state_reader(fn: Callable[..., Any], *, evaluates: bool = True) -> StateReader:
-    """What reads the state of `fn`, where arrays that this captures may be evaluated or not."""
+    """Return a reader of the state of `fn`, which may evaluate captured arrays if `evaluates`."""
     return StateReader(functools.partial(_find_places, fn), _Arrays(evaluates=evaluates))
 
 
 def trial_state(fn: Callable[..., Any]) -> TrialState:
-    """What else `fn` captures, to be put back after a run that leaves no trace."""
+    """Return the other state of `fn`, to be restored after a dry run."""
     return TrialState(walk_holders(fn, _is_closed))
 
 
 def _is_closed(x: Any) -> bool:
+    """Return True for a module, whose places are found below, and for the keys, which have none."""
     return is_module(x) or x is KEYS
 
 
@@ -40,29 +41,29 @@ def _find_places(fn: Callable[..., Any]) -> Iterator[Holder]:
         return _is_closed(x)
 
     yield from find_places(fn, is_closed)
-    parts = {id(part): part for x in modules for part in x.modules()}
-    for part in parts.values():
-        name = type(part).__name__
-        yield from (Holder(part, name), Holder(vars(part), name))
-        yield from _nested(part.values())
+    submodules = {id(submodule): submodule for x in modules for submodule in x.modules()}
+    for submodule in submodules.values():
+        name = type(submodule).__name__
+        yield from (Holder(submodule, name), Holder(vars(submodule), name))
+        yield from _nested_containers(submodule.values())
 
 
-def _nested(values: Any) -> Iterator[Holder]:
-    """The containers in a module."""
+def _nested_containers(values: Any) -> Iterator[Holder]:
+    """Return the containers in a module."""
     for x in values:
         if isinstance(x, (dict, list)) and not is_module(x):
             yield Holder(x, type(x).__name__)
-            yield from _nested(x.values() if isinstance(x, dict) else x)
+            yield from _nested_containers(x.values() if isinstance(x, dict) else x)
 
 
 def is_module(x: Any) -> bool:
-    """Whether `x` is a module of MLX."""
+    """Return True if `x` is a module of MLX."""
     nn = sys.modules.get("mlx.nn")
     return nn is not None and isinstance(x, nn.Module)
 
 
 class _Arrays(NumpyCopies):
-    """Arrays of MLX, which write to themselves by becoming others, and what else changes."""
+    """Arrays of MLX, which become other arrays when they are written to, and arrays of NumPy."""
 
     def __init__(self, *, evaluates: bool) -> None:
         self._evaluates = evaluates
@@ -71,15 +72,15 @@ class _Arrays(NumpyCopies):
         return isinstance(x, mx.array) or super().is_array(x)
 
     def copy(self, arrays: Sequence[Any]) -> Copies:
-        # The same arrays as other objects, which no one writes to.
         others = [x for x in arrays if not isinstance(x, mx.array)]
+        # The copies are the same arrays as new objects, which nobody writes to.
         own = [(x, x[...]) for x in arrays if isinstance(x, mx.array)]
         return [*own, *super().copy(others)] if others else own
 
     def changed(self, copies: Copies) -> Copies:
         own = [pair for pair in copies if isinstance(pair[0], mx.array)]
         others = copies[len(own) :]
-        # Within a transformation, to evaluate an array would lose its gradient.
+        # Within a transformation, an array that is evaluated would lose its gradient.
         by_memory = self._evaluates and len(own) > _FEW and not transforming()
         is_same = _has_same_memory if by_memory else is_same_node
         changed = [pair for pair in own if not is_same(*pair)]
@@ -87,18 +88,18 @@ class _Arrays(NumpyCopies):
 
     def put_back(self, copies: Copies) -> None:
         own = [pair for pair in copies if isinstance(pair[0], mx.array)]
-        for x, as_it_was in own:
-            x[...] = as_it_was
+        for x, copy in own:
+            x[...] = copy
         super().put_back(copies[len(own) :])
 
 
-_FEW = 3  # to look for a transformation takes as long as to draw the graphs of some arrays
+_FEW = 3  # asking for a transformation takes as long as writing the graphs of some arrays
 _view: Any = ctypes.c_char.from_buffer
 
 
-def _has_same_memory(x: mx.array, as_it_was: mx.array) -> bool:
-    """Whether an array has not been written to since: by its memory, three times as fast."""
+def _has_same_memory(x: mx.array, copy: mx.array) -> bool:
+    """Return True if `x` was not written to since it was copied, three times as fast by memory."""
     try:
-        return ctypes.addressof(_view(x)) == ctypes.addressof(_view(as_it_was))
+        return ctypes.addressof(_view(x)) == ctypes.addressof(_view(copy))
     except (BufferError, RuntimeError, TypeError, ValueError):  # with gaps, without values, empty
-        return is_same_node(x, as_it_was)
+        return is_same_node(x, copy)

@@ -1,10 +1,11 @@
-"""Tell whether operations compute on complex numbers.
+"""Detection of complex numbers among the operands of operations.
 
 NOTE [dtypes of a graph]
-A graph that is exported tells its dtypes. One with a custom function is not exported, but a batch
-of it, which has what is in the function in its place; and where there is no batch either, the
-constants are told before MLX gives up. Then complex is what may follow from complex arrays, from a
-Fourier transform, or from a conversion that was not told, if not of a comparison.
+An exported graph has dtypes. A graph with a custom function cannot be exported, but a batch of it
+can, which has the operations inside of the function in its place. If there is no batch either, MLX
+has exported at least the constants before it fails. Then an array counts as complex if it may
+follow from complex arrays, from a Fourier transform, or from a conversion that was not exported,
+except from one of a comparison.
 """
 
 from collections.abc import Collection, Sequence
@@ -14,7 +15,7 @@ import mlx.core as mx
 
 from bridge._core.op import Specs
 from bridge._sources.mlx.dot_graph import COMPARISONS, Step
-from bridge._sources.mlx.exported import exported_batch_operations, exported_operations, try_export
+from bridge._sources.mlx.export import export_batched_operations, export_operations, try_export
 from bridge._sources.mlx.graph_summary import GraphSummary
 from bridge._sources.mlx.random import Fun
 
@@ -23,55 +24,59 @@ _SINKS = {"Abs", "Real", "Imag", *COMPARISONS}
 
 
 def is_complex(
-    fun: Fun, primals: Specs, known: GraphSummary, drawn: Collection[str], exported: Collection[str]
+    fun: Fun,
+    primals: Specs,
+    summary: GraphSummary,
+    graph_names: Collection[str],
+    export_names: Collection[str],
 ) -> bool:
-    """Whether an operation of these names does: NOTE [dtypes of a graph].
+    """Return True if an operation of these names has a complex operand: NOTE [dtypes of a graph].
 
     Args:
         fun: A function.
-        primals: Specs of its arguments.
-        known: What its drawing says.
-        drawn: Parts of the names as a drawing has them.
-        exported: The names as an export has them.
+        primals: The specs of its primals.
+        summary: A summary of its graph.
+        graph_names: Parts of the names of operations in its graph.
+        export_names: The names of the same operations in an export.
     """
-    told = exported_operations(fun, primals) or exported_batch_operations(fun, primals)
-    if told is not None:
-        named = [step for step in told if step["name"] in exported]
-        return any(mx.complex64 in [x[2] for x in step["inputs"]] for step in named)
-    possible = _possible(fun, primals, known)
+    operations = export_operations(fun, primals) or export_batched_operations(fun, primals)
+    if operations is not None:
+        selected = [operation for operation in operations if operation["name"] in export_names]
+        return any(mx.complex64 in [x[2] for x in operation["inputs"]] for operation in selected)
+    possible = _possibly_complex(fun, primals, summary)
     return any(
         not possible.isdisjoint(step.inputs)
-        for step in known.operations_in_order
-        if any(name in step.name for name in drawn)
+        for step in summary.operations_in_order
+        if any(name in step.name for name in graph_names)
     )
 
 
-def _possible(fun: Fun, primals: Specs, known: GraphSummary) -> set[str]:
-    """The arrays of a drawing that may be complex."""
+def _possibly_complex(fun: Fun, primals: Specs, summary: GraphSummary) -> set[str]:
+    """Return the names of the arrays of a graph that may be complex."""
+    steps = summary.operations_in_order
     arguments = {f"x_{i}": spec.dtype == "complex64" for i, spec in enumerate(primals)}
-    made = {x for step in known.operations_in_order for x in step.outputs}
-    used = {x for step in known.operations_in_order for x in step.inputs}
-    notes, _ = try_export(fun, primals)
-    constant = _has_complex_constants(notes)
-    real = _are_real(notes, [step for step in known.operations_in_order if step.name == "AsType"])
-    possible = {x for x in used - made if arguments.get(x, constant)}
-    compared = {
-        x for step in known.operations_in_order if step.name in COMPARISONS for x in step.outputs
-    }
-    for step in known.operations_in_order:
+    outputs = {x for step in steps for x in step.outputs}
+    inputs = {x for step in steps for x in step.inputs}
+    records, _ = try_export(fun, primals)
+    constant = _has_complex_constants(records)
+    real = _are_real(records, [step for step in steps if step.name == "AsType"])
+    possible = {x for x in inputs - outputs if arguments.get(x, constant)}
+    compared = {x for step in steps if step.name in COMPARISONS for x in step.outputs}
+    for step in steps:
         converted = not real and step.name == "AsType" and compared.isdisjoint(step.inputs)
-        followed = step.name not in _SINKS and not possible.isdisjoint(step.inputs)
-        if converted or followed or step.name in _SOURCES:
+        follows = step.name not in _SINKS and not possible.isdisjoint(step.inputs)
+        if converted or follows or step.name in _SOURCES:
             possible.update(step.outputs)
     return possible
 
 
-def _has_complex_constants(notes: Sequence[dict[str, Any]]) -> bool:
-    constants = [note["constants"] for note in notes if note["type"] == "constants"]
+def _has_complex_constants(records: Sequence[dict[str, Any]]) -> bool:
+    """Return True if a constant is complex, or if they were not exported."""
+    constants = [record["constants"] for record in records if record["type"] == "constants"]
     return not constants or any(x.dtype == mx.complex64 for _, x in constants[0])
 
 
-def _are_real(notes: Sequence[dict[str, Any]], conversions: Sequence[Step]) -> bool:
-    """Whether MLX has told of all conversions before it gave up, and none is to complex numbers."""
-    told = [note["arguments"] for note in notes if note.get("name") == "AsType"]
-    return len(told) == len(conversions) and [mx.complex64] not in told
+def _are_real(records: Sequence[dict[str, Any]], conversions: Sequence[Step]) -> bool:
+    """Return True if all conversions were exported, and none of them is to complex numbers."""
+    dtypes = [record["arguments"] for record in records if record.get("name") == "AsType"]
+    return len(dtypes) == len(conversions) and [mx.complex64] not in dtypes

@@ -1,11 +1,11 @@
-"""The rules of custom functions, watched while MLX calls them.
+"""Checks of the rules of custom functions, which are observed while MLX calls them.
 
 NOTE [rules that are watched]
-MLX does not tell which rules a custom function has, and takes whatever a rule returns: where there
-are fewer arrays than arguments, it hands on the cotangent as a gradient. So a derivative is built
-once for nothing, and the calls of Python are watched meanwhile: whatever MLX calls after it has run
-the function is a rule of the user, or a function that is run again where there is no rule. A thread
-of ours does so, which leaves the profiler of the user alone.
+MLX does not tell which rules a custom function has, and accepts whatever a rule returns: where
+there are fewer arrays than arguments, it uses the cotangent as a gradient. So a derivative is built
+once for nothing, and the calls of Python functions are observed meanwhile: whatever MLX calls after
+it has run the function is a rule of the user, or a function that is rerun where there is no rule.
+This happens in a thread of ours, so that the user's profiler is left alone.
 """
 
 import dataclasses
@@ -27,19 +27,19 @@ from bridge._sources.mlx.graph_summary import has_float64, placeholders
 from bridge._sources.mlx.missing_rules import looks_at_values
 from bridge._sources.mlx.random import Fun
 
-_OF_RULES = 3  # primals, cotangents, outputs
-# From all primals to the function of those that move.
+_GRADIENT_ARGUMENTS = 3  # primals, cotangents, outputs
+# From all primals to the function of the free ones.
 Partial = Callable[[Sequence[mx.array]], Fun]
 
 
 @dataclasses.dataclass(frozen=True)
-class _Call:
+class _RuleCall:
     """A call of a rule.
 
     Attributes:
-        name: Of the rule.
-        arguments: The positional ones, then what it took by keyword.
-        result: What it returned.
+        name: The name of the rule.
+        arguments: The positional arguments, then those by keyword.
+        result: The value that it returned.
     """
 
     name: str
@@ -49,105 +49,106 @@ class _Call:
 
 @dataclasses.dataclass(eq=False)
 class _Observer:
-    """The calls of Python while a derivative is built: NOTE [rules that are watched].
+    """A profiler of the calls while a derivative is built: NOTE [rules that are watched].
 
     Attributes:
-        moving: What the derivative is taken by.
+        free_primals: The arrays that the derivative is taken by.
         caller: The frame that asks MLX for the derivative.
         rules: The calls of rules.
-        again: How many functions were run again.
-        after: Whether the function has been run, so that rules are called.
+        rerun_count: How many functions were rerun.
+        has_run: True if the function has run, so that MLX calls rules now.
     """
 
-    moving: list[mx.array] = dataclasses.field(default_factory=list)
+    free_primals: list[mx.array] = dataclasses.field(default_factory=list)
     caller: types.FrameType | None = None
-    rules: list[_Call] = dataclasses.field(default_factory=list)
-    again: int = 0
-    after: bool = False
-    _ran: set[tuple[Any, ...]] = dataclasses.field(default_factory=set)
+    rules: list[_RuleCall] = dataclasses.field(default_factory=list)
+    rerun_count: int = 0
+    has_run: bool = False
+    _functions: set[tuple[Any, ...]] = dataclasses.field(default_factory=set)
     _arguments: list[Any] = dataclasses.field(default_factory=list)
 
     def __call__(self, frame: types.FrameType, event: str, result: Any) -> None:
-        """Take note of an event, as `sys.setprofile` reports it."""
+        """Note an event, as `sys.setprofile` reports it."""
         if event not in {"call", "return"}:
             return
-        if not self.after:
-            self._ran.add(_function(frame))
+        if not self.has_run:
+            self._functions.add(_function_key(frame))
         elif frame.f_back is not self.caller:
             return
         elif event == "call":
             self._arguments = _arguments(frame)
-            self.again += _function(frame) in self._ran
-        elif _function(frame) not in self._ran:
-            self.rules.append(_Call(frame.f_code.co_name, self._arguments, result))
+            self.rerun_count += _function_key(frame) in self._functions
+        elif _function_key(frame) not in self._functions:
+            self.rules.append(_RuleCall(frame.f_code.co_name, self._arguments, result))
 
-    def watch(self, fun: Fun) -> Fun:
-        """`fun`, after which rules begin."""
+    def observe(self, fun: Fun) -> Fun:
+        """Return `fun` so that it notes its arguments, and that it has run."""
 
         def run(*xs: mx.array) -> list[mx.array]:
-            self.moving[:] = xs
+            self.free_primals[:] = xs
             outputs = fun(*xs)
-            self.after = True
+            self.has_run = True
             return outputs
 
         return run
 
 
-def _function(frame: types.FrameType) -> tuple[Any, ...]:
-    """What tells the function of a frame from others: its code, and what it closes over."""
+def _function_key(frame: types.FrameType) -> tuple[Any, ...]:
+    """Return a key of the function of a frame: its code, and the objects that it closes over."""
     closed = frame.f_code.co_freevars
     local = frame.f_locals if closed else {}
     return frame.f_code, *(id(local.get(name)) for name in closed)
 
 
 def _arguments(frame: types.FrameType) -> list[Any]:
+    """Return the arguments of the call of a frame: positional ones without `self`, then others."""
     code, local = frame.f_code, frame.f_locals
     count = code.co_argcount
     names = code.co_varnames
-    named = [local[name] for name in names[:count] if name != "self"]
-    rest: list[Any] = []
+    positional = [local[name] for name in names[:count] if name != "self"]
+    by_keyword = [local[name] for name in names[count : count + code.co_kwonlyargcount]]
     end = count + code.co_kwonlyargcount
-    if code.co_flags & 0x04:  # *args
-        named += local[names[end]]
+    if code.co_flags & inspect.CO_VARARGS:
+        positional += local[names[end]]
         end += 1
-    rest += [local[name] for name in names[count : count + code.co_kwonlyargcount]]
-    if code.co_flags & 0x08:  # **kwargs
-        rest.append(local[names[end]])
-    return [*named, *rest]
+    if code.co_flags & inspect.CO_VARKEYWORDS:
+        by_keyword.append(local[names[end]])
+    return [*positional, *by_keyword]
 
 
-def has_forward_rules(partial: Partial, primals: Specs, at: Positions, name: str) -> bool:
-    """Whether tangents follow from forward rules of the user alone."""
+def has_forward_rules(partial: Partial, primals: Specs, argnums: Positions, name: str) -> bool:
+    """Return True if tangents follow from forward rules of the user alone."""
 
-    def build(watch: _Observer, args: list[mx.array]) -> None:
-        xs = [args[i] for i in at]
-        watch.caller = inspect.currentframe()
-        mx.jvp(watch.watch(partial(args)), xs, xs)
+    def build(observer: _Observer, args: list[mx.array]) -> None:
+        xs = [args[i] for i in argnums]
+        observer.caller = inspect.currentframe()
+        mx.jvp(observer.observe(partial(args)), xs, xs)
 
-    watch = _observe(build, primals)
-    if watch.rules and watch.again:
+    observer = _observe(build, primals)
+    if observer.rules and observer.rerun_count:
         raise NoRuleError(
-            f"forward mode of {name} cannot be had: a custom function in it has a forward rule, "
-            f"{watch.rules[0].name}, and another custom function or checkpoint has none. Give each "
-            "of them one, with its .jvp."
+            f"{name} has no forward mode: a custom function in it has a forward rule, "
+            f"{observer.rules[0].name}, and another custom function or checkpoint has none. Give "
+            "each of them one, with its .jvp."
         )
-    return bool(watch.rules)
+    return bool(observer.rules)
 
 
 def check_rules(
-    partial: Partial, primals: Specs, at: Positions, cotangents: Specs, name: str
+    partial: Partial, primals: Specs, argnums: Positions, cotangents: Specs, name: str
 ) -> None:
-    """Raise where a rule returns gradients that do not fit: NOTE [rules that are watched]."""
+    """Raise if a rule returns gradients that do not fit: NOTE [rules that are watched]."""
     count = len(primals)
 
-    def build(watch: _Observer, args: list[mx.array]) -> None:
-        watch.caller = inspect.currentframe()
-        mx.vjp(watch.watch(partial(args[:count])), [args[i] for i in at], args[count:])
+    def build(observer: _Observer, args: list[mx.array]) -> None:
+        observer.caller = inspect.currentframe()
+        fun = observer.observe(partial(args[:count]))
+        mx.vjp(fun, [args[i] for i in argnums], args[count:])
 
-    def check(watch: _Observer) -> None:
-        for rule in watch.rules:
-            if len(rule.arguments) >= _OF_RULES:
-                _check_rule(rule, watch.moving, name)
+    def check(observer: _Observer) -> None:
+        for rule in observer.rules:
+            if len(rule.arguments) >= _GRADIENT_ARGUMENTS:
+                _check_rule(rule, observer.free_primals, name)
 
     _observe(build, (*primals, *cotangents), check)
 
@@ -157,22 +158,22 @@ def _observe(
     specs: Specs,
     check: Callable[[_Observer], None] = lambda _: None,
 ) -> _Observer:
-    """Watch `build`, on arrays without values unless it looks at them; then `check` it."""
+    """Observe `build` on arrays without values, or on examples if it needs values; then check."""
 
-    def run(xs: Callable[[Specs], list[mx.array]]) -> _Observer:
-        watch = _Observer()
+    def run(make_arrays: Callable[[Specs], list[mx.array]]) -> _Observer:
+        observer = _Observer()
         with build_stream(has_float64=has_float64(specs)), dry_run():
-            args = xs(specs)
-            sys.setprofile(watch)
+            args = make_arrays(specs)
+            sys.setprofile(observer)
             try:
-                build(watch, args)
+                build(observer, args)
             except NoRuleError:
-                if xs is placeholders:
-                    raise  # made-up values may lead where those of a call do not
+                if make_arrays is placeholders:
+                    raise  # made-up values may take a branch that no call takes
             finally:
                 sys.setprofile(None)
-            check(watch)
-        return watch
+            check(observer)
+        return observer
 
     try:
         return on_other_thread(lambda: run(placeholders))
@@ -182,16 +183,17 @@ def _observe(
     return on_other_thread(lambda: run(example_inputs))
 
 
-def _check_rule(rule: _Call, moving: Sequence[mx.array], name: str) -> None:
-    """Raise unless it returned a gradient for each argument that moves, of its shape."""
-    primals, _, _, *rest = rule.arguments  # after which come those by keyword
-    inputs = [x for x in _leaves([primals, rest]) if isinstance(x, mx.array)]
+def _check_rule(rule: _RuleCall, free_primals: Sequence[mx.array], name: str) -> None:
+    """Raise unless a rule returned a gradient of the right shape for each active argument."""
+    primals, _, _, *by_keyword = rule.arguments
+    inputs = [x for x in _leaves([primals, by_keyword]) if isinstance(x, mx.array)]
     returned = [*_leaves(rule.result)]
     arrays = [x for x in returned if isinstance(x, mx.array)]
     for i, x in enumerate(inputs):
         intended = returned[i] if i < len(returned) else None
+        # MLX takes the i-th array for the gradient, whatever else was returned before it.
         if i < len(arrays) and arrays[i] is intended:
-            if arrays[i].shape != x.shape and _depends_on(x, moving):
+            if arrays[i].shape != x.shape and _depends_on(x, free_primals):
                 raise NoRuleError(
                     f"the rule {rule.name} of a custom function in {name} returned a gradient of "
                     f"shape {list(arrays[i].shape)} for argument {i}, whose shape is "
@@ -199,7 +201,7 @@ def _check_rule(rule: _Call, moving: Sequence[mx.array], name: str) -> None:
                     "the axes that it lacks, with mx.sum."
                 )
             continue
-        if _depends_on(x, moving):
+        if _depends_on(x, free_primals):
             what = f"{type(intended).__name__} for" if i < len(returned) else "nothing for"
             raise NoRuleError(
                 f"the rule {rule.name} of a custom function in {name} returned {what} argument {i} "
@@ -209,7 +211,7 @@ def _check_rule(rule: _Call, moving: Sequence[mx.array], name: str) -> None:
 
 
 def _leaves(tree: Any) -> Iterator[Any]:
-    """The leaves of a tree, as MLX finds them."""
+    """Return the leaves of a tree in the order of MLX."""
     if isinstance(tree, dict):
         tree = [*tree.values()]
     if not isinstance(tree, (list, tuple)):
@@ -219,10 +221,10 @@ def _leaves(tree: Any) -> Iterator[Any]:
         yield from _leaves(part)
 
 
-def _depends_on(x: mx.array, moving: Sequence[mx.array]) -> bool:
-    """Whether MLX computes a derivative of `x`."""
+def _depends_on(x: mx.array, free_primals: Sequence[mx.array]) -> bool:
+    """Return True if MLX computes a derivative of `x` by one of `free_primals`."""
     if not mx.issubdtype(x.dtype, mx.inexact):
         return False
     y = mx.contiguous(x)
-    names = {f"x_{i}": each for i, each in enumerate(moving)}
+    names = {f"x_{i}": primal for i, primal in enumerate(free_primals)}
     return "y" in reachable_from(read_graph([y], {**names, "y": y}), names)

@@ -1,4 +1,4 @@
-"""The graph of MLX, read from the drawing that it makes of it."""
+"""The graph of MLX, read from the DOT text that MLX writes of it."""
 
 import dataclasses
 import io
@@ -13,9 +13,9 @@ class Step:
     """One operation of a graph.
 
     Attributes:
-        name: Of the operation.
-        inputs: The names of its arguments, in their order.
-        outputs: The names of its results, those that nobody uses among them.
+        name: The name of the operation.
+        inputs: The names of its arguments, in order.
+        outputs: The names of its results, unused ones included.
     """
 
     name: str
@@ -29,12 +29,12 @@ COMPARISONS = {
     *("Equal", "Greater", "GreaterEqual", "Less", "LessEqual", "NotEqual"),
     *("LogicalAnd", "LogicalNot", "LogicalOr"),
 }
-# Operations whose results are no smooth functions of anything.
+# Operations whose results have no derivative by anything.
 _STEPWISE = COMPARISONS | {"ArgPartition", "ArgReduce", "ArgSort", "StopGradient"}
 
 
 def read_graph(ys: Sequence[mx.array], names: Mapping[str, mx.array]) -> tuple[Step, ...]:
-    """The operations that lead to `ys`, in an order in which they can be computed."""
+    """Return the operations that lead to `ys`, in an order in which they can be computed."""
     text = io.StringIO()
     mx.export_to_dot(text, *ys, **names)
     operations: dict[str, str] = {}
@@ -59,26 +59,26 @@ def read_graph(ys: Sequence[mx.array], names: Mapping[str, mx.array]) -> tuple[S
 def reachable_from(
     steps: Iterable[Step], start: Iterable[str], *, bodies: bool = False
 ) -> set[str]:
-    """The arrays whose derivatives by those named `start` MLX computes.
+    """Return the arrays whose derivatives by the arrays named `start` MLX computes.
 
     Args:
         steps: The operations.
-        start: What is differentiated by.
-        bodies: Whether to go into custom functions as well, whose results are stopped.
+        start: The names of the arrays to differentiate by.
+        bodies: True to look into custom functions too, whose results have stopped gradients.
     """
     steps = [*steps]
     inside = {x for s in steps if s.name == "CustomTransforms" for x in s.inputs}
     inside = inside if bodies else set[str]()
-    moving = set(start)
+    reachable = set(start)
     for step in steps:
         stopped = step.name in _STEPWISE and inside.isdisjoint(step.outputs)
-        if not stopped and not moving.isdisjoint(step.inputs):
-            moving.update(step.outputs)
-    return moving
+        if not stopped and not reachable.isdisjoint(step.inputs):
+            reachable.update(step.outputs)
+    return reachable
 
 
 def is_same_node(x: mx.array, y: mx.array) -> bool:
-    """Whether two objects are one array of a graph, which has one name in a drawing."""
+    """Return True if two objects are one array of a graph."""
     text = io.StringIO()
     mx.export_to_dot(text, x, y, first=x, second=y)
-    return not re.search(r'"first"', text.getvalue())
+    return not re.search(r'"first"', text.getvalue())  # one array has one name in the text

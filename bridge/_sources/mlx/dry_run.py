@@ -1,10 +1,10 @@
-"""Runs of a function that only find out what it does, and should leave no trace.
+"""Dry runs: runs of a function that only show what it does, and should leave no trace.
 
 NOTE [functions that change what they capture]
-A function that captures a module or an array may change it, as the running statistics of a
-normalization, each time it runs: also when it is looked at with arrays that have no values, which
-nobody could evaluate afterwards. The places that it can name get back what they held. That it
-changes arrays is refused: a module that is itself passed to bridge returns its buffers.
+A function that captures a module or an array may change it each time it runs, as a normalization
+changes its running statistics. A dry run would then store arrays without values, which nobody could
+evaluate afterwards. So the places that the function can name get their contents back. A function
+that changes arrays is refused: a module that is itself passed to bridge returns its buffers.
 """
 
 import contextlib
@@ -21,9 +21,9 @@ from bridge._sources.mlx.random import preserve_rng
 
 
 class _Local(threading.local):
-    """Whether functions run only to be looked at in this thread."""
+    """True while this thread is in a dry run."""
 
-    looking: bool = False
+    in_dry_run: bool = False
 
 
 _local = _Local()
@@ -31,24 +31,24 @@ _local = _Local()
 
 @contextlib.contextmanager
 def dry_run() -> Generator[None]:
-    """Functions that run in here change neither random numbers nor modules."""
-    outer, _local.looking = _local.looking, True
+    """Leave random numbers and captured values unchanged by functions that run in the context."""
+    outer, _local.in_dry_run = _local.in_dry_run, True
     try:
         with preserve_rng():
             yield
     finally:
-        _local.looking = outer
+        _local.in_dry_run = outer
 
 
 def call_checked(fn: Callable[..., Any], xs: list[mx.array]) -> Any:
-    """The results of `fn`: NOTE [functions that change what they capture]."""
-    if not _local.looking:
+    """Call `fn`; in a dry run, undo its changes: NOTE [functions that change what they capture]."""
+    if not _local.in_dry_run:
         return fn(*xs)
     state, trial = state_reader(fn, evaluates=False)(), trial_state(fn)
     changed: list[tuple[Holder, Any]] = []
     trial.protect_iterators()
     try:
-        found = fn(*xs)
+        outputs = fn(*xs)
     finally:
         changed = state.put_back()
         trial.put_back()
@@ -56,10 +56,11 @@ def call_checked(fn: Callable[..., Any], xs: list[mx.array]) -> Any:
     _check_unchanged(
         [(p, key) for p, key in changed if isinstance(before[id(p)].get(key), mx.array)]
     )
-    return found
+    return outputs
 
 
 def _check_unchanged(arrays: list[tuple[Holder, Any]]) -> None:
+    """Raise if there are arrays that a dry run has changed; each is given by place and key."""
     modules = [place.called for place, _ in arrays if is_module(place.holder)]
     if modules:
         raise ArgumentError(

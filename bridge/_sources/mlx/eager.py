@@ -1,10 +1,10 @@
-"""Functions of MLX that run anew on each call, since they look at values.
+"""Functions of MLX that are rerun on every call, since they look at values.
 
-What they evaluate is part of a derivative nevertheless: NOTE [values within transformations].
+The arrays that they evaluate have derivatives nevertheless: NOTE [values within transformations].
 
 NOTE [made-up values]
-What such a function returns is not known before it runs. So it is run once, on values that are
-made up: between 0 and 1 by a fixed key, integers 0.
+The outputs of such a function are not known before it runs. So it is run once on made-up values:
+floats between 0 and 1 by a fixed key, integers 0.
 """
 
 import mlx.core as mx
@@ -23,8 +23,8 @@ from bridge._sources.mlx.graph_summary import has_float64
 from bridge._sources.mlx.random import Fun, detect_rng_use
 
 
-def caching_last_call(fun: Fun) -> Fun:
-    """`fun`, whatever of it is evaluated: NOTE [values within transformations]."""
+def keep_graphs(fun: Fun) -> Fun:
+    """Return `fun` so that MLX keeps its graph: NOTE [values within transformations]."""
 
     def run(*xs: mx.array) -> list[mx.array]:
         return keeping_graph(lambda: fun(*xs)) if transforming() else fun(*xs)
@@ -33,26 +33,28 @@ def caching_last_call(fun: Fun) -> Fun:
 
 
 def observe_outputs(fun: Fun, primals: Specs, name: str) -> tuple[Specs, bool]:
-    """Specs of the results, and whether random numbers are drawn: NOTE [made-up values]."""
+    """Return the output specs, and True if it draws random numbers: NOTE [made-up values]."""
     with compute_stream(has_float64=has_float64(primals)), dry_run():
         try:
-            found, drew = detect_rng_use(lambda: fun(*example_inputs(primals)))
+            outputs, uses_rng = detect_rng_use(lambda: fun(*example_inputs(primals)))
         except Exception as error:
             error.add_note(
-                f"{name} looks at values, so that it was first run on others, made up to learn "
-                "what it returns: between 0 and 1, and integers 0."
+                f"{name} looks at values, so that it was first run on made-up values to learn what "
+                "it returns: floats between 0 and 1, and integers 0."
             )
             raise
-        return tuple(map(ARRAYS.spec, found)), drew
+        return tuple(map(ARRAYS.spec, outputs)), uses_rng
 
 
 def example_inputs(primals: Specs) -> list[mx.array]:
-    """Values for arrays of these specs: NOTE [made-up values]."""
+    """Make values for arrays of these specs: NOTE [made-up values]."""
     keys = mx.random.split(mx.random.key(0), max(1, len(primals)))
-    return [_like(spec, key) for spec, key in zip(primals, keys[: len(primals)], strict=True)]
+    return [
+        _example_input(spec, key) for spec, key in zip(primals, keys[: len(primals)], strict=True)
+    ]
 
 
-def _like(spec: ArraySpec, key: mx.array) -> mx.array:
+def _example_input(spec: ArraySpec, key: mx.array) -> mx.array:
     dtype = dtype_of(spec.dtype)
     if not spec.differentiable:
         return mx.zeros(spec.shape, dtype)

@@ -1,4 +1,4 @@
-"""What MLX says where it lacks a rule, and where a function looks at values."""
+"""MLX's errors about missing rules and missing values."""
 
 import contextlib
 import re
@@ -12,7 +12,7 @@ _LOOKING = (
     _VALUELESS,
 )
 _PRIMITIVE = re.compile(r"^\[Primitive::(vjp|jvp|vmap)\] Not implemented for (\w+)")
-_MEANT = {"vjp": "derivative", "jvp": "derivative", "vmap": "batched form"}
+_RULE_NOUNS = {"vjp": "derivative", "jvp": "derivative", "vmap": "batched form"}
 _OTHER = re.compile(
     r"^(?=.*\b(vjp|jvp|vmap|gradient)\b)(\[|\w+::|JVP)"
     r".*(not( yet)? (implemented|supported)|NYI|cannot|\bno (gradient|jvp)\b|invalid arg index)",
@@ -21,38 +21,38 @@ _OTHER = re.compile(
 
 
 def looks_at_values(error: Exception) -> bool:
-    """Whether MLX refused to evaluate an array that has no values."""
-    return any(sign in str(error) for sign in _LOOKING)
+    """Return True if MLX refused to evaluate an array that has no values."""
+    return any(text in str(error) for text in _LOOKING)
 
 
 def missing_rule(error: Exception) -> str | None:
-    """What MLX has no formula for, if that is what it says."""
-    found = _PRIMITIVE.match(str(error))
-    if found:
-        return f"MLX has no {_MEANT[found[1]]} of {found[2]}"
+    """Say which rule MLX lacks, if that is what `error` is about."""
+    match = _PRIMITIVE.match(str(error))
+    if match:
+        return f"MLX has no {_RULE_NOUNS[match[1]]} of {match[2]}"
     return "MLX lacks a formula" if _OTHER.match(str(error)) else None
 
 
 @contextlib.contextmanager
 def raise_no_rule(name: str) -> Generator[None]:
-    """Raise `NoRuleError` in here where MLX lacks a formula."""
+    """Raise `NoRuleError` within a context where MLX lacks a rule."""
     try:
         yield
     except (ValueError, RuntimeError) as error:
-        what = missing_rule(error)
-        if what is None:
+        text = missing_rule(error)
+        if text is None:
             raise
         raise NoRuleError(
-            f"{name} cannot be had: {what} ({error}). Write that part by other operations, or give "
+            f"{text}, which {name} needs ({error}). Write that part with other operations, or give "
             "it a rule of its own with mx.custom_function."
         ) from error
 
 
 def raise_for_leftovers(error: RuntimeError, name: str) -> None:
-    """Raise `ArgumentError` if a call came upon an array of a run that had no values."""
+    """Raise `ArgumentError` if a call met an array of a run that had no values."""
     if _VALUELESS in str(error):
         raise ArgumentError(
-            f"{name} came upon an array that it had put aside when it ran without values, to make "
-            "a graph, in a place where bridge cannot undo that. Take what it keeps as an argument, "
-            "and return its new value."
+            f"{name} uses an array that it stored when it ran without values, to make a graph, in "
+            "a place where bridge cannot undo that. Take what it stores as an argument, and return "
+            "its new value."
         ) from error

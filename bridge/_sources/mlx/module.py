@@ -1,4 +1,4 @@
-"""Modules of MLX as values and pure functions of them."""
+"""Modules of MLX as pure functions of their parameters."""
 
 import contextlib
 from collections.abc import Callable, Generator
@@ -16,26 +16,26 @@ Modes = tuple[bool, ...]
 def functionalize(
     module: Any, *, allow_64_bits: bool
 ) -> tuple[Callable[..., Any], Callable[[], Modes], Arrays, Arrays]:
-    """A pure function of modes, parameters, buffers and arguments; the modes; copies of both.
+    """Return `fn(modes, params, buffers, *args)`, a getter of the modes, params and buffers.
 
-    Parameters are what the module trains, and buffers all other arrays in it, such as the running
-    statistics of a normalization, or parameters that are frozen.
+    Parameters are the arrays that the module trains. Buffers are all other arrays in it, such as
+    the running statistics of a normalization, or frozen parameters. Both are copies.
     """
     del allow_64_bits  # MLX counts in 32 bits
-    trained = dict.fromkeys(name for name, _ in tree_flatten(module.trainable_parameters()))
-    kept = [name for name in _arrays(module) if name not in trained]
+    param_names = dict.fromkeys(name for name, _ in tree_flatten(module.trainable_parameters()))
+    buffer_names = [name for name in _arrays(module) if name not in param_names]
 
     def apply(modes: Modes, params: Arrays, buffers: Arrays, *args: Any, **kwargs: Any) -> Any:
-        check_parameter_names("params", params, trained, type(module).__name__)
-        check_parameter_names("buffers", buffers, kept, type(module).__name__)
+        check_parameter_names("params", params, param_names, type(module).__name__)
+        check_parameter_names("buffers", buffers, buffer_names, type(module).__name__)
         with _with_arrays(module, {**params, **buffers}, modes):
             output = module(*args, **kwargs)
-            found = _arrays(module)
-        return output, {name: found[name] for name in buffers}
+            arrays = _arrays(module)
+        return output, {name: arrays[name] for name in buffers}
 
-    own = {name: mx.asarray(x, copy=True) for name, x in _arrays(module).items()}
-    params = {name: x for name, x in own.items() if name in trained}
-    buffers = {name: own[name] for name in kept}
+    copies = {name: mx.asarray(x, copy=True) for name, x in _arrays(module).items()}
+    params = {name: x for name, x in copies.items() if name in param_names}
+    buffers = {name: copies[name] for name in buffer_names}
     return apply, lambda: _modes(module), params, buffers
 
 
@@ -45,7 +45,7 @@ def _arrays(module: Any) -> Arrays:
 
 @contextlib.contextmanager
 def _with_arrays(module: Any, arrays: Arrays, modes: Modes) -> Generator[None]:
-    """The module with these arrays and modes, which it gives back."""
+    """Put these arrays and modes into the module within a context."""
     before = _arrays(module), _modes(module)
     try:
         _set(module, arrays, modes)
@@ -56,15 +56,16 @@ def _with_arrays(module: Any, arrays: Arrays, modes: Modes) -> Generator[None]:
 
 def _set(module: Any, arrays: Arrays, modes: Modes) -> None:
     module.update(tree_unflatten(list(arrays.items())))
-    for part, mode in zip(_parts(module), modes, strict=True):
-        part.train(mode)
+    for submodule, mode in zip(_submodules(module), modes, strict=True):
+        submodule.train(mode)
 
 
 def _modes(module: Any) -> Modes:
-    return tuple(part.training for part in _parts(module))
+    return tuple(submodule.training for submodule in _submodules(module))
 
 
-def _parts(module: Any) -> list[Any]:
-    """The modules in it, outer ones first: `train` goes down to all inner ones."""
-    named = sorted(module.named_modules(), key=lambda each: (each[0] != "", each[0].count(".")))
-    return [part for _, part in named]
+def _submodules(module: Any) -> list[Any]:
+    """Return the modules in `module` and itself, outer ones first."""
+    # In this order since `train` also sets all inner modules.
+    named = sorted(module.named_modules(), key=lambda pair: (pair[0] != "", pair[0].count(".")))
+    return [submodule for _, submodule in named]

@@ -1,4 +1,4 @@
-"""Functions of the user as functions of flat arrays, and how derivatives of them are made."""
+"""Functions of the user as functions of flat arrays, and the settings of their Ops."""
 
 import dataclasses
 from collections.abc import Callable
@@ -16,8 +16,8 @@ class Settings:
     """How the Ops of one function are made, its derivatives included.
 
     Attributes:
-        compile: Whether `mx.compile` fuses their operations.
-        residuals: `save`, `recompute` or `auto`, how a first derivative is taken.
+        compile: True if `mx.compile` fuses their operations.
+        residuals: The strategy for a first derivative: `save`, `recompute` or `auto`.
         seed: The position of the argument that random numbers follow from.
     """
 
@@ -27,10 +27,11 @@ class Settings:
 
 
 def as_flat_function(fn: Callable[..., Any], seed: int | None) -> Fun:
-    """`fn` with arrays as results, drawing random numbers from the argument `seed`."""
+    """Return `fn` so that it returns arrays, and draws random numbers from argument `seed`."""
 
     def fun(*xs: mx.array) -> list[mx.array]:
-        found = call_checked(fn, [x[...] for x in xs])  # objects that it may write to in place
-        return [y if isinstance(y, mx.array) else ARRAYS.make_array(y) for y in found]
+        # As new objects, since `fn` may write to its arguments in place.
+        results = call_checked(fn, [x[...] for x in xs])
+        return [y if isinstance(y, mx.array) else ARRAYS.make_array(y) for y in results]
 
     return fun if seed is None else with_seed(fun, seed)

@@ -1,8 +1,8 @@
 """Random numbers that follow from an argument.
 
 NOTE [the key of a call]
-MLX draws from a key that each thread has, which changes with each draw. While a function runs, the
-key is made of an argument, so that whatever is derived from the function draws the same numbers.
+MLX draws from a key that each thread has, and each draw changes the key. While a function runs, the
+key is derived from an argument, so that all derivatives of the function draw the same numbers.
 """
 
 import contextlib
@@ -17,7 +17,7 @@ Fun = Callable[..., list[mx.array]]
 
 
 def with_seed(fun: Fun, seed: int) -> Fun:
-    """`fun` drawing from the key that the argument at the position `seed` makes."""
+    """Return `fun` so that it draws from a key derived from the argument at position `seed`."""
 
     def call(*xs: mx.array) -> list[mx.array]:
         with preserve_rng():
@@ -28,64 +28,63 @@ def with_seed(fun: Fun, seed: int) -> Fun:
 
 
 def rules_with_seed(fun: Fun, seed: int) -> Fun:
-    """A derivative whose rules draw from a key that the argument at the position `seed` makes.
+    """Return the derivative `fun` so that its rules draw from a key derived from an argument.
 
-    It is another key than the function has, which the derivative runs first.
+    It differs from the key of the function itself, which the derivative runs first.
     """
 
     def call(*xs: mx.array) -> list[mx.array]:
         with preserve_rng():
-            _set_rng_state(
-                mx.random.split(mx.bitwise_xor(_make_key(xs[seed]), mx.array(_OTHER, mx.uint32)))[0]
-            )
+            salted = mx.bitwise_xor(_make_key(xs[seed]), mx.array(_SALT, mx.uint32))
+            _set_rng_state(mx.random.split(salted)[0])
             return fun(*xs)
 
     return call
 
 
-_OTHER = 0x5851F42D
+_SALT = 0x5851F42D
 
 
 @contextlib.contextmanager
 def preserve_rng() -> Generator[None]:
-    """What is drawn in here changes nothing outside."""
-    before = mx.array(rng_state())
+    """Restore the thread's key at the end of the context."""
+    key = mx.array(rng_state())
     try:
         yield
     finally:
-        _set_rng_state(before)
+        _set_rng_state(key)
 
 
 @contextlib.contextmanager
 def with_rng_key(key: mx.array) -> Generator[None]:
-    """What is drawn in here follows from `key`, a state of earlier."""
+    """Draw from `key`, an earlier state of the thread's key, within a context."""
     with preserve_rng():
         _set_rng_state(key)
         yield
 
 
 def detect_rng_use(run: Callable[[], Any]) -> tuple[Any, bool]:
-    """The result of `run`, and whether it drew from the key of the thread."""
+    """Return the result of `run`, and True if it drew from the thread's key."""
     before = rng_state()
     result = run()
     return result, rng_state() is not before
 
 
 def rng_state() -> mx.array:
-    """The key of the thread: another array after each draw."""
+    """Return the thread's key, which is another array after each draw."""
     note_thread()
     return KEYS[0]
 
 
-KEYS: Any = mx.random.state  # one object for all threads; to ask MLX for it takes half a us
+KEYS: Any = mx.random.state  # one object for all threads; asking MLX for it takes half a us
 
 
 def _set_rng_state(key: mx.array) -> None:
-    rng_state()[...] = key  # the state takes no other array, but another value
+    rng_state()[...] = key  # the state cannot be replaced by another array, only overwritten
 
 
 def _make_key(seed: mx.array) -> mx.array:
-    """A key of integers: two words as they are, as the key of JAX, others mixed into them."""
+    """Make a key of integers: two words are used as JAX uses them, further ones are mixed in."""
     narrow = seed.dtype.size < 4
     words = mx.flatten(seed.astype(mx.uint32) if narrow else seed).view(mx.uint32)
     if words.size == 1:

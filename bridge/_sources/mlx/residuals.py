@@ -1,16 +1,17 @@
-"""A first derivative whose forward half keeps a graph for the backward half.
+"""First derivatives whose forward half saves a graph for the backward half.
 
 NOTE [a graph that waits for its cotangents]
-mx.vjp takes cotangents together with primals. They are given as arrays of zeros, and of what it
-returns only the outputs are evaluated, with all that leads to them. The gradients stay a graph over
-that, which costs nothing. When the cotangents are known, they are written into the memory of
-the zeros, and the gradients are evaluated. This can be done once; a second backward pass
-recomputes. It cannot be done with mx.compile, which fuses operations of both halves: what is
-evaluated with the outputs are then gradients for zeros.
+mx.vjp takes cotangents together with primals. So it gets arrays of zeros as cotangents, and of its
+results only the outputs are evaluated, with all that leads to them. The gradients stay a graph on
+top of that, which costs nothing. Once the cotangents are known, they are written into the memory of
+the zeros, and the gradients are evaluated. This works once; a second backward pass recomputes. It
+does not work with mx.compile, which fuses operations of both halves: the gradients that are
+evaluated with the outputs are then those for zeros.
 """
 
 import dataclasses
 import functools
+import math
 from collections.abc import Callable, Sequence
 
 import mlx.core as mx
@@ -27,10 +28,28 @@ from bridge._arrays.mlx import (
 from bridge._core.op import ForwardBackward, Op, Positions, Specs
 from bridge._core.pytree import replace_at
 from bridge._sources.mlx.call_checks import ObservedCall
-from bridge._sources.mlx.graph_summary import has_float64
+from bridge._sources.mlx.graph_summary import GraphSummary, has_float64
 from bridge._sources.mlx.missing_rules import raise_for_leftovers, raise_no_rule
+from bridge._sources.mlx.native import Settings
 from bridge._sources.mlx.nodes import separate_nodes
 from bridge._sources.mlx.random import Fun, rng_state
+
+_SAVING_COST = 40  # in us
+
+
+def saves_graph(summary: GraphSummary | None, specs: Specs, settings: Settings) -> bool:
+    """Return True to save a graph, as asked for or because that costs less than to recompute.
+
+    Args:
+        summary: A summary of the graph; None if the function looks at values.
+        specs: The specs of the primals and the outputs.
+        settings: The settings of the function.
+    """
+    if summary is None or settings.compile or settings.residuals == "recompute":
+        return False
+    largest = max((math.prod(spec.shape) for spec in specs), default=0)
+    recompute_cost = len(summary.operations_in_order) * (1 + largest / 1000)
+    return settings.residuals == "save" or recompute_cost > _SAVING_COST
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,26 +65,27 @@ class SavedGraph:
     """A first derivative in two halves.
 
     Attributes:
-        fun: What is differentiated.
-        looked: What each call is held to.
-        primals: Specs of its arguments.
+        fun: The function that is differentiated.
+        observed_call: What its dry run has shown.
+        primals: The specs of its primals.
         argnums: Positions of the primals that get gradients.
         outnums: Positions of the outputs that have cotangents.
-        vjp: `(wanted, given) -> Op`, the derivative that recomputes.
+        vjp: `(argnums, outnums) -> Op`, the derivative that recomputes.
     """
 
     fun: Fun
-    looked: ObservedCall
+    observed_call: ObservedCall
     primals: Specs
     argnums: Positions
     outnums: Positions
     vjp: Callable[[Positions, Positions], Op]
 
     def forward_backward(self) -> ForwardBackward:
-        """Both halves."""
-        specs = (*self.looked.outputs, Handle.spec)
+        """Make the forward/backward pair."""
+        outputs = self.observed_call.outputs
+        specs = (*outputs, Handle.spec)
         forward = Op(
-            name=self.looked.name,
+            name=self.observed_call.name,
             framework="mlx",
             call=self._forward,
             output_specs=lambda *_: specs,
@@ -73,48 +93,49 @@ class SavedGraph:
         return ForwardBackward(
             strategy="save",
             forward=forward,
-            backward=functools.cache(self._backward),
-            output_count=len(self.looked.outputs),
+            backward=functools.cache(self._make_backward),
+            output_count=len(outputs),
             saved_primals=tuple(range(len(self.primals))),
             saved_outputs=(),
         )
 
     def _forward(self, *xs: mx.array) -> tuple[mx.array | Handle, ...]:
-        before = rng_state()
+        observed, before = self.observed_call, rng_state()
         outputs: list[mx.array] = []
 
-        def of_wanted(*free: mx.array) -> list[mx.array]:
-            outputs[:] = self.looked.check_outputs(self.fun(*replace_at(free, self.argnums, xs)))
+        def select_outputs(*free: mx.array) -> list[mx.array]:
+            outputs[:] = observed.check_outputs(self.fun(*replace_at(free, self.argnums, xs)))
             return separate_nodes([outputs[i] for i in self.outnums])
 
         with (
             compute_stream(has_float64=has_float64(self.primals)),
-            raise_no_rule(f"{self.looked.name}.vjp"),
+            raise_no_rule(f"{observed.name}.vjp"),
         ):
-            cotangents = [zeros(self.looked.outputs[i]) for i in self.outnums]
-            gradients = mx.vjp(of_wanted, [xs[i] for i in self.argnums], cotangents)[1]
+            cotangents = [zeros(observed.outputs[i]) for i in self.outnums]
+            gradients = mx.vjp(select_outputs, [xs[i] for i in self.argnums], cotangents)[1]
             results = own_memory(outputs)
             try:
                 async_evaluate(results)
             except RuntimeError as error:
-                raise_for_leftovers(error, self.looked.name)
+                raise_for_leftovers(error, observed.name)
                 raise
-            self.looked.check_call(results, drew=rng_state() is not before)
+            observed.check_call(results, drew=rng_state() is not before)
             return *results, Handle(DeferredGradients(cotangents, gradients))
 
-    def _backward(self, argnums: Positions) -> Op:
+    def _make_backward(self, argnums: Positions) -> Op:
         count = len(self.primals)
-        again = self.vjp(argnums, self.outnums)
+        recompute = self.vjp(argnums, self.outnums)
 
-        def gradients(*row: mx.array) -> tuple[mx.array, ...]:
-            waiting: DeferredGradients | None = pop(row[count])
-            if waiting is None:
-                return again.call(*row[:count], *row[count + 1 :])
+        def gradients(*args: mx.array) -> tuple[mx.array, ...]:
+            xs, handle, cotangents = args[:count], args[count], args[count + 1 :]
+            deferred: DeferredGradients | None = pop(handle)
+            if deferred is None:
+                return recompute.call(*xs, *cotangents)
             with compute_stream(has_float64=has_float64(self.primals)):
-                for place, cotangent in zip(waiting.cotangents, row[count + 1 :], strict=True):
-                    overwrite(place, cotangent)
-                return own_memory([waiting.gradients[self.argnums.index(i)] for i in argnums])
+                for placeholder, cotangent in zip(deferred.cotangents, cotangents, strict=True):
+                    overwrite(placeholder, cotangent)
+                return own_memory([deferred.gradients[self.argnums.index(i)] for i in argnums])
 
         specs = tuple(self.primals[i] for i in argnums)
-        name = f"{self.looked.name}.backward"
+        name = f"{self.observed_call.name}.backward"
         return Op(name=name, framework="mlx", call=gradients, output_specs=lambda *_: specs)

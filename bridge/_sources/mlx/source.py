@@ -1,4 +1,4 @@
-"""What MLX shows to bridge as a source of functions."""
+"""MLX as a source of functions."""
 
 import dataclasses
 import functools
@@ -9,27 +9,26 @@ from typing import Any
 import mlx.core as mx
 from mlx.utils import tree_flatten
 
-from bridge._core.captured_state import CapturedState
 from bridge._core.errors import ArgumentError, DeviceError, OptionError
 from bridge._core.op import Op, Specs
 from bridge._sources.mlx.call_checks import check_captured
 from bridge._sources.mlx.captured_state import state_reader
-from bridge._sources.mlx.eager import caching_last_call, observe_outputs
+from bridge._sources.mlx.eager import keep_graphs, observe_outputs
 from bridge._sources.mlx.module import functionalize
 from bridge._sources.mlx.native import Settings, as_flat_function
 from bridge._sources.mlx.random import Fun
 from bridge._sources.mlx.rules import Function
-from bridge._sources.mlx.upstream_bugs import safe_outline
+from bridge._sources.mlx.upstream_bugs import summarize_checked
 
 
 class MlxSource:
-    """MLX's functions."""
+    """Functions of MLX."""
 
     traces_scalars = False
     supports_rng = True
 
     def check_options(self, *, residuals: str, compile: bool) -> None:
-        """Raise unless `residuals` is one of the three ways, and one that `compile` allows."""
+        """Raise unless `residuals` is one of the three strategies, and possible with `compile`."""
         if residuals not in ("auto", "save", "recompute"):
             raise OptionError(f'residuals={residuals!r} is neither "auto", "save" nor "recompute".')
         if compile and residuals == "save":
@@ -39,7 +38,7 @@ class MlxSource:
             )
 
     def check_device(self, device: str) -> None:
-        """Raise unless it is the host."""
+        """Raise unless `device` is the host."""
         if device != "cpu":
             raise OptionError(
                 f"device={device!r} is no device whose memory MLX takes arguments from. Pass "
@@ -48,7 +47,7 @@ class MlxSource:
             )
 
     def is_module(self, fn: Any) -> bool:
-        """Whether `fn` is an `mlx.nn.Module`."""
+        """Return True if `fn` is an `mlx.nn.Module`."""
         nn = sys.modules.get("mlx.nn")
         return nn is not None and isinstance(fn, nn.Module)
 
@@ -59,18 +58,18 @@ class MlxSource:
     functionalize = staticmethod(functionalize)
 
     def trace_context(self) -> Hashable:
-        """Where MLX computes."""
+        """Return the type of the device that MLX computes on."""
         return mx.default_device().type.value
 
     def compute_device(self, device: str, asked: str | None) -> str:
-        """The host, whose memory MLX computes in, whatever its default device is."""
-        wanted = asked or device
-        if wanted != "cpu":
+        """Return the host, whose memory MLX uses on all devices; raise for others."""
+        chosen = asked or device
+        if chosen != "cpu":
             raise DeviceError(
-                f"MLX cannot compute on {wanted}. Let it take arguments from the memory of the "
+                f"MLX cannot compute on {chosen}. Let it take arguments from the memory of the "
                 'host with device="cpu", which copies them and the results.'
             )
-        return wanted
+        return chosen
 
     def make_op(
         self,
@@ -83,9 +82,9 @@ class MlxSource:
         residuals: str,
         seed: int | None = None,
     ) -> Op:
-        """`fn` as an Op for arguments of these specs, looked at now.
+        """Make an Op of `fn` for primals of these specs, after a dry run.
 
-        Random numbers follow from the argument at the position `seed`, an integer or several.
+        Random numbers follow from the argument at the position `seed`, one or more integers.
         """
         for spec, label in zip(primals, labels, strict=True):
             if spec.weak_type:
@@ -94,11 +93,12 @@ class MlxSource:
                     "it static, or pass an array."
                 )
         settings = Settings(compile, residuals, seed)
-        made = _make_function(as_flat_function(fn, seed), name, primals, settings)
-        read = state_reader(fn)
-        if compile:  # what is compiled keeps what it captured
-            read = functools.partial(_same, read())
-        return dataclasses.replace(made, captured_state=read).make_op()
+        function = _make_function(as_flat_function(fn, seed), name, primals, settings)
+        read_state = state_reader(fn)
+        if compile:  # a compiled function keeps what it captured
+            state = read_state()
+            read_state = lambda: state
+        return dataclasses.replace(function, captured_state=read_state).make_op()
 
     def symbolic_shapes(
         self,
@@ -107,26 +107,30 @@ class MlxSource:
         names: Sequence[Sequence[int | str]],
         **_: Any,
     ) -> list[tuple[int | str, ...]] | None:
-        """`None`: graphs are for shapes that are known."""
+        """Return None: graphs of MLX have no symbolic shapes."""
         del fn, primals, names
 
 
-def _same(state: CapturedState) -> CapturedState:
-    return state
-
-
 def _make_function(fun: Fun, name: str, primals: Specs, settings: Settings) -> Function:
-    """`fun` with its rules, looked at now."""
-    captures = functools.partial(check_captured, fun, primals, name)
-    captures()
-    known = safe_outline(fun, name, primals)
-    if known:
-        outputs, draws = known.outputs, known.uses_rng
+    """Make a function with its rules, after a dry run."""
+    check_captures = functools.partial(check_captured, fun, primals, name)
+    check_captures()
+    summary = summarize_checked(fun, name, primals)
+    if summary:
+        outputs, draws = summary.outputs, summary.uses_rng
     else:
-        fun = caching_last_call(fun)
+        fun = keep_graphs(fun)
         outputs, draws = observe_outputs(fun, primals, name)
-    draws = draws and settings.seed is None
-    return Function(name, primals, settings, fun, outputs, known, draws=draws, captures=captures)
+    return Function(
+        name,
+        primals,
+        settings,
+        fun,
+        outputs,
+        summary,
+        uses_rng=draws and settings.seed is None,
+        check_captures=check_captures,
+    )
 
 
 SOURCE = MlxSource()

@@ -1,16 +1,16 @@
-"""What MLX gets wrong, which is refused.
+"""Derivatives and operations that MLX gets wrong, which are refused.
 
 NOTE [complex powers]
-The gradients of a power and of cumulative products and sums of exponentials lack a conjugation
-where numbers are complex (mlx#2178 left them out), and every derivative of a sign is zero there, so
-that the second ones of an absolute value are wrong. Where a function looks at values, no graph
-tells what it does for others.
+For complex numbers, the gradients of powers, cumulative products and cumulative sums of
+exponentials lack a conjugation (mlx#2178 left them out). Every derivative of a sign is zero, so
+that the second derivatives of an absolute value are wrong. Where a function looks at values, no
+graph tells which operations it calls for other values.
 
 NOTE [derivatives by a value]
-MLX 0.32 multiplies the gradient by the value of `full`, and of a mask of results, by the very
-value, and takes that of a remainder beside its quotient for 0; by the constant of a `pad` it reads
-beyond its own lists, which ends the process. What is in a custom function counts, since a
-checkpoint is one that is differentiated.
+In MLX 0.32, the gradients by the value of `full` and by a mask of results are multiplied by that
+very value, and the gradient of a remainder is 0 where its quotient is computed too. The gradient by
+the constant of a `pad` reads beyond lists of MLX, which ends the process. Operations inside of a
+custom function count, since a checkpoint is one that is differentiated.
 
 NOTE [empty arrays]
 MLX 0.32 divides by zero where an array without elements is indexed in a gradient or written to,
@@ -24,11 +24,11 @@ from bridge._core.errors import NoRuleError
 from bridge._core.op import Positions, Specs
 from bridge._sources.mlx.complex import is_complex
 from bridge._sources.mlx.dot_graph import Step, reachable_from
-from bridge._sources.mlx.exported import exported_batch_operations, exported_operations
+from bridge._sources.mlx.export import export_batched_operations, export_operations
 from bridge._sources.mlx.graph_summary import GraphSummary, summarize_graph
 from bridge._sources.mlx.random import Fun
 
-# As a drawing and an export call them; and what can be written instead.
+# By the name in a graph: the name in an export, and what to write instead.
 _WRONG = {
     "Power": ("Power", "z * z for z**2, and mx.exp(p * mx.log(z)) for other powers"),
     "CumProd": ("Scan", "products for mx.cumprod"),
@@ -41,7 +41,7 @@ _WRONG = {
 _WRONG_FORWARD = {"CumLogAddExp", "Sign"}
 
 
-def check_unseen(primals: Specs, outputs: Specs, name: str) -> None:
+def check_real(primals: Specs, outputs: Specs, name: str) -> None:
     """Raise for complex numbers in a function that looks at values: NOTE [complex powers]."""
     if any(spec.dtype == "complex64" for spec in (*primals, *outputs)):
         raise NoRuleError(
@@ -53,18 +53,19 @@ def check_unseen(primals: Specs, outputs: Specs, name: str) -> None:
 
 @dataclasses.dataclass(frozen=True)
 class _Fault:
-    """A derivative that MLX has wrong: NOTE [derivatives by a value].
+    """A derivative that MLX gets wrong: NOTE [derivatives by a value].
 
     Attributes:
-        what: Of which operation, and by what.
-        instead: What can be written.
-        happens: Whether it is asked for: of a step, of what moves, and of what is used.
-        forward: Whether the tangent is wrong as well.
+        derivative: The derivative, in words: of which operation, and by which argument.
+        advice: The code to write instead.
+        occurs: Returns True if this derivative is computed, from a step, the names of the arrays
+            that depend on the differentiated ones, and the names of the arrays that are used.
+        forward: True if the tangent is wrong as well.
     """
 
-    what: str
-    instead: str
-    happens: Callable[[Step, Collection[str], Collection[str]], bool]
+    derivative: str
+    advice: str
+    occurs: Callable[[Step, Collection[str], Collection[str]], bool]
     forward: bool = True
 
 
@@ -72,13 +73,13 @@ _FAULTS = {
     "Full": _Fault(
         "mx.full and mx.full_like by the value",
         "mx.broadcast_to(value, shape)",
-        lambda step, moving, _: step.inputs[0] in moving,
+        lambda step, active, _: step.inputs[0] in active,
         forward=False,
     ),
     "Pad": _Fault(
         "mx.pad by constant_values",
         "mx.pad(x - value, widths) + value",
-        lambda step, moving, _: step.inputs[1] in moving,
+        lambda step, active, _: step.inputs[1] in active,
     ),
     "DivMod": _Fault(
         "the remainder of mx.divmod",
@@ -88,79 +89,80 @@ _FAULTS = {
     "BlockMaskedMM": _Fault(
         "mx.block_masked_mm by mask_out",
         "the product without it, times the mask repeated by mx.repeat along both axes",
-        lambda step, moving, _: len(step.inputs) in {3, 5} and step.inputs[2] in moving,
+        lambda step, active, _: len(step.inputs) in {3, 5} and step.inputs[2] in active,
     ),
 }
 
 
 def check_graph(
-    known: Iterable[Step],
+    steps: Iterable[Step],
     start: Iterable[str],
     outputs: Collection[str],
     name: str,
     *,
     forward: bool,
 ) -> None:
-    """Raise where a derivative of the graph by the arrays named `start` would be wrong."""
-    known = [*known]
-    if not any(step.name in _FAULTS for step in known):
+    """Raise if a derivative of the graph by the arrays named `start` would be wrong."""
+    steps = [*steps]
+    if not any(step.name in _FAULTS for step in steps):
         return
-    moving = reachable_from(known, start, bodies=True)
-    used = {x for step in known for x in step.inputs}.union(outputs)
-    for step in known:
+    active = reachable_from(steps, start, bodies=True)
+    used = {x for step in steps for x in step.inputs}.union(outputs)
+    for step in steps:
         fault = _FAULTS.get(step.name)
-        asked = fault and not moving.isdisjoint(step.inputs) and (fault.forward or not forward)
-        if fault and asked and fault.happens(step, moving, used):
+        applies = fault and not active.isdisjoint(step.inputs) and (fault.forward or not forward)
+        if fault and applies and fault.occurs(step, active, used):
             raise NoRuleError(
-                f"MLX computes wrong derivatives of {fault.what}, which {name} needs. Write "
-                f"{fault.instead}; or mx.stop_gradient around what has no derivative."
+                f"MLX computes wrong derivatives of {fault.derivative}, which {name} needs. Write "
+                f"{fault.advice}; or mx.stop_gradient around what has no derivative."
             )
 
 
 def check_gradient(
     fun: Fun,
     primals: Specs,
-    known: GraphSummary,
+    summary: GraphSummary,
     name: str,
     argnums: Positions,
     *,
     forward: bool = False,
 ) -> None:
-    """Raise where the gradient of `fun` by the primals at `argnums` would be wrong.
+    """Raise if the gradient of `fun` by the primals at `argnums`, or its tangent, would be wrong.
 
-    Or its tangent: NOTE [complex powers], NOTE [derivatives by a value].
+    NOTE [complex powers], NOTE [derivatives by a value].
     """
+    steps = summary.operations_in_order
     start = [f"x_{i}" for i in argnums]
-    outputs = [f"y_{i}" for i in range(len(known.outputs))]
-    check_graph(known.operations_in_order, start, outputs, name, forward=forward)
-    moving = reachable_from(known.operations_in_order, start, bodies=True)
-    taped = {step.name for step in known.operations_in_order if not moving.isdisjoint(step.inputs)}
-    names = [name for name in _WRONG if any(name in each for each in taped)]
-    found = [name for name in names if name in _WRONG_FORWARD or not forward]
-    exported = {_WRONG[name][0] for name in found}
-    if found and is_complex(fun, primals, known, found, exported):
+    outputs = [f"y_{i}" for i in range(len(summary.outputs))]
+    check_graph(steps, start, outputs, name, forward=forward)
+    active = reachable_from(steps, start, bodies=True)
+    differentiated = {step.name for step in steps if not active.isdisjoint(step.inputs)}
+    names = [part for part in _WRONG if any(part in operation for operation in differentiated)]
+    wrong = [part for part in names if part in _WRONG_FORWARD or not forward]
+    export_names = {_WRONG[part][0] for part in wrong}
+    if wrong and is_complex(fun, primals, summary, wrong, export_names):
         raise NoRuleError(
-            f"MLX computes wrong gradients of {' and '.join(found)} for complex numbers, which "
-            f"{name} has (mlx#2178). Write {'; '.join(_WRONG[name][1] for name in found)}."
+            f"MLX computes wrong gradients of {' and '.join(wrong)} for complex numbers, which "
+            f"{name} has (mlx#2178). Write {'; '.join(_WRONG[part][1] for part in wrong)}."
         )
 
 
-def check_sizes(fun: Fun, primals: Specs, known: GraphSummary, name: str) -> None:
-    """Raise where MLX would end the process: NOTE [empty arrays]."""
-    if not any("Scatter" in name for name in known.operations):
+def _check_empty_arrays(fun: Fun, primals: Specs, summary: GraphSummary, name: str) -> None:
+    """Raise if MLX would end the process: NOTE [empty arrays]."""
+    if not any("Scatter" in operation for operation in summary.operations):
         return
-    found = exported_operations(fun, primals) or exported_batch_operations(fun, primals)
-    writes = [step for step in found or () if step["name"] == "Scatter"]
-    if any(0 in step["inputs"][0][1] for step in writes):
+    operations = export_operations(fun, primals) or export_batched_operations(fun, primals)
+    scatters = [step for step in operations or () if step["name"] == "Scatter"]
+    if any(0 in step["inputs"][0][1] for step in scatters):
         raise NoRuleError(
-            f"{name} cannot be had: MLX ends the process over indices into an array without "
-            "elements. Leave the indexing out where an axis has size 0."
+            f"MLX would end the process at indices into an array without elements, which {name} "
+            "has. Leave the indexing out where an axis has size 0."
         )
 
 
-def safe_outline(fun: Fun, name: str, primals: Specs) -> GraphSummary | None:
-    """The outline of `fun`; raises where MLX would end the process: NOTE [empty arrays]."""
-    known = summarize_graph(fun, primals, name)
-    if known:
-        check_sizes(fun, primals, known, name)
-    return known
+def summarize_checked(fun: Fun, name: str, primals: Specs) -> GraphSummary | None:
+    """Summarize the graph of `fun`; raise if MLX would end the process: NOTE [empty arrays]."""
+    summary = summarize_graph(fun, primals, name)
+    if summary:
+        _check_empty_arrays(fun, primals, summary, name)
+    return summary

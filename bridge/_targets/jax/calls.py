@@ -11,6 +11,7 @@ from typing import Any
 
 from bridge._core.op import ForwardBackward, Op, Positions, Specs
 from bridge._core.protocols import ExecuteInto, ExportKey
+from bridge._core.spec import differentiable_positions
 
 Axes = tuple[int | None, ...]  # for each operand, the axis that is mapped
 
@@ -273,11 +274,6 @@ class Gradient:
         outputs = self.linear.differentiable_outputs
         tangents = tuple(outputs.index(i) for i in self.outnums)
         return self.linear.with_tangents_at(positions), tangents
-
-
-def differentiable_positions(specs: Specs) -> Positions:
-    """Return the positions of the specs with a differentiable dtype."""
-    return tuple(i for i, spec in enumerate(specs) if spec.differentiable)
 
 
 def has_empty_output(specs: Specs) -> bool:

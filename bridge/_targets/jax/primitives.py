@@ -29,11 +29,11 @@ from jax.interpreters import ad, batching, mlir
 
 from bridge._core.errors import ArgumentError, NoRuleError
 from bridge._core.op import Positions, Specs
-from bridge._core.spec import ArraySpec
+from bridge._core.spec import ArraySpec, differentiable_positions
 from bridge._core.tracebacks import shortens_tracebacks
 from bridge._lowering.jax import interpreter
 from bridge._targets.jax.binding import bind_call, bind_derivative, call_p, linear_p
-from bridge._targets.jax.calls import Call, Linear, differentiable_positions, has_empty_output
+from bridge._targets.jax.calls import Call, Linear, has_empty_output
 from bridge._targets.jax.failures import raise_original_errors
 from bridge._targets.jax.internals import (
     device_count,

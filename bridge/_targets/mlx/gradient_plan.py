@@ -9,6 +9,7 @@ import mlx.core as mx
 from bridge._arrays.mlx import ARRAYS as ARRAYS, dtype_of
 from bridge._core.op import Op, Positions, Specs
 from bridge._core.pytree import replace_at
+from bridge._core.spec import differentiable_positions
 from bridge._targets.mlx.residuals import SavingForward
 
 
@@ -118,7 +119,7 @@ def _make_call_plan(
     specs = op.observed_specs() if op.observed_specs else op.output_specs()
     argnums = tuple(i for i in array_argnums if ARRAYS.spec(xs[i]).differentiable)
     primals = tuple(i for i in argnums if i < len(xs) - linear_count)
-    outnums = tuple(i for i, spec in enumerate(specs) if spec.differentiable)
+    outnums = differentiable_positions(specs)
     plan = op.notes["calls", array_argnums] = CallPlan(
         op=op,
         array_argnums=array_argnums,

@@ -1,0 +1,136 @@
+"""Functions of MLX: their calls, and what their dry runs have shown."""
+
+import dataclasses
+import functools
+from collections.abc import Callable, Sequence
+
+import mlx.core as mx
+
+from bridge._arrays.mlx import async_evaluate, compute_stream
+from bridge._core.op import Arrays, Positions, Specs
+from bridge._core.pytree import replace_at
+from bridge._sources.mlx.call_checks import ObservedCall
+from bridge._sources.mlx.custom_rules import check_rules
+from bridge._sources.mlx.graph_summary import GraphSummary, has_float64
+from bridge._sources.mlx.missing_rules import raise_for_leftovers, raise_no_rule
+from bridge._sources.mlx.native import Settings
+from bridge._sources.mlx.nodes import separate_nodes
+from bridge._sources.mlx.random import Fun, rng_state
+from bridge._sources.mlx.upstream_bugs import check_gradient, check_real
+from bridge._sources.mlx.value_checks import check_value_use
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class PureFunction:
+    """A pure function of flat arrays.
+
+    Attributes:
+        name: The name of the user's function, and the rules applied to it.
+        primals: The specs of its primals.
+        settings: The settings of the user's function.
+        fun: The function that MLX transforms.
+        outputs: The specs of its outputs.
+        summary: A summary of its graph; None if it looks at values.
+        is_gradient: True if its outputs are gradients that MLX alone computes.
+        has_custom_rules: True if it derives from a function that may have rules of the user.
+        run: The function that MLX calls, if `fun` is only for derivatives.
+        uses_rng: True if it draws random numbers that follow from no primal.
+        check_captures: Raises if a captured array would lose its gradient; None for derivatives.
+    """
+
+    name: str
+    primals: Specs
+    settings: Settings
+    fun: Fun
+    outputs: Specs
+    summary: GraphSummary | None
+    is_gradient: bool = False
+    has_custom_rules: bool = False
+    run: Fun | None = None
+    uses_rng: bool = False
+    check_captures: functools.partial[None] | None = None
+
+    def _make_call(self, own: Callable[[Sequence[mx.array]], Arrays]) -> Callable[..., Arrays]:
+        """Return the function for calls on values; its outputs are passed through `own`."""
+        run = self.run or self.fun
+        if self.summary is None:
+            run = raise_no_rule(self.name)(run)
+        elif self.settings.compile:
+            run = mx.compile(run)
+        call = _make_call(run, self._observed_call, own)
+        return _on_cpu(call) if has_float64(self.primals) else call
+
+    @functools.cached_property
+    def _observed_call(self) -> ObservedCall:
+        may_draw = self.uses_rng or self.settings.seed is not None
+        return ObservedCall(self.outputs, self.name, may_draw, self.check_captures)
+
+    def _owns_outputs(self) -> bool:
+        """Return True if nobody else has the memory of outputs: NOTE [gradients of our own]."""
+        if self.settings.compile or self.summary is None:  # mx.compile may merge two outputs
+            return False
+        return self.is_gradient and self.summary.allocates_outputs
+
+    def _may_have_rules(self) -> bool:
+        """Return True if it may call a custom function, whose rules may store their gradients."""
+        return self.summary is None or "CustomTransforms" in self.summary.operations
+
+    def _partial(self, xs: Sequence[mx.array], argnums: Positions, outnums: Positions) -> Fun:
+        """Return the outputs at `outnums` as a function of the primals at `argnums`."""
+        of_all = self._with_separate_nodes(self.fun)
+        check_outputs = self._observed_call.check_outputs
+
+        def fun(*free: mx.array) -> list[mx.array]:
+            outputs = check_outputs(of_all(*replace_at(free, argnums, xs)))
+            return separate_nodes([outputs[i] for i in outnums])
+
+        return fun if self.summary else check_value_use(fun, (argnums, outnums), self.name)
+
+    def _with_separate_nodes(self, fun: Fun) -> Fun:
+        """Return `fun` so that transformations in it are right: NOTE [copies peeled off]."""
+        if self.summary and "Copy" not in self.summary.operations:
+            return fun
+        return lambda *xs: fun(*separate_nodes(xs))
+
+    def _check_gradient(self, argnums: Positions, *, forward: bool = False) -> None:
+        """Raise if MLX gets the gradient, or the tangent, by the primals at `argnums` wrong."""
+        if summary := self.summary:
+            check_gradient(self.fun, self.primals, summary, self.name, argnums, forward=forward)
+        else:
+            check_real(self.primals, self.outputs, self.name)
+
+    def _check_rules(self, argnums: Positions, outnums: Positions) -> None:
+        """Raise if a gradient rule of the user returns gradients that do not fit."""
+        if self._may_have_rules() and argnums and outnums:
+            cotangents = tuple(self.outputs[i] for i in outnums)
+            partial = lambda args: self._partial(args, argnums, outnums)
+            check_rules(partial, self.primals, argnums, cotangents, self.name)
+
+
+def _make_call(
+    run: Fun, observed: ObservedCall, own: Callable[[Sequence[mx.array]], Arrays]
+) -> Callable[..., Arrays]:
+    check, name = observed.check_call, observed.name
+
+    def call(*xs: mx.array) -> Arrays:
+        before = rng_state()
+        try:
+            outputs = own(run(*xs))
+            async_evaluate(outputs)
+        except RuntimeError as error:
+            raise_for_leftovers(error, name)
+            raise
+        check(outputs, drew=rng_state() is not before)
+        return outputs
+
+    return call
+
+
+def _on_cpu(call: Callable[..., Arrays]) -> Callable[..., Arrays]:
+    """Return `call` so that it can compute with float64, which MLX supports on the CPU only."""
+
+    def call_on_cpu(*xs: mx.array) -> Arrays:
+        with compute_stream(has_float64=True):
+            return call(*xs)
+
+    return call_on_cpu
