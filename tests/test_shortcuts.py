@@ -13,7 +13,7 @@ from torch.utils.dlpack import from_dlpack  # noqa: E402, as above
 import bridge._arrays.jax.backend as jax_arrays  # noqa: E402, as above
 import bridge._arrays.torch.backend as torch_arrays  # noqa: E402, as above
 from bridge import jax2torch  # noqa: E402, as above
-from bridge._targets.torch import internals, target  # noqa: E402, as above
+from bridge._targets.torch import call, internals  # noqa: E402, as above
 
 X = np.random.default_rng(3).uniform(-1.3, 1.5, (4, 3)).astype("float32")
 
@@ -32,8 +32,8 @@ def public_capsule(y):
 PUBLIC = {
     "from_dlpack": (torch_arrays, "_take", from_dlpack),
     "__dlpack__": (jax_arrays, "_capsule", public_capsule),
-    "transforming": (target, "transforming", lambda: True),
-    "undisturbed": (target, "is_plain_autograd", lambda: False),
+    "transforming": (call, "transforming", lambda: True),
+    "undisturbed": (call, "is_plain_autograd", lambda: False),
 }
 
 
@@ -56,7 +56,7 @@ def test_without_a_shortcut_nothing_changes(monkeypatch, shortcut, residuals):
 @pytest.mark.parametrize("residuals", ["save", "recompute"])
 def test_first_order_without_asking_the_engine(monkeypatch, residuals):
     """`apply` of torch, instead of that of its engine."""
-    monkeypatch.setattr(target, "_apply_plain", lambda name: target._Plain.apply)
+    monkeypatch.setattr(call, "_plain_apply", lambda name: call._Plain.apply)
     f = jax2torch(jnp.sin, residuals=residuals)
     x = torch.tensor(X, requires_grad=True)
     torch.testing.assert_close(torch.autograd.grad(f(x).sum(), x)[0], x.detach().cos())

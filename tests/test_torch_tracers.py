@@ -53,5 +53,5 @@ def test_jit_trace_is_refused(sine, trace, called):
 def test_symbolic_trace_and_functionalize_are_refused(sine):
     with pytest.raises(NoValuesError, match=r"symbolic_trace.*Use torch\.export"):
         torch.fx.symbolic_trace(Module(sine))
-    with pytest.raises(NoRuleError, match="functionalize what is around"):
+    with pytest.raises(NoRuleError, match="functionalize the code around"):
         torch.func.functionalize(sine)(X)

@@ -1,10 +1,11 @@
-"""What the forward pass of an Op does and keeps, given which primals want gradients.
+"""Plans of the forward and backward passes of an Op, by which primals require gradients.
 
 NOTE [outputs nobody uses]
-An output without cotangent must not take part in the backward pass: zeros in its place would be
-multiplied by what may be infinite. So a split is made for the outputs that are used. Which these
-are shows only in the backward pass: the first time all are assumed to be, and if that was wrong,
-the gradients are recomputed from the primals, and the next forward pass knows better.
+An output without a cotangent must not take part in the backward pass: zeros in place of the
+cotangent would be multiplied by values that may be infinite. So a forward/backward pair is made for
+the outputs that are used. Which these are is known in the backward pass only: the first time all
+are assumed to be, and if that was wrong, the gradients are recomputed from the primals, and the
+next forward pass uses the right outputs.
 """
 
 import dataclasses
@@ -13,7 +14,9 @@ from collections.abc import Iterable, Sequence
 import torch
 
 from bridge._core.op import ForwardBackward, Op, Positions
+from bridge._core.spec import differentiable_positions
 
+# For the Op, for its executor and for each primal: True if it requires a gradient.
 Flags = tuple[bool, ...]
 
 
@@ -23,13 +26,13 @@ class BackwardPlan:
 
     Attributes:
         argnums: Positions of the primals that get gradients.
-        op: What is evaluated, `None` where there is nothing to be had.
-        split: Whether on residuals; otherwise on the primals.
+        op: The Op that computes them; None if there is no gradient to compute.
+        uses_residuals: True if the Op is called on residuals, otherwise on the primals.
     """
 
     argnums: Positions
     op: Op | None
-    split: bool
+    uses_residuals: bool
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -37,93 +40,101 @@ class ForwardPlan:
     """A forward pass.
 
     Attributes:
-        flags: For each input, the Op and what runs it in front, whether it wants a gradient.
-        argnums: Positions of those that do.
+        flags: The flags that it was made for.
+        argnums: Positions of the primals that require gradients.
         outnums: Positions of the outputs that are expected to have cotangents.
-        split: Both halves of the derivative; `None` where the backward pass recomputes.
-        forward: What is evaluated.
-        differentiable_outputs: Positions of the outputs of a differentiable dtype.
-        non_differentiable: Positions of the outputs that no gradient can reach.
-        outputs: Positions of all outputs.
+        pair: The forward/backward pair; None if the backward pass recomputes.
+        forward: The Op that computes the outputs.
+        differentiable_outnums: Positions of the outputs with a differentiable dtype.
+        gradient_free_outnums: Positions of the outputs that no gradient can flow through.
+        all_outnums: Positions of all outputs.
         backward_plans: The backward passes so far.
     """
 
     flags: Flags
     argnums: Positions
     outnums: Positions
-    split: ForwardBackward | None
+    pair: ForwardBackward | None
     forward: Op
-    differentiable_outputs: Positions
-    non_differentiable: Positions
-    outputs: Positions
+    differentiable_outnums: Positions
+    gradient_free_outnums: Positions
+    all_outnums: Positions
     backward_plans: dict[tuple[Flags, Positions], BackwardPlan] = dataclasses.field(
         default_factory=dict
     )
 
-    def independent_primals(self, op: Op, primals: Iterable[int]) -> Positions:
-        """The outputs of `op` that none of `primals` reaches by a derivative."""
-        return _non_differentiable(op, self.differentiable_outputs, self.outputs, tuple(primals))
+    def gradient_free_for(self, op: Op, argnums: Iterable[int]) -> Positions:
+        """Return positions of the outputs of `op` without a derivative by any of `argnums`."""
+        differentiable = self.differentiable_outnums
+        return _gradient_free(op, differentiable, self.all_outnums, tuple(argnums))
 
 
-def forward_plan(op: Op, flags: Flags) -> ForwardPlan:
-    """The forward pass of `op`, made once and then kept."""
-    found = op.notes.get(flags)
-    return found if found is not None else _make_forward_plan(op, flags, None)
+def get_forward_plan(op: Op, flags: Flags) -> ForwardPlan:
+    """Return the forward pass of `op`, from its notes if it was made before."""
+    plan = op.notes.get(flags)
+    return plan if plan is not None else _make_forward_plan(op, flags, None)
 
 
-def backward_plan(op: Op, made: ForwardPlan, flags: Flags, outnums: Positions) -> BackwardPlan:
-    """The backward pass to the primals of these flags from the outputs `outnums`, kept likewise."""
-    found = made.backward_plans.get((flags, outnums))
-    if found is None:
-        found = made.backward_plans[flags, outnums] = _make_backward_plan(op, made, flags, outnums)
-    if made.split and outnums != made.outnums:
-        _make_forward_plan(op, made.flags, outnums)  # NOTE [outputs nobody uses]
-    return found
+def get_backward_plan(
+    op: Op, forward_plan: ForwardPlan, flags: Flags, outnums: Positions
+) -> BackwardPlan:
+    """Return the backward pass for cotangents of the outputs at `outnums`, cached likewise."""
+    plan = forward_plan.backward_plans.get((flags, outnums))
+    if plan is None:
+        plan = _make_backward_plan(op, forward_plan, flags, outnums)
+        forward_plan.backward_plans[flags, outnums] = plan
+    if forward_plan.pair and outnums != forward_plan.outnums:
+        _make_forward_plan(op, forward_plan.flags, outnums)  # NOTE [outputs nobody uses]
+    return plan
 
 
 def _make_backward_plan(
-    op: Op, made: ForwardPlan, flags: Flags, outnums: Positions
+    op: Op, forward_plan: ForwardPlan, flags: Flags, outnums: Positions
 ) -> BackwardPlan:
-    needed = op.dependent_primals(outnums, true_positions(flags[2:]))
-    if not needed or not outnums:
-        return BackwardPlan(needed, None, split=False)
-    if made.split and outnums == made.outnums:
-        return BackwardPlan(needed, made.split.backward(needed), split=True)
-    return BackwardPlan(needed, op.derive("vjp", needed, outnums), split=False)
+    argnums = op.dependent_primals(outnums, true_positions(flags[2:]))
+    if not argnums or not outnums:
+        return BackwardPlan(argnums, None, uses_residuals=False)
+    if forward_plan.pair and outnums == forward_plan.outnums:
+        return BackwardPlan(argnums, forward_plan.pair.backward(argnums), uses_residuals=True)
+    return BackwardPlan(argnums, op.derive("vjp", argnums, outnums), uses_residuals=False)
 
 
 def _make_forward_plan(op: Op, flags: Flags, outnums: Positions | None) -> ForwardPlan:
-    wanted = true_positions(flags[2:])
-    smooth = tuple(i for i, spec in enumerate(op.output_specs()) if spec.differentiable)
-    outputs = tuple(range(len(op.output_specs())))
-    fixed = _non_differentiable(op, smooth, outputs, wanted)
-    outnums = tuple(i for i in outputs if i not in fixed) if outnums is None else outnums
-    split = op.try_forward_backward(wanted, outnums) if wanted and outnums else None
-    if split and split.strategy == "recompute":  # a context of torch holds what it needs for that
-        split = None
-    forward = split.forward if split else op
-    made = ForwardPlan(flags, wanted, outnums, split, forward, smooth, fixed, outputs)
-    op.notes[flags] = made
-    return made
+    argnums = true_positions(flags[2:])
+    specs = op.output_specs()
+    differentiable, all_outnums = differentiable_positions(specs), tuple(range(len(specs)))
+    gradient_free = _gradient_free(op, differentiable, all_outnums, argnums)
+    if outnums is None:
+        outnums = tuple(i for i in all_outnums if i not in gradient_free)
+    pair = op.try_forward_backward(argnums, outnums) if argnums and outnums else None
+    if pair and pair.strategy == "recompute":  # the context of a Function saves what that needs
+        pair = None
+    forward = pair.forward if pair else op
+    plan = ForwardPlan(
+        flags, argnums, outnums, pair, forward, differentiable, gradient_free, all_outnums
+    )
+    op.notes[flags] = plan
+    return plan
 
 
 def plan_from_outputs(op: Op, outputs: Sequence[torch.Tensor], flags: Flags) -> ForwardPlan:
-    """The forward pass of an Op that tells nothing of its outputs before it is called."""
-    smooth = tuple(i for i, y in enumerate(outputs) if y.is_floating_point() or y.is_complex())
-    everything = tuple(range(len(outputs)))
-    fixed = tuple(i for i in everything if i not in smooth)
+    """Make the forward pass of an Op whose outputs are not known before it is called."""
+    floating = [y.is_floating_point() or y.is_complex() for y in outputs]
+    differentiable, others = true_positions(floating), true_positions(not flag for flag in floating)
+    argnums, all_outnums = true_positions(flags[2:]), tuple(range(len(outputs)))
     return ForwardPlan(
-        flags, true_positions(flags[2:]), smooth, None, op, smooth, fixed, everything
+        flags, argnums, differentiable, None, op, differentiable, others, all_outnums
     )
 
 
-def _non_differentiable(
-    op: Op, smooth: Positions, outputs: Positions, primals: Positions
+def _gradient_free(
+    op: Op, differentiable: Positions, outnums: Positions, argnums: Positions
 ) -> Positions:
-    """Those of `outputs` that are not smooth, or depend on none of `primals`."""
-    return tuple(i for i in outputs if i not in smooth or not op.dependent_primals([i], primals))
+    """Return those of `outnums` that have no derivative by any primal at `argnums`."""
+    depends = lambda i: op.dependent_primals([i], argnums)
+    return tuple(i for i in outnums if i not in differentiable or not depends(i))
 
 
 def true_positions(flags: Iterable[bool]) -> Positions:
-    """Where the flags are set."""
+    """Return the positions of the flags that are set."""
     return tuple([i for i, flag in enumerate(flags) if flag])

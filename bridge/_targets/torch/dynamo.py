@@ -1,15 +1,17 @@
-"""What Dynamo reads where compiled code calls a bridged function.
+"""The code that Dynamo reads where compiled code calls a bridged function.
 
 NOTE [what Dynamo lets in and out]
-Dynamo cannot read a bridged function. It is told to run it, with fake tensors, by its
-`nonstrict_trace`, which takes and returns tensors and numbers. So Dynamo reads this module: here
-the arguments are taken apart as it sees them, and what is neither tensor nor number is kept by a
-function that it runs for a constant result, a key in place of the thing. `0 +` makes the key a
-constant of the graph; without it, Dynamo would look for the place that the number came from.
-Results leave as a flat list with a description, from which they are built here. An error would be
-shown as an unsupported type of output. So it is the reason why another function, which Dynamo may
-not compile, makes the call: with `fullgraph` Dynamo shows that reason, and without it the call is
-made by Python, which raises the error as it was, or does what could not be compiled.
+Dynamo cannot read a bridged function. Its `nonstrict_trace` makes it run the function with fake
+tensors instead, but takes and returns tensors and numbers only. So Dynamo reads this module: the
+arguments are flattened as Dynamo sees them, and a function that it runs for a constant result
+stores whatever is neither tensor nor number, and returns a key. `0 +` makes the key a constant of
+the graph; without it, Dynamo would look for the variable that the number came from. Results leave
+as a flat list with a description, from which they are rebuilt by code that Dynamo reads.
+
+An error would be reported as an unsupported type of output. So its text becomes the reason why
+another function, which Dynamo may not compile, makes the call: with `fullgraph` Dynamo shows that
+reason; without it Python makes the call, which raises the error itself, or does what could not be
+compiled.
 """
 
 import dataclasses
@@ -35,13 +37,13 @@ _SIMPLE = (str, bytes, tuple, frozenset, torch.dtype, torch.device, *_CONSTANT, 
 
 
 def call(function: StageableFunction, args: Any, kwargs: Any) -> Any:
-    """The results of a call in compiled code: NOTE [what Dynamo lets in and out]."""
-    if not torch.compiler.is_dynamo_compiling():  # next to it, such as after a graph break
+    """Call `function` in compiled code: NOTE [what Dynamo lets in and out]."""
+    if not torch.compiler.is_dynamo_compiling():  # between compiled parts, as after a graph break
         return torch.compiler.disable(function)(*args, **kwargs)
     _prepare(function)
     keys: list[int] = []
     values: list[Any] = []
-    _take(function, (args, kwargs), keys, values)
+    _flatten(function, (args, kwargs), keys, values)
     outputs, description = function.staged_function(keys, values)
     if description is None:
         return function.graph_constants.uncompiled(args, kwargs)
@@ -49,113 +51,115 @@ def call(function: StageableFunction, args: Any, kwargs: Any) -> Any:
 
 
 def _prepare(function: StageableFunction) -> None:
-    """Let Dynamo trace `function` by running it. Imports all of Dynamo, so only when at work."""
+    """Let Dynamo trace `function` by running it."""
     if function.staged_function is None:
+        # Imported while Dynamo runs, since this imports all of it.
         decorators = importlib.import_module("torch._dynamo")
         function.staged_function = decorators.nonstrict_trace(
-            lambda keys, values: _run(function, keys, values)
+            lambda keys, values: _stage_call(function, keys, values)
         )
 
 
-def _keep(function: StageableFunction, held: tuple[Any]) -> int:
-    """The key of something that is a constant of the graph.
+def _store(function: StageableFunction, boxed: tuple[Any]) -> int:
+    """Store a constant of the graph and return its key.
 
-    It comes in a tuple: by itself, an object that compiled code has made would come without what
-    its constructor has set.
+    It comes in a tuple: without one, an object that compiled code has made would come without the
+    attributes that its constructor has set.
     """
-    return keep_object(function, held[0])
+    return keep_object(function, boxed[0])
 
 
-def _is_array(thing: Any) -> int:
-    """Whether `thing` is an array of another framework."""
-    return int(hasattr(thing, "shape") and hasattr(thing, "dtype"))
+def _is_foreign_array(x: Any) -> int:
+    """Return 1 if `x` is an array of another framework, else 0."""
+    return int(hasattr(x, "shape") and hasattr(x, "dtype"))
 
 
-def _keep_array(function: StageableFunction, thing: Any) -> int:
-    """The key of an array of another framework, which will be refused."""
-    return keep_object(function, thing)
+def _store_array(function: StageableFunction, x: Any) -> int:
+    """Store an array of another framework, which will be refused, and return its key."""
+    return keep_object(function, x)
 
 
-def _keep_object(function: StageableFunction, thing: Any, attributes: dict[str, Any]) -> int:
-    """The same of an object with these attributes, unless compiled code has set them."""
-    if getattr(thing, "__dict__", {}) != attributes or hasattr(type(thing), "__slots__"):
-        return keep_object(function, _Unseen(type(thing).__name__))
-    return keep_object(function, thing)
+def _store_object(function: StageableFunction, x: Any, attributes: dict[str, Any]) -> int:
+    """Store an object and return its key; note if compiled code has set its attributes."""
+    if getattr(x, "__dict__", {}) != attributes or hasattr(type(x), "__slots__"):
+        return keep_object(function, _UnknownObject(type(x).__name__))
+    return keep_object(function, x)
 
 
-for constant in (_prepare, _keep, _is_array, _keep_array, _keep_object):
+for constant in (_prepare, _store, _is_foreign_array, _store_array, _store_object):
     constant._dynamo_marked_constant = True  # pyright: ignore[reportFunctionMemberAccess]
 
 
 @dataclasses.dataclass(frozen=True)
-class _Unseen:
-    """An object whose attributes are known to the compiler alone."""
+class _UnknownObject:
+    """An object whose attributes only the compiler knows."""
 
     name: str
 
 
-def _take(function: StageableFunction, tree: Any, keys: list[int], values: list[Any]) -> None:
-    """Add to `keys` what `tree` is made of, and to `values` the tensors and numbers in it."""
+def _flatten(function: StageableFunction, tree: Any, keys: list[int], values: list[Any]) -> None:
+    """Add keys of the structure and leaves of `tree` to `keys`, tensors and numbers to `values`."""
     leaves, structure = pytree.tree_flatten(tree)
-    keys.append(0 + _keep(function, (structure,)))
+    keys.append(0 + _store(function, (structure,)))
     keys.append(len(leaves))
     for leaf in leaves:
         if isinstance(leaf, bool) or isinstance(leaf, _SIMPLE):  # noqa: SIM101, Dynamo's bools
-            keys.append(0 + _keep(function, (leaf,)))
+            keys.append(0 + _store(function, (leaf,)))
         elif isinstance(leaf, (torch.Tensor, int, float, complex)):
             keys.append(_VALUE)
             values.append(leaf)
-        elif 0 + _is_array(leaf):
-            keys.append(0 + _keep_array(function, leaf))
+        elif 0 + _is_foreign_array(leaf):
+            keys.append(0 + _store_array(function, leaf))
         elif dataclasses.is_dataclass(leaf):
-            held = attributes(leaf)
+            fields = attributes(leaf)
             keys.append(_DATACLASS)
-            keys.append(0 + _keep(function, (type(leaf),)))
-            keys.append(0 + _keep(function, (tuple(held),)))
-            _take(function, list(held.values()), keys, values)
+            keys.append(0 + _store(function, (type(leaf),)))
+            keys.append(0 + _store(function, (tuple(fields),)))
+            _flatten(function, list(fields.values()), keys, values)
         elif hasattr(leaf, "__dict__"):
-            keys.append(0 + _keep_object(function, leaf, dict(leaf.__dict__)))
+            keys.append(0 + _store_object(function, leaf, dict(leaf.__dict__)))
         else:
-            keys.append(0 + _keep(function, (leaf,)))
+            keys.append(0 + _store(function, (leaf,)))
 
 
-def _given(kept: Sequence[Any], keys: Iterator[int], values: Iterator[Any]) -> Any:
-    """The tree that `_take` took apart."""
-    structure, count = kept[next(keys)], next(keys)
+def _unflatten(objects: Sequence[Any], keys: Iterator[int], values: Iterator[Any]) -> Any:
+    """Rebuild the tree that `_flatten` took apart."""
+    structure, count = objects[next(keys)], next(keys)
     leaves = []
     for _ in range(count):
         key = next(keys)
         if key == _VALUE:
             leaves.append(example_of(next(values)))
         elif key == _DATACLASS:
-            kind, names = kept[next(keys)], kept[next(keys)]
-            leaves.append(make_instance(kind, names, _given(kept, keys, values)))
+            kind, names = objects[next(keys)], objects[next(keys)]
+            leaves.append(make_instance(kind, names, _unflatten(objects, keys, values)))
         else:
-            leaves.append(_checked(kept[key]))
+            leaves.append(_check_leaf(objects[key]))
     return structure.unflatten(leaves)
 
 
-def _checked(thing: Any) -> Any:
-    if isinstance(thing, torch.Tensor):  # as which NumPy arrays and scalars are traced
+def _check_leaf(x: Any) -> Any:
+    """Return a stored leaf; raise if the graph cannot refer to it."""
+    if isinstance(x, torch.Tensor):  # Dynamo traces NumPy arrays and scalars as tensors
         raise ArgumentError(
             "a NumPy array among the arguments would be a constant of the recorded graph. "
             "Pass it as a tensor; a NumPy scalar as a number."
         )
-    if isinstance(thing, _Unseen):
+    if isinstance(x, _UnknownObject):
         raise ArgumentError(
-            f"a {thing.name} among the arguments has attributes that compiled code has set, which "
+            f"a {x.name} among the arguments has attributes that compiled code has set, which "
             "cannot be seen from outside of it. Make it before, or make its class a dataclass."
         )
-    return thing
+    return x
 
 
-def _run(function: StageableFunction, keys: Sequence[int], values: Sequence[Any]) -> Any:
-    """What is run in place of the code above, with fake tensors."""
+def _stage_call(function: StageableFunction, keys: Sequence[int], values: Sequence[Any]) -> Any:
+    """Record a call, which Dynamo runs with fake tensors."""
     try:
-        args, kwargs = _given(function.graph_objects, iter(keys), iter(values))
+        args, kwargs = _unflatten(function.graph_objects, iter(keys), iter(values))
         outputs, structure = stage(function, args, kwargs)
         return _Results(outputs, _describe(function, structure))
-    except Exception as error:  # noqa: BLE001, shown or raised again by what is set here
+    except Exception as error:  # noqa: BLE001, `uncompiled` shows it or raises it again
         reason = f"{type(error).__name__}: {error}"
         call = torch.compiler.disable(lambda args, kwargs: function(*args, **kwargs), reason=reason)
         function.graph_constants.uncompiled = call
@@ -163,7 +167,7 @@ def _run(function: StageableFunction, keys: Sequence[int], values: Sequence[Any]
 
 
 class _Results:
-    """Flat outputs and their description, which Dynamo takes apart by what is registered below."""
+    """Flat outputs and their description, which Dynamo flattens as registered below."""
 
     def __init__(self, outputs: Sequence[torch.Tensor], description: Any) -> None:
         self.outputs, self.description = outputs, description
@@ -177,65 +181,66 @@ pytree.register_pytree_node(
 
 
 def _describe(function: StageableFunction, structure: Any) -> Any:
-    """What `_build` needs: the kind of a node, what is known of it, and its children."""
-    rest = iter(range(structure.num_leaves))
+    """Describe a structure for `_build`: the kind of a node, its data, and its children."""
+    leaf_numbers = iter(range(structure.num_leaves))
 
-    def described(node: Any) -> Any:
+    def describe(node: Any) -> Any:
         if optree.treespec_is_leaf(node):
-            return "leaf", next(rest), ()
-        children = tuple(map(described, node.children()))
+            return "leaf", next(leaf_numbers), ()
+        children = tuple(map(describe, node.children()))
         if node.type in (type(None), list, tuple):
             return node.type.__name__, None, children
         if node.type is dict:
             return "dict", tuple(node.entries()), children
-        return (*_class(function, node), children)
+        return (*_describe_class(function, node), children)
 
-    return described(structure)
+    return describe(structure)
 
 
-def _class(function: StageableFunction, node: Any) -> tuple[str, Any]:
-    """How instances of a class are built."""
+def _describe_class(function: StageableFunction, node: Any) -> tuple[str, Any]:
+    """Return the kind and data of a node that is an instance of a class."""
     if optree.is_namedtuple_class(node.type):
-        return "namedtuple", _placed(function, node.type)
+        return "namedtuple", _set_constant(function, node.type)
     children = [object() for _ in node.children()]
     example = node.one_level().unflatten(children)
     structure = pytree.tree_structure(example, is_leaf=lambda x: x is not example)
     if not structure.is_leaf():
-        return "pytree", _placed(function, structure)
-    held, where = attributes(example), {id(child): i for i, child in enumerate(children)}
-    if not {id(value) for value in held.values()}.issuperset(where):
+        return "pytree", _set_constant(function, structure)
+    fields, numbers = attributes(example), {id(child): i for i, child in enumerate(children)}
+    if not {id(value) for value in fields.values()}.issuperset(numbers):
         raise ArgumentError(
-            f"the results are held in a {node.type.__name__}, which compiled code cannot make. "
+            f"the results are in a {node.type.__name__}, which compiled code cannot make. "
             "Return a dict, list, tuple, namedtuple or dataclass."
         )
-    places = [where.get(id(value), _placed(function, value)) for value in held.values()]
-    return "instance", (_placed(function, node.type), tuple(held), tuple(places))
+    # Each field is a child, by its number, or a constant, by its name.
+    sources = [numbers.get(id(value), _set_constant(function, value)) for value in fields.values()]
+    return "instance", (_set_constant(function, node.type), tuple(fields), tuple(sources))
 
 
-def _placed(function: StageableFunction, thing: Any) -> str:
-    """The name of an attribute of `function.graph_constants`, where compiled code finds `thing`."""
-    name = f"constant{keep_object(function, thing)}"
-    setattr(function.graph_constants, name, thing)
+def _set_constant(function: StageableFunction, x: Any) -> str:
+    """Store `x` as an attribute of `function.graph_constants` and return its name."""
+    name = f"constant{keep_object(function, x)}"
+    setattr(function.graph_constants, name, x)
     return name
 
 
 def _build(function: StageableFunction, description: Any, outputs: Sequence[torch.Tensor]) -> Any:
-    """The results again, in code that Dynamo reads."""
-    kind, known, inner = description
+    """Rebuild the results, in code that Dynamo reads."""
+    kind, data, child_descriptions = description
     if kind == "leaf":
-        return outputs[known]
-    children = [_build(function, child, outputs) for child in inner]
+        return outputs[data]
+    children = [_build(function, child, outputs) for child in child_descriptions]
     if kind == "dict":
-        return dict(zip(known, children, strict=True))
+        return dict(zip(data, children, strict=True))
     if kind == "namedtuple":
-        return getattr(function.graph_constants, known)(*children)
+        return getattr(function.graph_constants, data)(*children)
     if kind == "pytree":
-        return pytree.tree_unflatten(children, getattr(function.graph_constants, known))
+        return pytree.tree_unflatten(children, getattr(function.graph_constants, data))
     if kind == "instance":
-        name, names, places = known
-        held = [
-            getattr(function.graph_constants, p) if isinstance(p, str) else children[p]
-            for p in places
+        name, fields, sources = data
+        values = [
+            getattr(function.graph_constants, x) if isinstance(x, str) else children[x]
+            for x in sources
         ]
-        return make_instance(getattr(function.graph_constants, name), names, held)
+        return make_instance(getattr(function.graph_constants, name), fields, values)
     return {"NoneType": None, "list": children, "tuple": tuple(children)}[kind]

@@ -1,11 +1,11 @@
-"""Private names of torch, each with what happens without it; nothing else here uses any.
+"""Private names of torch for this target, each with a fallback where torch lacks it.
 
 NOTE [the vmap of the engine]
 `torch.autograd.grad(is_grads_batched=True)`, `torch.autograd.functional` and `gradcheck` batch
-with an older vmap that `torch.func` and `Function.vmap` know nothing of. Its tensors have no
-storage, and autograd records what happens to the tensors inside them: its levels are taken off
-before a Function is applied, and put on again. Without these names such tensors cannot be told
-from others, and fail where their memory is read.
+with an older vmap that `torch.func` and `Function.vmap` do not know. Its tensors have no storage,
+and autograd records operations on the tensors inside them: its levels are removed before a Function
+is applied, and added again afterwards. Without these names such tensors look like others, and fail
+where their memory is read.
 """
 # pyright: reportPrivateUsage=false, reportPrivateImportUsage=false
 
@@ -25,29 +25,29 @@ from bridge._core.errors import NoRuleError, NoValuesError
 _functorch: Any = getattr(torch._C, "_functorch", None)
 _levels = getattr(_functorch, "get_interpreter_stack", None)
 _is_batch = getattr(_functorch, "is_batchedtensor", lambda _: False)
-_within = getattr(_functorch, "get_unwrapped", None)
+_get_inner = getattr(_functorch, "get_unwrapped", None)
 
 
 def is_differentiating() -> bool:
-    """Whether torch.func does something else than to batch; without the names, whatever it does."""
+    """Return True if torch.func does more than batch; without the names, if it does anything."""
     if _levels is None:
         return transforming()
     return any(level.key() != _functorch.TransformType.Vmap for level in _levels() or ())
 
 
 def follow_grad_mode(xs: Sequence[Any]) -> Sequence[Any]:
-    """`xs`, which require grad at those levels of torch.func alone where it is enabled.
+    """Return `xs` so that they require grad only at levels of torch.func with gradients enabled.
 
     Torch enables gradients below the level that it applies a Function at, also where the caller
-    has disabled them. The result of an operator of torch does not require grad at such a level;
-    that of a view does, in forward mode, so that this takes a copy, with all tangents.
+    has disabled them. The result of an operator of torch does not require grad at such a level,
+    but that of a view does, in forward mode. So this makes copies, with all tangents.
     """
     if _levels is None or _set_forward_mode is None:
         return xs
     if any(level.key() == _functorch.TransformType.Functionalize for level in _levels() or ()):
         raise NoRuleError(
             "a bridged function cannot be called within torch.func.functionalize. It changes "
-            "nothing in place: functionalize what is around the call."
+            "nothing in place: functionalize the code around the call."
         )
     if torch.is_grad_enabled() and all(map(_was_grad_enabled, _levels() or ())):
         return xs
@@ -60,61 +60,61 @@ _set_forward_mode: Any = getattr(forward_ad, "_set_fwd_grad_enabled", None)
 
 
 def _was_grad_enabled(level: Any) -> bool:
-    """Whether gradients were enabled where this level was entered."""
+    """Return True if gradients were enabled where this level was entered."""
     if level.key() != _functorch.TransformType.Grad:
         return True
     return _functorch.CGradInterpreterPtr(level).prevGradMode()
 
 
-# Entering and leaving the older vmap is the only way to learn its level.
+# The level of the older vmap can be read only by entering and leaving it.
 _enter_batch = getattr(torch._C, "_vmapmode_increment_nesting", lambda: 1)
 _leave_batch = getattr(torch._C, "_vmapmode_decrement_nesting", lambda: 0)
 
 
 def is_plain_autograd() -> bool:
-    """Whether nothing but autograd takes part in a call: the questions below in one."""
+    """Return True if a call meets nothing but autograd: the functions below in one."""
     level = _enter_batch()
     _leave_batch()
     if level > 1 or transforming() or getattr(forward_ad, "_current_level", 0) >= 0:
         return False
-    return _mode is None or _mode(_PROXY) is None
+    return _get_mode is None or _get_mode(_PROXY) is None
 
 
 def batch_level() -> int:
-    """How many of the older vmaps are at work: NOTE [the vmap of the engine]."""
+    """Return the number of active levels of the older vmap: NOTE [the vmap of the engine]."""
     level = _enter_batch()
     _leave_batch()
     return level - 1
 
 
 def unwrap_batched(x: Any, level: int) -> torch.Tensor | None:
-    """`x` with its axis of this level in front, `None` if it has none."""
+    """Return `x` with its axis of this level in front; None if it has none."""
     if not isinstance(x, torch.Tensor) or "Batched" not in repr(torch._C._dispatch_keys(x)):
         return None
-    taken = torch._remove_batch_dim(x, level, 0, 0)  # gives others an axis of the size we name
-    return taken if len(taken) else None
+    inner = torch._remove_batch_dim(x, level, 0, 0)  # adds an axis of size 0 if it has none
+    return inner if len(inner) else None
 
 
 def wrap_batched(x: torch.Tensor, level: int) -> torch.Tensor:
-    """`x` with axis 0 as the axis of this level."""
+    """Return `x` with axis 0 as the axis of this level."""
     return torch._add_batch_dim(x, 0, level)
 
 
 def check_not_tracing() -> None:
-    """Raise inside of `make_fx` and the like, which would record results as constants."""
-    if _mode is not None and _mode(_PROXY) is not None:
+    """Raise within `make_fx` and the like, which would record results as constants."""
+    if _get_mode is not None and _get_mode(_PROXY) is not None:
         raise NoValuesError(
             "a bridged function cannot be recorded by make_fx or torch.func.linearize: its result "
             "would be a constant of the graph. Call it outside, or use torch.func.jvp."
         )
 
 
-_mode = getattr(torch._C, "_get_dispatch_mode", None)
-_PROXY = _mode and torch._C._TorchDispatchModeKey.PROXY
+_get_mode = getattr(torch._C, "_get_dispatch_mode", None)
+_PROXY = _get_mode and torch._C._TorchDispatchModeKey.PROXY
 
 
 def check_not_jit_traced() -> None:
-    """Raise inside of `torch.jit.trace`, before anything is asked of tensors, which it records."""
+    """Raise within `torch.jit.trace`; called before tensors are used, which it would record."""
     if _is_jit_tracing():
         raise NoValuesError(
             "a bridged function cannot be recorded by torch.jit.trace, nor by torch.onnx.export "
@@ -123,33 +123,33 @@ def check_not_jit_traced() -> None:
         )
 
 
-# A third of the time of `torch.jit.is_tracing`, which each call would spend.
+# Takes a third of the time of `torch.jit.is_tracing`, on every call.
 _is_jit_tracing: Callable[[], bool] = getattr(torch._C, "_is_tracing", torch.jit.is_tracing)
 
 
 def in_forward_mode() -> bool:
-    """Whether tensors can carry tangents, which it costs a call each to ask them."""
+    """Return True if tensors can have tangents; asking each tensor would cost a call."""
     return getattr(forward_ad, "_current_level", 0) >= 0
 
 
 def is_dual(x: torch.Tensor) -> bool:
-    """Whether `x` carries a tangent of forward mode."""
+    """Return True if `x` has a tangent of forward mode."""
     return forward_ad.unpack_dual(x).tangent is not None
 
 
 def is_compiling() -> bool:
-    """Whether Dynamo is reading the caller's code, or waiting to read what is called next."""
-    return _is_reading() or _reader() is not None
+    """Return True while Dynamo reads the caller's code, or waits to read the next function."""
+    return _is_reading() or _get_frame_callback() is not None
 
 
 _is_reading = torch.compiler.is_dynamo_compiling
-# Without it, Dynamo may try to read what JAX does, next to a graph break.
-_frames = getattr(getattr(torch._C, "_dynamo", None), "eval_frame", None)
-_reader = getattr(_frames, "get_eval_frame_callback", lambda: None)
+# Without it, Dynamo may try to read code of JAX after a graph break.
+_eval_frame = getattr(getattr(torch._C, "_dynamo", None), "eval_frame", None)
+_get_frame_callback = getattr(_eval_frame, "get_eval_frame_callback", lambda: None)
 
 
 def hide_from_dynamo(fn: Callable[..., Any]) -> Callable[..., Any]:
-    """`fn`, kept from Dynamo where torch calls it from what Dynamo could not read."""
+    """Return `fn` so that Dynamo does not read it where torch calls it from unreadable code."""
 
     @functools.wraps(fn)
     def call(*args: Any) -> Any:
@@ -161,24 +161,24 @@ def hide_from_dynamo(fn: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def is_staged(x: Any) -> bool:
-    """Whether `x`, or an example in a batch of them, stands for a tensor in a graph."""
+    """Return True if `x`, or the tensor inside of a batch, stands for a tensor in a graph."""
     if isinstance(x, torch.fx.Proxy):
         raise NoValuesError(
             "a bridged function cannot be recorded by torch.fx.symbolic_trace, whose arguments "
             "have no shapes. Use torch.export.export, or name the function in torch.fx.wrap."
         )
-    while _within and isinstance(x, torch.Tensor) and _is_batch(x):
-        x = _within(x)
+    while _get_inner and isinstance(x, torch.Tensor) and _is_batch(x):
+        x = _get_inner(x)
     return isinstance(x, (FakeTensor, FunctionalTensor))
 
 
 def size_hint(size: Any) -> int:
-    """An example of a size that is not known yet."""
+    """Return an example of a size that may be symbolic."""
     return size if isinstance(size, int) else size.node.hint
 
 
 def name_sizes(xs: Sequence[torch.Tensor]) -> tuple[list[tuple[Any, ...]], dict[str, Any]]:
-    """The shapes of `xs` with names for unknown sizes, and the sizes by name; `[]` if all known."""
+    """Return the shapes of `xs` with names for symbolic sizes, `[]` without any; sizes by name."""
     names: dict[Any, str] = {}
     values: dict[str, Any] = {}
     shapes = []
@@ -196,20 +196,20 @@ def name_sizes(xs: Sequence[torch.Tensor]) -> tuple[list[tuple[Any, ...]], dict[
 
 
 def guard_equal_sizes(values: Iterable[Any]) -> bool:
-    """Whether some of these sizes, unknown but for examples, are equal: a guard, if so.
+    """Return True if some of these symbolic sizes are equal, which adds guards that they are.
 
-    JAX cannot compare sizes of two names, and torch gives two where it has seen no operation that
-    needs them to be one, such as those of a batch and of its labels.
+    JAX cannot compare sizes with different names, and torch uses two names where it has seen no
+    operation that needs them to be equal, such as the sizes of a batch and of its labels.
     """
     by_hint: dict[int, list[Any]] = {}
     for size in values:
         by_hint.setdefault(size_hint(size), []).append(size)
-    together = [found for found in by_hint.values() if len(found) > 1]
-    return bool(together) and all(first == size for first, *rest in together for size in rest)
+    groups = [sizes for sizes in by_hint.values() if len(sizes) > 1]
+    return bool(groups) and all(first == size for first, *others in groups for size in others)
 
 
 def concrete_sizes(shape: Sequence[Any], values: dict[str, Any]) -> list[Any]:
-    """The sizes that expressions like `2*n0 + 1` stand for."""
+    """Return the sizes that expressions like `2*n0 + 1` stand for."""
     return [eval(size, _FUNCTIONS, values) if isinstance(size, str) else size for size in shape]
 
 

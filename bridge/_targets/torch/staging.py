@@ -1,12 +1,11 @@
-"""Bridged functions in graphs that torch records: compiled, exported, or by fake tensors.
+"""Bridged functions in graphs that torch records: compiled, exported, or with fake tensors.
 
 NOTE [how a call is staged]
-A graph cannot hold JAX. What it holds instead is the operator `bridge::call`, with the name of the
-bridged function and its arguments other than tensors as strings: they mean the same in another
-process, so an exported program runs wherever the function can be imported. The operator's fake
-asks JAX for shapes only. Dynamo does not look into a bridged function: it is told to trace it by
-running it, with fake tensors. That registration imports all of Dynamo, so it is done when Dynamo
-is at work, by a function that it runs for the sake of its constant result.
+A graph cannot contain JAX. It contains the operator `bridge::call` instead, with two strings: the
+name of the bridged function, and its arguments other than tensors. They mean the same in another
+process, so that an exported program runs wherever the function can be imported. The operator's fake
+implementation only asks JAX for shapes. Dynamo does not read a bridged function, but runs it with
+fake tensors: NOTE [what Dynamo lets in and out].
 """
 
 import contextlib
@@ -32,28 +31,29 @@ from bridge._targets.torch.internals import (
     size_hint,
 )
 
-# Functions that cannot be imported, kept because nothing tells when the last graph is gone.
+# Functions that cannot be imported; stored forever, since nothing tells when no graph refers to
+# them any more.
 _anonymous: dict[str, Any] = {}
 _PROCESS = uuid.uuid4().hex[:12]
 
 
 class TensorSlot:
-    """Where a tensor stands in the arguments."""
+    """The place of a tensor among the arguments."""
 
 
-def keep_object(function: StageableFunction, thing: Any) -> int:
-    """Where `thing` stands in `function.graph_objects`, for as long as there is the function."""
+def keep_object(function: StageableFunction, x: Any) -> int:
+    """Store `x` in `function.graph_objects`, as long as the function lives; return its index."""
     for i, other in enumerate(function.graph_objects):
-        if other is thing or (isinstance(thing, pytree.TreeSpec) and other == thing):
+        if other is x or (isinstance(x, pytree.TreeSpec) and other == x):
             return i
-    function.graph_objects.append(thing)
+    function.graph_objects.append(x)
     return len(function.graph_objects) - 1
 
 
 def stage(
     function: StageableFunction, args: Sequence[Any], kwargs: dict[str, Any]
 ) -> tuple[list[torch.Tensor], Any]:
-    """The outputs of a call that is recorded as an operator, and their structure."""
+    """Record a call as an operator; return its outputs and their structure."""
     if in_forward_mode() or is_differentiating():
         raise NoRuleError(
             "a bridged function inside torch.func.grad and the like, or under forward mode, cannot "
@@ -61,41 +61,42 @@ def stage(
         )
     args, kwargs = pytree.tree_map(example_of, (args, kwargs))
     leaves, structure = function.flatten(args, kwargs)
-    leaves = [x if isinstance(x, torch.Tensor) else _constant(x) for x in leaves]
+    leaves = [x if isinstance(x, torch.Tensor) else _check_constant(x) for x in leaves]
     tensors = [x for x in leaves if isinstance(x, torch.Tensor)]
     template = [TensorSlot() if isinstance(x, torch.Tensor) else x for x in leaves]
-    given = structure.unflatten(leaves)
-    recorded = function.record_call(*given)
-    known_shapes, _ = symbolic_shapes(recorded, tensors)
-    dtypes = ",".join(spec.dtype for spec in recorded.output_specs())
-    # A compiler keeps what it made of a graph by the graph's text, beyond this process. So the
-    # text says what the rest of the graph is compiled for: NOTE [a function that has changed].
-    text = f"{_encode(function, template, structure)}|{dtypes}|{known_shapes}"
+    args, kwargs = structure.unflatten(leaves)
+    staged_call = function.record_call(args, kwargs)
+    known_shapes, _ = symbolic_shapes(staged_call, tensors)
+    dtypes = ",".join(spec.dtype for spec in staged_call.output_specs())
+    # A compiler caches a compiled graph by its text, beyond this process. So the text says what the
+    # rest of the graph is compiled for: NOTE [a function that has changed].
+    text = f"{_encode_arguments(function, template, structure)}|{dtypes}|{known_shapes}"
     outputs = torch.ops.bridge.call(_name_function(function), text, tensors)
-    return outputs, recorded.structure
+    return outputs, staged_call.structure
 
 
 # NOTE [a function that has changed]
-# An exported program, or code that a compiler kept on disk, may meet a later version of the
-# function. Sizes are checked by what torch compiles, but another dtype would be read as if it were
-# the old one, without an error: so it is checked when the operator runs.
+# An exported program, or compiled code in a cache on disk, may meet a later version of the
+# function. Code of torch checks sizes, but would read another dtype as if it were the old one,
+# without an error: so the dtype is checked when the operator runs.
 
 
 def example_of(x: Any) -> Any:
-    """`x`, and for a number that is not known its example, with a guard."""
+    """Return `x`; for a symbolic number its example, which adds a guard."""
     if isinstance(x, torch.SymInt):
         return int(x)
     return float(x) if isinstance(x, torch.SymFloat) else x
 
 
 def staged_spec(x: torch.Tensor) -> tuple[Any, ArraySpec]:
-    """Signature and spec of a tensor in a graph, unknown sizes replaced by examples."""
+    """Return signature and spec of a tensor in a graph, with examples for symbolic sizes."""
     shape = torch.Size([size_hint(size) for size in x.shape])
     spec = ArraySpec(tuple(shape), dtype_name(x.dtype), str(x.device))
     return (shape, x.dtype, x.device, x.layout), spec
 
 
-def _constant(leaf: Any) -> Any:
+def _check_constant(leaf: Any) -> Any:
+    """Return an argument that is no tensor; raise if it is an array of another framework."""
     if hasattr(leaf, "__dlpack__") or (hasattr(leaf, "dtype") and not isinstance(leaf, type)):
         raise ArgumentError(
             f"a {type(leaf).__name__} among the arguments would be a constant of the recorded "
@@ -105,13 +106,13 @@ def _constant(leaf: Any) -> Any:
 
 
 def _name_function(function: Any) -> str:
-    """How the graph calls `function`: by where it is imported from, if it is."""
+    """Return a name for graphs: the import path of `function`, or a number if it has none."""
     name = import_path(function)
     if name is not None:
         return name
-    known = (key for key, other in _anonymous.items() if other is function)
+    known_names = (key for key, other in _anonymous.items() if other is function)
     number = f"{_PROCESS}-{len(_anonymous)}"
-    name = next(known, f"{getattr(function, '__name__', '?')}#{number}")
+    name = next(known_names, f"{getattr(function, '__name__', '?')}#{number}")
     _anonymous[name] = function
     return name
 
@@ -132,18 +133,16 @@ def _find_function(name: str) -> Any:
     )
 
 
-def _encode(function: StageableFunction, template: Sequence[Any], structure: Any) -> str:
-    """Arguments as text: by value, if a copy is as good as the thing, else by number."""
-    given = structure.unflatten(template)
-    with contextlib.suppress(ArgumentError):  # what has no text
-        # Not by `|`, which ends the arguments in the text of a call.
+def _encode_arguments(function: StageableFunction, template: Sequence[Any], structure: Any) -> str:
+    """Return arguments as text: by value, if a copy is equal to the original, else by number."""
+    with contextlib.suppress(ArgumentError):  # some values have no text
         plain = structure.unflatten(function.unwrap_leaves(template))
-        text = encode(plain, _KINDS).replace("|", r"\u007c")
+        text = encode(plain, _KINDS).replace("|", r"\u007c")  # `|` ends the arguments of a call
         copies, _ = function.flatten(*_decode(text))
         pairs = zip(copies, template, strict=True)
-        if all(isinstance(thing, TensorSlot) or copy == thing for copy, thing in pairs):
+        if all(isinstance(original, TensorSlot) or copy == original for copy, original in pairs):
             return text
-    return f"#{_PROCESS}-{keep_object(function, given)}"
+    return f"#{_PROCESS}-{keep_object(function, structure.unflatten(template))}"
 
 
 @functools.lru_cache(maxsize=256)
@@ -151,7 +150,7 @@ def _decode(text: str) -> Any:
     return decode(text, _KINDS)
 
 
-# What stands among the arguments of functions of torch besides what all have.
+# Kinds of values that only functions of torch have among their arguments.
 _KINDS: Any = {
     TensorSlot: ("hole", lambda _: 0, lambda _: TensorSlot()),
     torch.dtype: ("dtype", dtype_name, lambda name: _dtype(name)),
@@ -161,22 +160,22 @@ _KINDS: Any = {
 
 
 def _dtype(name: str) -> torch.dtype:
-    found = getattr(torch, name)
-    if not isinstance(found, torch.dtype):
+    dtype = getattr(torch, name)
+    if not isinstance(dtype, torch.dtype):
         raise ArgumentError(f"{name} is no dtype of torch.")
-    return found
+    return dtype
 
 
 def bind(name: str, arguments: str, tensors: Sequence[Any]) -> tuple[StageableFunction, Any, Any]:
-    """The function of this name, and the arguments with tensors in the holes."""
+    """Return the function of this name, and its arguments with `tensors` in their slots."""
     function = _find_function(name)
     arguments = arguments.partition("|")[0]
     if arguments.startswith("#"):
         process, _, number = arguments[1:].partition("-")
         if process != _PROCESS:
             raise ArgumentError(
-                f"the recorded graph calls {name} with an object of another process, which has no "
-                "equal here. Pass numbers, strings, containers of them, enums or dataclasses."
+                f"the recorded graph calls {name} with an object of another process, which this "
+                "process lacks. Pass numbers, strings, containers of them, enums or dataclasses."
             )
         template = function.graph_objects[int(number)]
     elif arguments.startswith("{"):
@@ -187,23 +186,23 @@ def bind(name: str, arguments: str, tensors: Sequence[Any]) -> tuple[StageableFu
             "has pickled, and pickles can run code. Record or export it again."
         )
     leaves, structure = function.flatten(*template)
-    rest = iter(tensors)
-    filled = [next(rest) if isinstance(x, TensorSlot) else x for x in leaves]
-    args, kwargs = structure.unflatten(filled)
+    values = iter(tensors)
+    leaves = [next(values) if isinstance(x, TensorSlot) else x for x in leaves]
+    args, kwargs = structure.unflatten(leaves)
     return function, args, kwargs
 
 
 def symbolic_shapes(
-    recorded: StagedCall, xs: Sequence[torch.Tensor]
+    staged_call: StagedCall, xs: Sequence[torch.Tensor]
 ) -> tuple[Sequence[Any], dict[str, Any]]:
-    """Shapes of the results, with names for sizes that are not known, and those sizes."""
+    """Return the shapes of the results with names for symbolic sizes, and these sizes by name."""
     names, values = name_sizes(xs)
-    found = recorded.symbolic_shapes(names) if names else None
-    if names and found is None and guard_equal_sizes(values.values()):
+    shapes = staged_call.symbolic_shapes(names) if names else None
+    if names and shapes is None and guard_equal_sizes(values.values()):
         names, values = name_sizes(xs)
-        found = recorded.symbolic_shapes(names)
-    if found is not None:
-        return found, values
+        shapes = staged_call.symbolic_shapes(names)
+    if shapes is not None:
+        return shapes, values
     for size in values.values():
-        int(size)  # a guard: this graph is for this size
-    return [spec.shape for spec in recorded.output_specs()], {}
+        int(size)  # adds a guard: this graph is for this size
+    return [spec.shape for spec in staged_call.output_specs()], {}

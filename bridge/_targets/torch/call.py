@@ -1,0 +1,227 @@
+"""Calls of Ops on tensors, as `torch.autograd.Function` where derivatives may be computed.
+
+NOTE [two classes]
+A Function that `torch.func` can transform needs `setup_context`, which costs about 10 us a call.
+Outside of transformations `_Plain` is used, which can also save residuals: in `torch.func`, a
+gradient is always computed so that it can be differentiated again, from the primals alone.
+
+NOTE [the derivative of an Op is an Op]
+Derivatives are native calls of derived Ops, so that they can be differentiated and batched as the
+first call was. The forward/backward pair is used only where nobody can ask for that.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import torch
+
+from bridge._arrays.torch import transforming, unwrap_dead
+from bridge._core.captured_state import CapturedState, restored
+from bridge._core.op import Arrays, Op, Positions
+from bridge._core.protocols import Execute
+from bridge._core.pytree import replace_at
+from bridge._core.tracebacks import entry_point, shorten_traceback, shortens_tracebacks
+from bridge._targets.torch.backward_plan import (
+    get_backward_plan,
+    get_forward_plan,
+    plan_from_outputs,
+)
+from bridge._targets.torch.internals import (
+    batch_level,
+    check_not_tracing,
+    follow_grad_mode,
+    hide_from_dynamo,
+    in_forward_mode,
+    is_compiling,
+    is_dual,
+    is_plain_autograd,
+    unwrap_batched,
+    wrap_batched,
+)
+from bridge._targets.torch.saved_tensors import load_saved, save_for_backward
+
+
+def call_op(op: Op, execute: Execute, *xs: Any) -> Arrays:
+    """Call `op` on tensors under whatever transformations of torch there are."""
+    if not is_plain_autograd():
+        return _call_transformed(op, execute, xs)
+    if torch.is_grad_enabled() and _any_requires_grad(xs := unwrap_dead(xs)):
+        return _plain_apply(op.name)(op, execute, *xs)
+    return execute(op, xs)
+
+
+@functools.lru_cache(maxsize=1024)
+def _plain_apply(name: str) -> Callable[..., Arrays]:
+    """Return the engine's `apply`, which does not check for `torch.func` again."""
+    engine: Any = super(torch.autograd.Function, _named_subclass(_Plain, name))
+    return engine.apply
+
+
+def _call_transformed(op: Op, execute: Execute, xs: tuple[Any, ...]) -> Arrays:
+    if batch_level() and (outputs := _call_batched(op, execute, xs)) is not None:
+        return outputs
+    check_not_tracing()
+    if transforming():
+        return _named_subclass(_Transformable, op.name).apply(
+            op, _ExecuteWithState(execute, op.read_state()), *follow_grad_mode(xs)
+        )
+    xs = unwrap_dead(xs)
+    if (torch.is_grad_enabled() and _any_requires_grad(xs)) or (
+        in_forward_mode() and _any_dual(xs)
+    ):
+        return _named_subclass(_Plain, op.name).apply(op, execute, *xs)
+    return execute(op, xs)
+
+
+def _call_batched(op: Op, execute: Execute, xs: Sequence[Any]) -> Arrays | None:
+    """Return the outputs if one of `xs` is batched, else None: NOTE [the vmap of the engine]."""
+    for level in range(batch_level(), 0, -1):
+        unwrapped = {
+            i: inner for i, x in enumerate(xs) if (inner := unwrap_batched(x, level)) is not None
+        }
+        if unwrapped:
+            axes = tuple(0 if i in unwrapped else None for i in range(len(xs)))
+            size = len(next(iter(unwrapped.values())))
+            inner_xs = [unwrapped.get(i, x) for i, x in enumerate(xs)]
+            outputs = call_op(op.derive("vmap", axes, size), execute, *inner_xs)
+            return tuple(wrap_batched(y, level) for y in outputs)
+    return None
+
+
+def _any_requires_grad(xs: Iterable[Any]) -> bool:
+    for x in xs:  # noqa: SIM110, any() with a generator takes three times as long
+        if isinstance(x, torch.Tensor) and x.requires_grad:
+            return True
+    return False
+
+
+def _any_dual(xs: Iterable[Any]) -> bool:
+    return any(isinstance(x, torch.Tensor) and is_dual(x) for x in xs)
+
+
+@functools.lru_cache(maxsize=1024)
+def _named_subclass(base: type, name: str) -> Any:
+    """Return `base` under the name of the user's function, which `grad_fn` and profiles show."""
+    return type(name, (base,), {})
+
+
+class _Rules(torch.autograd.Function):
+    """The derivatives of a call, from what `save_for_backward` put into its context."""
+
+    @staticmethod
+    @entry_point
+    def backward(ctx: Any, *cotangents: torch.Tensor | None) -> Any:
+        if is_compiling():  # like `hide_from_dynamo`, which would cost one more call
+            return torch.compiler.disable(_Rules.backward)(ctx, *cotangents)
+        try:
+            with restored(ctx.state):
+                gradients, argnums = _compute_gradients(ctx, cotangents)
+        except Exception as error:
+            shorten_traceback(error)
+            raise
+        count = len(ctx.needs_input_grad) - 2
+        if len(gradients) == count:
+            return None, None, *gradients
+        return None, None, *replace_at(gradients, argnums, [None] * count)
+
+    @staticmethod
+    @hide_from_dynamo
+    @shortens_tracebacks
+    def jvp(ctx: Any, *tangents: Any) -> Any:
+        op, execute, plan = ctx.call
+        argnums = tuple(i for i, t in enumerate(tangents[2:]) if t is not None)
+        input_tangents = [tangents[2 + i] for i in argnums]
+        xs, _ = load_saved(ctx)
+        with restored(ctx.state):
+            outputs = call_op(op.derive("jvp", argnums), execute, *xs, *input_tangents)
+        by_outnum = dict(zip(plan.differentiable_outnums, outputs, strict=True))
+        return tuple(None if i in ctx.gradient_free else by_outnum[i] for i in plan.all_outnums)
+
+
+def _compute_gradients(ctx: Any, cotangents: Sequence[Any]) -> tuple[Sequence[Any], Positions]:
+    """Return the gradients of some primals, and the positions of these."""
+    op, execute, forward_plan = ctx.call
+    dense = [c.to_dense() if c.is_sparse else c for c in cotangents if c is not None]
+    outnums = forward_plan.all_outnums
+    if len(dense) < len(outnums):
+        outnums = tuple([i for i in outnums if cotangents[i] is not None])
+    plan = get_backward_plan(op, forward_plan, ctx.needs_input_grad, outnums)
+    xs, residuals = load_saved(ctx)
+    if plan.op is None:
+        return [None] * len(plan.argnums), plan.argnums
+    if _is_differentiated_again(xs, dense):
+        vjp = op.derive("vjp", plan.argnums, outnums)
+        return call_op(vjp, execute, *xs, *dense), plan.argnums
+    return execute(plan.op, (*(residuals if plan.uses_residuals else xs), *dense)), plan.argnums
+
+
+def _is_differentiated_again(xs: Sequence[Any], cotangents: Sequence[Any]) -> bool:
+    # In a backward pass, gradients are enabled exactly under create_graph=True.
+    if torch.is_grad_enabled():
+        return True
+    if is_plain_autograd():
+        return False
+    return not in_forward_mode() or transforming() or _any_dual(xs) or _any_dual(cotangents)
+
+
+class _Plain(_Rules):
+    """A call outside of `torch.func`: NOTE [two classes]."""
+
+    @staticmethod
+    def forward(ctx: Any, op: Op, execute: Execute, *xs: Any) -> Arrays:
+        ctx.set_materialize_grads(False)
+        flags, ctx.state = ctx.needs_input_grad, op.read_state()
+        if op.dependencies is None:
+            outputs = execute(op, xs)
+            plan = plan_from_outputs(op, outputs, flags)
+            save_for_backward(ctx, (op, execute, plan), xs, outputs)
+            return outputs
+        plan = get_forward_plan(op, flags)
+        results = execute(plan.forward, xs)
+        if plan.pair is None:
+            save_for_backward(ctx, (op, execute, plan), xs, results)
+            return results
+        count = plan.pair.output_count
+        outputs, residuals = results[:count], results[count:]
+        saved_outputs = [outputs[i] for i in plan.pair.saved_outputs]
+        save_for_backward(ctx, (op, execute, plan), xs, outputs, (*saved_outputs, *residuals))
+        return outputs
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class _ExecuteWithState:
+    """How an Op is executed, and what it captured before the call: NOTE [the state of a call]."""
+
+    execute: Execute
+    state: CapturedState | None
+
+
+class _Transformable(_Rules):
+    """A call under `torch.func`."""
+
+    @staticmethod
+    def forward(op: Op, executor: _ExecuteWithState, *xs: Any) -> Arrays:
+        return executor.execute(op, xs)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: Any, output: Arrays) -> None:
+        ctx.set_materialize_grads(False)
+        op, executor, *xs = inputs
+        ctx.state = executor.state
+        plan = (
+            get_forward_plan(op, (False, False))
+            if op.dependencies
+            else plan_from_outputs(op, output, (False, False))
+        )
+        save_for_backward(ctx, (op, executor.execute, plan), xs, output)
+
+    @staticmethod
+    @hide_from_dynamo
+    @shortens_tracebacks
+    def vmap(info: Any, in_dims: Any, *args: Any) -> Any:
+        op, executor, *xs = args
+        batched = op.derive("vmap", tuple(in_dims[2:]), info.batch_size)
+        outputs = call_op(batched, executor.execute, *xs)
+        return outputs, (0,) * len(outputs)

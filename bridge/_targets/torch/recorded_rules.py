@@ -1,0 +1,77 @@
+"""The rules of a recorded derivative as text, and the arguments and results that they lead to."""
+
+import json
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from bridge._core.op import AppliedRule
+from bridge._core.protocols import StagedCall
+from bridge._targets.torch.internals import concrete_sizes, size_hint
+from bridge._targets.torch.staging import bind, symbolic_shapes
+
+Tensors = Sequence[torch.Tensor]
+
+
+def record_call(name: str, arguments: str, xs: Tensors) -> StagedCall:
+    """Return the call of a bridged function that a graph refers to by these strings."""
+    function, args, kwargs = bind(name, arguments, xs)
+    return function.record_call(args, kwargs)
+
+
+def parse_rules(steps: str, xs: Tensors) -> tuple[list[AppliedRule], list[Tensors]]:
+    """Return the rules with the sizes of batches, and the arguments before each and after all.
+
+    Arguments before a batch are tensors of the right shape without memory.
+    """
+    rules: list[AppliedRule] = []
+    stages = [xs]
+    for kind, *rule_args in reversed(json.loads(steps)):
+        xs = stages[0]
+        if kind == "vmap":
+            (axes,) = rule_args
+            rules.insert(0, ("vmap", tuple(axes), size_hint(_batch_size(xs, axes))))
+            stages.insert(0, [_batch_example(x, axis) for x, axis in zip(xs, axes, strict=True)])
+        else:
+            rules.insert(0, (kind, *map(tuple, rule_args)))
+            stages.insert(0, xs[: len(xs) - len(rule_args[-1])])
+    return rules, stages
+
+
+def _batch_size(xs: Tensors, axes: Sequence[int | None]) -> Any:
+    """Return the number of examples."""
+    return next(x.shape[axis] for x, axis in zip(xs, axes, strict=True) if axis is not None)
+
+
+def _batch_example(x: torch.Tensor, axis: int | None) -> torch.Tensor:
+    """Make a tensor of the shape of one example of `x`."""
+    if axis is None:
+        return x
+    shape = [size for i, size in enumerate(x.shape) if i != axis % x.ndim]
+    return x.new_empty(()).expand(shape)
+
+
+def empty_results(
+    name: str, arguments: str, rules: Sequence[AppliedRule], stages: Sequence[Tensors]
+) -> list[torch.Tensor]:
+    """Make tensors with the shapes and dtypes of the results."""
+    if not rules:
+        xs = stages[0]
+        staged_call = record_call(name, arguments, xs)
+        shapes, sizes = symbolic_shapes(staged_call, xs)
+        device = xs[0].device if xs else torch.device("cpu")
+        return [
+            torch.empty(
+                concrete_sizes(shape, sizes), dtype=getattr(torch, spec.dtype), device=device
+            )
+            for shape, spec in zip(shapes, staged_call.output_specs(), strict=True)
+        ]
+    kind, *rule_args = rules[-1]
+    xs = stages[-1]
+    if kind == "vjp":
+        return [xs[i].new_empty(xs[i].shape) for i in rule_args[0]]
+    inner = empty_results(name, arguments, rules[:-1], stages[:-1])
+    if kind == "jvp":
+        return [y for y in inner if y.is_floating_point() or y.is_complex()]
+    return [y.new_empty((_batch_size(xs, rule_args[0]), *y.shape)) for y in inner]
