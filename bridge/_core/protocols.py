@@ -218,7 +218,7 @@ class Target(Protocol):
         *,
         order: int,
         modes: Sequence[str],
-        **how: Any,
+        **options: Any,
     ) -> None:
         """Raise unless the derivatives of `fn`, of flat arrays, agree with finite differences.
 

@@ -33,6 +33,7 @@ def _is_closed(x: Any) -> bool:
 
 
 def _find_places(fn: Callable[..., Any]) -> Iterator[Holder]:
+    """Return the places where `fn` finds values, those in modules included."""
     modules: list[Any] = []
 
     def is_closed(x: Any) -> bool:
@@ -98,7 +99,7 @@ _view: Any = ctypes.c_char.from_buffer
 
 
 def _has_same_memory(x: mx.array, copy: mx.array) -> bool:
-    """Return True if `x` was not written to since it was copied, three times as fast by memory."""
+    """Return True if `x` was not written to since the copy; three times as fast by memory."""
     try:
         return ctypes.addressof(_view(x)) == ctypes.addressof(_view(copy))
     except (BufferError, RuntimeError, TypeError, ValueError):  # with gaps, without values, empty

@@ -110,6 +110,7 @@ class PureFunction:
 def _make_call(
     run: Fun, observed: ObservedCall, own: Callable[[Sequence[mx.array]], Arrays]
 ) -> Callable[..., Arrays]:
+    """Return `run` so that it starts computing its outputs and checks them meanwhile."""
     check, name = observed.check_call, observed.name
 
     def call(*xs: mx.array) -> Arrays:

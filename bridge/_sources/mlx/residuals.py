@@ -100,6 +100,7 @@ class SavedGraph:
         )
 
     def _forward(self, *xs: mx.array) -> tuple[mx.array | Handle, ...]:
+        """Return the outputs, and a handle of the deferred gradients."""
         observed, before = self.observed_call, rng_state()
         outputs: list[mx.array] = []
 
@@ -123,6 +124,7 @@ class SavedGraph:
             return *results, Handle(DeferredGradients(cotangents, gradients))
 
     def _make_backward(self, argnums: Positions) -> Op:
+        """Make the Op that gives the deferred gradients their cotangents."""
         count = len(self.primals)
         recompute = self.vjp(argnums, self.outnums)
 

@@ -48,6 +48,7 @@ def _check(
     key: mx.array,
     name: str,
 ) -> None:
+    """Raise if an output changes with an argument that it is not connected to by the graph."""
     names = {f"x_{i}": x for i, x in enumerate(xs)} | {f"y_{i}": y for i, y in enumerate(ys)}
     steps = read_graph(ys, names) if ys else ()
     starts = [f"x_{i}" for i in range(len(xs))]

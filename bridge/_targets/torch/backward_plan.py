@@ -22,7 +22,7 @@ Flags = tuple[bool, ...]
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class BackwardPlan:
-    """A backward pass.
+    """A backward pass for some of the cotangents.
 
     Attributes:
         argnums: Positions of the primals that get gradients.
@@ -37,7 +37,7 @@ class BackwardPlan:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class ForwardPlan:
-    """A forward pass.
+    """A forward pass for some of the primals requiring gradients.
 
     Attributes:
         flags: The flags that it was made for.

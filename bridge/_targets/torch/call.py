@@ -60,6 +60,7 @@ def _plain_apply(name: str) -> Callable[..., Arrays]:
 
 
 def _call_transformed(op: Op, execute: Execute, xs: tuple[Any, ...]) -> Arrays:
+    """Call `op` where forward mode, `torch.func` or a tracer may take part."""
     if batch_level() and (outputs := _call_batched(op, execute, xs)) is not None:
         return outputs
     check_not_tracing()
@@ -158,6 +159,7 @@ def _compute_gradients(ctx: Any, cotangents: Sequence[Any]) -> tuple[Sequence[An
 
 
 def _is_differentiated_again(xs: Sequence[Any], cotangents: Sequence[Any]) -> bool:
+    """Return True if the gradients that are computed now may be differentiated."""
     # In a backward pass, gradients are enabled exactly under create_graph=True.
     if torch.is_grad_enabled():
         return True

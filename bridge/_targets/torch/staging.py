@@ -118,6 +118,7 @@ def _name_function(function: Any) -> str:
 
 
 def _find_function(name: str) -> Any:
+    """Return the function that `_name_function` gave this name; raise if there is none."""
     if "#" not in name:
         try:
             return import_object(name)
