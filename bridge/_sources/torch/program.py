@@ -13,7 +13,7 @@ from bridge._core.op import Specs
 from bridge._sources.torch.capture.environment import in_clean_state, with_seed
 from bridge._sources.torch.capture.graph import is_random, results
 from bridge._sources.torch.code.codegen import compile_graph, compile_graph_into, get_attribute
-from bridge._sources.torch.internals import GradientObserver
+from bridge._sources.torch.gradient_observer import GradientObserver
 
 
 @dataclasses.dataclass(frozen=True)

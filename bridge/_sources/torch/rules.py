@@ -1,4 +1,4 @@
-"""The vjp, jvp and batched form of a function of torch, each again such a function."""
+"""Rules of functions of torch: vjp, jvp and vmap, which return functions with rules."""
 
 import dataclasses
 import functools
@@ -37,58 +37,22 @@ from bridge._sources.torch.batching.rng_consistency import missing_key_error, sa
 from bridge._sources.torch.batching.vmap import Batched, LoopedBatch, make_batched
 from bridge._sources.torch.capture.graph_export import export_graph
 from bridge._sources.torch.capture.trace import Fun, trace
-from bridge._sources.torch.internals import GradientObserver, is_style_error
+from bridge._sources.torch.function import FunctionInfo
 from bridge._sources.torch.program import Program, Settings, make_call, make_call_into
+from bridge._sources.torch.torch_errors import is_style_error
 
 
 @dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
-class Function:
-    """A pure function of flat tensors of these `primals`, and its rules.
-
-    Attributes:
-        name: Of the user's function and the rules applied to it.
-        primals: Its arguments.
-        outputs: Its results.
-        settings: Those of the user's function.
-        fun: What torch transforms.
-        program: The same as a graph, if it was captured.
-        observer: What the user's function does to gradients that not every transform knows of.
-        uses_rng: Whether it draws random numbers.
-        recorded: Whether torch.func refuses it: NOTE [two ways].
-        batched: The same batched example by example, if it is a batched form.
-        strategy: How it was derived, if it is a derivative.
-        twin: The same by torch.func alone, if it was not derived by that: NOTE [two ways].
-        check: What each call is held to beside its specs, if it runs anew.
-        differentiable_fun: The same, its gradients open to a derivative, if it calls an
-            autograd.Function: NOTE [gradients of gradients].
-        whole: The same as the batch of a derivative, if it is the derivative of such a batch.
-        unrecorded: Positions of the results that torch records no gradient of.
-    """
-
-    name: str
-    primals: Specs
-    outputs: Specs
-    settings: Settings
-    fun: Fun
-    program: Program | None
-    observer: GradientObserver
-    uses_rng: bool
-    recorded: bool = False
-    batched: Batched | None = None
-    strategy: Callable[..., Fun] | None = None
-    twin: Fun | None = None
-    check: Callable[[Any, Any], None] | None = None
-    differentiable_fun: Fun | None = None
-    whole_batch: "Callable[[], Batched] | None" = None
-    unrecorded: frozenset[int] = frozenset()
+class Function(FunctionInfo):
+    """A pure function of flat tensors and its rules, which return such functions."""
 
     def make_op(self) -> Op:
-        """The function as an Op."""
+        """Make the Op of the function."""
         if self.program:
             call = make_call(self.program, self.settings)
-            into = make_call_into(self.program, self.settings)
+            call_into = make_call_into(self.program, self.settings)
         else:
-            into = None
+            call_into = None
             call = run_eagerly(
                 self.fun, self.outputs, self.check, name=self.name, settings=self.settings
             )
@@ -96,10 +60,10 @@ class Function:
             name=self.name,
             framework="torch",
             call=call,
-            call_into=into,
+            call_into=call_into,
             output_specs=lambda *_: self.outputs,
-            vjp=lambda wanted, given: self.vjp(wanted, given).make_op(),
-            jvp=lambda given: self.jvp(given).make_op(),
+            vjp=lambda argnums, outnums: self.vjp(argnums, outnums).make_op(),
+            jvp=lambda argnums: self.jvp(argnums).make_op(),
             vmap=lambda axes, size: self.vmap(axes, size).make_op(),
             forward_backward=self.forward_backward
             if self.program or can_save_graph(self)
@@ -112,200 +76,176 @@ class Function:
         )
 
     def vjp(self, argnums: Positions, outnums: Positions) -> "Function | Batched":
-        """The gradients of the primals at `wanted`; only the outputs at `given` take part."""
+        """Return the gradients of the primals at `argnums`, by the outputs at `outnums`."""
         if self.program is None and self.uses_rng and self.settings.seed is None:
             raise NoRuleError(
-                f"{self.name} draws random numbers, runs anew for its derivative, and would draw "
+                f"{self.name} draws random numbers, is rerun for its derivative, and would draw "
                 "others. Let the function take a seed."
             )
         if self.strategy and self.whole_batch:
             return self.whole_batch().vjp(argnums, outnums)
         primals = (*self.primals, *(self.outputs[i] for i in outnums))
-        accept = lambda found: accepts_gradients(self, found, argnums, outnums, primals)
-        of_batch = lambda whole: whole.vjp(argnums, outnums)
-        found = self._derived(
+        accept = lambda gradients: accepts_gradients(self, gradients, argnums, outnums, primals)
+        of_batch = lambda batch: batch.vjp(argnums, outnums)
+        gradients = self._derive(
             "vjp", gradient_strategies(self, argnums, outnums), primals, of_batch, accept
         )
-        if not isinstance(found, Function):
-            return found
-        if found.uses_rng and self.settings.seed is None:
+        if not isinstance(gradients, Function):
+            return gradients
+        if gradients.uses_rng and self.settings.seed is None:
             raise missing_key_error(self.name)
-        found = self._with_differentiable_fun(found, recorded_vjp, (argnums, outnums), of_batch)
+        gradients = self._with_differentiable_fun(
+            gradients, recorded_vjp, (argnums, outnums), of_batch
+        )
         if self.program:
-            return found
+            return gradients
         twin = transformed_vjp(self.twin or self.fun, len(self.primals), argnums, outnums)
-        return dataclasses.replace(found, twin=twin)
+        return dataclasses.replace(gradients, twin=twin)
 
     def jvp(self, argnums: Positions) -> "Function | Batched":
-        """The tangents of the differentiable outputs; only the primals at `given` move."""
+        """Return the tangents of the differentiable outputs, by the primals at `argnums`."""
         if self.strategy and self.whole_batch:
             return self.whole_batch().jvp(argnums)
-        smooth = tuple(i for i, spec in enumerate(self.outputs) if spec.differentiable)
+        outnums = tuple(i for i, spec in enumerate(self.outputs) if spec.differentiable)
         primals = (*self.primals, *(self.primals[i] for i in argnums))
-        accept = lambda found: accepts_tangents(self, found, argnums, smooth)
-        of_batch = lambda whole: whole.jvp(argnums)
-        found = self._derived(
-            "jvp", tangent_strategies(self, argnums, smooth), primals, of_batch, accept
+        accept = lambda tangents: accepts_tangents(self, tangents, argnums, outnums)
+        of_batch = lambda batch: batch.jvp(argnums)
+        tangents = self._derive(
+            "jvp", tangent_strategies(self, argnums, outnums), primals, of_batch, accept
         )
-        if not isinstance(found, Function):
-            return found
-        found = self._with_differentiable_fun(
-            found, forward_strategy(self), (argnums, smooth), of_batch
+        if not isinstance(tangents, Function):
+            return tangents
+        tangents = self._with_differentiable_fun(
+            tangents, forward_strategy(self), (argnums, outnums), of_batch
         )
-        if found.program or forward_strategy(self) is dual_jvp:
-            return found
-        outputs = tuple(self.outputs[i] for i in smooth)
-        pull = self.vjp(argnums, smooth).make_op().call
-        check = tangent_check(pull, outputs, len(self.primals), self.name)
-        return dataclasses.replace(found, check=check)
+        if tangents.program or forward_strategy(self) is dual_jvp:
+            return tangents
+        outputs = tuple(self.outputs[i] for i in outnums)
+        pullback = self.vjp(argnums, outnums).make_op().call
+        check = tangent_check(pullback, outputs, len(self.primals), self.name)
+        return dataclasses.replace(tangents, check=check)
 
     def vmap(self, axes: Axes, size: int) -> "Function | Batched":
-        """The function mapped over `axes` of its arguments."""
-        if self.observer.transforms or (
-            self.uses_rng and has_seed_per_example(self.settings, axes)
-        ):
+        """Return the function mapped over `axes` of its arguments."""
+        per_example = self.uses_rng and has_seed_per_example(self.settings, axes)
+        if self.observer.transforms or per_example:
             return make_batched(self, axes, size, LoopedBatch)
-        # Torch batches the views in such a derivative, not those in one of torch.func.
-        whole = make_batched(dataclasses.replace(self, recorded=True), axes, size, Batched)
+        # torch batches the views in a recorded derivative, but not those in one of torch.func.
+        from_graph = make_batched(dataclasses.replace(self, recorded=True), axes, size, Batched)
         if self.recorded and self.program:
-            return whole.check_rng()
-        alone = make_batched(self, axes, size, LoopedBatch)
+            return from_graph.check_rng()
+        loop = make_batched(self, axes, size, LoopedBatch)
         if not self.program and (self.recorded or self.observer.hooked or self.observer.asked):
-            return alone
-        fun = vmapped(self.fun, axes, size, whole.randomness)
+            return loop
+        fun = vmapped(self.fun, axes, size, from_graph.randomness)
         primals = batched_specs(self.primals, axes, size)
         try:
-            found = make_function(fun, f"{self.name}.vmap", primals, self._within_graphs)
+            batch = make_function(fun, f"{self.name}.vmap", primals, self.graph_settings)
         except (RuntimeError, NoValuesError):
-            return whole.check_rng() if self.program else alone
-        if self.is_seeded and not whole.same_draws(found.make_op()):
-            return whole.check_rng()
-        example = whole if self.program else alone
-        found = dataclasses.replace(
-            found,
-            batched=example,
+            return from_graph.check_rng() if self.program else loop
+        if self.is_seeded and not from_graph.same_draws(batch.make_op()):
+            return from_graph.check_rng()
+        by_example = from_graph if self.program else loop
+        batch = dataclasses.replace(
+            batch,
+            batched=by_example,
             observer=self.observer,
             settings=self.settings,
             unrecorded=self.unrecorded,
         )
         if self.differentiable_fun:
-            whole_batch = lambda: example or alone
-            found = dataclasses.replace(found, strategy=self.strategy, whole_batch=whole_batch)
-        return found
-
-    @property
-    def _within_graphs(self) -> Settings:
-        """The settings of what is no use unless it is captured, as this is."""
-        return (
-            dataclasses.replace(self.settings, capture="require") if self.program else self.settings
-        )
+            whole_batch = lambda: by_example
+            batch = dataclasses.replace(batch, strategy=self.strategy, whole_batch=whole_batch)
+        return batch
 
     def forward_backward(self, argnums: Positions, outnums: Positions) -> ForwardBackward | None:
-        """The first derivative in two halves; `None` if it looks at values."""
+        """Make the forward/backward pair; return `None` if there is none."""
         if self.strategy and self.whole_batch:
             return None
         if not self.program:
             if self.batched and not isinstance(self.vjp(argnums, outnums), Function):
-                return None  # torch differentiates each example, and not the batch
+                return None  # torch differentiates the examples, not the batch
             return save_graph(self, argnums).forward_backward(outnums)
         try:
-            found = make_forward_backward(
+            pair = make_forward_backward(
                 self.base_fun, self.name, self.primals, argnums, outnums, settings=self.settings
             )
         except NoValuesError:
             return None
         except RuntimeError as error:
             raise no_rule_error("derivative", self.name, error) from error
-        if found and self.batched and self.observer.asked:
-            each, how = self.batched.vjp(argnums, outnums).make_op(), {"primals": self.primals}
-            seed = self.settings.seed
-            if not same_gradients(self.make_op(), each, found, argnums, outnums, seed=seed, **how):
+        if pair and self.batched and self.observer.asked:
+            ops = self.make_op(), self.batched.vjp(argnums, outnums).make_op()
+            seed, primals = self.settings.seed, self.primals
+            if not same_gradients(*ops, pair, argnums, outnums, primals=primals, seed=seed):
                 return None
-        return found
-
-    @property
-    def is_seeded(self) -> bool:
-        """Whether its random numbers follow from a seed."""
-        return self.uses_rng and self.settings.seed is not None and self.program is not None
-
-    @property
-    def is_second_order(self) -> bool:
-        """Whether what is derived here is the derivative of a derivative."""
-        return self.differentiable_fun is not None and (
-            self.strategy is not None or self.observer.differentiates
-        )
-
-    @property
-    def base_fun(self) -> Fun:
-        """What it is derived from."""
-        return (
-            self.differentiable_fun
-            if self.differentiable_fun and self.is_second_order
-            else self.fun
-        )
+        return pair
 
     def _with_differentiable_fun(
         self,
-        found: "Function",
-        way: Callable[..., Fun],
-        about: tuple[Positions, Positions],
+        derivative: "Function",
+        strategy: Callable[..., Fun],
+        positions: tuple[Positions, Positions],
         of_batch: Callable[[Batched], Batched],
     ) -> "Function":
-        """`found`, derived in some way from this, with what derivatives of it are taken of."""
-        opened = self.differentiable_fun and way(self.differentiable_fun, len(self.primals), *about)
-        whole = self.whole_batch
+        """Add to a derivative of this function what its own derivatives are taken of."""
+        fun, whole_batch = self.differentiable_fun, self.whole_batch
         return dataclasses.replace(
-            found,
-            differentiable_fun=opened,
-            whole_batch=(lambda: of_batch(whole())) if whole else None,
+            derivative,
+            differentiable_fun=fun and strategy(fun, len(self.primals), *positions),
+            whole_batch=(lambda: of_batch(whole_batch())) if whole_batch else None,
         )
 
-    def _derived(
+    def _derive(
         self,
         rule: str,
-        made: Sequence[tuple[Fun, Callable[..., Any]]],
+        strategies: Sequence[tuple[Fun, Callable[..., Any]]],
         primals: Specs,
         of_batch: Callable[[Batched], Batched],
         accept: "Callable[[Function], bool]",
     ) -> "Function | Batched":
-        """The first of the derivatives `made` that torch takes: NOTE [two ways]."""
+        """Return the first derivative that torch can take and that is right: NOTE [two ways]."""
         refused: RuntimeError | None = None
-        for fun, way in made:
+        for fun, strategy in strategies:
             try:
-                found = make_function(fun, f"{self.name}.{rule}", primals, self.settings)
+                derivative = make_function(fun, f"{self.name}.{rule}", primals, self.settings)
             except RuntimeError as error:
                 refused = error if refused is None or is_style_error(refused) else refused
             else:
-                found = dataclasses.replace(found, strategy=way, observer=self.observer)
-                if not accept(found):
+                derivative = dataclasses.replace(
+                    derivative, strategy=strategy, observer=self.observer
+                )
+                if not accept(derivative):
                     refused = disagreement_error(self)
                     continue
-                recorded = found.recorded or way in RECORDED
-                return dataclasses.replace(found, recorded=recorded)
+                recorded = derivative.recorded or strategy in RECORDED
+                return dataclasses.replace(derivative, recorded=recorded)
         if self.batched:
             return of_batch(self.batched)
         raise no_rule_error(rule, self.name, refused) from refused
 
 
 def make_native(fun: Fun, name: str, primals: Specs, settings: Settings) -> Function:
-    """The user's function with its rules."""
-    try:  # as in training, lest it does something else there
-        found = make_function(fun, name, primals, settings, training=True)
-    except RuntimeError:  # some operators take no gradients, such as those of batch statistics
-        found = make_function(fun, name, primals, settings)
-    opened = with_differentiable_functions(fun, settings) if found.observer.functions else None
-    return dataclasses.replace(found, differentiable_fun=opened)
+    """Make the user's function with its rules."""
+    try:  # as in training, where it may behave differently
+        function = make_function(fun, name, primals, settings, training=True)
+    except RuntimeError:  # some operators refuse gradients, such as those of batch statistics
+        function = make_function(fun, name, primals, settings)
+    if not function.observer.functions:
+        return function
+    differentiable_fun = with_differentiable_functions(fun, settings)
+    return dataclasses.replace(function, differentiable_fun=differentiable_fun)
 
 
 def make_function(
     fun: Fun, name: str, primals: Specs, settings: Settings, *, training: bool = False
 ) -> Function:
-    """`fun` with its rules, captured unless that is impossible or not wanted."""
-    made = functools.partial(Function, name=name, primals=primals, fun=fun)
+    """Make `fun` a function with rules, captured unless that is impossible or switched off."""
+    make = functools.partial(Function, name=name, primals=primals, fun=fun)
     if settings.capture != "never":
         program = _capture(fun, primals, name=name, settings=settings, training=training)
         if program:
-            return made(
+            return make(
                 outputs=program.outputs,
                 settings=settings,
                 program=program,
@@ -315,14 +255,14 @@ def make_function(
                 unrecorded=program.unrecorded,
             )
         settings = dataclasses.replace(settings, capture="never")
-    seen = infer_outputs(fun, primals, settings=settings, training=training)
-    return made(settings=settings, program=None, **vars(seen))
+    inferred = infer_outputs(fun, primals, settings=settings, training=training)
+    return make(settings=settings, program=None, **vars(inferred))
 
 
 def _capture(
     fun: Fun, primals: Specs, *, name: str, settings: Settings, training: bool
 ) -> Program | None:
-    """`fun` as a graph; `None`, with a warning, where it looks at values and may run anew."""
+    """Capture `fun`; warn and return `None` if it looks at values and may be rerun instead."""
     try:
         return trace(fun, primals, name=name, settings=settings, training=training)
     except NoValuesError as error:
@@ -334,7 +274,7 @@ def _capture(
         if settings.capture == "require":
             raise
         warnings.warn(
-            f"{error} It runs anew on each call and for each derivative, on copies of its "
+            f"{error} It is rerun on each call and for each derivative, on copies of its "
             'arguments; capture="never" asks for that, capture="require" refuses it.',
             stacklevel=user_stacklevel(),
         )

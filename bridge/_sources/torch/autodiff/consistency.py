@@ -1,4 +1,4 @@
-"""Derivatives of a function in one way, held against those in another."""
+"""Checks that derivatives of a function, taken in different ways, agree."""
 
 from typing import Any
 
@@ -15,33 +15,33 @@ from bridge._sources.torch.batching.rng_consistency import (
     same_tangents,
 )
 from bridge._sources.torch.capture.trace import trace
-from bridge._sources.torch.internals import is_style_error, is_value_error
+from bridge._sources.torch.torch_errors import is_style_error, is_value_error
 
 
 def no_rule_error(rule: str, name: str, error: Exception | None) -> NoRuleError:
-    """The error of a function that torch cannot derive by this rule."""
+    """Make the error for a function that torch cannot transform by `rule`."""
     if rule == "jvp" and error and is_value_error(error):
         error = NoRuleError(
-            "values leave torch, as through NumPy, where forward mode cannot follow. Give an "
-            "autograd.Function with a jvp to what computes there, or use reverse mode."
+            "values leave torch, as by NumPy, where forward mode cannot follow. Wrap that part in "
+            "an autograd.Function with a jvp, or use reverse mode."
         )
     if rule == "jvp" and error and is_style_error(error):
         error = NoRuleError(
-            "forward mode takes an autograd.Function that looks at values if it has a jvp, or a "
-            "setup_context. Give it one, or use reverse mode."
+            "forward mode supports an autograd.Function that looks at values only if it has a jvp "
+            "or a setup_context. Give it one, or use reverse mode."
         )
     return NoRuleError(f"torch has no {rule} of {name}: {error}")
 
 
 def disagreement_error(function: Any) -> NoRuleError:
-    """The error of derivatives of `function` that do not go together."""
+    """Make the error for derivatives of `function` that disagree."""
     return NoRuleError(RNG_MISMATCH if function.is_seeded else DISAGREE)
 
 
 def accepts_gradients(
     function: Any, gradients: Any, argnums: Positions, outnums: Positions, primals: Specs
 ) -> bool:
-    """Whether these gradients are those of the random numbers and questions of the function."""
+    """Return True if gradients agree with the function in random numbers and in branches."""
     if function.batched and function.observer.asked:
         each = function.batched.vjp(argnums, outnums).program
         return gradients.program is not None and same_results(
@@ -49,57 +49,58 @@ def accepts_gradients(
         )
     if not function.is_seeded:
         return True
-    split = function.forward_backward(argnums, outnums)
-    if split is None:  # the gradients draw too, after the function
+    pair = function.forward_backward(argnums, outnums)
+    if pair is None:  # the gradients draw random numbers too, after those of the function
         return gradients.program is None or same_first_draws(function.program, gradients.program)
     seed = function.settings.seed or 0
-    halves = function.make_op(), gradients.make_op(), split
-    return same_gradients(*halves, argnums, outnums, primals=function.primals, seed=seed)
+    ops = function.make_op(), gradients.make_op()
+    return same_gradients(*ops, pair, argnums, outnums, primals=function.primals, seed=seed)
 
 
-def accepts_tangents(function: Any, tangents: Any, argnums: Positions, smooth: Positions) -> bool:
-    """Whether these are the tangents that go with the gradients; raises if none can be."""
-    if forward_strategy(function) is dual_jvp:  # a rule of the user, which may be another
+def accepts_tangents(function: Any, tangents: Any, argnums: Positions, outnums: Positions) -> bool:
+    """Return True if tangents agree with the gradients; raise if no tangents can."""
+    if forward_strategy(function) is dual_jvp:  # a user's rule for tangents may differ
         return True
     if not function.is_seeded:
-        return _is_transpose(function, tangents, argnums, smooth)
-    both, seed = (function.make_op(), tangents.make_op()), function.settings.seed or 0
-    return same_tangents(*both, argnums, smooth, primals=function.primals, seed=seed)
+        return _is_transpose(function, tangents, argnums, outnums)
+    ops, seed = (function.make_op(), tangents.make_op()), function.settings.seed or 0
+    return same_tangents(*ops, argnums, outnums, primals=function.primals, seed=seed)
 
 
-def _is_transpose(function: Any, tangents: Any, argnums: Positions, smooth: Positions) -> bool:
-    if tangents.strategy is not transformed_jvp and not _is_plain(function):
-        _check_linear(function, tangents, smooth)
-    gradients = function.vjp(argnums, smooth)
-    moving = tuple(function.primals[i] for i in argnums)
-    cotangents = tuple(function.outputs[i] for i in smooth)
-    both = tangents.make_op().call, gradients.make_op().call
-    if is_transpose(*both, function.primals, moving, cotangents):
+def _is_transpose(function: Any, tangents: Any, argnums: Positions, outnums: Positions) -> bool:
+    """Return True if the jvp is the transpose of the vjp; raise if torch has the vjp wrong."""
+    if tangents.strategy is not transformed_jvp and not _reruns_without_rules(function):
+        _check_linear(function, tangents, outnums)
+    gradients = function.vjp(argnums, outnums)
+    tangent_specs = tuple(function.primals[i] for i in argnums)
+    cotangent_specs = tuple(function.outputs[i] for i in outnums)
+    maps = tangents.make_op().call, gradients.make_op().call
+    if is_transpose(*maps, function.primals, tangent_specs, cotangent_specs):
         return True
-    # A Function or an operator of the user's has the gradient that the user wants.
-    changes = function.observer  # which torch.func.jvp passes over
+    # torch.func.jvp ignores what the user changes in gradients, and that is no fault of torch.
+    changes = function.observer
     native = tangents.strategy is transformed_jvp and not changes.functions
     native = native and not changes.hooked and not changes.unrecorded
     if native and not (function.program and function.program.has_custom_ops):
         values = function.make_op().call
-        if follows_tangents(values, both, function.primals, argnums, smooth):
+        if follows_tangents(values, maps, function.primals, argnums, outnums):
             raise NoRuleError(
-                f"torch has the gradient of {function.name} wrong: its tangents go with its "
-                "values, and its gradient does not. Write another operator in its place, and "
-                "report the one that is wrong to torch."
+                f"torch has the gradient of {function.name} wrong: its tangents agree with its "
+                "values, but its gradient does not. Replace the operator that is wrong by others, "
+                "and report it to torch."
             )
     return False
 
 
-def _is_plain(function: Any) -> bool:
-    """Whether a function runs anew, and nothing of the user's has a part in its gradient."""
+def _reruns_without_rules(function: Any) -> bool:
+    """Return True if a function is rerun, without Functions or hooks that change its gradient."""
     observer = function.observer
     return function.program is None and not observer.functions and not observer.hooked
 
 
-def _check_linear(function: Any, tangents: Any, smooth: Positions) -> None:
-    """Raise unless there are tangents: NOTE [tangents from gradients]."""
-    primals = (*tangents.primals, *(function.outputs[i] for i in smooth))
+def _check_linear(function: Any, tangents: Any, outnums: Positions) -> None:
+    """Raise unless gradients are linear in the cotangents: NOTE [tangents from gradients]."""
+    primals = (*tangents.primals, *(function.outputs[i] for i in outnums))
     count, name = len(tangents.primals), function.name
     try:
         program = trace(tangents.fun, primals, name=tangents.name, settings=function.settings)

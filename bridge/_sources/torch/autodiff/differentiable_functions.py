@@ -1,11 +1,11 @@
-"""Functions with `autograd.Function`s in them, for derivatives of their derivatives.
+"""Second derivatives of functions that call `autograd.Function`s.
 
 NOTE [gradients of gradients]
-torch differentiates the `backward` of an `autograd.Function` as code. It has nothing there for what
-a Function keeps of its `forward` besides arguments and results, nor for what is computed where no
-gradients are recorded. But a gradient is a function of arguments, results and cotangents, and as a
-graph it has a derivative. So where torch cannot differentiate the code, a Function is two graphs
-from the second derivative on. Results that `backward` uses stay what they are to torch: their
+torch differentiates the `backward` of an `autograd.Function` as code. It loses the derivative by
+values that `forward` saves besides arguments and results, and of what is computed where no
+gradients are recorded. But a gradient is a function of arguments, results and cotangents, and its
+graph has a derivative. So where torch cannot differentiate the code, a Function is replaced by two
+graphs from the second derivative on. Results that `backward` uses are treated as torch does: their
 derivative is the gradient that the user wrote.
 """
 
@@ -18,27 +18,27 @@ from bridge._core.errors import ArgumentError, NoRuleError, NoValuesError
 from bridge._core.pytree import replace_at
 from bridge._sources.torch.autodiff.eager import example_inputs
 from bridge._sources.torch.autodiff.function_calls import has_backward, intercept_apply
-from bridge._sources.torch.autodiff.function_graphs import FunctionGraphs, Notes
+from bridge._sources.torch.autodiff.function_graphs import FunctionGraphs, Obstacles
 from bridge._sources.torch.capture.trace import Fun
 from bridge._sources.torch.internals import without_modes
 from bridge._sources.torch.program import Settings
 
 
 def with_differentiable_functions(fun: Fun, settings: Settings) -> Fun:
-    """`fun`, the gradients in which can be differentiated: NOTE [gradients of gradients]."""
+    """Make the gradients of `fun` differentiable: NOTE [gradients of gradients]."""
 
     def intercept(cls: Any, args: tuple[Any, ...], apply: Callable[..., Any]) -> Any:
-        moves = any(isinstance(x, torch.Tensor) and x.requires_grad for x in args)
-        if not moves or not has_backward(cls):
+        recorded = any(isinstance(x, torch.Tensor) and x.requires_grad for x in args)
+        if not recorded or not has_backward(cls):
             return apply(*args)
-        pair = FunctionGraphs(cls, args, settings)
+        graphs = FunctionGraphs(cls, args, settings)
         with without_modes():
-            notes = _notes(pair)
-        if not notes.closed:
+            obstacles = _find_obstacles(graphs)
+        if not obstacles.code:
             return apply(*args)
-        if notes.unsound:
-            raise _no_rule_error(pair, notes)
-        return _apply_pair(pair, args)
+        if obstacles.graph:
+            raise _no_rule_error(graphs, obstacles)
+        return _apply_graphs(graphs, args)
 
     def results(*xs: torch.Tensor) -> Any:
         with intercept_apply(intercept):
@@ -47,63 +47,64 @@ def with_differentiable_functions(fun: Fun, settings: Settings) -> Fun:
     return results
 
 
-def _notes(pair: FunctionGraphs) -> Notes:
-    """What tells whether the gradient of `pair` can be differentiated, and how."""
+def _find_obstacles(graphs: FunctionGraphs) -> Obstacles:
+    """Return what prevents the differentiation of a Function's gradient, as code or as a graph."""
     try:
-        return pair.gradient[1].notes
+        return graphs.gradient[1].obstacles
     except (RuntimeError, ArgumentError) as error:
         reason = str(error).removesuffix(".")
     except NoValuesError:
         reason = "no graph can be made of it, since it looks at the values of tensors"
     state = torch.get_rng_state()
     try:
-        notes = pair.observe(example_inputs(pair.primals))
+        obstacles = graphs.observe(example_inputs(graphs.primals))
     except (RuntimeError, TypeError, ValueError):  # as of a singular matrix
-        notes = Notes(closed="its backward cannot be recorded")
+        obstacles = Obstacles(code="its backward cannot be recorded")
     finally:
         torch.set_rng_state(state)
-    return Notes(closed=notes.closed, unsound=notes.unsound or reason)
+    return Obstacles(code=obstacles.code, graph=obstacles.graph or reason)
 
 
-def _no_rule_error(pair: FunctionGraphs, notes: Notes) -> NoRuleError:
+def _no_rule_error(graphs: FunctionGraphs, obstacles: Obstacles) -> NoRuleError:
     return NoRuleError(
-        f"the gradient of the autograd.Function {pair.name} cannot be differentiated: "
-        f"{notes.closed}, and {notes.unsound}. Write its backward in operations of torch on its "
-        "arguments, its results and the cotangents."
+        f"the gradient of the autograd.Function {graphs.name} cannot be differentiated: "
+        f"{obstacles.code}, and {obstacles.graph}. Write its backward in operations of torch on "
+        "its arguments, its results and the cotangents."
     )
 
 
-def _apply_pair(pair: FunctionGraphs, args: tuple[Any, ...]) -> Any:
-    """The results of a Function by its graphs."""
-    xs = [args[i].contiguous().resolve_conj().resolve_neg() for i in pair.at]
-    found = iter(_Graphs.apply(pair, *xs))
-    row = [next(found) if isinstance(y, torch.Tensor) else y for y in pair.results]
-    return row[0] if pair.single else tuple(row)
+def _apply_graphs(graphs: FunctionGraphs, args: tuple[Any, ...]) -> Any:
+    """Compute the results of a Function by its graphs."""
+    xs = [args[i].contiguous().resolve_conj().resolve_neg() for i in graphs.argnums]
+    tensors = iter(_GraphFunction.apply(graphs, *xs))
+    outputs = [next(tensors) if isinstance(y, torch.Tensor) else y for y in graphs.results]
+    return outputs[0] if graphs.is_single else tuple(outputs)
 
 
-class _Graphs(torch.autograd.Function):
-    """A Function by its graphs."""
+class _GraphFunction(torch.autograd.Function):
+    """A Function that computes another by its graphs."""
 
     @staticmethod
-    def forward(ctx: Any, pair: FunctionGraphs, *xs: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        ys = tuple(pair.values.run(*xs))
-        ctx.pair = pair
+    def forward(ctx: Any, graphs: FunctionGraphs, *xs: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        ys = tuple(graphs.values.run(*xs))
+        ctx.graphs = graphs
         ctx.save_for_backward(*xs, *ys)
-        ctx.mark_non_differentiable(*(ys[i] for i in pair.fixed))
+        ctx.mark_non_differentiable(*(ys[i] for i in graphs.non_differentiable))
         return ys
 
     @staticmethod
     def jvp(ctx: Any, *tangents: Any) -> Any:
-        """Refused: where tangents have a rule of the user, they are not taken from gradients."""
+        """Raise, since tangents by a user's rule are not those from gradients."""
         raise NoRuleError(
-            f"the autograd.Function {ctx.pair.name} has a jvp, and a gradient that torch cannot "
+            f"the autograd.Function {ctx.graphs.name} has a jvp, and a gradient that torch cannot "
             "differentiate. Write its backward in operations of torch on its arguments, its "
             "results and the cotangents."
         )
 
     @staticmethod
     def backward(ctx: Any, *cotangents: torch.Tensor) -> Any:
-        program, backward = ctx.pair.gradient
+        argnums = ctx.graphs.argnums
+        program, backward = ctx.graphs.gradient
         gradients = program.run(*ctx.saved_tensors, *cotangents)
-        at = [1 + ctx.pair.at.index(i) for i in backward.at]
-        return tuple(replace_at(gradients, at, [None] * (1 + len(ctx.pair.at))))
+        positions = [1 + argnums.index(i) for i in backward.argnums]
+        return tuple(replace_at(gradients, positions, [None] * (1 + len(argnums))))

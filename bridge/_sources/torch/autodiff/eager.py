@@ -1,14 +1,14 @@
-"""Functions of torch that run anew on each call, since they look at values.
+"""Execution of functions that are rerun on each call, since they look at values.
 
-NOTE [made-up values]
-What such a function returns is not known before it runs. So it is run once, on values that are
-made up: between 0 and 1 by a fixed generator, integers 0. Each call is then held to the shapes and
-dtypes that were found.
+NOTE [example inputs]
+What such a function returns is not known before it runs. So it runs once on example inputs:
+numbers between 0 and 1 from a fixed generator, and integers 0. Every call must then return the
+shapes and dtypes of this run.
 
 NOTE [tangents that torch ignores]
-`torch.func.jvp` ignores operators that it does not know of, as `torch.library` makes them, and
-hooks. So tangents are held to gradients: each is the transpose of the other. That is tried on
-made-up values, and since another call may take another way, again on each.
+`torch.func.jvp` ignores hooks, and operators that it does not know, as those of `torch.library`. So
+tangents are compared with gradients, since each map is the transpose of the other. This is checked
+on example inputs, and on every call too, since that may take another branch.
 """
 
 import dataclasses
@@ -29,7 +29,7 @@ from bridge._sources.torch.autodiff.function_calls import intercept_apply
 from bridge._sources.torch.autodiff.unrecorded_outputs import TrainingRun
 from bridge._sources.torch.capture.environment import default_state, with_seed
 from bridge._sources.torch.capture.trace import Fun, contiguous_copy
-from bridge._sources.torch.internals import GradientObserver
+from bridge._sources.torch.gradient_observer import GradientObserver
 from bridge._sources.torch.program import Settings
 from bridge._sources.torch.state.dry_run import dry_run
 
@@ -40,13 +40,13 @@ DISAGREE = (
 
 
 def is_transpose(
-    tangents: Any, gradients: Any, primals: Specs, moving: Specs, given: Specs
+    tangents: Any, gradients: Any, primals: Specs, tangent_specs: Specs, cotangent_specs: Specs
 ) -> bool:
-    """Whether two functions are linear maps and each the transpose of the other.
+    """Return True if a jvp and a vjp are linear maps and each the transpose of the other.
 
     NOTE [tangents that torch ignores].
     """
-    dx, dy = example_inputs(moving, 1), example_inputs(given, 2)
+    dx, dy = example_inputs(tangent_specs, 1), example_inputs(cotangent_specs, 2)
     state = torch.get_rng_state()
 
     def sides(xs: Sequence[torch.Tensor]) -> Sides:
@@ -56,53 +56,56 @@ def is_transpose(
         return (ys, dy), (dx, gradients(*xs, *dy))
 
     # Integers that are all 0 are indices of one element, where much is undefined. Others may be out
-    # of bounds, for which CUDA ends the process.
+    # of bounds, and then CUDA ends the process.
     varied = all(spec.device == "cpu" for spec in primals) and any(map(_is_index, primals))
-    counts = (1, sys.maxsize, 3, 2) if varied else (1,)
+    bounds = (1, sys.maxsize, 3, 2) if varied else (1,)
     try:
-        return any(_at(highest, sides, primals) for highest in counts)
+        return any(_agree_on_examples(bound, sides, primals) for bound in bounds)
     finally:
         torch.set_rng_state(state)
 
 
 def follows_tangents(
-    function: Any, sides: tuple[Any, Any], primals: Specs, argnums: Positions, smooth: Positions
+    function: Any, maps: tuple[Any, Any], primals: Specs, argnums: Positions, outnums: Positions
 ) -> bool:
-    """Whether values go with tangents, the first of the `sides`, rather than with gradients."""
+    """Return True if finite differences agree with the jvp, and not with the vjp.
+
+    `maps` are the jvp and the vjp.
+    """
     xs, dx = example_inputs(primals), example_inputs(tuple(primals[i] for i in argnums), 1)
     step = max(torch.finfo(x.dtype).eps for x in dx) ** (1 / 3)
 
     def values(sign: int) -> list[torch.Tensor]:
         moved = [xs[i] + sign * step * d for i, d in _pairs(argnums, dx)]
         outputs = function(*replace_at(moved, argnums, xs))
-        return [outputs[i] for i in smooth]
+        return [outputs[i] for i in outnums]
 
     generator = torch.Generator().manual_seed(2)
     try:
         with dry_run():
             slopes = [(a - b) / (2 * step) for a, b in _pairs(values(1), values(-1))]
             dy = [torch.rand(y.shape, generator=generator).to(y) for y in slopes]
-            tangents, gradients = sides[0](*xs, *dx), sides[1](*xs, *dy)
+            tangents, gradients = maps[0](*xs, *dx), maps[1](*xs, *dy)
     except (RuntimeError, IndexError):
         return False
     expected = _inner((slopes, dy))
-    off = [abs(_inner(pair) - expected) for pair in ((tangents, dy), (dx, gradients))]
-    return off[0] < 0.1 * off[1]
+    errors = [abs(_inner(pair) - expected) for pair in ((tangents, dy), (dx, gradients))]
+    return errors[0] < 0.1 * errors[1]
 
 
-def _at(highest: int, sides: "Callable[[Any], Sides]", primals: Specs) -> bool:
-    """Whether two sides agree on made-up values; also if these say nothing, and are usual ones."""
+def _agree_on_examples(bound: int, sides: "Callable[[Any], Sides]", primals: Specs) -> bool:
+    """Return True if both sides agree on example inputs, with integers below `bound`."""
     try:
-        return _agree(sides, example_inputs(primals, highest=highest))
-    except (RuntimeError, IndexError):  # as of a singular matrix
-        return highest == 1
+        return _agree(sides, example_inputs(primals, bound=bound))
+    except (RuntimeError, IndexError):  # as of a singular matrix, which tells nothing
+        return bound == 1
 
 
 def _is_index(spec: ArraySpec) -> bool:
     return not spec.differentiable
 
 
-# Outputs with their cotangents, and primals with their gradients.
+# The tangents of outputs with the cotangents; the tangents of primals with the gradients.
 Sides = tuple[tuple[Any, Any], tuple[Any, Any]]
 
 
@@ -111,7 +114,7 @@ def _agree(
     xs: Sequence[torch.Tensor],
     least: float = 0.0,
 ) -> bool:
-    """Whether tangents times cotangents is the same for both sides, but for rounding."""
+    """Return True if the inner products of both sides are equal, but for rounding."""
     with dry_run():
         first = sides(xs)
     left, right = map(_inner, first)
@@ -119,17 +122,17 @@ def _agree(
         float((_in_double(a) * _in_double(b)).abs().sum()) for p in first for a, b in _pairs(*p)
     )
     eps = max(torch.finfo(x.dtype).eps for x in [*first[0][0], *first[1][1]])
-    if not abs(left - right) > max(1e3 * eps, least) * size:  # what is not a number says nothing
+    if not abs(left - right) > max(1e3 * eps, least) * size:  # true for NaN too, which says nothing
         return True
-    noise = 0.0  # of derivatives that are 0 but for rounding, nearby ones differ as much
-    for n in range(_NEARBY):
+    noise = 0.0  # a derivative that is 0 but for rounding differs as much from one nearby
+    for n in range(_NEARBY_POINTS):
         with dry_run():
             other = sides([_nearby(x, n) for x in xs])
         noise += sum(abs(_inner(y) - z) for y, z in _pairs(other, (left, right)))
     return abs(left - right) <= 10 * noise
 
 
-_NEARBY = 3
+_NEARBY_POINTS = 3
 
 
 def _inner(pair: tuple[Any, Any]) -> float:
@@ -141,7 +144,7 @@ def _pairs(xs: Any, ys: Any) -> Any:
 
 
 def _nearby(x: torch.Tensor, seed: int) -> torch.Tensor:
-    """`x`, as far as it is a float moved by a few of the smallest steps that it can make."""
+    """Return `x`, with floats moved by a few units in the last place."""
     if not (x.is_floating_point() or x.is_complex()):
         return x
     steps = torch.rand(x.shape, generator=torch.Generator().manual_seed(seed)).to(x.device)
@@ -149,14 +152,14 @@ def _nearby(x: torch.Tensor, seed: int) -> torch.Tensor:
 
 
 def tangent_check(
-    gradients: Any, given: Specs, count: int, name: str
+    gradients: Any, cotangent_specs: Specs, count: int, name: str
 ) -> Callable[[Any, Any], None]:
-    """A check of each call that computes tangents: NOTE [tangents that torch ignores].
+    """Make a check for calls of a jvp: NOTE [tangents that torch ignores].
 
-    It takes the arguments, `count` primals and their tangents, and the results, and does not look
-    closely, since a function may be ill-conditioned where it is called.
+    It takes the arguments, which are `count` primals and their tangents, and the results. Its
+    tolerance is large, since a function may be ill-conditioned where it is called.
     """
-    dy = example_inputs(given, seed=2)
+    dy = example_inputs(cotangent_specs, seed=2)
 
     def check(xs: Sequence[torch.Tensor], ys: Sequence[torch.Tensor]) -> None:
         sides = lambda primals: ((ys, dy), (xs[count:], gradients(*primals, *dy)))
@@ -167,20 +170,20 @@ def tangent_check(
 
 
 def _in_double(x: torch.Tensor) -> torch.Tensor:
-    """`x` as real numbers of double precision."""
+    """Return `x` as a vector of float64."""
     x = torch.view_as_real(x) if x.is_complex() else x
     return x.double().reshape(-1)
 
 
 @dataclasses.dataclass(frozen=True)
 class Inferred:
-    """What a run on made-up values tells of a function.
+    """What a run on example inputs tells about a function.
 
     Attributes:
-        outputs: Its results.
-        uses_rng: Whether random numbers were drawn.
-        observer: What was done to gradients.
-        unrecorded: Positions of the results that torch records no gradient of.
+        outputs: The specs of its outputs.
+        uses_rng: True if it drew random numbers.
+        observer: Notes on gradients.
+        unrecorded: Positions of the outputs that torch records no gradient of.
     """
 
     outputs: Specs
@@ -190,7 +193,7 @@ class Inferred:
 
 
 def infer_outputs(fun: Fun, primals: Specs, *, settings: Settings, training: bool) -> Inferred:
-    """What a run on made-up values tells of `fun`; if `training`, with gradients by all of them."""
+    """Run `fun` on example inputs, which require gradients if `training`."""
     before = torch.get_rng_state()
     observer, run = GradientObserver(), TrainingRun(training=training)
     try:
@@ -201,29 +204,29 @@ def infer_outputs(fun: Fun, primals: Specs, *, settings: Settings, training: boo
             intercept_apply(observer.apply, observes=True),
             warnings.catch_warnings(),
         ):
-            # The user's arguments require no gradients, only those that are made up.
+            # Example inputs require gradients, but the arguments of the user do not.
             warnings.filterwarnings("ignore", message="Converting a tensor with requires_grad=True")
-            found = run(fun, example_inputs(primals))
-            outputs = [contiguous_copy(y.detach()) for y in found]
-        run.look(found)
-        drawn = not torch.equal(before, torch.get_rng_state())
+            returned = run(fun, example_inputs(primals))
+            outputs = [contiguous_copy(y.detach()) for y in returned]
+        run.look(returned)
+        uses_rng = not torch.equal(before, torch.get_rng_state())
     finally:
         torch.set_rng_state(before)
-    return Inferred(tuple(map(ARRAYS.spec, outputs)), drawn, observer, run.unrecorded)
+    return Inferred(tuple(map(ARRAYS.spec, outputs)), uses_rng, observer, run.unrecorded)
 
 
-def example_inputs(specs: Specs, seed: int = 0, highest: int = 1) -> list[torch.Tensor]:
-    """Tensors of these specs, integers in them below `highest`: NOTE [made-up values]."""
+def example_inputs(specs: Specs, seed: int = 0, bound: int = 1) -> list[torch.Tensor]:
+    """Make tensors of these specs, with integers below `bound`: NOTE [example inputs]."""
     generator = torch.Generator().manual_seed(seed)
-    return [_like(spec, generator, highest).to(spec.device) for spec in specs]
+    return [_example_input(spec, generator, bound).to(spec.device) for spec in specs]
 
 
-def _like(spec: ArraySpec, generator: torch.Generator, highest: int) -> torch.Tensor:
+def _example_input(spec: ArraySpec, generator: torch.Generator, bound: int) -> torch.Tensor:
     dtype = getattr(torch, spec.dtype)
     if not spec.differentiable:
-        return (torch.arange(math.prod(spec.shape)) % highest).to(dtype).reshape(spec.shape)
-    wide = dtype if dtype.is_complex else torch.float32
-    return torch.rand(spec.shape, dtype=wide, generator=generator).to(dtype)
+        return (torch.arange(math.prod(spec.shape)) % bound).to(dtype).reshape(spec.shape)
+    drawn_dtype = dtype if dtype.is_complex else torch.float32
+    return torch.rand(spec.shape, dtype=drawn_dtype, generator=generator).to(dtype)
 
 
 def run_eagerly(
@@ -234,14 +237,14 @@ def run_eagerly(
     name: str,
     settings: Settings,
 ) -> Callable[..., Any]:
-    """`fun` on copies of its arguments, with copies of its results, which are checked."""
+    """Make the `call` of an Op that runs `fun` on copies, and checks and copies its results."""
 
     def call(*xs: torch.Tensor) -> tuple[torch.Tensor, ...]:
         with default_state(settings.dtype):
-            found = [contiguous_copy(y.detach()) for y in fun(*[x.detach().clone() for x in xs])]
-        check_specs_unchanged([*map(ARRAYS.spec, found)], outputs, name)
+            copies = [contiguous_copy(y.detach()) for y in fun(*[x.detach().clone() for x in xs])]
+        check_specs_unchanged([*map(ARRAYS.spec, copies)], outputs, name)
         if check:
-            check(xs, found)
-        return tuple(found)
+            check(xs, copies)
+        return tuple(copies)
 
     return call if settings.seed is None else with_seed(call, settings.seed)

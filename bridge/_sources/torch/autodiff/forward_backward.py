@@ -1,4 +1,4 @@
-"""The first derivative of a function in two halves, with what the first keeps for the second."""
+"""Forward/backward pairs of captured functions: the forward saves residuals for the backward."""
 
 import dataclasses
 import functools
@@ -30,33 +30,33 @@ def make_forward_backward(
     *,
     settings: Settings,
 ) -> ForwardBackward | None:
-    """The outputs of `fun` at `outnums`, differentiated by its arguments at `argnums`.
+    """Make the pair of `fun` for gradients of arguments at `argnums` by outputs at `outnums`.
 
-    `None` if the second half draws random numbers, which follow from the seed of the first.
+    Return `None` if the backward draws random numbers, since only the forward has the seed.
     """
-    joint, flows = trace_joint(fun, primals, argnums, outnums, name=name, settings=settings)
-    halves = partition(joint, len(primals), [i in flows for i in outnums])
-    if any(map(is_random, halves.backward.graph.nodes)):
+    joint, recorded = trace_joint(fun, primals, argnums, outnums, name=name, settings=settings)
+    graphs = partition(joint, len(primals), [i in recorded for i in outnums])
+    if any(map(is_random, graphs.backward.graph.nodes)):
         return None
-    first = make_program(halves.forward)
-    count = len(first.outputs) - halves.residuals
-    kept = (
-        *(primals[i] for i in halves.kept_primals),
-        *(first.outputs[i] for i in halves.kept_outputs),
+    first = make_program(graphs.forward)
+    count = len(first.outputs) - graphs.residual_count
+    residual_specs = (
+        *(primals[i] for i in graphs.saved_primals),
+        *(first.outputs[i] for i in graphs.saved_outputs),
         *first.outputs[count:],
-        *(first.outputs[i] for i in outnums),
     )
-
-    # Where Ops are written out, what a function captures is constant.
-    constants = () if settings.exports_graph else captured_tensors(halves.backward)
-    at = len(kept) - len(outnums)  # after the other residuals
+    inputs = (*residual_specs, *(first.outputs[i] for i in outnums))
+    # In an exported graph, captured tensors are constant.
+    constants = () if settings.exports_graph else captured_tensors(graphs.backward)
 
     @functools.cache
     def backward(argnums: Positions) -> Op:
         specs = [primals[i] for i in argnums]
-        chosen = make_program(select_gradients(halves.backward, argnums, specs))
-        op = make_half(chosen, f"{name}.backward", kept, dataclasses.replace(settings, seed=None))
-        return checking_versions(op, constants, at, name) if constants else op
+        selected = make_program(select_gradients(graphs.backward, argnums, specs))
+        op = make_half(
+            selected, f"{name}.backward", inputs, dataclasses.replace(settings, seed=None)
+        )
+        return checking_versions(op, constants, len(residual_specs), name) if constants else op
 
     forward = make_half(first, f"{name}.forward", primals, settings)
     return ForwardBackward(
@@ -64,39 +64,42 @@ def make_forward_backward(
         forward=with_versions(forward, constants) if constants else forward,
         backward=backward,
         output_count=count,
-        saved_primals=halves.kept_primals,
-        saved_outputs=halves.kept_outputs,
+        saved_primals=graphs.saved_primals,
+        saved_outputs=graphs.saved_outputs,
     )
 
 
-def make_half(found: Program, name: str, primals: Specs, settings: Settings) -> Op:
-    """A graph as an Op that can be batched; what is differentiated again is the whole."""
-    seed = settings.seed
-
-    def vmap(axes: Axes, size: int) -> Op:
-        if found.uses_rng and has_seed_per_example(settings, axes):
-            return loop_op(make_half(found, name, primals, settings), axes, size)
-        fun = vmapped(found.run, axes, size, "different" if seed is None else "same")
-        larger = batched_specs(primals, axes, size)
-        try:
-            batched = trace(fun, larger, name=f"{name}.vmap", settings=settings)
-        except RuntimeError as error:
-            raise NoRuleError(f"torch cannot batch {name}: {error}") from error
-        found_batched = make_half(batched, f"{name}.vmap", larger, settings)
-        if found.uses_rng and seed is not None:
-            alone = make_half(found, name, primals, settings)
-            if not same_examples(alone, found_batched, axes, primals=larger, seed=seed):
-                raise NoRuleError(f"torch cannot batch {name}: {RNG_MISMATCH}")
-        return found_batched
-
+def make_half(program: Program, name: str, primals: Specs, settings: Settings) -> Op:
+    """Make a half of a pair: an Op that can be batched, but not differentiated."""
     return Op(
         name=name,
         framework="torch",
-        call=make_call(found, settings),
-        call_into=make_call_into(found, settings),
-        output_specs=lambda *_: found.outputs,
-        vmap=vmap,
-        dependencies=found.dependencies,
-        fingerprint=found.fingerprint,
-        graph=export_graph(found, settings),
+        call=make_call(program, settings),
+        call_into=make_call_into(program, settings),
+        output_specs=lambda *_: program.outputs,
+        vmap=lambda axes, size: _batch_half(program, name, primals, settings, axes, size),
+        dependencies=program.dependencies,
+        fingerprint=program.fingerprint,
+        graph=export_graph(program, settings),
     )
+
+
+def _batch_half(
+    program: Program, name: str, primals: Specs, settings: Settings, axes: Axes, size: int
+) -> Op:
+    """Make the batched form of a half; raise if its random numbers would differ."""
+    seed = settings.seed
+    if program.uses_rng and has_seed_per_example(settings, axes):
+        return loop_op(make_half(program, name, primals, settings), axes, size)
+    fun = vmapped(program.run, axes, size, "different" if seed is None else "same")
+    batched_primals = batched_specs(primals, axes, size)
+    try:
+        batched = trace(fun, batched_primals, name=f"{name}.vmap", settings=settings)
+    except RuntimeError as error:
+        raise NoRuleError(f"torch cannot batch {name}: {error}") from error
+    op = make_half(batched, f"{name}.vmap", batched_primals, settings)
+    if program.uses_rng and seed is not None:
+        one = make_half(program, name, primals, settings)
+        if not same_examples(one, op, axes, primals=batched_primals, seed=seed):
+            raise NoRuleError(f"torch cannot batch {name}: {RNG_MISMATCH}")
+    return op

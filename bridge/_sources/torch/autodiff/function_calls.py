@@ -1,11 +1,11 @@
-"""Calls of `autograd.Function`s, seen where torch makes them.
+"""Interception of the calls of `autograd.Function`s.
 
 NOTE [apply that was bound before]
-Up to torch 2.14, `apply` of every Function is Python code that ends in the `apply` of one base
-class, which is replaced here: `f = Square.apply` at the top of a module ends there too. From torch
-2.15 on it is C code that such an `f` holds on to, and only what is looked up later can be replaced.
-That such an `f` was called is seen where C asks the class for that of the node; what it asks for
-next are the functions to run, and gets others.
+Up to torch 2.14, `apply` of every Function is Python code that calls the `apply` of one base class,
+which is replaced here: `f = Square.apply` at the top of a module calls that too. From torch 2.15
+on, such an `f` is bound to C code, so only an `apply` that is looked up later can be replaced. A
+call of `f` is noticed when C reads the class of the node, `_backward_cls`, from the Function. Next,
+C reads the functions to run, and gets others.
 """
 
 import contextlib
@@ -34,7 +34,7 @@ _META: Any = type(_FUNCTION)
 _IN_C = not isinstance(vars(_FUNCTION)["apply"], classmethod)
 _PLAIN: Any = vars(_FUNCTION)["apply"]
 _lock = threading.Lock()
-_stacks = threading.local()  # of this thread: others call their Functions as ever
+_stacks = threading.local()  # per thread: other threads call their Functions as always
 _users = 0
 
 
@@ -42,7 +42,7 @@ _users = 0
 def intercept_apply(intercept: Intercept, *, observes: bool = False) -> Generator[None]:
     """Call `intercept` in the place of each `apply` of an `autograd.Function` in this thread.
 
-    If it only `observes`, it calls `apply` with the arguments that it is given.
+    If it only `observes`, it calls `apply` with the same arguments.
     """
     stack = _stack()
     with _install():
@@ -54,24 +54,25 @@ def intercept_apply(intercept: Intercept, *, observes: bool = False) -> Generato
 
 
 def has_jvp(cls: Any) -> bool:
-    """Whether the user wrote a rule for tangents."""
+    """Return True if the user wrote a rule for tangents."""
     return has_own(cls, "jvp")
 
 
 def has_backward(cls: Any) -> bool:
-    """Whether the user wrote a rule for gradients."""
+    """Return True if the user wrote a rule for gradients."""
     return has_own(cls, "backward") or has_own(cls, "vjp")
 
 
 def takes_context(cls: Any) -> bool:
-    """Whether `forward` takes the context, as it did before torch 2."""
-    # By `type`: NOTE [apply that was bound before] asks for it while it looks attributes up.
+    """Return True if `forward` takes the context, as it did before torch 2."""
+    # By `type.__getattribute__`, since `_look_up` calls this while it looks attributes up.
     look_up = type.__getattribute__
     return look_up(cls, "setup_context") is look_up(_BASE, "setup_context")
 
 
 @contextlib.contextmanager
 def _install() -> Generator[None]:
+    """Replace `apply` while at least one thread intercepts it."""
     global _users
     with _lock:
         if not _users:
@@ -103,10 +104,11 @@ def _restore_apply() -> None:
 
 
 def _apply(cls: Any, *args: Any, **kwargs: Any) -> Any:
-    return _intercepted(cls, super(_BASE, cls).apply, args, kwargs)
+    return _call_intercept(cls, super(_BASE, cls).apply, args, kwargs)
 
 
 def _apply_function(cls: Any, *args: Any, **kwargs: Any) -> Any:
+    """Do what `apply` of Python does, where torch has it in C."""
     plain = _PLAIN.__get__(None, cls)
     if is_transforming():  # torch.func calls `apply` again once its transforms are done
         return plain(*args, **kwargs)
@@ -114,23 +116,24 @@ def _apply_function(cls: Any, *args: Any, **kwargs: Any) -> Any:
         bound = inspect.signature(cls.forward).bind(*args, **kwargs)
         bound.apply_defaults()
         args, kwargs = bound.args, bound.kwargs
-    return _intercepted(cls, plain, unwrap_dead(args), kwargs)
+    return _call_intercept(cls, plain, unwrap_dead(args), kwargs)
 
 
-def _intercepted(cls: Any, plain: Callable[..., Any], args: Any, kwargs: Any) -> Any:
-    stack, apply = _stack(), _noting(cls, plain)
-    # What torch.func makes of a Function is none itself.
+def _call_intercept(cls: Any, plain: Callable[..., Any], args: Any, kwargs: Any) -> Any:
+    """Call the innermost intercept in this thread, or `apply` if there is none."""
+    stack, apply = _stack(), _with_notice(cls, plain)
+    # torch.func makes classes of its own from Functions, which are not intercepted.
     if not stack or kwargs or not issubclass(cls, torch.autograd.Function):
         return apply(*args, **kwargs)
-    top = stack.pop()  # a Function in a Function is the business of an outer intercept
+    top = stack.pop()  # only outer intercepts see a Function that is called in a Function
     try:
         return top[0](cls, args, apply)
     finally:
         stack.append(top)
 
 
-def _noting(cls: Any, plain: Callable[..., Any]) -> Callable[..., Any]:
-    """`plain`, the `apply` of `cls`, which says so before C asks for the class of the node."""
+def _with_notice(cls: Any, plain: Callable[..., Any]) -> Callable[..., Any]:
+    """Make `plain`, the `apply` of `cls`, leave a notice before C reads the class of the node."""
 
     def apply(*args: Any, **kwargs: Any) -> Any:
         _stacks.applied = cls
@@ -140,21 +143,21 @@ def _noting(cls: Any, plain: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _look_up(cls: Any, name: str) -> Any:
-    """Get an attribute of a class of Functions: NOTE [apply that was bound before]."""
+    """Get an attribute of a Function, or of its substitute: NOTE [apply that was bound before]."""
     value = type.__getattribute__(cls, name)
     is_call = name == "_backward_cls" and issubclass(cls, torch.autograd.Function)
     if is_call and _stacks.__dict__.pop("applied", None) is not cls and _stack():
-        _stacks.substitute = cls, _substitute(cls, *_stack()[-1])
-    of, substitute = _stacks.__dict__.get("substitute", (None, None))
-    if of is not cls or name not in ("_backward_cls", "forward", "setup_context"):
+        _stacks.substitute = cls, _make_substitute(cls, *_stack()[-1])
+    original, substitute = _stacks.__dict__.get("substitute", (None, None))
+    if original is not cls or name not in ("_backward_cls", "forward", "setup_context"):
         return value
     if name == ("forward" if takes_context(cls) else "setup_context"):
-        del _stacks.substitute  # the last that C asks for
+        del _stacks.substitute  # C reads this attribute last
     return type.__getattribute__(substitute, name) if substitute else value
 
 
-def _substitute(cls: Any, intercept: Intercept, observes: bool) -> Any:  # noqa: FBT001
-    """A Function that calls `intercept` in the place of `cls`; `None` if that only observes."""
+def _make_substitute(cls: Any, intercept: Intercept, observes: bool) -> Any:  # noqa: FBT001
+    """Make a Function that calls `intercept` in the place of `cls`; `None` if it only observes."""
     if observes:
         intercept(cls, (), lambda *_: None)
         return None
@@ -162,7 +165,7 @@ def _substitute(cls: Any, intercept: Intercept, observes: bool) -> Any:  # noqa:
     def call(*args: Any) -> Any:
         stack = _stack()
         tops = [stack.pop()] if stack and stack[-1][0] is intercept else []
-        pending = _stacks.__dict__.pop("substitute", None)  # C asks for its setup_context later
+        pending = _stacks.__dict__.pop("substitute", None)  # C reads its setup_context later
         try:
             return intercept(cls, args, lambda *_: PLAIN)
         finally:

@@ -1,10 +1,10 @@
-"""Where a function cuts the graph of gradients by itself, as it is executed.
+"""An observer of where a function stops gradients, and the flow of gradients in graphs.
 
 NOTE [cuts]
-Inside of an `autograd.Function` much is cut off for no other reason than how torch works: `forward`
-records nothing, and code that takes a gradient in `backward` starts from tensors made anew, by
-`x.detach().requires_grad_()`. A derivative goes on through these. It stops where the user stops it,
-by a `detach` that nothing of the kind follows, or by `torch.no_grad` in what is differentiated.
+Inside of an `autograd.Function`, gradients are cut for technical reasons too: `forward` records
+nothing, and code in `backward` that takes a gradient starts from new leaves, made by
+`x.detach().requires_grad_()`. A derivative continues through these. It stops where the user stops
+it: at a `detach` without such a leaf, or at `torch.no_grad` in what is differentiated.
 """
 
 from collections.abc import Iterable, Sequence
@@ -28,11 +28,11 @@ class GradientCuts(TorchFunctionMode):
     """Notes where a function cuts the graph of gradients: NOTE [cuts].
 
     Attributes:
-        moving: The arguments that gradients are wanted of.
-        backward: Whether the backward of an `autograd.Function` is what runs.
-        suspended: Whether gradients were switched off in it, or taken without being recorded.
-        left: Whether it read the values of a float tensor by itself, as NumPy does.
-        stops: Tensors behind which the user wants no derivative, unless it goes through `leaves`.
+        inputs: The arguments that gradients are taken by.
+        backward: True while the backward of an `autograd.Function` runs.
+        suspended: True if gradients were switched off in it, or taken without being recorded.
+        left: True if it read the values of a float tensor, as for NumPy.
+        stops: Tensors where the user stops derivatives, unless they continue through `leaves`.
         leaves: Tensors that the user takes gradients by.
     """
 
@@ -40,16 +40,16 @@ class GradientCuts(TorchFunctionMode):
     suspended = False
     left = False
 
-    def __init__(self, moving: Sequence[torch.Tensor]) -> None:
+    def __init__(self, inputs: Sequence[torch.Tensor]) -> None:
         super().__init__()
-        self.moving = moving
+        self.inputs = inputs
         self.stops: list[torch.Tensor] = []
         self.leaves: list[torch.Tensor] = []
 
     def __torch_function__(
         self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Any = None
     ) -> Any:
-        """`func`, looked at."""
+        """Call `func`, and note what it does to gradients."""
         kwargs = kwargs or {}
         if func in _MAKING_LEAVES and (*args[1:], *kwargs.values(), True)[0]:
             self.leaves.append(args[0])
@@ -58,19 +58,19 @@ class GradientCuts(TorchFunctionMode):
             self.suspended |= self.backward
         if func in LEAVING and is_differentiable(args[0]):
             self.left |= self.backward
-        if func == _REQUIRES_GRAD and any(args[0] is x for x in self.moving):
-            return True  # to torch it does
+        if func == _REQUIRES_GRAD and any(args[0] is x for x in self.inputs):
+            return True  # as in a call by torch
         recorded = any(isinstance(x, torch.Tensor) and x.requires_grad for x in args)
-        found = func(*args, **kwargs)
-        if self._stopped(func, args, recorded=recorded):
-            if isinstance(found, torch.Tensor) and found is not args[0]:
-                found = found.view_as(found)  # a node of its own
-            row = found if isinstance(found, (list, tuple)) else [found]
-            self.stops += [y for y in row if is_differentiable(y)]
-        return found
+        result = func(*args, **kwargs)
+        if self._is_stop(func, args, recorded=recorded):
+            if isinstance(result, torch.Tensor) and result is not args[0]:
+                result = result.view_as(result)  # a node of its own
+            outputs = result if isinstance(result, (list, tuple)) else [result]
+            self.stops += [y for y in outputs if is_differentiable(y)]
+        return result
 
-    def _stopped(self, func: Any, args: Sequence[Any], *, recorded: bool) -> bool:
-        """Whether the user let `func` cut off what it was called with."""
+    def _is_stop(self, func: Any, args: Sequence[Any], *, recorded: bool) -> bool:
+        """Return True if the user stops gradients by this call of `func`."""
         if func in DETACHING or (func in COPYING and isinstance(args[0], torch.Tensor)):
             return self.backward or recorded
         return recorded and not torch.is_grad_enabled() and not _is_access(func)
@@ -81,17 +81,18 @@ def _is_access(func: Any) -> bool:
 
 
 def is_differentiable(x: Any) -> bool:
-    """Whether `x` is a tensor that may have a gradient."""
+    """Return True if `x` is a tensor that may have a gradient."""
     return isinstance(x, torch.Tensor) and (x.is_floating_point() or x.is_complex())
 
 
 def carries_gradient(x: Any) -> bool:
-    """Whether `x` is a tensor that a derivative may be taken by, and no parameter of the user's."""
+    """Return True if `x` is a tensor that requires a gradient, but not a parameter."""
     return is_differentiable(x) and x.requires_grad and not isinstance(x, torch.nn.Parameter)
 
 
 _aten: Any = torch.ops.aten
-_STEPS = {
+# Operators whose derivative is zero.
+_PIECEWISE_CONSTANT = {
     *(_aten.sign.default, _aten.sgn.default, _aten.round.default, _aten.floor.default),
     *(_aten.ceil.default, _aten.trunc.default, _aten.zeros_like.default, _aten.ones_like.default),
     *(_aten.full_like.default, _aten.empty_like.default, _aten.new_zeros.default),
@@ -100,32 +101,32 @@ _STEPS = {
 
 
 def flow_nodes(graph: Graph, sources: Iterable[Node], ends: Sequence[Node] = ()) -> set[Node]:
-    """The values of a graph through which derivatives by those of `sources` go, up to `ends`."""
-    reached = set(sources)
+    """Return the values with a derivative by those of `sources`, except through `ends`."""
+    dependent = set(sources)
     for node in graph.nodes:
-        if node.op == "call_function" and node.target not in _STEPS and _carries(node):
-            if node in ends:
-                continue
-            if reached.intersection(node.all_input_nodes):
-                reached.add(node)
-    return reached
+        if node.op != "call_function" or node.target in _PIECEWISE_CONSTANT or node in ends:
+            continue
+        if _has_gradient(node) and dependent.intersection(node.all_input_nodes):
+            dependent.add(node)
+    return dependent
 
 
-def _carries(node: Node) -> bool:
+def _has_gradient(node: Node) -> bool:
     value = node.meta.get("val")
     return any(map(is_differentiable, value if isinstance(value, (tuple, list)) else [value]))
 
 
 def stops_matter(
     graph: Graph,
-    moving: Iterable[Node],
+    inputs: Iterable[Node],
     stops: Sequence[Node],
-    ends: Sequence[Node],
+    outputs: Sequence[Node],
     leaves: Sequence[Node] = (),
 ) -> bool:
-    """Whether derivatives of `ends` by what is `moving` go through one of `stops`.
+    """Return True if derivatives of `outputs` by `inputs` go through one of `stops`.
 
-    Those that go on through one of the `leaves` do not count.
+    Derivatives that continue through one of the `leaves` do not count.
     """
-    reached = flow_nodes(graph, filter(_carries, moving)).intersection(stops).difference(leaves)
-    return not flow_nodes(graph, reached, leaves).isdisjoint(ends)
+    dependent = flow_nodes(graph, filter(_has_gradient, inputs))
+    stopped = dependent.intersection(stops).difference(leaves)
+    return not flow_nodes(graph, stopped, leaves).isdisjoint(outputs)

@@ -1,11 +1,11 @@
-"""A joint graph in two: what the forward pass computes and keeps, what is left for the backward.
+"""Partition of a joint graph into a forward, which saves residuals, and a backward.
 
-NOTE [what is kept]
-The forward pass is what the outputs are made of. Of its values the backward pass is handed those
-it uses; what it computes besides from them it computes itself. A view is made again from what it
-views, so that an argument or an output is kept as such, unless it views a small part of something
-large. A kept value crosses row by row: where torch has its axes in another order, it is handed
-over with the axes in the order of memory, and they are put back.
+NOTE [saved values]
+The forward computes what the outputs depend on. It saves the values that the backward uses; the
+backward computes the others itself. A view is recomputed from its base, so that an argument or an
+output is saved as it is, unless the view is a small part of a large base. Saved values are
+contiguous: where torch has the axes of a value in another order in memory, the value is saved with
+its axes in the order of memory, and the backward permutes them back.
 """
 
 import dataclasses
@@ -32,94 +32,107 @@ _aten: Any = torch.ops.aten
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ForwardBackwardGraphs:
-    """A joint graph in two.
+    """The two halves of a joint graph.
 
     Attributes:
         forward: From the primals to the outputs, then the residuals.
-        backward: From the kept primals, kept outputs, residuals and cotangents to the gradients
+        backward: From the saved primals, saved outputs, residuals and cotangents to the gradients
             of all primals, `None` for those that have none.
-        kept_primals: Positions of the primals that the backward half takes.
-        kept_outputs: Positions of the outputs that it takes.
-        residuals: How many results of the forward half are no outputs.
+        saved_primals: Positions of the primals that the backward takes.
+        saved_outputs: Positions of the outputs that the backward takes.
+        residual_count: How many results of the forward are residuals.
     """
 
     forward: GraphModule
     backward: GraphModule
-    kept_primals: Positions
-    kept_outputs: Positions
-    residuals: int
+    saved_primals: Positions
+    saved_outputs: Positions
+    residual_count: int
 
 
-def partition(module: GraphModule, primals: int, flows: Sequence[bool]) -> ForwardBackwardGraphs:
-    """The halves of a joint graph; `flows` says which given outputs have a cotangent in it."""
+def partition(
+    module: GraphModule, primal_count: int, has_cotangent: Sequence[bool]
+) -> ForwardBackwardGraphs:
+    """Partition a joint graph.
+
+    `has_cotangent` says for each output that the backward takes a cotangent of whether the joint
+    graph takes it too.
+    """
     graph = module.graph
     inputs: list[Node] = list(graph.find_nodes(op="placeholder"))
-    arguments, cotangents = inputs[:primals], inputs[primals:]
-    values, gradients = results(graph)[:-primals], results(graph)[-primals:]
+    primals, cotangents = inputs[:primal_count], inputs[primal_count:]
+    outputs, gradients = results(graph)[:-primal_count], results(graph)[-primal_count:]
     early, late = _side_effects(graph, cotangents)
-    first = _ancestors([*arguments, *values, *early])
-    first |= {x for x in graph.nodes if x.target is operator.getitem and x.args[0] in first}
-    kept = _saved_values(gradients, first)
+    in_forward = _ancestors([*primals, *outputs, *early])
+    in_forward |= {
+        x for x in graph.nodes if x.target is operator.getitem and x.args[0] in in_forward
+    }
+    saved = _saved_values(gradients, in_forward)
 
-    kept_primals = tuple(i for i, x in enumerate(arguments) if x in kept)
-    fresh = {x: i for i, x in reversed([*enumerate(values)]) if x in kept and x not in arguments}
-    kept_outputs = tuple(sorted(fresh.values()))
-    known = {*arguments, *fresh}
-    others = [x for x in graph.nodes if x in kept and x not in known and x.op != "get_attr"]
+    saved_primals = tuple(i for i, x in enumerate(primals) if x in saved)
+    # Reversed, so that the first of several positions of an output stays.
+    outnums = {x: i for i, x in reversed([*enumerate(outputs)]) if x in saved and x not in primals}
+    saved_outputs = tuple(sorted(outnums.values()))
+    known = {*primals, *outnums}
+    residuals = [x for x in graph.nodes if x in saved and x not in known and x.op != "get_attr"]
 
-    forward = _GraphCopy(module, arguments, [*values, *others, *early])
-    forward.end([*(forward.made[x] for x in values), *(_by_memory(forward, x) for x in others)])
-    taken = [*(arguments[i] for i in kept_primals), *(values[i] for i in kept_outputs), *others]
-    flowing = iter(cotangents)
-    given = [next(flowing) if flow else None for flow in flows]
-    backward = _GraphCopy(module, [*taken, *given], [*gradients, *late])
-    backward.end([None if x is None else backward.made[x] for x in gradients])
+    forward = _GraphCopy(module, primals, [*outputs, *residuals, *early])
+    copies = [forward.copies[x] for x in outputs]
+    forward.end([*copies, *(_in_memory_order(forward, x) for x in residuals)])
+    saved_nodes = [*(primals[i] for i in saved_primals), *(outputs[i] for i in saved_outputs)]
+    present = iter(cotangents)
+    all_cotangents = [next(present) if has else None for has in has_cotangent]
+    backward = _GraphCopy(module, [*saved_nodes, *residuals, *all_cotangents], [*gradients, *late])
+    backward.end([None if x is None else backward.copies[x] for x in gradients])
     return ForwardBackwardGraphs(
         forward=forward.module,
         backward=backward.module,
-        kept_primals=kept_primals,
-        kept_outputs=kept_outputs,
-        residuals=len(others),
+        saved_primals=saved_primals,
+        saved_outputs=saved_outputs,
+        residual_count=len(residuals),
     )
 
 
 def select_gradients(
     backward: GraphModule, argnums: Positions, specs: Sequence[ArraySpec]
 ) -> GraphModule:
-    """The backward half with these gradients alone, zeros where there is none."""
+    """Copy the backward with the gradients at `argnums` only; zeros where there is none."""
     graph = Graph()
-    row: Any = graph.graph_copy(backward.graph, {})
-    found: list[Any] = []
+    gradients: Any = graph.graph_copy(backward.graph, {})
+    selected: list[Any] = []
     for i, spec in zip(argnums, specs, strict=True):
-        gradient = row[i]
+        gradient = gradients[i]
         if gradient is None:
-            how: dict[str, Any] = {
+            options: dict[str, Any] = {
                 "dtype": getattr(torch, spec.dtype),
                 "device": torch.device(spec.device),
             }
-            gradient = graph.call_function(_aten.zeros.default, (list(spec.shape),), how)
+            gradient = graph.call_function(_aten.zeros.default, (list(spec.shape),), options)
             gradient.meta["val"] = fake_tensors([spec])[0]
-        found.append(gradient)
-    graph.output(tuple(found))
+        selected.append(gradient)
+    graph.output(tuple(selected))
     graph.eliminate_dead_code(has_side_effect)
     copy_aliased_outputs(graph)
     return GraphModule(backward, graph)
 
 
 def _ancestors(nodes: Iterable[Any], known: Set[Node] = frozenset()) -> set[Node]:
-    """All that `nodes` are made of, themselves included, as far as it is not `known`."""
-    found: set[Node] = set()
-    waiting = [x for x in nodes if x is not None]
-    while waiting:
-        node = waiting.pop()
-        if node not in found and node not in known:
-            found.add(node)
-            waiting += node.all_input_nodes
-    return found
+    """Return `nodes` and all that they depend on, but not what is `known` or before it."""
+    ancestors: set[Node] = set()
+    queue = [x for x in nodes if x is not None]
+    while queue:
+        node = queue.pop()
+        if node not in ancestors and node not in known:
+            ancestors.add(node)
+            queue += node.all_input_nodes
+    return ancestors
 
 
 def _side_effects(graph: Graph, cotangents: Sequence[Node]) -> tuple[list[Node], list[Node]]:
-    """Checks, and random numbers, which nobody may draw twice, of each of the passes."""
+    """Return the checks and random numbers of the forward and those of the backward.
+
+    Random numbers must not be drawn twice.
+    """
     after = set(cotangents)
     early: list[Node] = []
     late: list[Node] = []
@@ -131,25 +144,25 @@ def _side_effects(graph: Graph, cotangents: Sequence[Node]) -> tuple[list[Node],
     return early, late
 
 
-def _saved_values(gradients: Sequence[Node | None], first: set[Node]) -> set[Node]:
-    """The values of the forward pass that the backward pass is handed: NOTE [what is kept]."""
-    kept: set[Node] = set()
+def _saved_values(gradients: Sequence[Node | None], in_forward: set[Node]) -> set[Node]:
+    """Return the values of the forward that the backward uses: NOTE [saved values]."""
+    saved: set[Node] = set()
     seen: set[Node] = set()
-    waiting = [x for x in gradients if x is not None]
-    while waiting:
-        node = waiting.pop()
+    queue = [x for x in gradients if x is not None]
+    while queue:
+        node = queue.pop()
         if node in seen:
             continue
         seen.add(node)
-        if node in first and not _is_cheap_to_recompute(node):
-            kept.add(node)
+        if node in in_forward and not _is_cheap_to_recompute(node):
+            saved.add(node)
         else:
-            waiting += node.all_input_nodes
-    return kept
+            queue += node.all_input_nodes
+    return saved
 
 
 def _is_cheap_to_recompute(node: Node) -> bool:
-    """Whether it costs nothing to compute this value of the forward pass again."""
+    """Return True if it costs nothing to compute this value of the forward again."""
     if node.op != "call_function":
         return False
     if node.target is operator.getitem:
@@ -172,71 +185,76 @@ def _is_tensor(node: Node) -> bool:
 
 
 def _size(node: Node) -> int:
-    """Elements of a value, of all together where it is several."""
+    """Return the number of elements of a value, or of all values of a tuple."""
     value = node.meta.get("val")
-    row = value if isinstance(value, (tuple, list)) else [value]
-    return sum(x.numel() for x in row if isinstance(x, torch.Tensor))
+    values = value if isinstance(value, (tuple, list)) else [value]
+    return sum(x.numel() for x in values if isinstance(x, torch.Tensor))
 
 
 class _GraphCopy:
-    """A part of the graph of `module` from `inputs` to `wanted`, copied in its order."""
+    """A copy of the part of a graph that computes `outputs` from `inputs`.
+
+    Attributes:
+        graph: The new graph.
+        copies: For each node of the old graph its copy.
+    """
 
     def __init__(
-        self, module: GraphModule, inputs: Sequence[Node | None], wanted: Iterable[Any]
+        self, module: GraphModule, inputs: Sequence[Node | None], outputs: Iterable[Any]
     ) -> None:
         self.graph = Graph()
-        self.made: dict[Node, Node] = {}
+        self.copies: dict[Node, Node] = {}
         for i, x in enumerate(inputs):
-            given = self.graph.placeholder(f"x{i}")
+            placeholder = self.graph.placeholder(f"x{i}")
             if x is not None:
-                given.meta = dict(x.meta)
-                self.made[x] = given
-        for x in list(self.made):
-            _back_in_order(self, x)
-        needed = _ancestors(wanted, self.made.keys())
+                placeholder.meta = dict(x.meta)
+                self.copies[x] = placeholder
+        for x in list(self.copies):
+            _restore_axes(self, x)
+        ancestors = _ancestors(outputs, self.copies.keys())
         for node in module.graph.nodes:
-            if node in needed:
-                self.made[node] = self.graph.node_copy(node, self.made.__getitem__)
-        self._whole = module
+            if node in ancestors:
+                self.copies[node] = self.graph.node_copy(node, self.copies.__getitem__)
+        self._original = module
 
-    def end(self, row: Sequence[Node | None]) -> None:
-        """Let the graph return `row`, no two of which share memory."""
-        self.graph.output(tuple(row))
+    def end(self, outputs: Sequence[Node | None]) -> None:
+        """Let the graph return `outputs`, copied where they share memory."""
+        self.graph.output(tuple(outputs))
         copy_aliased_outputs(self.graph)
-        self.module = GraphModule(self._whole, self.graph)
+        self.module = GraphModule(self._original, self.graph)
 
 
-def _order(value: torch.Tensor) -> list[int]:
-    """The axes of `value` from the one with the largest stride to the one with the smallest."""
+def _memory_order(value: torch.Tensor) -> list[int]:
+    """Return the axes of `value` in the order of their strides, the largest first."""
     return sorted(range(value.dim()), key=lambda axis: -value.stride(axis))
 
 
-def _by_memory(forward: _GraphCopy, node: Node) -> Node:
-    """`node` with its axes in the order of memory, dense."""
-    found, value = forward.made[node], node.meta["val"]
+def _in_memory_order(forward: _GraphCopy, node: Node) -> Node:
+    """Return the copy of `node`, contiguous, with its axes in the order of memory."""
+    copied, value = forward.copies[node], node.meta["val"]
     if value.is_contiguous() and not value.is_conj() and not value.is_neg():
-        return found
-    order = _order(value)
-    moved = forward.graph.call_function(_aten.permute.default, (found, order))
-    moved.meta["val"] = value.permute(order)
-    if moved.meta["val"].is_contiguous() and not value.is_conj() and not value.is_neg():
-        return moved
+        return copied
+    order = _memory_order(value)
+    permuted = forward.graph.call_function(_aten.permute.default, (copied, order))
+    permuted.meta["val"] = value.permute(order)
+    if permuted.meta["val"].is_contiguous() and not value.is_conj() and not value.is_neg():
+        return permuted
     dense = forward.graph.call_function(
-        _aten.clone.default, (moved,), {"memory_format": torch.contiguous_format}
+        _aten.clone.default, (permuted,), {"memory_format": torch.contiguous_format}
     )
-    dense.meta["val"] = moved.meta["val"].clone(memory_format=torch.contiguous_format)
+    dense.meta["val"] = permuted.meta["val"].clone(memory_format=torch.contiguous_format)
     return dense
 
 
-def _back_in_order(backward: _GraphCopy, node: Node) -> None:
-    """Let the new graph read `node` with its axes as they were."""
+def _restore_axes(backward: _GraphCopy, node: Node) -> None:
+    """Let the new graph read the input `node` with its axes in their old order."""
     value = node.meta["val"]
     if value.is_contiguous():
         return
-    order = _order(value)
+    order = _memory_order(value)
     inverse = [order.index(axis) for axis in range(len(order))]
-    handed = backward.made[node]
-    handed.meta = {"val": value.permute(order)}
-    again = backward.graph.call_function(_aten.permute.default, (handed, inverse))
-    again.meta = dict(node.meta)
-    backward.made[node] = again
+    placeholder = backward.copies[node]
+    placeholder.meta = {"val": value.permute(order)}
+    permuted = backward.graph.call_function(_aten.permute.default, (placeholder, inverse))
+    permuted.meta = dict(node.meta)
+    backward.copies[node] = permuted

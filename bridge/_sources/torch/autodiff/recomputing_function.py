@@ -1,4 +1,4 @@
-"""An `autograd.Function` whose backward calls a function again and differentiates that."""
+"""An `autograd.Function` whose backward reruns a function and differentiates that run."""
 
 from collections.abc import Callable
 from typing import Any
@@ -7,16 +7,17 @@ import torch
 
 from bridge._core.errors import NoRuleError
 
-PLAIN = object()  # what is returned by a function in whose place the Function itself computes
+PLAIN = object()  # returned by a function to let the Function itself compute
 
 
 def recomputing_function(cls: Any, call: Callable[..., Any], *, takes_context: bool) -> Any:
-    """Make a Function in the place of `cls` that computes `call`, or what `cls` does.
+    """Make a Function in the place of `cls` that computes `call`, or what `cls` computes.
 
     Args:
         cls: A Function.
-        call: Takes and returns what `cls` does, recorded by autograd; or it returns `PLAIN`.
-        takes_context: Whether `forward` of `cls` takes the context.
+        call: A function with the arguments and results of `cls`, which autograd records; or it
+            returns `PLAIN`.
+        takes_context: True if `forward` of `cls` takes the context.
     """
     rules = _Rules(cls, call)
     members: dict[str, Callable[..., Any]] = {"backward": rules.backward, "jvp": rules.jvp}
@@ -29,7 +30,7 @@ def recomputing_function(cls: Any, call: Callable[..., Any], *, takes_context: b
 
 
 def has_own(cls: Any, rule: str) -> bool:
-    """Whether the user wrote this rule of a Function."""
+    """Return True if the user wrote this rule of a Function."""
     return getattr(cls, rule) is not getattr(torch.autograd.Function, rule)
 
 
@@ -37,7 +38,7 @@ class _Rules:
     """The rules of one call of such a Function.
 
     Attributes:
-        constant: Which outputs have no gradient; None if the Function itself computes them.
+        constant: For each output, True if it has no gradient; None if `cls` computes the outputs.
     """
 
     constant: list[bool] | None = None
@@ -46,23 +47,27 @@ class _Rules:
         self._cls, self._call = cls, call
 
     def forward(self, ctx: Any, *args: Any) -> Any:
-        outputs = self._recorded(args)
+        """Compute the outputs and save the arguments; the `forward` of torch 1."""
+        outputs = self._call_recorded(args)
         if self.constant is None:
             return self._cls.forward(ctx, *args)
         self._save(ctx, args, outputs)
         return outputs
 
     def compute(self, *args: Any) -> Any:
-        outputs = self._recorded(args)
+        """Compute the outputs; the `forward` of torch 2."""
+        outputs = self._call_recorded(args)
         return self._cls.forward(*args) if self.constant is None else outputs
 
     def set_up(self, ctx: Any, args: Any, outputs: Any) -> None:
+        """Save the arguments; the `setup_context` of torch 2."""
         if self.constant is None:
             self._cls.setup_context(ctx, args, outputs)
         else:
             self._save(ctx, args, outputs)
 
-    def _recorded(self, args: Any) -> Any:
+    def _call_recorded(self, args: Any) -> Any:
+        """Call the function; return its outputs detached, and note which have no gradient."""
         versions = [x._version for x in args if isinstance(x, torch.Tensor)]
         with torch.enable_grad():
             outputs = self._call(*args)
@@ -75,20 +80,21 @@ class _Rules:
                 f"forward changes an argument in place. Call {name}.apply where it is used, not "
                 "by a name that was given to it before."
             )
-        row = _row(outputs)
-        self.constant = [isinstance(y, torch.Tensor) and not y.requires_grad for y in row]
-        values = tuple(y.detach() if isinstance(y, torch.Tensor) else y for y in row)
-        return values if isinstance(outputs, tuple) else values[0]
+        values = _as_tuple(outputs)
+        self.constant = [isinstance(y, torch.Tensor) and not y.requires_grad for y in values]
+        detached = tuple(y.detach() if isinstance(y, torch.Tensor) else y for y in values)
+        return detached if isinstance(outputs, tuple) else detached[0]
 
     def _save(self, ctx: Any, args: Any, outputs: Any) -> None:
         ctx.others = [None if isinstance(x, torch.Tensor) else x for x in args]
         ctx.argnums = [i for i, x in enumerate(args) if isinstance(x, torch.Tensor)]
         ctx.save_for_backward(*(args[i] for i in ctx.argnums))
         ctx.set_materialize_grads(False)
-        pairs = zip(_row(outputs), self.constant or (), strict=True)
+        pairs = zip(_as_tuple(outputs), self.constant or (), strict=True)
         ctx.mark_non_differentiable(*(y for y, is_constant in pairs if is_constant))
 
     def backward(self, ctx: Any, *cotangents: Any) -> Any:
+        """Rerun the function, and take its gradients."""
         if self.constant is None:
             rule = self._cls.backward if has_own(self._cls, "backward") else self._cls.vjp
             return rule(ctx, *cotangents)
@@ -96,7 +102,7 @@ class _Rules:
         for i, x in zip(ctx.argnums, ctx.saved_tensors, strict=True):
             args[i] = x
         with torch.enable_grad():
-            outputs = _row(self._call(*args))
+            outputs = _as_tuple(self._call(*args))
         pairs = [
             (y, cotangent)
             for y, cotangent in zip(outputs, cotangents, strict=True)
@@ -114,11 +120,12 @@ class _Rules:
         return tuple(by_position.get(i) for i in range(len(args)))
 
     def jvp(self, ctx: Any, *tangents: Any) -> Any:
+        """Call the user's rule; raise if the function is rerun."""
         if self.constant is None:
             return self._cls.jvp(ctx, *tangents)
         name = self._cls.__name__
         raise NoRuleError(f"the autograd.Function {name} has no tangents of what it recomputes.")
 
 
-def _row(outputs: Any) -> tuple[Any, ...]:
+def _as_tuple(outputs: Any) -> tuple[Any, ...]:
     return outputs if isinstance(outputs, tuple) else (outputs,)

@@ -1,10 +1,9 @@
-"""The first derivative of a function that runs anew, by a graph of torch that the call keeps.
+"""Forward/backward pairs of functions that are rerun: the forward saves its autograd graph.
 
-NOTE [graphs kept by number]
-What a caller can keep are arrays, and a graph of autograd is none. So the first half of a
-derivative keeps its graph here, and returns a number to find it by. Nobody tells when it is needed
-no more: the newest are kept, of those that were used the last one alone, and without its graph the
-second half runs the function again.
+NOTE [saved graphs]
+A caller can save arrays only, and an autograd graph is no array. So the forward saves its graph in
+a store, and returns its number. Nobody says when a graph can be freed: the store has the newest
+unused graphs, and of the used ones the last. Without its graph, the backward reruns the function.
 """
 
 import collections
@@ -23,7 +22,7 @@ from bridge._core.errors import NoRuleError
 from bridge._core.op import ForwardBackward, Op, Positions, Specs
 from bridge._core.pytree import replace_at
 from bridge._core.spec import ArraySpec, check_specs_unchanged
-from bridge._sources.torch.autodiff.transforms import ACCUMULATES, backward
+from bridge._sources.torch.autodiff.transforms import ACCUMULATES, take_gradients
 from bridge._sources.torch.batching.loop_vmap import loop_op
 from bridge._sources.torch.batching.rng_consistency import missing_key_error
 from bridge._sources.torch.capture.environment import (
@@ -42,16 +41,23 @@ _NUMBER = ArraySpec((), "int32")
 
 @dataclasses.dataclass(frozen=True)
 class _Graph:
-    """Results of a function, and the arguments that they are to be differentiated by."""
+    """An autograd graph.
+
+    Attributes:
+        inputs: The arguments that derivatives are taken by.
+        outputs: The results.
+        setup: Called before the backward pass, which may read a module.
+        rng_states: The states of generators, from which the backward pass may draw.
+    """
 
     inputs: Sequence[torch.Tensor]
     outputs: Sequence[torch.Tensor]
-    again: Callable[[], None] | None  # precedes the backward pass, which may read a module
-    states: Sequence[torch.Tensor]  # of generators, from which a backward pass may draw
+    setup: Callable[[], None] | None
+    rng_states: Sequence[torch.Tensor]
 
 
-class _Graphs:
-    """Those that are kept: NOTE [graphs kept by number]."""
+class _GraphStore:
+    """The graphs that are saved: NOTE [saved graphs]."""
 
     def __init__(self) -> None:
         self._unused: collections.OrderedDict[int, _Graph] = collections.OrderedDict()
@@ -59,8 +65,8 @@ class _Graphs:
         self._numbers = itertools.count()
         self._lock = threading.Lock()
 
-    def keep(self, graph: _Graph) -> int:
-        """The number of a graph."""
+    def save(self, graph: _Graph) -> int:
+        """Save a graph, and return its number."""
         with self._lock:
             number = next(self._numbers) % 2**31
             self._unused[number] = graph
@@ -69,7 +75,7 @@ class _Graphs:
         return number
 
     def find(self, number: int) -> _Graph | None:
-        """The graph of this number, if it is still there."""
+        """Return the graph of this number, if it is still saved."""
         with self._lock:
             graph = self._unused.pop(number, None)
             if graph is not None:
@@ -79,17 +85,17 @@ class _Graphs:
 
 @dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
 class SavedGraph:
-    """A first derivative by graphs that are kept.
+    """A first derivative by saved autograd graphs.
 
     Attributes:
-        fun: What is differentiated.
-        name: Of it.
-        primals: Its arguments.
-        outputs: Its results.
-        settings: Those of the user's function.
-        argnums: Positions of the arguments that it is differentiated by.
-        again: `(needed, given) -> Op`, the gradients from the arguments, for which it runs again.
-        graphs: Those that are kept.
+        fun: The function.
+        name: The name of the function.
+        primals: The specs of its arguments.
+        outputs: The specs of its outputs.
+        settings: The settings of the user's function.
+        argnums: Positions of the arguments that derivatives are taken by.
+        vjp: `(argnums, outnums) -> Op`, the gradients by a rerun, where the graph is lost.
+        store: The saved graphs.
     """
 
     fun: Fun
@@ -98,101 +104,100 @@ class SavedGraph:
     outputs: Specs
     settings: Settings
     argnums: Positions
-    again: Callable[[Positions, Positions], Op]
-    graphs: _Graphs = dataclasses.field(default_factory=_Graphs)
+    vjp: Callable[[Positions, Positions], Op]
+    store: _GraphStore = dataclasses.field(default_factory=_GraphStore)
 
     def forward_backward(self, outnums: Positions) -> ForwardBackward:
-        """The halves, for cotangents of the outputs at `given` or some of them."""
-        halves: dict[Any, Op] = {}
-
-        def half(argnums: Positions, outnums: Positions) -> Op:
-            if (argnums, outnums) not in halves:
-                halves[argnums, outnums] = self._backward(argnums, outnums)
-            return halves[argnums, outnums]
-
+        """Make the pair for cotangents of the outputs at `outnums`, or of some of them."""
+        backward = functools.cache(self._make_backward)  # the same arguments give the same Op
         return ForwardBackward(
             strategy="save",
-            forward=self._op("forward", self._forward(), (*self.outputs, _NUMBER)),
-            backward=lambda needed: half(needed, outnums),
+            forward=self._make_op("forward", self._make_forward(), (*self.outputs, _NUMBER)),
+            backward=lambda argnums: backward(argnums, outnums),
             output_count=len(self.outputs),
             saved_primals=tuple(range(len(self.primals))),
             saved_outputs=(),
-            backward_from=half,
+            backward_from=backward,
         )
 
-    def _op(self, half: str, call: Callable[..., Any], outputs: Specs) -> Op:
-        made = Op(
+    def _make_op(self, half: str, call: Callable[..., Any], outputs: Specs) -> Op:
+        op = Op(
             name=f"{self.name}.{half}",
             framework="torch",
             call=call,
             output_specs=lambda *_: outputs,
-            vmap=lambda axes, size: loop_op(made, axes, size),
+            vmap=lambda axes, size: loop_op(op, axes, size),
             reruns=True,
         )
-        return made
+        return op
 
-    def _forward(self) -> Callable[..., Any]:
+    def _make_forward(self) -> Callable[..., Any]:
+        """Make the call of the forward: the outputs, then the number of the graph."""
+
         def call(*xs: torch.Tensor) -> tuple[torch.Tensor, ...]:
             with default_state(self.settings.dtype), torch.enable_grad():
                 copies = [x.detach().clone() for x in xs]
                 free = [copies[i].requires_grad_() for i in self.argnums]
                 outputs = list(self.fun(*replace_at(free, self.argnums, copies)))
-                found = [contiguous_copy(y.detach()) for y in outputs]
-                again = backward_setup()
-            check_specs_unchanged([*map(ARRAYS.spec, found)], self.outputs, self.name)
-            number = self.graphs.keep(_Graph(free, outputs, again, generator_states(xs)))
-            return (*found, torch.tensor(number, dtype=torch.int32))
+                values = [contiguous_copy(y.detach()) for y in outputs]
+                setup = backward_setup()
+            check_specs_unchanged([*map(ARRAYS.spec, values)], self.outputs, self.name)
+            number = self.store.save(_Graph(free, outputs, setup, generator_states(xs)))
+            return (*values, torch.tensor(number, dtype=torch.int32))
 
         return call if self.settings.seed is None else with_seed(call, self.settings.seed)
 
-    def _backward(self, argnums: Positions, outnums: Positions) -> Op:
+    def _make_backward(self, argnums: Positions, outnums: Positions) -> Op:
+        """Make the backward, from primals, the number of the graph and cotangents."""
         count = len(self.primals)
         specs = tuple(self.primals[i] for i in argnums)
 
         def call(*args: torch.Tensor) -> tuple[torch.Tensor, ...]:
             cotangents = [c.detach().clone() for c in args[count + 1 :]]
-            graph = self.graphs.find(int(args[count]))
+            graph = self.store.find(int(args[count]))
             if graph is None or not all(graph.outputs[i].requires_grad for i in outnums):
-                return self.again(argnums, outnums).call(*args[:count], *cotangents)
+                return self.vjp(argnums, outnums).call(*args[:count], *cotangents)
             inputs = [graph.inputs[self.argnums.index(i)] for i in argnums]
             outputs = [graph.outputs[i] for i in outnums]
             with (
                 default_state(self.settings.dtype),
                 torch.enable_grad(),
-                self._rerun_random(args[:count], graph),
+                self._continue_rng(args[:count], graph),
             ):
-                if graph.again:
-                    graph.again()
-                gradients = backward(outputs, inputs, cotangents, again=False, retain=True)
-                found = [contiguous_copy(g.detach()) for g in gradients]
+                if graph.setup:
+                    graph.setup()
+                gradients = take_gradients(
+                    outputs, inputs, cotangents, create_graph=False, retain_graph=True
+                )
+                copies = [contiguous_copy(g.detach()) for g in gradients]
             if any(x.grad is not None for x in inputs):
                 raise NoRuleError(ACCUMULATES)
-            check_specs_unchanged([*map(ARRAYS.spec, found)], specs, f"{self.name}.backward")
-            return tuple(found)
+            check_specs_unchanged([*map(ARRAYS.spec, copies)], specs, f"{self.name}.backward")
+            return tuple(copies)
 
-        return self._op("backward", call, specs)
+        return self._make_op("backward", call, specs)
 
     @contextlib.contextmanager
-    def _rerun_random(self, xs: Sequence[torch.Tensor], graph: _Graph) -> Generator[None]:
-        """Let a backward pass go on drawing where the call has stopped, if that had a seed."""
+    def _continue_rng(self, xs: Sequence[torch.Tensor], graph: _Graph) -> Generator[None]:
+        """Let the backward continue the random numbers of the forward; raise if it has no seed."""
         with fork_generators(xs) as generators:
-            for generator, state in zip(generators, graph.states, strict=True):
+            for generator, state in zip(generators, graph.rng_states, strict=True):
                 generator.set_state(state)
             yield
             now = generator_states(xs)
-            if self.settings.seed is None and not all(map(torch.equal, graph.states, now)):
+            if self.settings.seed is None and not all(map(torch.equal, graph.rng_states, now)):
                 raise missing_key_error(self.name)
 
 
 def can_save_graph(function: Any) -> bool:
-    """Whether a function runs anew, and a call of it can keep the graph of a first derivative."""
+    """Return True if a function is rerun, and its forward can save an autograd graph."""
     derived = function.strategy is not None or function.is_second_order
     unseeded = function.uses_rng and function.settings.seed is None
     return not function.program and not derived and not unseeded
 
 
 def save_graph(function: Any, argnums: Positions) -> SavedGraph:
-    """The derivative of such a function by its arguments at `argnums`."""
+    """Make the derivative of such a function by its arguments at `argnums`."""
     return SavedGraph(
         fun=function.fun,
         name=function.name,
@@ -200,5 +205,5 @@ def save_graph(function: Any, argnums: Positions) -> SavedGraph:
         outputs=function.outputs,
         settings=function.settings,
         argnums=argnums,
-        again=functools.cache(lambda needed, given: function.vjp(needed, given).make_op()),
+        vjp=functools.cache(lambda argnums, outnums: function.vjp(argnums, outnums).make_op()),
     )

@@ -1,4 +1,4 @@
-"""In which ways the derivative of a function is tried: NOTE [two ways]."""
+"""The strategies that are tried for the derivative of a function: NOTE [two ways]."""
 
 from collections.abc import Callable
 from typing import Any
@@ -23,55 +23,58 @@ from bridge._sources.torch.state.escaped_values import (
 )
 
 Strategy = Callable[..., Fun]
-# What these make is not to be batched by torch.func.
+# torch.func cannot batch what these make.
 RECORDED = (recorded_vjp, recorded_jvp, dual_jvp)
 
 
 def gradient_strategies(
     function: Any, argnums: Positions, outnums: Positions
 ) -> list[tuple[Fun, Strategy]]:
-    """Gradients of `function`, with the way in which they are taken."""
-    fun, anew = function.base_fun, function.program is None
-    if anew or function.observer.copied:
-        depends = depends_by_value(fun) if anew else depends_by_graph(function.program, argnums)
+    """Return functions that compute the gradients of `function`, each with its strategy."""
+    fun, reruns = function.base_fun, function.program is None
+    if reruns or function.observer.copied:
+        depends = depends_by_value(fun) if reruns else depends_by_graph(function.program, argnums)
         recorded = tuple(i for i in outnums if i not in function.unrecorded)
         fun = check_attached(fun, function.name, recorded, depends)
-    plain = function.recorded or anew or function.is_second_order or function.observer.copied
-    ways: list[Strategy] = [recorded_vjp] if plain else [transformed_vjp, recorded_vjp]
-    return [(way(fun, len(function.primals), argnums, outnums), way) for way in ways]
+    no_func = function.recorded or reruns or function.is_second_order or function.observer.copied
+    strategies: list[Strategy] = [recorded_vjp] if no_func else [transformed_vjp, recorded_vjp]
+    count = len(function.primals)
+    return [(strategy(fun, count, argnums, outnums), strategy) for strategy in strategies]
 
 
 def tangent_strategies(
-    function: Any, argnums: Positions, smooth: Positions
+    function: Any, argnums: Positions, outnums: Positions
 ) -> list[tuple[Fun, Strategy]]:
-    """Tangents of `function`, with the way in which they are taken."""
+    """Return functions that compute the tangents of `function`, each with its strategy."""
     count, fun = len(function.primals), function.twin or function.base_fun
-    ways: list[Strategy] = [transformed_jvp, transposed_jvp, recorded_jvp]
+    strategies: list[Strategy] = [transformed_jvp, transposed_jvp, recorded_jvp]
     if forward_strategy(function) is dual_jvp:
-        ways, fun = [dual_jvp], function.base_fun
+        strategies, fun = [dual_jvp], function.base_fun
         _check_nesting(function)
-    elif not function.program:  # nothing would tell whether a gradient is linear
-        ways = [transformed_jvp]
+    elif not function.program:  # without a graph nothing tells whether a gradient is linear
+        strategies = [transformed_jvp]
     elif function.recorded or function.is_second_order:
-        ways = [recorded_jvp]
+        strategies = [recorded_jvp]
     elif function.observer.unrecorded:
-        ways = [transposed_jvp, recorded_jvp]
-    made = [(way(fun, count, argnums, smooth), way) for way in ways]
+        strategies = [transposed_jvp, recorded_jvp]
+    funs = [(fun, strategy) for strategy in strategies]
     if not function.program and (function.observer.unrecorded or function.observer.hooked):
-        made += [(recorded_jvp(function.base_fun, count, argnums, smooth), recorded_jvp)]
+        funs += [(function.base_fun, recorded_jvp)]
     if function.differentiable_fun and function.program and not function.is_second_order:
-        made += [(recorded_jvp(function.differentiable_fun, count, argnums, smooth), recorded_jvp)]
-    still = [i for i, output in enumerate(smooth) if output in function.unrecorded]
-    return [(with_zeros(tangents, still), way) for tangents, way in made] if still else made
+        funs += [(function.differentiable_fun, recorded_jvp)]
+    tangents = [(strategy(fun, count, argnums, outnums), strategy) for fun, strategy in funs]
+    zeros = [i for i, outnum in enumerate(outnums) if outnum in function.unrecorded]
+    return [(with_zeros(f, zeros), strategy) for f, strategy in tangents] if zeros else tangents
 
 
 def forward_strategy(function: Any) -> Strategy:
-    """How tangents are taken where torch.func is no way: by the rules of users, if there are."""
+    """Return the strategy for tangents without torch.func: by the jvp rules of users, if any."""
     return dual_jvp if any(map(has_jvp, function.observer.functions)) else recorded_jvp
 
 
 def _check_nesting(function: Any) -> None:
-    if function.strategy is dual_jvp:  # torch refuses some, and gives 0 for others
+    """Raise if tangents of tangents by users' rules are asked for."""
+    if function.strategy is dual_jvp:  # torch refuses some, and returns zeros for others
         names = ", ".join(sorted(cls.__name__ for cls in function.observer.functions))
         raise NoRuleError(
             f"{function.name} has no tangents: torch takes no tangents of tangents where an "

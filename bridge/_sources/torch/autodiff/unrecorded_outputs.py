@@ -1,11 +1,11 @@
-"""Results that torch records no gradient of, such as new running statistics.
+"""Outputs that torch records no gradient of, such as new running statistics.
 
 NOTE [running statistics]
-A batch norm refuses running statistics that a gradient is taken by, and writes to them without
-recording it: the new ones carry no gradient, whatever they are made of. A caller that took them for
-a function of what they were would differentiate the next batch norm by them, which is refused. So
-the function is run once as in training, with gradients by all arguments but those that an operator
-refuses, and the results that have none then never have one.
+A batch norm refuses running statistics that require a gradient, and does not record its writes to
+them: the new statistics never carry a gradient. A caller that expected one would differentiate the
+next batch norm by its running statistics, and that is refused. So the function runs once as in
+training: all arguments require gradients, except those that an operator refuses. Outputs without a
+gradient in this run are taken to never have one.
 """
 
 import inspect
@@ -23,13 +23,13 @@ _REFUSED = re.compile(r"is not differentiable with respect to argument '(\w+)'")
 
 
 class TrainingRun:
-    """A run of a function, if `training` with gradients by all arguments.
+    """A run of a function, in which all arguments require gradients if `training`.
 
     NOTE [running statistics].
 
     Attributes:
-        unrecorded: Positions of the results without a gradient, once it has run; none where values
-            have left torch, since these may depend on arguments all the same.
+        unrecorded: Positions of the outputs without a gradient, known after the run; none if values
+            left torch, since outputs may then depend on arguments all the same.
     """
 
     unrecorded: frozenset[int] = frozenset()
@@ -40,27 +40,30 @@ class TrainingRun:
     def __call__(
         self, fun: Callable[..., Sequence[torch.Tensor]], xs: Sequence[torch.Tensor]
     ) -> Sequence[torch.Tensor]:
-        """The results of `fun`."""
+        """Call `fun`."""
         if not self._training:
             return fun(*xs)
-        with _RefusedArguments(), EscapeObserver() as self._leaving:
+        with _RefusedArguments(), EscapeObserver() as self._escapes:
             return fun(*[x.requires_grad_(is_differentiable(x)) for x in xs])
 
     def look(self, outputs: Sequence[torch.Tensor]) -> None:
-        """Note which of the results have no gradient, where nothing else notes that it is asked."""
-        if self._training and not self._leaving.left:
+        """Note which outputs have no gradient.
+
+        It reads `requires_grad`, so it is called outside of observers, which would note that.
+        """
+        if self._training and not self._escapes.left:
             self.unrecorded = frozenset(
                 i for i, y in enumerate(outputs) if is_differentiable(y) and not y.requires_grad
             )
 
 
 class _RefusedArguments(TorchFunctionMode):
-    """Takes gradients from the arguments by which an operator has none, and calls it again."""
+    """Detaches arguments whose gradient an operator refuses, and calls the operator again."""
 
     def __torch_function__(
         self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Any = None
     ) -> Any:
-        """`func`, which raises before it has written to anything."""
+        """Call `func` until it refuses no more arguments; it refuses before it writes to any."""
         kwargs = kwargs or {}
         while True:
             try:
@@ -70,11 +73,11 @@ class _RefusedArguments(TorchFunctionMode):
                 x = refused and _argument(func, refused[1], args, kwargs)
                 if not isinstance(x, torch.Tensor) or x.is_leaf or not x.requires_grad:
                     raise
-                x.detach_()  # a copy of an argument, here and in what writes to it
+                x.detach_()  # a copy of an argument of the user
 
 
 def _argument(func: Any, name: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
-    """The argument of this name, if it can be told."""
+    """Return the argument of this name, if the signature of `func` is known."""
     try:
         return inspect.signature(func).bind_partial(*args, **kwargs).arguments.get(name)
     except (TypeError, ValueError):
@@ -87,14 +90,14 @@ def _argument(func: Any, name: str, args: Sequence[Any], kwargs: Mapping[str, An
 
 
 def recorded_dependencies(function: Any) -> Callable[[], Sequence[frozenset[int]]] | None:
-    """For each result of `function` the arguments that it may have a derivative by, if known."""
+    """Return the `dependencies` of the Op of `function`, if known: none of unrecorded outputs."""
     program, unrecorded = function.program, function.unrecorded
     if not unrecorded:
         return program.dependencies if program else None
-    everything = frozenset(range(len(function.primals)))
+    all_positions = frozenset(range(len(function.primals)))
 
     def dependencies() -> list[frozenset[int]]:
-        reach = program.dependencies() if program else [everything] * len(function.outputs)
-        return [frozenset() if i in unrecorded else x for i, x in enumerate(reach)]
+        known = program.dependencies() if program else [all_positions] * len(function.outputs)
+        return [frozenset() if i in unrecorded else x for i, x in enumerate(known)]
 
     return dependencies

@@ -1,9 +1,9 @@
-"""Batches over several seeds, one example after the other.
+"""Batched forms of Ops that compute one example after the other.
 
 NOTE [a seed for each example]
-torch seeds a generator, not an example: batched operators draw for all examples from one state. An
-example has to draw what it would alone, so each is computed alone, within one call, and so is each
-derivative of it.
+torch seeds a generator, not an example: a batched operator draws for all examples from one state.
+An example with a seed of its own must draw what it would draw alone. So each example, and each
+derivative of it, is computed alone, in a loop within one call.
 """
 
 from collections.abc import Callable, Sequence
@@ -19,57 +19,57 @@ Axes = tuple[int | None, ...]
 
 
 def batched_specs(specs: Specs, axes: Axes, size: int) -> Specs:
-    """`specs` with an axis of this size where `axes` is no `None`."""
+    """Return `specs` with a new axis of this size at each of `axes` that is not None."""
     return tuple(spec.with_axis(axis, size) for spec, axis in zip(specs, axes, strict=True))
 
 
 def has_seed_per_example(settings: Settings, axes: Axes) -> bool:
-    """Whether each example has a seed of its own."""
+    """Return True if each example has a seed of its own."""
     return settings.seed is not None and axes[settings.seed] is not None
 
 
-def loop_call(one: Op, axes: Axes, onto: Axes, size: int, outputs: Specs) -> Callable[..., Any]:
-    """The call of `one` for each example: NOTE [a seed for each example].
+def loop_call(one: Op, axes: Axes, out_axes: Axes, size: int, outputs: Specs) -> Callable[..., Any]:
+    """Make a call that runs `one` on each example: NOTE [a seed for each example].
 
-    Of its results, those whose axis in `onto` is `None` are summed; together they are `outputs`.
+    Outputs whose axis in `out_axes` is `None` are summed over the examples. `outputs` are the specs
+    of the batched outputs.
     """
 
     def call(*xs: torch.Tensor) -> tuple[torch.Tensor, ...]:
         if not size:
             return tuple(torch.zeros(s.shape, dtype=getattr(torch, s.dtype)) for s in outputs)
-        rows = [one.call(*_example(xs, axes, n)) for n in range(size)]
-        columns = zip(zip(*rows, strict=True), onto, strict=True)
+        examples = [one.call(*_select_example(xs, axes, n)) for n in range(size)]
+        pairs = zip(zip(*examples, strict=True), out_axes, strict=True)
         return tuple(
-            torch.stack(ys).sum(0) if axis is None else torch.stack(ys, axis)
-            for ys, axis in columns
+            torch.stack(ys).sum(0) if axis is None else torch.stack(ys, axis) for ys, axis in pairs
         )
 
     return call
 
 
-def _example(xs: Sequence[torch.Tensor], axes: Axes, n: int) -> list[torch.Tensor]:
-    # In memory as a single argument is, for functions that go by strides.
+def _select_example(xs: Sequence[torch.Tensor], axes: Axes, n: int) -> list[torch.Tensor]:
+    # Contiguous as a single argument is, for functions that depend on strides.
     pairs = zip(xs, axes, strict=True)
     return [x if axis is None else x.select(axis, n).contiguous() for x, axis in pairs]
 
 
-def map_graph(one: Op, axes: Axes, onto: Axes, size: int) -> Callable[[], MappedGraph] | None:
-    """What writes out `one` for each example, if it is written out itself."""
+def map_graph(one: Op, axes: Axes, out_axes: Axes, size: int) -> Callable[[], MappedGraph] | None:
+    """Return what makes the neutral graph of `one` for each example, if `one` has a graph."""
     graph = one.graph
-    return graph and (lambda: MappedGraph(graph(), axes, onto, size))
+    return graph and (lambda: MappedGraph(graph(), axes, out_axes, size))
 
 
 def loop_op(one: Op, axes: Axes, size: int) -> Op:
-    """`one`, which is not differentiated, mapped over `axes` of its arguments."""
+    """Make the batched form of `one`, an Op that is not differentiated."""
     outputs = tuple(spec.with_axis(0, size) for spec in one.output_specs())
-    found = Op(
+    op = Op(
         name=f"{one.name}.vmap",
         framework="torch",
         call=loop_call(one, axes, (0,) * len(outputs), size, outputs),
         output_specs=lambda *_: outputs,
-        vmap=lambda axes, size: loop_op(found, axes, size),
+        vmap=lambda axes, size: loop_op(op, axes, size),
         dependencies=one.dependencies,
         fingerprint=one.fingerprint,
         graph=map_graph(one, axes, (0,) * len(outputs), size),
     )
-    return found
+    return op

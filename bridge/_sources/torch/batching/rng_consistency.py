@@ -1,10 +1,10 @@
-"""Whether a function and what is derived from it draw the same random numbers from a seed.
+"""Checks that a function and its derivatives draw the same random numbers from a seed.
 
-NOTE [the same numbers]
-torch computes the same function by other operators where it is differentiated or batched, and these
-may draw otherwise: dropout in attention does. A gradient would then be that of another mask than
-the value has. Nothing in a graph tells which draws agree, so for a few seeds the results of both
-are compared, on values that are made up.
+NOTE [the same random numbers]
+torch may compute a function by other operators where it is differentiated or batched, and these may
+draw other random numbers: dropout in attention does. A gradient would then be that of another mask
+than the value. A graph does not tell which draws agree, so results on example inputs are compared
+for a few seeds.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -21,19 +21,20 @@ from bridge._sources.torch.program import Program
 _SEEDS = 4
 RNG_MISMATCH = (
     "it would draw other random numbers from the same seed, as dropout in attention does. Draw "
-    "them by operators of their own, such as torch.nn.functional.dropout."
+    "them by separate operators, such as torch.nn.functional.dropout."
 )
 
 
 def missing_key_error(name: str) -> NoRuleError:
-    """The error of a function whose gradient is not that of another call."""
+    """Make the error for a function that would draw other random numbers in its gradient."""
     return NoRuleError(
         f"{name} draws random numbers in its gradient, which have to follow from an argument. Pass "
         "a key, `rng=`."
     )
 
 
-def _arguments(primals: Specs, seed: int | None) -> Iterator[list[torch.Tensor]]:
+def _seeded_inputs(primals: Specs, seed: int | None) -> Iterator[list[torch.Tensor]]:
+    """Yield example inputs for a few seeds; the argument at position `seed` holds the seed."""
     for n in range(_SEEDS):
         xs = example_inputs(primals, n)
         if seed is not None:
@@ -42,22 +43,22 @@ def _arguments(primals: Specs, seed: int | None) -> Iterator[list[torch.Tensor]]
 
 
 def same_first_draws(one: Program, other: Program) -> bool:
-    """Whether one graph draws what another begins with."""
-    rows = [
+    """Return True if one graph draws the random numbers that another draws first."""
+    draws, other_draws = (
         [(x.target, x.meta["val"].shape) for x in p.module.graph.nodes if is_random(x)]
         for p in (one, other)
-    ]
-    return rows[0] == rows[1][: len(rows[0])]
+    )
+    return draws == other_draws[: len(draws)]
 
 
 def same_results(one: Fun, other: Fun, primals: Specs) -> bool:
-    """Whether two functions have the same results."""
+    """Return True if two functions return the same on example inputs."""
     state = torch.get_rng_state()
     try:
         xs = example_inputs(primals)
-        found = one(*xs)
+        outputs = one(*xs)
         torch.set_rng_state(state)
-        return _close(found, other(*xs))
+        return _all_close(outputs, other(*xs))
     finally:
         torch.set_rng_state(state)
 
@@ -65,39 +66,39 @@ def same_results(one: Fun, other: Fun, primals: Specs) -> bool:
 def same_gradients(
     op: Op,
     vjp: Op,
-    split: ForwardBackward,
+    pair: ForwardBackward,
     argnums: Positions,
     outnums: Positions,
     *,
     primals: Specs,
     seed: int | None,
 ) -> bool:
-    """Whether value and gradients are those of one draw."""
+    """Return True if an Op, its vjp and its pair draw the same random numbers."""
     outputs = op.output_specs()
-    for n, xs in enumerate(_arguments(primals, seed)):
-        results = split.forward.call(*xs)
+    for n, xs in enumerate(_seeded_inputs(primals, seed)):
+        results = pair.forward.call(*xs)
         cotangents = example_inputs(tuple(outputs[i] for i in outnums), n)
-        kept = [*(xs[i] for i in split.saved_primals), *(results[i] for i in split.saved_outputs)]
-        found = split.backward(argnums).call(*kept, *results[split.output_count :], *cotangents)
-        if not _close(op.call(*xs), results) or not _close(vjp.call(*xs, *cotangents), found):
+        saved = [*(xs[i] for i in pair.saved_primals), *(results[i] for i in pair.saved_outputs)]
+        residuals = results[pair.output_count :]
+        gradients = pair.backward(argnums).call(*saved, *residuals, *cotangents)
+        same_values = _all_close(op.call(*xs), results)
+        if not same_values or not _all_close(vjp.call(*xs, *cotangents), gradients):
             return False
     return True
 
 
 def same_tangents(
-    op: Op, jvp: Op, argnums: Positions, smooth: Positions, *, primals: Specs, seed: int
+    op: Op, jvp: Op, argnums: Positions, outnums: Positions, *, primals: Specs, seed: int
 ) -> bool:
-    """Whether tangents and gradients are those of one draw."""
-    gradients = op.derive("vjp", argnums, smooth)
+    """Return True if the jvp and the vjp of an Op draw the same random numbers."""
+    vjp = op.derive("vjp", argnums, outnums)
     outputs = op.output_specs()
-    moving = tuple(primals[i] for i in argnums)
-    for n, xs in enumerate(_arguments(primals, seed)):
-        dx, dy = (
-            example_inputs(moving, n + 1),
-            example_inputs(tuple(outputs[i] for i in smooth), n + 2),
-        )
-        left, right = jvp.call(*xs, *dx), gradients.call(*xs, *dy)
-        if not _close([_dot(left, dy)], [_dot(dx, right)]):
+    tangent_specs = tuple(primals[i] for i in argnums)
+    cotangent_specs = tuple(outputs[i] for i in outnums)
+    for n, xs in enumerate(_seeded_inputs(primals, seed)):
+        dx, dy = example_inputs(tangent_specs, n + 1), example_inputs(cotangent_specs, n + 2)
+        tangents, gradients = jvp.call(*xs, *dx), vjp.call(*xs, *dy)
+        if not _all_close([_dot(tangents, dy)], [_dot(dx, gradients)]):
             return False
     return True
 
@@ -105,12 +106,12 @@ def same_tangents(
 def same_examples(
     op: Op, vmap: Op, axes: Sequence[int | None], *, primals: Specs, seed: int
 ) -> bool:
-    """Whether the first and the last example draw what each would alone."""
-    for xs in _arguments(primals, seed):
-        rows = vmap.call(*xs)
+    """Return True if the first and the last example draw what each would draw alone."""
+    for xs in _seeded_inputs(primals, seed):
+        batched = vmap.call(*xs)
         for n in (0, -1):
             one = [x if a is None else x.select(a, n) for x, a in zip(xs, axes, strict=True)]
-            if not _close(op.call(*one), [y[n] for y in rows]):
+            if not _all_close(op.call(*one), [y[n] for y in batched]):
                 return False
     return True
 
@@ -122,9 +123,9 @@ def _dot(xs: Iterable[torch.Tensor], ys: Iterable[torch.Tensor]) -> torch.Tensor
     )
 
 
-def _close(found: Iterable[torch.Tensor], expected: Iterable[torch.Tensor]) -> bool:
-    """Whether two rows agree as far as rounding lets them; another draw differs by far more."""
-    for x, y in zip(found, expected, strict=False):
+def _all_close(actual: Iterable[torch.Tensor], expected: Iterable[torch.Tensor]) -> bool:
+    """Return True if tensors agree but for rounding; other random numbers differ by far more."""
+    for x, y in zip(actual, expected, strict=False):
         if not (x.is_floating_point() or x.is_complex()):
             continue
         scale = y.abs().double().nan_to_num(0, 0, 0).amax() if y.numel() else 0

@@ -1,10 +1,10 @@
-"""The batched form of a function that torch.func.vmap refuses, from its captured graph.
+"""Batched forms of functions that torch.func.vmap refuses, from their captured graphs.
 
 NOTE [example by example]
-A graph can be batched whatever the function it was captured from is made of. What is lost in it
-are the rules of an `autograd.Function`, so it is not differentiated: the derivative of a batch is
-the batch of derivatives. An argument that all examples share gets the sum of their gradients, which
-costs the memory of all: where torch.func.vmap takes the function, that is preferred.
+A captured graph can be batched, whatever its function calls. But the graph has lost the rules of
+`autograd.Function`s, so it is not differentiated: the derivative of a batch is the batch of
+derivatives. An argument that all examples share gets the sum of their gradients, which needs the
+memory of all of them. So torch.func.vmap is preferred where it supports the function.
 """
 
 import dataclasses
@@ -33,14 +33,14 @@ from bridge._sources.torch.program import Program, Settings, make_call, make_cal
 
 @dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
 class Batched:
-    """A captured function over an axis of its arguments: NOTE [example by example].
+    """The batched form of a captured function: NOTE [example by example].
 
     Attributes:
         base: The function of one example, with its rules.
-        axes: For each argument its axis of examples, `None` if all share it.
-        out_axes: For each result the axis of examples, `None` for their sum.
-        size: How many examples there are.
-        settings: Those of the user's function.
+        in_axes: For each argument the axis of the examples; `None` if all share the argument.
+        out_axes: For each output the axis of the examples; `None` if it is their sum.
+        size: The number of examples.
+        settings: The settings of the user's function.
     """
 
     base: Any
@@ -51,53 +51,52 @@ class Batched:
 
     @property
     def name(self) -> str:
-        """That of the base, batched."""
+        """The name of the base and of the rule."""
         return f"{self.base.name}.vmap"
 
     @property
     def uses_rng(self) -> bool:
-        """Whether random numbers are drawn."""
+        """True if it draws random numbers."""
         return self.base.uses_rng
 
     @functools.cached_property
     def primals(self) -> Specs:
-        """The arguments."""
+        """The specs of the arguments."""
         return batched_specs(self.base.primals, self.in_axes, self.size)
 
     @functools.cached_property
     def program(self) -> Program:
-        """The graph."""
+        """The captured graph of the batched form."""
         fun = vmapped(self.base.program.run, self.in_axes, self.size, self.randomness)
 
-        def results(*xs: torch.Tensor) -> list[torch.Tensor]:
-            rows = fun(*xs)
+        def batch(*xs: torch.Tensor) -> list[torch.Tensor]:
             return [
                 y.sum(0) if axis is None else y.movedim(0, axis)
-                for y, axis in zip(rows, self.out_axes, strict=True)
+                for y, axis in zip(fun(*xs), self.out_axes, strict=True)
             ]
 
         try:
-            return trace(results, self.primals, name=self.name, settings=self.settings)
+            return trace(batch, self.primals, name=self.name, settings=self.settings)
         except RuntimeError as error:
             raise NoRuleError(f"torch cannot batch {self.base.name}: {error}") from error
 
     @property
     def outputs(self) -> Specs:
-        """The results."""
+        """The specs of the outputs."""
         return self.program.outputs
 
     @property
     def unrecorded(self) -> frozenset[int]:
-        """Positions of the results that torch records no gradient of."""
+        """Positions of the outputs that torch records no gradient of."""
         return self.base.unrecorded
 
     @property
     def randomness(self) -> str:
-        """Whether examples draw the same random numbers."""
+        """The argument `randomness` of `torch.func.vmap`."""
         return "different" if self.settings.seed is None else "same"
 
     def same_draws(self, vmap: Op) -> bool:
-        """Whether each example of a batched form draws what it would alone."""
+        """Return True if each example of the batched form draws what it would draw alone."""
         seed = self.settings.seed
         if seed is None or not self.uses_rng:
             return True
@@ -105,21 +104,21 @@ class Batched:
         return same_examples(one, vmap, self.in_axes, primals=self.primals, seed=seed)
 
     def check_rng(self) -> "Batched":
-        """Itself, unless random numbers would differ."""
+        """Return itself; raise if it would draw other random numbers."""
         if not self.same_draws(self.make_op()):
             raise NoRuleError(f"torch cannot batch {self.base.name}: {RNG_MISMATCH}")
         return self
 
     def make_op(self) -> Op:
-        """The function as an Op."""
+        """Make the Op of the batched form."""
         return Op(
             name=self.name,
             framework="torch",
             call=make_call(self.program, self.settings),
             call_into=make_call_into(self.program, self.settings),
             output_specs=lambda *_: self.outputs,
-            vjp=lambda wanted, given: self.vjp(wanted, given).make_op(),
-            jvp=lambda given: self.jvp(given).make_op(),
+            vjp=lambda argnums, outnums: self.vjp(argnums, outnums).make_op(),
+            jvp=lambda argnums: self.jvp(argnums).make_op(),
             vmap=lambda axes, size: self.vmap(axes, size).make_op(),
             dependencies=recorded_dependencies(self),
             fingerprint=self.program.fingerprint,
@@ -127,23 +126,25 @@ class Batched:
         )
 
     def vjp(self, argnums: Positions, outnums: Positions) -> "Batched":
-        """The gradients of the primals at `wanted`; only the outputs at `given` take part."""
+        """Return the gradients of the primals at `argnums`, by the outputs at `outnums`."""
         if self.uses_rng and self.settings.seed is None:
             raise NoRuleError(
                 f"{self.name} draws random numbers, and its derivative would be taken at others "
                 "than its value. Let the function take a seed."
             )
-        axes = (*self.in_axes, *(self.out_axes[i] for i in outnums))
-        return self._of(self.base.vjp(argnums, outnums), axes, (self.in_axes[i] for i in argnums))
+        in_axes = (*self.in_axes, *(self.out_axes[i] for i in outnums))
+        out_axes = (self.in_axes[i] for i in argnums)
+        return self._batch_like_this(self.base.vjp(argnums, outnums), in_axes, out_axes)
 
     def jvp(self, argnums: Positions) -> "Batched":
-        """The tangents of the differentiable outputs; only the primals at `given` move."""
-        axes = (*self.in_axes, *(self.in_axes[i] for i in argnums))
-        smooth = (i for i, spec in enumerate(self.base.outputs) if spec.differentiable)
-        return self._of(self.base.jvp(argnums), axes, (self.out_axes[i] for i in smooth))
+        """Return the tangents of the differentiable outputs, by the primals at `argnums`."""
+        in_axes = (*self.in_axes, *(self.in_axes[i] for i in argnums))
+        pairs = zip(self.out_axes, self.base.outputs, strict=True)
+        out_axes = (axis for axis, spec in pairs if spec.differentiable)
+        return self._batch_like_this(self.base.jvp(argnums), in_axes, out_axes)
 
     def vmap(self, axes: Axes, size: int) -> "Batched":
-        """The function mapped over `axes` of its arguments."""
+        """Return the batched form of this batched form."""
         kind = (
             LoopedBatch
             if self.uses_rng and has_seed_per_example(self.settings, axes)
@@ -151,32 +152,39 @@ class Batched:
         )
         return make_batched(self, axes, size, kind)
 
-    def _of(self, base: Any, axes: Axes, onto: Iterable[int | None]) -> "Batched":
-        kind = LoopedBatch if _reruns(base) else type(self)
+    def _batch_like_this(
+        self, base: Any, in_axes: Axes, out_axes: Iterable[int | None]
+    ) -> "Batched":
+        """Return the batched form of a derivative of `base` for the same examples."""
+        kind = LoopedBatch if _needs_loop(base) else type(self)
         return kind(
-            base=base, in_axes=axes, out_axes=tuple(onto), size=self.size, settings=self.settings
+            base=base,
+            in_axes=in_axes,
+            out_axes=tuple(out_axes),
+            size=self.size,
+            settings=self.settings,
         )
 
 
 @dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
 class LoopedBatch(Batched):
-    """The same, one example after the other: NOTE [a seed for each example]."""
+    """A batched form that loops over the examples: NOTE [a seed for each example]."""
 
     @property
     def outputs(self) -> Specs:
-        """The results."""
+        """The specs of the outputs."""
         return batched_specs(self.base.outputs, self.out_axes, self.size)
 
     def make_op(self) -> Op:
-        """The function as an Op."""
+        """Make the Op of the batched form."""
         one = self.base.make_op()
         return Op(
             name=self.name,
             framework="torch",
             call=loop_call(one, self.in_axes, self.out_axes, self.size, self.outputs),
             output_specs=lambda *_: self.outputs,
-            vjp=lambda wanted, given: self.vjp(wanted, given).make_op(),
-            jvp=lambda given: self.jvp(given).make_op(),
+            vjp=lambda argnums, outnums: self.vjp(argnums, outnums).make_op(),
+            jvp=lambda argnums: self.jvp(argnums).make_op(),
             vmap=lambda axes, size: self.vmap(axes, size).make_op(),
             dependencies=one.dependencies,
             fingerprint=one.fingerprint,
@@ -184,12 +192,12 @@ class LoopedBatch(Batched):
         )
 
 
-def _reruns(base: Any) -> bool:
-    """Whether there is no graph to batch."""
+def _needs_loop(base: Any) -> bool:
+    """Return True if `base` has no graph to batch."""
     return isinstance(base, LoopedBatch) or base.program is None
 
 
 def make_batched(base: Any, axes: Axes, size: int, kind: type[Batched]) -> Batched:
-    """`base` mapped over `axes` of its arguments."""
-    onto = (0,) * len(base.outputs)
-    return kind(base=base, in_axes=axes, out_axes=onto, size=size, settings=base.settings)
+    """Make the batched form of `base` of this kind, with the examples in front of each output."""
+    out_axes = (0,) * len(base.outputs)
+    return kind(base=base, in_axes=axes, out_axes=out_axes, size=size, settings=base.settings)

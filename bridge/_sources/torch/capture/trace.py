@@ -19,16 +19,12 @@ from bridge._sources.torch.capture.rewrites import RewrittenFunctions
 from bridge._sources.torch.capture.sparse import DenseGradients, SparseError
 from bridge._sources.torch.capture.torch_settings import capture_settings
 from bridge._sources.torch.code.codegen import get_attribute
+from bridge._sources.torch.gradient_observer import GradientObserver
 from bridge._sources.torch.internals import (
-    GradientObserver,
     export,
     fake_tensors,
     graphs_have_a_loss_wrong,
-    is_accumulation_error,
-    is_change_error,
     is_fake,
-    is_shape_error,
-    is_value_error,
     load_exporter,
     storage_id,
 )
@@ -37,6 +33,12 @@ from bridge._sources.torch.state.dry_run import Trial, call_user_function, trial
 from bridge._sources.torch.state.operands import AccessGuard, MutationGuard
 from bridge._sources.torch.state.replaced_tensors import SWAP_LOCK, bypass_message, replaced_names
 from bridge._sources.torch.state.retained_tensors import tensors_read_again
+from bridge._sources.torch.torch_errors import (
+    is_accumulation_error,
+    is_change_error,
+    is_shape_error,
+    is_value_error,
+)
 
 Fun = Callable[..., Sequence[torch.Tensor]]
 
@@ -102,10 +104,7 @@ def trace(
         fakes = fake_tensors(primals)
         module = export(outputs, fakes, joint=False)
         _check_constants(module, name)
-        if trial.accumulated:
-            raise NoRuleError(f"{name} cannot be captured as a graph: {ACCUMULATES}")
-        for x in tensors_read_again(outputs, fakes, trial):
-            raise _retained_tensor_error(name, x)
+        _check_state(trial, outputs, fakes, name)
         simplify(module)
         copy_aliased_outputs(module.graph)
     if observer.wrong and graphs_have_a_loss_wrong():
@@ -258,6 +257,16 @@ def _check_constants(module: torch.fx.GraphModule, name: str) -> None:
         label = names.get(storage_id(constant) or 0)
         if label:
             raise ArgumentError(f"{name} {bypass_message(label)}")
+
+
+def _check_state(
+    trial: Trial, fun: Callable[..., Any], fakes: Sequence[torch.Tensor], name: str
+) -> None:
+    """Raise if a function adds to the `.grad` of tensors, or reads tensors of its last call."""
+    if trial.accumulated:
+        raise NoRuleError(f"{name} cannot be captured as a graph: {ACCUMULATES}")
+    for x in tensors_read_again(fun, fakes, trial):
+        raise _retained_tensor_error(name, x)
 
 
 def _retained_tensor_error(name: str, x: torch.Tensor) -> ArgumentError:

@@ -1,0 +1,52 @@
+"""Errors that torch raises, told apart by their classes and texts; the classes are required."""
+
+from torch._subclasses.fake_tensor import (
+    DataDependentOutputException,
+    DynamicOutputShapeException,
+    UnsupportedFakeTensorException,
+    UnsupportedOperatorException,
+)
+
+# Raised where a function needs values and there are none.
+_NO_VALUES = (
+    DataDependentOutputException,
+    DynamicOutputShapeException,
+    UnsupportedFakeTensorException,
+)
+# Texts of plain RuntimeErrors that torch raises for the same reason.
+_NO_VALUES_TEXTS = (
+    ".numpy() is not supported for tensor subclasses",
+    "Cannot access data pointer",
+    "Attempted to access the data pointer on an invalid python storage",
+    "unsupported format string passed to FunctionalTensor.__format__",
+    "Can't call numpy() on Tensor that requires grad",
+    "It appears that you're trying to get value out of a tracing tensor",
+    "Cannot call numel() on tensor with symbolic sizes/strides",
+)
+
+
+def is_accumulation_error(error: BaseException) -> bool:
+    """Return True if `error` says that `.backward()` was called in a capture."""
+    return "Cannot backprop through mirrored meta" in str(error)
+
+
+def is_change_error(error: BaseException) -> bool:
+    """Return True if `error` says that a graph would change in place what is not its argument."""
+    text = str(error)
+    return "entirely functional graph" in text or ("n=copy_" in text and "placeholders=" in text)
+
+
+def is_shape_error(error: BaseException) -> bool:
+    """Return True if `error` says that torch needs values to know the results of an operator."""
+    texts = "There was no fake impl registered", "self.shape_env must not be None"
+    return isinstance(error, UnsupportedOperatorException) or any(x in str(error) for x in texts)
+
+
+def is_value_error(error: BaseException) -> bool:
+    """Return True if `error` says that a function looked at values in a capture."""
+    return isinstance(error, _NO_VALUES) or any(text in str(error) for text in _NO_VALUES_TEXTS)
+
+
+def is_style_error(error: BaseException) -> bool:
+    """Return True if `error` says that torch.func refuses a Function in the style of torch 1."""
+    return "it must override the setup_context staticmethod" in str(error)
