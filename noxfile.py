@@ -20,7 +20,9 @@ SUBSETS = ["torch,jax", "torch,mlx", "jax,mlx", "torch"]
 # With two frameworks, what may depend on a third: the rest is that of `nox -s tests`.
 SHARED = [
     *("arguments", "arguments_methods", "arguments_numbers", "arguments_static"),
-    *("docstrings", "dtypes", "import", "random", "readme", "transfer"),
+    *("dtypes", "dtypes_of_64_bits", "dtypes_of_integers", "dtypes_that_torch_lacks"),
+    *("docstrings", "import", "random", "readme"),
+    *("transfer", "transfer_layouts", "transfer_trees"),
     *("trees", "trees_autograd", "trees_memory", "trees_of_libraries"),
 ]
 

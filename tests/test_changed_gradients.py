@@ -7,7 +7,6 @@ from bridge import NoRuleError, torch2jax
 
 torch = pytest.importorskip("torch")
 jax = pytest.importorskip("jax")
-jnp = jax.numpy
 
 checkpoint = pytest.importorskip("torch.utils.checkpoint").checkpoint
 

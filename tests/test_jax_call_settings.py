@@ -12,7 +12,6 @@ jax = pytest.importorskip("jax")
 jnp = jax.numpy
 
 X = np.array([0.3, -1.2, 0.7], "float32")
-KEY = np.array([3, 5], "uint32")
 
 
 @pytest.fixture(params=["torch", "mlx"])

@@ -11,13 +11,9 @@ import jax.numpy as jnp
 import torch
 from torch.nn import functional as F  # noqa: N812
 
-from bridge import torch2jax
+from tests.torch_in_jax import xla
 
 pytestmark = pytest.mark.usefixtures("x64")
-
-
-def xla(function):
-    return torch2jax(function, lower="xla")
 
 
 def in_jax(x):

@@ -1,13 +1,10 @@
-"""What calls from MLX take and give: dtypes, trees, modules, keys, errors, threads and memory."""
-
-import threading
+"""Calls from MLX: dtypes, trees, modules, keys, and functions that look at values."""
 
 import numpy as np
 import pytest
 
-from bridge import ArgumentError, NoRuleError
+from bridge import ArgumentError
 from bridge.testing import check_gradients
-from tests.processes import fresh_process, needs_proc, resident
 
 mx = pytest.importorskip("mlx.core")
 torch = pytest.importorskip("torch")
@@ -15,14 +12,9 @@ import mlx.nn as nn  # noqa: E402
 import mlx.optimizers as optimizers  # noqa: E402
 
 from bridge import jax2mlx, torch2mlx  # noqa: E402
+from tests.mlx_transforms import inner  # noqa: E402
 
 X = mx.array([0.3, -1.25, 0.7])
-
-
-def inner(f):
-    return mx.grad(lambda x: f(x).sum())
-
-
 FLOATS = [mx.float16, mx.bfloat16, mx.float32, mx.float64, mx.complex64]
 INTEGERS = [mx.bool_, *(getattr(mx, f"{u}int{n}") for u in ("", "u") for n in (8, 16, 32, 64))]
 
@@ -153,59 +145,6 @@ def test_random_numbers_follow_from_a_key():
         dropout(ones, rng=mx.random.split(mx.random.key(0)))
 
 
-class OwnError(Exception):
-    pass
-
-
-ATTEMPTS = {
-    "value": lambda f: f(X),
-    "grad": lambda f: inner(f)(X),
-    "jvp": lambda f: mx.jvp(lambda x: [f(x)], [X], [X]),
-    "vmap": lambda f: mx.vmap(f)(X),
-    "vmap grad": lambda f: mx.vmap(mx.grad(f))(X),
-}
-
-
-@pytest.mark.parametrize("attempt", ATTEMPTS)
-def test_exceptions_keep_type_and_text(attempt):
-    def fails(x):
-        raise OwnError("of mine")
-
-    with pytest.raises(OwnError, match="of mine"):
-        ATTEMPTS[attempt](torch2mlx(fails))
-
-
-def test_exceptions_of_a_derivative_keep_type_and_text():
-    class Fails(torch.autograd.Function):
-        @staticmethod
-        def forward(ctx, x):
-            return x * 2
-
-        @staticmethod
-        def backward(ctx, cotangent):
-            raise OwnError("of mine")
-
-    fails = torch2mlx(Fails.apply, capture="never")
-    assert fails(X).tolist() == (2 * X).tolist()
-    with pytest.raises(OwnError, match="of mine"):
-        inner(fails)(X)
-    assert inner(torch2mlx(torch.sin))(X).shape == X.shape  # nothing is left behind
-
-
-def test_what_torch_cannot_do_has_a_name():
-    class Old(torch.autograd.Function):
-        @staticmethod
-        def forward(ctx, x):
-            return x * 2
-
-        @staticmethod
-        def backward(ctx, cotangent):
-            return cotangent * 2
-
-    with pytest.raises(NoRuleError, match="torch has no jvp of Old"):
-        mx.jvp(torch2mlx(Old.apply, capture="never"), (X,), (X,))
-
-
 def test_functions_that_look_at_values_have_derivatives():
     looks = torch2mlx(lambda x: x**3 if x.sum() > 0 else x, capture="never")
     assert inner(looks)(X).tolist() == [1, 1, 1]
@@ -259,81 +198,3 @@ def test_gradients_agree_with_finite_differences():
             check_gradients(wrong, x)
     with pytest.raises(ArgumentError, match="need float64"):
         check_gradients(torch2mlx(torch.sin), X)
-
-
-def test_threads_transform_at_once():
-    bridged, failures = torch2mlx(lambda x: torch.sin(x) * x), []
-
-    def work(seed):
-        x = mx.random.normal((8,), key=mx.random.key(seed))
-        want = -np.sin(x) * x + 2 * np.cos(x)
-        for _ in range(20):
-            if not np.allclose(inner(inner(bridged))(x), want, atol=1e-5):
-                failures.append(seed)
-
-    threads = [threading.Thread(target=work, args=(seed,)) for seed in range(4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert not failures
-
-
-def test_a_thread_within_a_transformation_never_loses_the_gradient():
-    bridged = torch2mlx(lambda x: x**2)
-
-    def elsewhere(x):
-        mx.eval(x)
-        found = []
-        thread = threading.Thread(target=lambda: found.append(bridged(x)))
-        thread.start()
-        thread.join()
-        return found[0].sum()
-
-    value, gradient = mx.value_and_grad(elsewhere)(X)
-    np.testing.assert_allclose(gradient, 2 * X, rtol=1e-6)
-    with pytest.raises(RuntimeError, match="in current thread"):  # as with functions of MLX
-        mx.eval(value)
-
-
-def growth_of_calls(most):
-    """Megabytes that so many calls take, after 1,000."""
-    bridged = torch2mlx(lambda x, w: (torch.tanh(x @ w), x.sum()))
-    x, w = mx.ones((8, 16)), mx.ones((16, 16)) * 0.1
-    chain, step = x, mx.value_and_grad(lambda w: (bridged(x, w)[0] ** 2).sum())
-    sizes = []
-    for count in (1_000, most):
-        for i in range(count):
-            chain = bridged(chain, w)[0]
-            if not i % 10:
-                mx.eval(step(w))
-        sizes.append(resident())
-    return sizes[1] - sizes[0]
-
-
-@needs_proc
-@pytest.mark.parametrize("count", [9_000, pytest.param(100_000, marks=pytest.mark.slow)])
-def test_thousands_of_calls_take_no_memory(count):
-    assert fresh_process(growth_of_calls, count, timeout=1200) < 5
-
-
-def peak_of_large_arrays():
-    """Megabytes that the gradient of a function of 64 MB takes at most, and keeps."""
-    bridged = torch2mlx(torch.sin)
-    mx.eval(mx.grad(lambda x: bridged(x).sum())(X))  # imports what captures functions
-    x = mx.ones((16 * 2**20,))
-    mx.eval(x)
-    mx.set_cache_limit(0)
-    before = resident()
-    gradient = mx.grad(lambda x: bridged(x).sum())(x)
-    mx.eval(gradient)
-    ok = bool(np.allclose(np.array(gradient)[:5], np.cos(1)))
-    del gradient
-    return ok, resident() - before
-
-
-@needs_proc
-def test_large_arrays_are_let_go():
-    right, kept = fresh_process(peak_of_large_arrays)
-    assert right
-    assert kept < 32

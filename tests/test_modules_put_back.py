@@ -6,26 +6,17 @@ import threading
 import numpy as np
 import pytest
 
-from bridge import ArgumentError, NoRuleError, torch2jax
+from bridge import torch2jax
 
 torch = pytest.importorskip("torch")
 jax = pytest.importorskip("jax")
-jnp = jax.numpy
+
+from tests.torch_modules import TiedBuffers, state  # noqa: E402
+
 nn = torch.nn
 parametrize = torch.nn.utils.parametrize
 
 X = np.random.default_rng(5).normal(size=(4, 3)).astype("float32")
-
-
-def state(module):
-    """What a module holds, by identity and value."""
-    named = [
-        *module.named_parameters(remove_duplicate=False),
-        *module.named_buffers(remove_duplicate=False),
-    ]
-    attributes = [(id(part), list(vars(part))) for part in module.modules()]
-    tensors = [(name, id(x), type(x), x.detach().numpy().tobytes()) for name, x in named]
-    return tensors, attributes, [part.training for part in module.modules()]
 
 
 def compared(module, capture, around=contextlib.nullcontext):
@@ -149,22 +140,6 @@ class Remembering(nn.Module):
         return torch.sin(self.seen)
 
 
-class TiedBuffers(nn.Module):
-    def __init__(self, place):
-        super().__init__()
-        self.place = place
-        self.register_buffer("mean", torch.ones(3))
-        self.part = nn.Module()
-        self.part.register_buffer("mean", self.mean)
-
-    def forward(self, x):
-        if self.place:
-            self.part.mean.add_(x.detach().mean(0))
-        else:
-            self.part.mean = self.part.mean + 1
-        return x * self.mean * self.part.mean
-
-
 class Antisymmetric(nn.Module):
     def forward(self, weight):
         return weight - weight.T
@@ -236,129 +211,6 @@ def test_parametrizations_that_are_cached_outside(capture):
     compared(module, capture, cached)
 
 
-class Past(nn.Module):
-    """A module that reaches its own parameter past its attributes, in either pass."""
-
-    def __init__(self, *, backward):
-        super().__init__()
-        self.layer = nn.Linear(3, 3)
-        self.weights, self.late = [self.layer.weight], backward
-
-    def forward(self, x):
-        if self.late:
-            return Late.apply(self.layer(x), self.weights)
-        return self.layer(x) @ self.weights[0]
-
-
-class Late(torch.autograd.Function):
-    @staticmethod
-    def forward(x, weights):
-        return x.clone()
-
-    @staticmethod
-    def setup_context(ctx, inputs, output):
-        ctx.weights = inputs[1]
-
-    @staticmethod
-    def backward(ctx, cotangent):
-        return cotangent @ ctx.weights[0], None
-
-
-class Averaging(nn.Module):
-    """A module that keeps an average in a parameter."""
-
-    def __init__(self):
-        super().__init__()
-        self.layer, self.mean = nn.Linear(3, 3), nn.Parameter(torch.zeros(3), requires_grad=False)
-
-    def forward(self, x):
-        self.mean.data.mul_(0.9).add_(x.detach().mean(0))
-        return self.layer(x) + self.mean
-
-
-class Resetting(nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.scale = nn.Parameter(torch.ones(3))
-
-    def forward(self, x):
-        self.scale = nn.Parameter(2 * self.scale.detach())
-        return x * self.scale
-
-
-class Stateful(nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.hidden = torch.zeros(3)
-
-    def forward(self, x):
-        self.hidden = 0.5 * self.hidden + x.mean(0)
-        return x * self.hidden
-
-
-class Accumulating(torch.autograd.Function):
-    """A backward pass that leaves the gradients of a layer in `.grad`."""
-
-    @staticmethod
-    def forward(ctx, x, layer):
-        ctx.layer = layer
-        ctx.save_for_backward(x)
-        with torch.no_grad():
-            return layer(x)
-
-    @staticmethod
-    def backward(ctx, cotangent):
-        (x,) = ctx.saved_tensors
-        with torch.enable_grad():
-            x = x.detach().requires_grad_()
-            ctx.layer(x).backward(cotangent)
-        return x.grad, None
-
-
-class Accumulated(nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.layer = nn.Linear(3, 3)
-
-    def forward(self, x):
-        return Accumulating.apply(x, self.layer)
-
-
-def hooked_after():
-    module = nn.Linear(3, 3)
-    module.weight.register_post_accumulate_grad_hook(lambda parameter: None)
-    return module
-
-
-REFUSED = {
-    "past": (lambda: Past(backward=False), ArgumentError, "Past uses `layer.weight` past the attr"),
-    "late": (lambda: Past(backward=True), ArgumentError, "Past uses `layer.weight` past the attr"),
-    "in_place": (Averaging, ArgumentError, "Averaging changes its parameter `mean` in place"),
-    "anew": (Resetting, ArgumentError, "Resetting replaces its parameter `scale`"),
-    "state": (
-        Stateful,
-        ArgumentError,
-        "Stateful reads its attribute `hidden`, a tensor, and replaces",
-    ),
-    "untied": (lambda: TiedBuffers(place=False), ArgumentError, "replaces buffer mean, but not"),
-    "accumulated": (Accumulated, NoRuleError, r"a `.backward\(\)` in it adds to the `.grad`"),
-    "hooked_after": (hooked_after, NoRuleError, "weight has a hook that changes its `.grad`"),
-}
-
-
-@pytest.mark.parametrize("capture", ["auto", "never"])
-@pytest.mark.parametrize("kind", REFUSED)
-def test_what_would_use_or_lose_others_is_refused(kind, capture):
-    make, error, text = REFUSED[kind]
-    module = make()
-    there = torch2jax(module, capture=capture)
-    before = state(module)
-    loss = lambda params, x: there.apply(params, there.buffers, x)[0].sum()
-    with pytest.raises(error, match=text):
-        jax.grad(loss, argnums=(0, 1))(there.params, X)
-    assert state(module) == before
-
-
 @pytest.mark.parametrize("capture", ["auto", "never"])
 def test_a_module_that_fails_is_put_back(capture):
     class Failing(nn.Linear):
@@ -397,31 +249,3 @@ def test_one_module_in_several_threads():
             for name, parameter in twin.named_parameters():
                 np.testing.assert_allclose(gradients[name], parameter.grad, rtol=1e-3, atol=1e-3)
     assert state(module) == before
-
-
-def test_parameters_are_checked_by_name():
-    there = torch2jax(nn.Linear(3, 3))
-    with pytest.raises(
-        ArgumentError, match=r"`params` of Linear lacks bias\. Pass all that are in"
-    ):
-        there.apply({"weight": there.params["weight"]}, {}, X)
-    with pytest.raises(ArgumentError, match="`params` of Linear has an unknown scale"):
-        there.apply({**there.params, "scale": 1.0}, {}, X)
-    with pytest.raises(ArgumentError, match=r"`buffers` of Linear is an array.*net.apply\(net.par"):
-        there.apply(there.params, X)
-    with pytest.raises(ArgumentError, match="`params` of Linear is an array"):
-        there.apply(X, {})
-    with pytest.raises(ArgumentError, match=r"Call `net.apply\(net.params, net.buffers, \*args\)`"):
-        there(X)
-
-
-@pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")
-@pytest.mark.filterwarnings("ignore:.*torch.jit:FutureWarning")
-def test_modules_whose_parameters_cannot_be_replaced_are_refused():
-    with pytest.raises(ArgumentError, match="LazyLinear is lazy: `weight` has no shape before"):
-        torch2jax(nn.LazyLinear(3))
-    traced = torch.jit.trace(nn.Linear(3, 3), torch.tensor(X))
-    with pytest.raises(
-        ArgumentError, match=r"is compiled by torch\.jit, which holds its parameters"
-    ):
-        torch2jax(traced)

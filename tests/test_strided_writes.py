@@ -7,7 +7,6 @@ from bridge import torch2jax
 
 torch = pytest.importorskip("torch")
 jax = pytest.importorskip("jax")
-jnp = jax.numpy
 
 XS = np.random.default_rng(2).normal(size=(2, 2, 3)).astype("float32")
 MODES = {"graph": {}, "xla": {"lower": "xla"}}

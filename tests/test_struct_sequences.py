@@ -9,7 +9,6 @@ from bridge import ArgumentError, torch2jax
 
 torch = pytest.importorskip("torch")
 jax = pytest.importorskip("jax")
-jnp = jax.numpy
 
 X = np.array([[2.0, -1.0], [0.5, 3.5]], np.float32)
 MODES = {"graph": {}, "anew": {"capture": "never"}, "xla": {"lower": "xla"}}

@@ -173,18 +173,6 @@ def caught():
     return f, lambda: total
 
 
-def on_the_right():
-    total = torch.ones(2, 2)
-
-    def f(x):
-        nonlocal total
-        total @= torch.eye(2) * 2
-        total |= total == 1 if total.dtype == torch.bool else total > 0
-        return x * total.sum()
-
-    return f, lambda: total
-
-
 def by_out():
     total = torch.ones(3)
 

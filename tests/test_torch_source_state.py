@@ -16,10 +16,6 @@ def ambient(x):
     return x @ x.mT, made, torch.zeros(2)
 
 
-def under(context):
-    return lambda call: (context.__enter__(), call(), context.__exit__(None, None, None))[1]
-
-
 AMBIENT = {
     "no_grad": torch.no_grad,
     "inference_mode": torch.inference_mode,
