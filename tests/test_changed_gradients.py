@@ -10,10 +10,10 @@ jax = pytest.importorskip("jax")
 
 checkpoint = pytest.importorskip("torch.utils.checkpoint").checkpoint
 
+from tests.torch_in_jax import modes  # noqa: E402
+
 X = np.array([0.5, -1.2, 2.0], np.float32)
 V = np.array([1.0, -0.5, 0.3], np.float32)
-MODES = {"graph": {}, "anew": {"capture": "never"}, "xla": {"lower": "xla"}}
-modes = pytest.mark.parametrize("options", MODES.values(), ids=MODES)
 
 
 def held(x):

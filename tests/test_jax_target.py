@@ -21,23 +21,15 @@ from bridge._calls import executor
 from bridge._core.op import ForwardBackward, Op
 from bridge._core.spec import ArraySpec
 from tests.handmade import Handmade, exposed, into_jax
+from tests.torch_in_jax import in_jax, in_torch
 
 RANDOM = np.random.default_rng(0)
-A = RANDOM.normal(size=(3, 3))
 X = np.array([0.3, -1.2, 0.7])
 T = np.array([0.5, 0.25, -2.0])
 Z = np.array([0.3 + 0.4j, -1.2 + 0.1j, 0.7 - 0.9j])
 
 
 pytestmark = pytest.mark.usefixtures("x64")
-
-
-def in_torch(x):
-    return torch.sin(x) * (torch.from_numpy(A).to(x.dtype) @ x) + x.abs() ** 2
-
-
-def in_jax(x):
-    return jnp.sin(x) * (jnp.asarray(A, x.dtype) @ x) + jnp.abs(x) ** 2
 
 
 # Each makes of a function from vectors to vectors another.

@@ -9,13 +9,14 @@ from bridge import torch2jax
 
 torch = pytest.importorskip("torch")
 jax = pytest.importorskip("jax")
+
+from tests.torch_in_jax import MODES, modes  # noqa: E402
+
 jnp = jax.numpy
 nn = torch.nn
 
 RANDOM = np.random.default_rng(3)
 X = RANDOM.normal(size=(5, 3)).astype("float32")
-MODES = {"graph": {}, "anew": {"capture": "never"}, "xla": {"lower": "xla"}}
-modes = pytest.mark.parametrize("options", MODES.values(), ids=MODES)
 
 
 class Learned(nn.Module):

@@ -10,9 +10,9 @@ from bridge import ArgumentError, torch2jax
 torch = pytest.importorskip("torch")
 jax = pytest.importorskip("jax")
 
+from tests.torch_in_jax import modes  # noqa: E402
+
 X = np.array([[2.0, -1.0], [0.5, 3.5]], np.float32)
-MODES = {"graph": {}, "anew": {"capture": "never"}, "xla": {"lower": "xla"}}
-modes = pytest.mark.parametrize("options", MODES.values(), ids=MODES)
 FUNCTIONS = {
     "qr": torch.linalg.qr,
     "eigh": lambda x: torch.linalg.eigh(x @ x.mT),
