@@ -18,7 +18,7 @@ from bridge._sources.torch.gradient_observer import GradientObserver
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-    """How the Ops of one function and of its derivatives are made.
+    """Options for the Ops of one function and of its derivatives.
 
     Attributes:
         capture: `auto`, `require` or `never`: whether the function is captured as a graph.

@@ -136,6 +136,7 @@ _NEARBY_POINTS = 3
 
 
 def _inner(pair: tuple[Any, Any]) -> float:
+    """Return the inner product of two lists of tensors."""
     return sum(float((_in_double(a) * _in_double(b)).sum()) for a, b in _pairs(*pair))
 
 
@@ -177,7 +178,7 @@ def _in_double(x: torch.Tensor) -> torch.Tensor:
 
 @dataclasses.dataclass(frozen=True)
 class Inferred:
-    """What a run on example inputs tells about a function.
+    """Facts about a function, learned from a run on example inputs.
 
     Attributes:
         outputs: The specs of its outputs.

@@ -86,6 +86,7 @@ class _Rules:
         return detached if isinstance(outputs, tuple) else detached[0]
 
     def _save(self, ctx: Any, args: Any, outputs: Any) -> None:
+        """Save the arguments for a rerun in the backward."""
         ctx.others = [None if isinstance(x, torch.Tensor) else x for x in args]
         ctx.argnums = [i for i, x in enumerate(args) if isinstance(x, torch.Tensor)]
         ctx.save_for_backward(*(args[i] for i in ctx.argnums))

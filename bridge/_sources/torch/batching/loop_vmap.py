@@ -48,6 +48,7 @@ def loop_call(one: Op, axes: Axes, out_axes: Axes, size: int, outputs: Specs) ->
 
 
 def _select_example(xs: Sequence[torch.Tensor], axes: Axes, n: int) -> list[torch.Tensor]:
+    """Return the arguments of example `n`."""
     # Contiguous as a single argument is, for functions that depend on strides.
     pairs = zip(xs, axes, strict=True)
     return [x if axis is None else x.select(axis, n).contiguous() for x, axis in pairs]

@@ -117,6 +117,7 @@ def same_examples(
 
 
 def _dot(xs: Iterable[torch.Tensor], ys: Iterable[torch.Tensor]) -> torch.Tensor:
+    """Return the real inner product of two lists of tensors."""
     return sum(
         (torch.real(x * y.conj()).double().sum() for x, y in zip(xs, ys, strict=True)),
         torch.zeros((), dtype=torch.float64),

@@ -285,6 +285,7 @@ def _check_unchanged(guard: MutationGuard, name: str) -> None:
 
 
 def _mutation_error(name: str, tensor: str) -> ArgumentError:
+    """Make the error for a function that changes a captured tensor."""
     return ArgumentError(
         f"{name} changes {tensor} in place that is none of its arguments, so each call, and each "
         "derivative, would change it again. Pass it as an argument and return its new value, as "

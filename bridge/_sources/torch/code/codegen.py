@@ -81,6 +81,7 @@ class _CodeWriter:
         return self._globals["run"]
 
     def _expression(self, x: Any) -> str:
+        """Write an argument of an operator as Python code."""
         if isinstance(x, Node):
             return self._names[x]
         if x is None or type(x) in (bool, int, str):

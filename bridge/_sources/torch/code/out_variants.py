@@ -21,7 +21,7 @@ _aten: Any = torch.ops.aten
 
 @dataclasses.dataclass(frozen=True)
 class OutVariant:
-    """How a node writes to the buffer of an output.
+    """A way for a node to write to the buffer of an output.
 
     Attributes:
         position: The position of the output.

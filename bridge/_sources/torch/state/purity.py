@@ -64,6 +64,7 @@ class Purity:
                 )
 
     def _look(self, x: torch.Tensor, *, written: bool) -> None:
+        """Note a tensor that an operator takes, and a violation if it may not take it."""
         if is_real(x):
             self._read.add(id(x))
         key = storage_id(x)

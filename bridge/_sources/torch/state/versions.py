@@ -58,4 +58,5 @@ def checking_versions(op: Op, constants: Constants, position: int, name: str) ->
 
 
 def _versions(constants: Constants) -> list[int]:
+    """Return how often each tensor has been changed in place."""
     return [x._version for x in constants]
