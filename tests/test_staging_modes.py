@@ -6,13 +6,13 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from tests.compiling import COMPILED, assert_close, compiled, rows, with_gradients  # noqa: E402
+from tests.compiling import COMPILED, NEWER_DYNAMO, assert_close, compiled, rows, with_gradients  # noqa: E402
 
 pytestmark = COMPILED
 
 MODES = {
     "no_grad": torch.no_grad,
-    "inference": torch.inference_mode,
+    "inference": pytest.param(torch.inference_mode, marks=NEWER_DYNAMO),
     "autocast": lambda: torch.autocast(device_type="cpu", dtype=torch.bfloat16),
 }
 

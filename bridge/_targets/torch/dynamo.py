@@ -14,6 +14,7 @@ reason; without it Python makes the call, which raises the error itself, or does
 compiled.
 """
 
+import ctypes
 import dataclasses
 import enum
 import functools
@@ -40,7 +41,7 @@ def call(function: StageableFunction, args: Any, kwargs: Any) -> Any:
     """Call `function` in compiled code: NOTE [what Dynamo lets in and out]."""
     if not torch.compiler.is_dynamo_compiling():  # between compiled parts, as after a graph break
         return torch.compiler.disable(function)(*args, **kwargs)
-    _prepare(function)
+    _prepare(id(function))
     keys: list[int] = []
     values: list[Any] = []
     _flatten(function, (args, kwargs), keys, values)
@@ -50,8 +51,17 @@ def call(function: StageableFunction, args: Any, kwargs: Any) -> Any:
     return _build(function, description, outputs)
 
 
-def _prepare(function: StageableFunction) -> None:
-    """Let Dynamo trace `function` by running it."""
+def _from_identity(identity: int) -> StageableFunction:
+    """Return the function with this `id`, which is alive: compiled code is calling it.
+
+    Dynamo of torch 2.11 hands no objects to a function that it runs for a constant result.
+    """
+    return ctypes.cast(identity, ctypes.py_object).value
+
+
+def _prepare(identity: int) -> None:
+    """Let Dynamo trace a function by running it."""
+    function = _from_identity(identity)
     if function.staged_function is None:
         # Imported while Dynamo runs, since this imports all of it.
         decorators = importlib.import_module("torch._dynamo")
@@ -60,13 +70,13 @@ def _prepare(function: StageableFunction) -> None:
         )
 
 
-def _store(function: StageableFunction, boxed: tuple[Any]) -> int:
+def _store(identity: int, boxed: tuple[Any]) -> int:
     """Store a constant of the graph and return its key.
 
     It comes in a tuple: without one, an object that compiled code has made would come without the
     attributes that its constructor has set.
     """
-    return keep_object(function, boxed[0])
+    return keep_object(_from_identity(identity), boxed[0])
 
 
 def _is_foreign_array(x: Any) -> int:
@@ -74,16 +84,16 @@ def _is_foreign_array(x: Any) -> int:
     return int(hasattr(x, "shape") and hasattr(x, "dtype"))
 
 
-def _store_array(function: StageableFunction, x: Any) -> int:
+def _store_array(identity: int, x: Any) -> int:
     """Store an array of another framework, which will be refused, and return its key."""
-    return keep_object(function, x)
+    return keep_object(_from_identity(identity), x)
 
 
-def _store_object(function: StageableFunction, x: Any, attributes: dict[str, Any]) -> int:
+def _store_object(identity: int, x: Any, attributes: dict[str, Any]) -> int:
     """Store an object and return its key; note if compiled code has set its attributes."""
     if getattr(x, "__dict__", {}) != attributes or hasattr(type(x), "__slots__"):
-        return keep_object(function, _UnknownObject(type(x).__name__))
-    return keep_object(function, x)
+        x = _UnknownObject(type(x).__name__)
+    return keep_object(_from_identity(identity), x)
 
 
 for constant in (_prepare, _store, _is_foreign_array, _store_array, _store_object):
@@ -100,26 +110,26 @@ class _UnknownObject:
 def _flatten(function: StageableFunction, tree: Any, keys: list[int], values: list[Any]) -> None:
     """Add keys of the structure and leaves of `tree` to `keys`, tensors and numbers to `values`."""
     leaves, structure = pytree.tree_flatten(tree)
-    keys.append(0 + _store(function, (structure,)))
+    keys.append(0 + _store(id(function), (structure,)))
     keys.append(len(leaves))
     for leaf in leaves:
         if isinstance(leaf, bool) or isinstance(leaf, _SIMPLE):  # noqa: SIM101, Dynamo's bools
-            keys.append(0 + _store(function, (leaf,)))
+            keys.append(0 + _store(id(function), (leaf,)))
         elif isinstance(leaf, (torch.Tensor, int, float, complex)):
             keys.append(_VALUE)
             values.append(leaf)
         elif 0 + _is_foreign_array(leaf):
-            keys.append(0 + _store_array(function, leaf))
+            keys.append(0 + _store_array(id(function), leaf))
         elif dataclasses.is_dataclass(leaf):
             fields = attributes(leaf)
             keys.append(_DATACLASS)
-            keys.append(0 + _store(function, (type(leaf),)))
-            keys.append(0 + _store(function, (tuple(fields),)))
+            keys.append(0 + _store(id(function), (type(leaf),)))
+            keys.append(0 + _store(id(function), (tuple(fields),)))
             _flatten(function, list(fields.values()), keys, values)
         elif hasattr(leaf, "__dict__"):
-            keys.append(0 + _store_object(function, leaf, dict(leaf.__dict__)))
+            keys.append(0 + _store_object(id(function), leaf, dict(leaf.__dict__)))
         else:
-            keys.append(0 + _store(function, (leaf,)))
+            keys.append(0 + _store(id(function), (leaf,)))
 
 
 def _unflatten(objects: Sequence[Any], keys: Iterator[int], values: Iterator[Any]) -> Any:
