@@ -121,6 +121,12 @@ def bridged(kits):
     return wrapper(source.name, target.name)
 
 
+@pytest.fixture(params=[target for source, target in DIRECTIONS if source == "jax"])
+def target(request) -> Kit:
+    """A framework that functions of JAX are called from."""
+    return kit(request.param)
+
+
 @pytest.fixture(params=[d for d in DIRECTIONS if d[1] == "torch"], ids=lambda d: f"{d[0]}2{d[1]}")
 def into_torch(request):
     """The kit of a source, and the wrapper that brings its functions to torch.

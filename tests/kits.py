@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+import bridge
 from bridge import _registry
 
 
@@ -53,6 +54,17 @@ class Kit:
             return True
         with self.wide():
             return _registry.target_arrays(self.name).supports_dtype(name)
+
+
+def bridged(pair: tuple[str, str], fn: Callable, **options: Any) -> Callable:
+    """`fn` of the first framework of a pair, callable from the second."""
+    return getattr(bridge, "2".join(pair))(fn, **options)
+
+
+def assert_same(kit: Kit, found: Any, expected: Any) -> None:
+    """Values, shapes and dtypes agree, to what float32 gives."""
+    found, expected = kit.numpy(found), kit.numpy(expected)
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5, strict=True)
 
 
 def kit(name: str) -> Kit:

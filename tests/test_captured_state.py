@@ -16,17 +16,9 @@ import torch
 
 import bridge
 from bridge import mlx2torch
+from tests.captured_values import number, written_in_place
 
 WAYS = ("auto", "recompute", "save")
-
-
-class Setting:
-    factor = 1.0
-
-
-def number():
-    setting = Setting()
-    return (lambda: setting.factor), lambda k: setattr(setting, "factor", k)
 
 
 def rebound_in_a_dict():
@@ -50,15 +42,6 @@ def rebound_in_a_closure():
     def change(k):
         nonlocal w
         w = mx.array(k)
-
-    return (lambda: w), change
-
-
-def written_in_place():
-    w = mx.array([1.0, 1.0])
-
-    def change(k):
-        w[:] = k
 
     return (lambda: w), change
 

@@ -12,31 +12,14 @@ import numpy as np
 
 import bridge
 from bridge import mlx2jax
+from tests.captured_values import number, written_in_place
 
 X = jnp.array([0.7, -1.3])
-
-
-class Setting:
-    factor = 1.0
-
-
-def number():
-    setting = Setting()
-    return (lambda: setting.factor), lambda k: setattr(setting, "factor", k)
 
 
 def rebound():
     arrays = {"w": mx.array(1.0)}
     return (lambda: arrays["w"]), lambda k: arrays.update(w=mx.array(k))
-
-
-def written_in_place():
-    w = mx.array([1.0, 1.0])
-
-    def change(k):
-        w[:] = k
-
-    return (lambda: w), change
 
 
 CHANGES = [number, rebound, written_in_place]

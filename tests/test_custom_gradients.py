@@ -4,18 +4,12 @@ import numpy as np
 import pytest
 
 from tests.conftest import wrapper
-from tests.kits import kit
 
 jax = pytest.importorskip("jax")
 jnp = jax.numpy
 
 X = np.array([0.3, -1.2, 0.7], "float32")
 T = np.array([1.5, 0.25, -2.0], "float32")
-
-
-@pytest.fixture(params=["torch", "mlx"])
-def target(request):
-    return kit(request.param)
 
 
 def with_vjp(fn, bwd, fwd=None):

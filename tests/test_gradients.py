@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from tests.kits import assert_same
 from tests.tensors import leaves
 
 RANDOM = np.random.default_rng(0)
@@ -43,12 +44,6 @@ def cotangent(target, y):
     """An array like `y`, different everywhere."""
     y = target.numpy(y)
     return target.array(np.random.default_rng(1).normal(size=y.shape).astype(y.dtype))
-
-
-def assert_same(kit, found, expected):
-    """Values, shapes and dtypes agree, to what float32 gives."""
-    found, expected = kit.numpy(found), kit.numpy(expected)
-    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5, strict=True)
 
 
 @every_function

@@ -6,17 +6,11 @@ import numpy as np
 import pytest
 
 from tests.conftest import wrapper
-from tests.kits import kit
 
 jax = pytest.importorskip("jax")
 jnp = jax.numpy
 
 X = np.array([0.3, -1.2, 0.7], "float32")
-
-
-@pytest.fixture(params=["torch", "mlx"])
-def target(request):
-    return kit(request.param)
 
 
 def drawn(x):

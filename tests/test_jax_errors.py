@@ -7,15 +7,9 @@ import numpy as np
 import pytest
 
 from tests.conftest import wrapper
-from tests.kits import kit
 
 jax = pytest.importorskip("jax")
 jnp = jax.numpy
-
-
-@pytest.fixture(params=["torch", "mlx"])
-def target(request):
-    return kit(request.param)
 
 
 def chosen(x, params, *others, scale=1.0):

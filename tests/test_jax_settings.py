@@ -10,7 +10,7 @@ import jax.numpy as jnp
 
 import bridge
 from bridge import _registry
-from tests.kits import kit
+from tests.kits import bridged, kit
 
 X = np.array([-1.5, 2.0, 0.25], np.float32)
 FROM_JAX = [d for d in _registry.directions() if d[1] == "jax"]
@@ -19,10 +19,6 @@ INTO_JAX = [d for d in _registry.directions() if d[0] == "jax"]
 
 def direction(pairs):
     return pytest.mark.parametrize("pair", pairs, ids="2".join)
-
-
-def bridged(pair, fn, **how):
-    return getattr(bridge, "2".join(pair))(fn, **how)
 
 
 TRANSFORMS = {

@@ -10,15 +10,11 @@ import jax.numpy as jnp
 
 import bridge
 from bridge import ArgumentError, NoValuesError, OptionError, _registry
-from tests.kits import kit
+from tests.kits import bridged, kit
 
 X = jnp.array([0.5, -1.5, 2.0])
 FROM_JAX = [d for d in _registry.directions() if d[1] == "jax"]
 from_jax = pytest.mark.parametrize("pair", FROM_JAX, ids="2".join)
-
-
-def bridged(pair, fn, **how):
-    return getattr(bridge, "2".join(pair))(fn, **how)
 
 
 @from_jax

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import torch
 
 from bridge import torch2jax
+from tests.handmade import smooth
 from tests.torch_functions import FUNCTIONS
 from tests.torch_operators import FAMILIES
 
@@ -26,10 +27,6 @@ def row(results):
     if isinstance(results, (list, tuple)):
         return [y for inner in results for y in row(inner)]
     return [results if isinstance(results, torch.Tensor) else torch.tensor(results)]
-
-
-def smooth(x):
-    return x.is_floating_point() or x.is_complex()
 
 
 def check(function, xs, rtol=1e-9):

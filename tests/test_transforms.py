@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 import bridge
+from tests.kits import assert_same
 
 RANDOM = np.random.default_rng(8)
 MATRIX = RANDOM.uniform(-1.3, 1.5, (5, 3)).astype("float32")
@@ -30,11 +31,6 @@ AXES = {
     "last and none": ((-1, None), (MATRIX.T.copy(), ROW)),
 }
 every_axes = pytest.mark.parametrize(("axes", "points"), AXES.values(), ids=AXES)
-
-
-def assert_same(kit, found, expected):
-    found, expected = kit.numpy(found), kit.numpy(expected)
-    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5, strict=True)
 
 
 @every_axes
