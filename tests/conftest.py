@@ -1,3 +1,5 @@
+"""Fixtures and helpers of all tests: directions, wrappers, and what each test begins with."""
+
 import functools
 import importlib
 

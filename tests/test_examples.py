@@ -1,3 +1,5 @@
+"""The examples run, learn, and draw what they say."""
+
 import re
 import subprocess
 import sys

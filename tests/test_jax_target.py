@@ -1,3 +1,5 @@
+"""Ops that are written by hand, under every transformation of JAX."""
+
 import dataclasses
 import functools
 import gc

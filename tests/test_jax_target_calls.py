@@ -1,3 +1,5 @@
+"""Calls of functions of torch from JAX: trees, static arguments, and results that are refused."""
+
 import numpy as np
 import pytest
 

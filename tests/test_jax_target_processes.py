@@ -1,3 +1,5 @@
+"""Functions of torch in programs of JAX: on several devices, in forks, and when a process ends."""
+
 import os
 import subprocess
 import sys

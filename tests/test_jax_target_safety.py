@@ -1,3 +1,5 @@
+"""Buffers that cross from JAX to torch: every dtype, errors, settings and threads."""
+
 import gc
 import re
 import threading

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import torch
 from torch.nn import functional as F  # noqa: N812
 
-from tests.torch_in_jax import xla
+from tests.torch_in_jax import listed, xla
 
 pytestmark = pytest.mark.usefixtures("x64")
 
@@ -20,10 +20,6 @@ def in_jax(x):
     """An array like a tensor; NumPy has no bfloat16 of its own."""
     dtype = str(x.dtype).removeprefix("torch.")
     return jnp.asarray((x.double() if x.is_floating_point() else x).numpy(), dtype)
-
-
-def row(results):
-    return list(results) if isinstance(results, (list, tuple)) else [results]
 
 
 def same(mine, theirs, rtol=0.0):
@@ -41,8 +37,8 @@ def check(function, *xs, rtol=0.0):
     """Values and gradients of the first argument equal torch's."""
     x, *others = xs
     leaf = x.clone().requires_grad_(x.is_floating_point())
-    theirs = row(function(leaf * 1, *others))
-    mine = row(jax.jit(xla(function))(*map(in_jax, xs)))
+    theirs = listed(function(leaf * 1, *others))
+    mine = listed(jax.jit(xla(function))(*map(in_jax, xs)))
     for a, b in zip(mine, theirs, strict=True):
         same(a, b.detach(), rtol)
     flowing = [i for i, y in enumerate(theirs) if y.requires_grad]
@@ -51,7 +47,7 @@ def check(function, *xs, rtol=0.0):
     generator = torch.Generator().manual_seed(5)
     given = [torch.randn(theirs[i].shape, generator=generator) for i in flowing]
     given = [c.to(theirs[i].dtype) for c, i in zip(given, flowing, strict=True)]
-    some = lambda x: [row(xla(function)(x, *map(in_jax, others)))[i] for i in flowing]
+    some = lambda x: [listed(xla(function)(x, *map(in_jax, others)))[i] for i in flowing]
     (slope,) = jax.vjp(jax.jit(some), in_jax(x))[1](list(map(in_jax, given)))
     (expected,) = torch.autograd.grad([theirs[i] for i in flowing], leaf, given)
     same(slope, expected, rtol)

@@ -17,6 +17,7 @@ from tests.suites.judging import RIGHT, judged
 from tests.suites.samples import Sample, smooth
 from tests.suites.truth import asked
 from tests.torch_functions import complex_, real
+from tests.torch_in_jax import listed
 
 # Torch computes batches of some of them one after the other, and says so.
 pytestmark = [
@@ -142,10 +143,6 @@ CASES = {
         [real(9)],
     ),
 }
-
-
-def listed(results):
-    return list(results) if isinstance(results, (list, tuple)) else [results]
 
 
 @pytest.mark.parametrize("name", CASES)

@@ -2,7 +2,6 @@
 
 import warnings
 
-import numpy as np
 import pytest
 
 jax = pytest.importorskip("jax")
@@ -11,13 +10,7 @@ torch = pytest.importorskip("torch")
 import jax.numpy as jnp  # noqa: E402, after the check that JAX is there
 
 from bridge import jax2torch  # noqa: E402, as above
-
-RANDOM = np.random.default_rng(14)
-X = RANDOM.uniform(0.3, 1.5, (4,)).astype("float32")
-
-
-def leaf(x=X, dtype=torch.float32):
-    return torch.tensor(x, dtype=dtype, requires_grad=True)
+from tests.points import X, leaf  # noqa: E402
 
 
 @pytest.fixture

@@ -22,3 +22,7 @@ def in_torch(x):
 
 def in_jax(x):
     return jnp.sin(x) * (jnp.asarray(A, x.dtype) @ x) + jnp.abs(x) ** 2
+
+
+def listed(results):
+    return list(results) if isinstance(results, (list, tuple)) else [results]
