@@ -13,12 +13,6 @@ COMPILED = [
     # A package of an exported program copies the specs of its trees: torch 2.13 warns of itself.
     pytest.mark.filterwarnings("ignore:`isinstance.treespec, LeafSpec.` is deprec:FutureWarning"),
 ]
-# Tried with 2.11 and 2.13. Not run: its errors leave torch's dispatch as it was within.
-NEWER_DYNAMO = pytest.mark.xfail(
-    tuple(map(int, torch.__version__.split(".")[:2])) < (2, 13),
-    reason="an older Dynamo cannot look into dataclasses and objects, nor compile inference mode",
-    run=False,
-)
 X = torch.tensor([[0.3, -1.2, 0.7], [1.1, 0.4, -0.6]])
 ROWS = np.array([[0.3, -1.2, 0.7], [1.1, 0.4, -0.6], [-0.9, 1.3, 0.2], [0.8, -0.1, 1.7]], "float32")
 

@@ -6,6 +6,7 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
+from tests.versions import OLDER_TORCH  # noqa: E402
 
 MODES = {
     "save": {"residuals": "save"},
@@ -33,7 +34,11 @@ def warned_in_anomaly_mode(f, *, create_graph):
 
 ANOMALIES = {
     "first order": (lambda xp, x: xp.sqrt(x) * 0, False),
-    "second order": (lambda xp, x: x**1.5 * 0, True),
+    "second order": pytest.param(
+        lambda xp, x: x**1.5 * 0,
+        True,
+        marks=pytest.mark.xfail(OLDER_TORCH, reason="torch 2.11 loses nodes of Functions"),
+    ),
 }
 
 

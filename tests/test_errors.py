@@ -101,7 +101,8 @@ def test_names_of_two_functions_are_not_mixed(into_torch, torch):
     def other(x):
         return x * 3
 
-    names = [into_torch[1](fn)(x).grad_fn.name() for fn in (energy, other, energy)]
+    results = [into_torch[1](fn)(x) for fn in (energy, other, energy)]
+    names = [y.grad_fn.name() for y in results]
     assert names[0] == names[2]
     assert "energy" in names[0]
     assert "other" in names[1]

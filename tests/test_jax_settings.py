@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import bridge
 from bridge import _registry
 from tests.kits import bridged, kit
+from tests.versions import older
 
 X = np.array([-1.5, 2.0, 0.25], np.float32)
 FROM_JAX = [d for d in _registry.directions() if d[1] == "jax"]
@@ -164,6 +165,7 @@ def test_values_are_no_hidden_transfers_either():
         assert net.apply(net.params, net.buffers, y)[0].shape == (2,)
 
 
+@pytest.mark.xfail(older("jax", 0, 10, 2), reason="jax 0.10.0 takes arrays for no transfer")
 def test_a_transfer_within_a_function_is_still_found():
     torch = pytest.importorskip("torch")
     f = bridge.jax2torch(lambda x: x + jnp.asarray(np.ones(3, np.float32)), jit=False)

@@ -11,7 +11,6 @@ torch = pytest.importorskip("torch")
 
 from tests.compiling import (  # noqa: E402
     COMPILED,
-    NEWER_DYNAMO,
     assert_close,
     compiled,
     graphs,
@@ -19,6 +18,7 @@ from tests.compiling import (  # noqa: E402
     with_gradients,
     written_for,
 )
+from tests.versions import NEWER_DYNAMO  # noqa: E402
 
 pytestmark = COMPILED
 

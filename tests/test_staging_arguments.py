@@ -10,7 +10,8 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from tests.compiling import NEWER_DYNAMO, X, compiled, graphs  # noqa: E402
+from tests.compiling import X, compiled, graphs  # noqa: E402
+from tests.versions import NEWER_DYNAMO  # noqa: E402
 
 pytestmark = pytest.mark.usefixtures("fresh_compiler")
 

@@ -6,7 +6,8 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from tests.compiling import COMPILED, NEWER_DYNAMO, assert_close, compiled, rows, with_gradients  # noqa: E402
+from tests.compiling import COMPILED, assert_close, compiled, rows, with_gradients  # noqa: E402
+from tests.versions import NEWER_DYNAMO  # noqa: E402
 
 pytestmark = COMPILED
 

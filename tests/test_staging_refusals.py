@@ -7,7 +7,8 @@ import bridge
 
 torch = pytest.importorskip("torch")
 
-from tests.compiling import COMPILED, NEWER_DYNAMO, assert_close, compiled, rows  # noqa: E402
+from tests.compiling import COMPILED, assert_close, compiled, rows  # noqa: E402
+from tests.versions import NEWER_DYNAMO  # noqa: E402
 
 pytestmark = COMPILED
 

@@ -13,6 +13,7 @@ import pytest
 from bridge import ArgumentError
 from bridge._core import serialization
 from tests.processes import fresh_process
+from tests.versions import NEWER_DYNAMO
 
 
 class Way(enum.Enum):
@@ -95,6 +96,7 @@ class Running:
         return open, (self.path, "w")
 
 
+@NEWER_DYNAMO
 def test_a_recorded_call_reads_no_pickles(tmp_path):
     torch = pytest.importorskip("torch")
     pytest.importorskip("jax")

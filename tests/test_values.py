@@ -9,6 +9,7 @@ import pytest
 
 import bridge
 from tests.kits import kit
+from tests.versions import older
 
 X = np.array([[0.3, -1.2, 2.0], [1.4, -0.6, 0.9]], np.float32)
 
@@ -67,6 +68,7 @@ def test_dtype_of_an_exporter_is_kept_or_refused(target, convert, dtype):
         np.testing.assert_array_equal(target.numpy(convert(x)), X.astype(dtype))
 
 
+@pytest.mark.xfail(older("numpy", 2, 3), reason="numpy 2.1 takes such memory for read-only")
 def test_exporter_is_shared_as_asked():
     torch = pytest.importorskip("torch")
     x = X.copy()

@@ -5,9 +5,10 @@ import contextlib
 import logging
 import sys
 import warnings
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 
 import torch
+import torch._higher_order_ops.effects as effects
 from torch.nn.utils import parametrize
 from torch.utils import _python_dispatch as modes
 
@@ -28,6 +29,7 @@ def capture_settings() -> Generator[None]:
         dynamo = sys.modules.get("torch._dynamo")  # not imported, which takes seconds
         if dynamo is not None:
             stack.enter_context(dynamo.config.patch(error_on_nested_fx_trace=False))
+        stack.callback(_keep_check_errors())
         for enabled, set_enabled in _BACKENDS:
             stack.callback(set_enabled, enabled())
             set_enabled(False)
@@ -58,10 +60,20 @@ def _restore_dispatch() -> Generator[None]:
                 c._pop_torch_function_stack()
 
 
+def _keep_check_errors() -> Callable[[], object]:
+    """Keep the checks of `torch.linalg` in graphs, which torch 2.11 drops; return the undoing."""
+    get = getattr(effects, "_get_effect", None)
+    if get is None or get(_CHECK_ERRORS) is not None:
+        return lambda: None
+    ordered = effects._EffectType.ORDERED
+    return effects._register_effectful_op(_CHECK_ERRORS, ordered).destroy
+
+
 def _set_compiling(*, value: bool) -> None:
     torch.compiler._is_compiling_flag = value
 
 
+_CHECK_ERRORS = "aten::_linalg_check_errors"
 _FAKE_LOG = logging.getLogger("torch._subclasses.fake_tensor")
 _BACKENDS = [
     (getattr(torch._C, f"_get_{name}_enabled"), getattr(torch._C, f"_set_{name}_enabled"))
