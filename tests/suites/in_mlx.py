@@ -35,7 +35,7 @@ class Mlx:
             )[1],
             "batch": lambda: self._batch(asked),
         }
-        return [[to_torch(x).numpy() for x in ways[mode]()] for mode in modes]
+        return [[_numpy(to_torch(x)) for x in ways[mode]()] for mode in modes]
 
     @staticmethod
     def _gradient(asked: Asked, *free: Any) -> Arrays:
@@ -46,3 +46,8 @@ class Mlx:
         batch = stacked(asked, to_mlx)
         along = axes(asked)
         return mx.vmap(asked.function, along if len(along) > 1 else along[0])(*batch)
+
+
+def _numpy(x: torch.Tensor) -> np.ndarray:
+    """The values of a tensor; NumPy has no bfloat16, whose values are those of float32."""
+    return (x.float() if x.dtype == torch.bfloat16 else x).numpy()
