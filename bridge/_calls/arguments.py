@@ -125,6 +125,10 @@ def check_static(leaf: Any, target: str) -> None:
             "constants to the trace and get no gradient. Pass its arrays; for a class of your "
             "own, make it a dataclass or register it as a pytree."
         )
+    _check_hashable(value)
+
+
+def _check_hashable(value: Any) -> None:
     try:
         hash(value)
     except (TypeError, ValueError) as error:

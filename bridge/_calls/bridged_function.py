@@ -52,24 +52,16 @@ class BridgedFunction:
         options: dict[str, Any],
     ) -> None:
         self._source_name, self._target_name = direction
-        if not callable(fn):
-            raise ArgumentError(
-                f"{self._source_name}2{self._target_name} expects a function, but got a "
-                f"{type(fn).__name__}. Values are converted by bridge.to_{self._target_name}."
-            )
+        self._check_callable(fn)
         functools.update_wrapper(self, fn, updated=())
         self._fn, self._static, self._device, self._options = fn, static, device, options
         self._name = self.__name__ = import_path.function_name(fn)
         self._source = _registry.source(self._source_name)
         self._target = _registry.target(self._target_name)
         self._trace_context = self._source.trace_context
-        self._source.check_options(**options)
-        if device is not None:
-            self._source.check_device(device)
         self._parameters = arguments.parameters(fn, *static)
         self._supports_rng, self._uses_rng = self._source.supports_rng, False
-        if self._supports_rng:
-            random_keys.check_parameters(self._name, self._parameters)
+        self._check_options()
         self._planner = self._make_planner()
         self._leaf_handlers = self._planner.leaf_handlers
         self._plans: dict[Any, Plan] = {}
@@ -79,6 +71,20 @@ class BridgedFunction:
         self.staged_function: Any = None
         self.graph_objects: list[Any] = []
         self.graph_constants = types.SimpleNamespace()
+
+    def _check_callable(self, fn: Any) -> None:
+        if not callable(fn):
+            raise ArgumentError(
+                f"{self._source_name}2{self._target_name} expects a function, but got a "
+                f"{type(fn).__name__}. Values are converted by bridge.to_{self._target_name}."
+            )
+
+    def _check_options(self) -> None:
+        self._source.check_options(**self._options)
+        if self._device is not None:
+            self._source.check_device(self._device)
+        if self._supports_rng:
+            random_keys.check_parameters(self._name, self._parameters)
 
     def _make_planner(self) -> Planner:
         return Planner(

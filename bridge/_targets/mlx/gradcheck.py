@@ -62,10 +62,7 @@ def _check(
     def pull(*args: mx.array) -> list[mx.array]:
         return mx.vjp(lambda *a: list(fn(*a)), list(args[:count]), list(args[count:]))[1]
 
-    points = [[x + sign * eps * t for x, t in _pairs(xs, tangents)] for sign in (1, -1)]
-    above, below = (fn(*point) for point in points)
-    differences = [(a - b) / (2 * eps) for a, b in _pairs(above, below)]
-    expected = _inner_product(cotangents, differences)
+    expected = _inner_product(cotangents, _differences(fn, xs, tangents, eps))
     derivatives: dict[str, Callable[[], float]] = {
         "rev": lambda: _inner_product(pull(*xs, *cotangents), tangents),
         "fwd": lambda: _inner_product(cotangents, mx.jvp(lambda *a: list(fn(*a)), xs, tangents)[1]),
@@ -81,6 +78,15 @@ def _check(
     if order > 1 and "rev" in modes:
         primals = [*xs, *cotangents]
         _check(pull, primals, order=order - 1, modes=modes, eps=eps, tolerances=tolerances)
+
+
+def _differences(
+    fn: Function, xs: list[mx.array], tangents: list[mx.array], eps: float
+) -> list[mx.array]:
+    """Return central differences of the outputs along `tangents`."""
+    points = [[x + sign * eps * t for x, t in _pairs(xs, tangents)] for sign in (1, -1)]
+    above, below = (fn(*point) for point in points)
+    return [(a - b) / (2 * eps) for a, b in _pairs(above, below)]
 
 
 _MODES = {"rev": "reverse mode", "fwd": "forward mode"}

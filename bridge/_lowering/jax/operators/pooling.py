@@ -60,15 +60,19 @@ def _max_pool(
     cut = functools.partial(_cut, output_sizes=output_sizes, stride=stride, dilation=dilation)
     rows = jnp.stack([cut(padded, at) for at in offsets])
     row_places = jnp.stack([cut(padded_places, at) for at in offsets])
-    # A position in the padding never counts as the first maximum, even if all elements are -inf.
-    inside = row_places >= 0
-    best = jnp.where(
-        rows == rows.max(0), inside.reshape(-1, *(1,) * (x.ndim - rank), *output_sizes), 0
-    )
-    best = jnp.where(jnp.isnan(rows), 1, best)
-    first = jnp.argmax(best, 0)
+    inside = (row_places >= 0).reshape(-1, *(1,) * (x.ndim - rank), *output_sizes)
+    first = _first_maximum(rows, inside)
     at = jnp.broadcast_to(jnp.expand_dims(row_places, range(1, 1 + x.ndim - rank)), rows.shape)
     return rows.max(0), jnp.take_along_axis(at, first[None], 0)[0]
+
+
+def _first_maximum(rows: Any, inside: Any) -> Any:
+    """Return which row has the first maximum or nan of each column.
+
+    A position in the padding never counts, even if all elements are -inf.
+    """
+    best = jnp.where(rows == rows.max(0), inside, 0)
+    return jnp.argmax(jnp.where(jnp.isnan(rows), 1, best), 0)
 
 
 def _pad(x: Any, sides: Sequence[Any], value: Any) -> Any:

@@ -5,7 +5,11 @@ import functools
 
 from bridge._core.errors import NoRuleError
 from bridge._core.op import ForwardBackward, Op, Positions, Specs
-from bridge._sources.torch.autodiff.partition import partition, select_gradients
+from bridge._sources.torch.autodiff.partition import (
+    ForwardBackwardGraphs,
+    partition,
+    select_gradients,
+)
 from bridge._sources.torch.autodiff.transforms import vmapped
 from bridge._sources.torch.batching.loop_vmap import (
     Axes,
@@ -40,22 +44,17 @@ def make_forward_backward(
         return None
     first = make_program(graphs.forward)
     count = len(first.outputs) - graphs.residual_count
-    residual_specs = (
-        *(primals[i] for i in graphs.saved_primals),
-        *(first.outputs[i] for i in graphs.saved_outputs),
-        *first.outputs[count:],
-    )
+    residual_specs = _residual_specs(graphs, primals, first.outputs)
     inputs = (*residual_specs, *(first.outputs[i] for i in outnums))
     # In an exported graph, captured tensors are constant.
     constants = () if settings.exports_graph else captured_tensors(graphs.backward)
 
+    unseeded = dataclasses.replace(settings, seed=None)
+
     @functools.cache
     def backward(argnums: Positions) -> Op:
-        specs = [primals[i] for i in argnums]
-        selected = make_program(select_gradients(graphs.backward, argnums, specs))
-        op = make_half(
-            selected, f"{name}.backward", inputs, dataclasses.replace(settings, seed=None)
-        )
+        selected = select_gradients(graphs.backward, argnums, [primals[i] for i in argnums])
+        op = make_half(make_program(selected), f"{name}.backward", inputs, unseeded)
         return checking_versions(op, constants, len(residual_specs), name) if constants else op
 
     forward = make_half(first, f"{name}.forward", primals, settings)
@@ -66,6 +65,15 @@ def make_forward_backward(
         output_count=count,
         saved_primals=graphs.saved_primals,
         saved_outputs=graphs.saved_outputs,
+    )
+
+
+def _residual_specs(graphs: ForwardBackwardGraphs, primals: Specs, outputs: Specs) -> Specs:
+    """Return the specs of what the backward takes before its cotangents."""
+    return (
+        *(primals[i] for i in graphs.saved_primals),
+        *(outputs[i] for i in graphs.saved_outputs),
+        *outputs[len(outputs) - graphs.residual_count :],
     )
 
 

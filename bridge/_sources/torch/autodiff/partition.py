@@ -70,10 +70,8 @@ def partition(
     saved = _saved_values(gradients, in_forward)
 
     saved_primals = tuple(i for i, x in enumerate(primals) if x in saved)
-    # Reversed, so that the first of several positions of an output stays.
-    outnums = {x: i for i, x in reversed([*enumerate(outputs)]) if x in saved and x not in primals}
-    saved_outputs = tuple(sorted(outnums.values()))
-    known = {*primals, *outnums}
+    saved_outputs = _first_positions(outputs, saved.difference(primals))
+    known = {*primals, *(outputs[i] for i in saved_outputs)}
     residuals = [x for x in graph.nodes if x in saved and x not in known and x.op != "get_attr"]
 
     forward = _GraphCopy(module, primals, [*outputs, *residuals, *early])
@@ -91,6 +89,12 @@ def partition(
         saved_outputs=saved_outputs,
         residual_count=len(residuals),
     )
+
+
+def _first_positions(nodes: Sequence[Node], chosen: Set[Node]) -> Positions:
+    """Return the first position of each of the `chosen` nodes."""
+    positions = {x: i for i, x in reversed([*enumerate(nodes)]) if x in chosen}
+    return tuple(sorted(positions.values()))
 
 
 def select_gradients(

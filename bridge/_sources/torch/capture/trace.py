@@ -1,7 +1,7 @@
 """Capture of functions of torch as graphs, by calls with tensors that have no values."""
 
 import contextlib
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Container, Generator, Sequence
 from typing import Any
 
 import torch
@@ -14,7 +14,12 @@ from bridge._sources.torch.autodiff.transforms import ACCUMULATES
 from bridge._sources.torch.autodiff.unrecorded_outputs import TrainingRun
 from bridge._sources.torch.capture.corrections import CorrectedFunctions
 from bridge._sources.torch.capture.environment import default_state
-from bridge._sources.torch.capture.graph import copy_aliased_outputs, results, simplify
+from bridge._sources.torch.capture.graph import (
+    add_missing_gradients,
+    copy_aliased_outputs,
+    results,
+    simplify,
+)
 from bridge._sources.torch.capture.rewrites import RewrittenFunctions
 from bridge._sources.torch.capture.sparse import DenseGradients, SparseError
 from bridge._sources.torch.capture.torch_settings import capture_settings
@@ -161,9 +166,7 @@ def trace_joint(
         ):
             returned = fun(*xs)
             recorded.update((i, None) for i in outnums if returned[i].requires_grad)
-            return tuple(
-                contiguous_copy(y if i in recorded else y.detach()) for i, y in enumerate(returned)
-            )
+            return _copy_outputs(returned, recorded)
 
     with _capturing(name, settings.dtype, guard):
         fakes = fake_tensors(primals)
@@ -173,9 +176,15 @@ def trace_joint(
         _check_constants(module, name)
         simplify(module)
     if not recorded:
-        end = module.graph.output_node()
-        end.args = ((*results(module.graph), *[None] * len(primals)),)
+        add_missing_gradients(module.graph, len(primals))
     return module, tuple(recorded)
+
+
+def _copy_outputs(
+    outputs: Sequence[torch.Tensor], recorded: Container[int]
+) -> tuple[torch.Tensor, ...]:
+    """Return copies, with gradients at the positions in `recorded` alone."""
+    return tuple(contiguous_copy(y if i in recorded else y.detach()) for i, y in enumerate(outputs))
 
 
 def make_program(
