@@ -46,7 +46,8 @@ def judged(question: Question, way: Any) -> Iterator[tuple[str, str, str]]:
     for mode, mine in found.items():
         if isinstance(mine, Exception):
             outcome = REFUSED if shapeless or _is_ours(mine) else RAISES
-            yield mode, outcome, f"{type(mine).__name__}: {mine}"[:_LONGEST_REASON]
+            error = found["value"] if shapeless and not _is_ours(mine) else mine
+            yield mode, outcome, f"{type(error).__name__}: {error}"[:_LONGEST_REASON]
             continue
         reason = _difference(mine, answers[mode]) and _settled(mode, question, mine, answers[mode])
         yield mode, WRONG if reason else RIGHT, reason or ""

@@ -4,6 +4,7 @@ import collections
 import dataclasses
 import json
 import os
+import re
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -68,8 +69,8 @@ def _lines(refused: Iterable[Verdict]) -> Iterator[str]:
 
 
 def _sentence(reason: str) -> str:
-    """The first sentence of an error's text, as a cell of a table."""
-    text = " ".join(reason.partition(": ")[2].split())
+    """The first sentence of an error's text, without its classes, as a cell of a table."""
+    text = " ".join(re.sub(r"^(?:[\w.]+: )+", "", reason).split())
     return text.partition(". ")[0].rstrip(".").replace("|", r"\|")
 
 
