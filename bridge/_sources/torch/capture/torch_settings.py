@@ -2,6 +2,7 @@
 # pyright: reportPrivateUsage=false, reportPrivateImportUsage=false
 
 import contextlib
+import gc
 import logging
 import sys
 import warnings
@@ -30,6 +31,11 @@ def capture_settings() -> Generator[None]:
         if dynamo is not None:
             stack.enter_context(dynamo.config.patch(error_on_nested_fx_trace=False))
         stack.callback(_keep_check_errors())
+        # Frames of an earlier capture that failed may hold guards of torch's dispatch: freed now,
+        # these would change the dispatch in the midst of this one.
+        if gc.isenabled():
+            stack.callback(gc.enable)
+            gc.disable()
         for enabled, set_enabled in _BACKENDS:
             stack.callback(set_enabled, enabled())
             set_enabled(False)
