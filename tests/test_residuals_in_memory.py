@@ -112,4 +112,4 @@ def test_peak_is_lower_by_the_residuals_of_the_other_layers(kept, way):
 @pytest.mark.parametrize("way", WAYS)
 def test_gradient_is_right_and_nothing_is_left_after_the_backward(kept, way):
     assert kept[way]["right"]
-    assert kept[way]["left"] <= MEGABYTES - SLACK / 2
+    assert kept[way]["left"] <= MEGABYTES - SLACK / 4  # residuals of one layer would be 4 MB

@@ -60,7 +60,7 @@ def jax2torch(
             are constants. A module of Equinox or Flax is an argument: see below.
         static_argnums: Positions of arguments whose values the function needs, as in `jax.jit`.
         static_argnames: Their names, as in `jax.jit`.
-        jit: `False` runs the function anew on each call, with values in it: for functions whose
+        jit: `False` reruns the function on each call, with values in it: for functions whose
             Python looks at values. Derivatives then recompute.
         x64: Whether to compute in JAX's 64-bit mode. By default a float64 or complex128
             argument asks for it, and otherwise the global flag decides. Outside of it int64
@@ -154,7 +154,7 @@ def jax2mlx(
             `bool`, `str`, `None` and other hashable values are static.
         static_argnums: Positions of arguments whose values the function needs, as in `jax.jit`.
         static_argnames: Their names, as in `jax.jit`.
-        jit: `False` runs the function anew on each call, with values in it: for functions whose
+        jit: `False` reruns the function on each call, with values in it: for functions whose
             Python looks at values. Derivatives then recompute.
         x64: Whether to compute in JAX's 64-bit mode, as in `jax2torch`.
         residuals: What a first derivative keeps of the call, as in `jax2torch`; derivatives that

@@ -70,9 +70,9 @@ def torch2jax(
             NumPy arrays, which get no gradient. Everything else, numbers too, arrives as it is.
         static_argnums: Positions of arguments that are passed as they are, arrays in them refused.
         static_argnames: Their names.
-        capture: `"auto"` makes a graph of the function, and where it looks at values, runs it anew
+        capture: `"auto"` makes a graph of the function, and where it looks at values, reruns it
             on each call, derivative and example of a batch, with a warning; `"require"` refuses
-            such a function, and `"never"` always runs it anew.
+            such a function, and `"never"` always reruns it.
         lower: `"ffi"` lets torch compute, called by XLA; `"xla"` compiles the captured graph with
             what is around it, so that XLA fuses, partitions and exports it, and torch computes
             nothing. Tensors that the function closes over are then constants, random numbers are
@@ -162,9 +162,9 @@ def torch2mlx(
             NumPy arrays, which get no gradient. Everything else, numbers too, arrives as it is.
         static_argnums: Positions of arguments that are passed as they are, arrays in them refused.
         static_argnames: Their names.
-        capture: `"auto"` makes a graph of the function, and where it looks at values, runs it anew
+        capture: `"auto"` makes a graph of the function, and where it looks at values, reruns it
             on each call, derivative and example of a batch, with a warning; `"require"` refuses
-            such a function, and `"never"` always runs it anew.
+            such a function, and `"never"` always reruns it.
 
     Returns:
         A function of the same signature. Its results are new arrays, which share memory with

@@ -1,7 +1,7 @@
 """What a function captures at a call, put back while a derivative of that call is computed.
 
 NOTE [the state of a call]
-A function that runs anew for its derivative reads what it captures once more: a number that was
+A function that is rerun for its derivative reads what it captures once more: a number that was
 changed since, or that the function itself counts up, would give a gradient of another function
 than the one that was called. So a caller reads the state before a call, and the derivative runs on
 that state. Nothing that happens meanwhile stays: what was there before is put back.

@@ -107,7 +107,7 @@ class Op:
                 f"`{self.name}` has no {kind} rule, so it cannot be used under {kind}. "
                 f"Pass `{kind}=` where the Op is made."
             )
-        # Cached because a compiler compiles a new Op anew. Bounded because each batch size is
+        # Cached because a compiler compiles each new Op again. Bounded because each batch size is
         # one more. `list` copies in one step, and `setdefault` gives threads that make the same
         # Op at the same time one and the same.
         for oldest in list(self._derived)[: 1 - _MOST_DERIVED]:
