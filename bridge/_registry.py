@@ -109,12 +109,12 @@ def target(name: str) -> Target:
 def loaded() -> list[ArrayBackend]:
     """Return the backends of all imported frameworks, last that of any other DLPack arrays."""
     names = [name for name, module in _MODULES.items() if sys.modules.get(module)]
-    return [*map(arrays, names), *([_exporters()] if "numpy" in names else [])]
+    return [*map(arrays, names), *([_dlpack_objects()] if "numpy" in names else [])]
 
 
 @functools.cache
-def _exporters() -> ArrayBackend:
-    return importlib.import_module("bridge._arrays.exporters").ARRAYS
+def _dlpack_objects() -> ArrayBackend:
+    return importlib.import_module("bridge._arrays.dlpack_objects").ARRAYS
 
 
 def framework(module: str) -> str | None:

@@ -105,7 +105,7 @@ def _make_subject(fn: Callable[..., Any], args: Any, kwargs: Any) -> "_Subject":
     labels = [f"argument {parameters.argument_name(p)}" for p in pytree.paths(structure)]
 
     def flat(*xs: Any) -> tuple[Any, ...]:
-        positional, named = pytree.unflatten(structure, pytree.replace_at(xs, argnums, leaves))
+        positional, named = pytree.unflatten(structure, pytree.scatter(xs, argnums, leaves))
         outputs = pytree.flatten(fn(*positional, **named), _registry.pytree_node)[0]
         return tuple(outputs[i] for i in _differentiable_positions(outputs))
 
@@ -153,12 +153,12 @@ class _Subject:
         except NotImplementedError:
             raise
         except (AssertionError, RuntimeError) as error:
-            if self._is_small():
+            if self._is_small_on_cpu():
                 tolerance = lambda expected: options["atol"] + options["rtol"] * abs(expected)
                 error.add_note(self._describe_difference(eps, tolerance))
             raise
 
-    def _is_small(self) -> bool:
+    def _is_small_on_cpu(self) -> bool:
         specs = [owner.spec(x) for x in self.xs if (owner := _registry.array_owner(x))]
         on_host = all(spec.device == "cpu" for spec in specs)
         return on_host and sum(math.prod(spec.shape) for spec in specs) <= _MANY_ELEMENTS
@@ -185,7 +185,7 @@ class _Subject:
                     text = (
                         f"The derivative of {result} of {self.name} by {argument} is "
                         f"{jacobian[y][x]:.6g}, and finite differences give {expected:.6g}."
-                        f"{_describe_rounding(values[2:], difference, eps)}"
+                        f"{_explain_by_rounding(values[2:], difference, eps)}"
                     )
         return text
 
@@ -228,19 +228,19 @@ def _element_labels(arrays: Sequence[Any], labels: Sequence[str]) -> list[str]:
     ]
 
 
-def _describe_rounding(values: Sequence[float], difference: float, eps: float) -> str:
+def _explain_by_rounding(values_at_steps: Sequence[float], difference: float, step: float) -> str:
     """Return a sentence if the rounding errors of the function may explain a difference, else "".
 
     The fourth difference of values at equal steps is all rounding error if the function is smooth,
     and its variance is 70 times that of one value.
     """
-    windows = zip(*(values[k:] for k in range(5)), strict=False)
+    windows = zip(*(values_at_steps[k:] for k in range(5)), strict=False)
     fourth_differences = [a - 4 * b + 6 * c - 4 * d + e for a, b, c, d, e in windows]
     noise = math.sqrt(sum(x * x for x in fourth_differences) / len(fourth_differences) / 70)
-    if difference > _MUCH * noise / eps:
+    if difference > _MUCH * noise / step:
         return ""
     return (
         f" But the function is accurate to about {noise:.0e} only, as it is where it computes in "
-        f"single precision, and a step of {eps:.0e} magnifies that. Compute in double precision, "
+        f"single precision, and a step of {step:.0e} magnifies that. Compute in double precision, "
         "or pass a larger step, with tolerances of the same size: eps=1e-2, atol=1e-2, rtol=1e-2."
     )

@@ -12,7 +12,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from bridge import _registry
 from bridge._calls import executor
 from bridge._core.op import ForwardBackward, Op
-from bridge._core.pytree import replace_at
+from bridge._core.pytree import scatter
 from bridge._core.spec import ArraySpec
 
 # torch keeps the level of forward mode for the whole process: on several threads at once, one finds
@@ -70,7 +70,7 @@ class Handmade:
 
     def pull(self, xs, wanted, given, cotangents):
         def of(*free):
-            outputs = self.fn(*replace_at(free, wanted, xs))
+            outputs = self.fn(*scatter(free, wanted, xs))
             return tuple(outputs[i] for i in given)
 
         return torch.func.vjp(of, *(xs[i] for i in wanted))[1](tuple(cotangents))
@@ -86,7 +86,7 @@ class Handmade:
 
         def fn(*args):
             xs, tangents = args[:count], args[count:]
-            of = lambda *free: tuple(y for y in self.fn(*replace_at(free, given, xs)) if smooth(y))
+            of = lambda *free: tuple(y for y in self.fn(*scatter(free, given, xs)) if smooth(y))
             with FORWARD_MODE:
                 return torch.func.jvp(of, tuple(xs[i] for i in given), tuple(tangents))[1]
 
@@ -112,9 +112,9 @@ class Handmade:
         @functools.cache
         def backward(needed):
             def fn(*args):
-                xs = replace_at(args[: len(whole)], whole, [None] * count)
+                xs = scatter(args[: len(whole)], whole, [None] * count)
                 args = args[len(whole) + 1 :]
-                xs = replace_at([2 * x for x in args[: len(halved)]], halved, xs)
+                xs = scatter([2 * x for x in args[: len(halved)]], halved, xs)
                 return self.pull(xs, needed, given, args[len(halved) :])
 
             return self.derived("backward", fn, row).op()

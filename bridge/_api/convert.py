@@ -113,7 +113,7 @@ def convert(tree: Any, name: str, *, copy: bool | None = None) -> Any:
             continue
         try:
             buffer = owner.export(
-                leaf, dense=to.requires_contiguous, copy=copy, whole=owner is not to
+                leaf, dense=to.imports_only_contiguous, copy=copy, whole=owner is not to
             )
             moved.append(to.convert(buffer, copy=copy))
         except (ArgumentError, CopyError, NoValuesError) as error:

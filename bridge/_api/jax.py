@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Literal, overload
 
 from bridge._api.wrapping import wrap
+from bridge._calls.wrong_framework import Direction
 
 if TYPE_CHECKING:
     from bridge._calls.bridged_function import BridgedFunction
@@ -101,7 +102,7 @@ def jax2torch(
     """
     return wrap(
         fn,
-        direction=("jax", "torch"),
+        direction=Direction("jax", "torch"),
         static=(static_argnums, static_argnames),
         device=device,
         options={"jit": jit, "x64": x64, "residuals": residuals},
@@ -182,7 +183,7 @@ def jax2mlx(
     """
     return wrap(
         fn,
-        direction=("jax", "mlx"),
+        direction=Direction("jax", "mlx"),
         static=(static_argnums, static_argnames),
         device=None,
         options={"jit": jit, "x64": x64, "residuals": residuals},

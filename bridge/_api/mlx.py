@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Literal, overload
 
 from bridge._api.wrapping import wrap
+from bridge._calls.wrong_framework import Direction
 
 if TYPE_CHECKING:
     import mlx.nn
@@ -95,7 +96,7 @@ def mlx2torch(
     """
     return wrap(
         fn,
-        direction=("mlx", "torch"),
+        direction=Direction("mlx", "torch"),
         static=(static_argnums, static_argnames),
         device=device,
         options={"compile": compile, "residuals": residuals},
@@ -171,7 +172,7 @@ def mlx2jax(
     """
     return wrap(
         fn,
-        direction=("mlx", "jax"),
+        direction=Direction("mlx", "jax"),
         static=(static_argnums, static_argnames),
         device=device,
         options={"compile": compile, "residuals": "recompute"},

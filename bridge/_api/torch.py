@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Literal, overload
 
 from bridge._api.wrapping import wrap
+from bridge._calls.wrong_framework import Direction
 from bridge._core.errors import OptionError
 
 if TYPE_CHECKING:
@@ -112,7 +113,7 @@ def torch2jax(
         )
     return wrap(
         fn,
-        direction=("torch", "jax"),
+        direction=Direction("torch", "jax"),
         static=(static_argnums, static_argnames),
         device="cpu" if lower == "xla" else device,
         options={"capture": capture, "lower": lower},
@@ -189,7 +190,7 @@ def torch2mlx(
     """
     return wrap(
         fn,
-        direction=("torch", "mlx"),
+        direction=Direction("torch", "mlx"),
         static=(static_argnums, static_argnames),
         device=None,
         options={"capture": capture},

@@ -17,7 +17,7 @@ from bridge._core.errors import ArgumentError, OptionError
 def wrap(
     fn: Callable[..., Any] | None,
     *,
-    direction: tuple[str, str],
+    direction: Direction,
     static: tuple[int | Sequence[int], str | Sequence[str]],
     device: str | None,
     options: dict[str, Any],
@@ -34,14 +34,13 @@ def wrap(
     return make if fn is None else make(fn)
 
 
-def _wrap(fn: Any, *, direction: tuple[str, str], **options: Any) -> Any:
-    source, target = direction
-    wrapper = Direction(source, target)
-    _check(fn, wrapper)
+def _wrap(fn: Any, *, direction: Direction, **options: Any) -> Any:
+    _check(fn, direction)
+    source, target = direction.source, direction.target
     if not _registry.source(source).is_module(fn):
-        check_no_parameters(fn, wrapper)
-        function = BridgedFunction(fn, direction=direction, **options)
-        function.wrapper_counter = make_counter(fn, str(wrapper))
+        check_no_parameters(fn, direction)
+        function = BridgedFunction(fn, frameworks=(source, target), **options)
+        function.wrapper_counter = make_counter(fn, str(direction))
         return function
     if any(options["static"]):
         raise OptionError(
@@ -53,8 +52,8 @@ def _wrap(fn: Any, *, direction: tuple[str, str], **options: Any) -> Any:
     apply, modes, *values = _registry.source(source).functionalize(fn, allow_64_bits=has_64_bits)
     apply.__name__ = apply.__qualname__ = type(fn).__name__
     options["static"] = ((0,), ())  # the modes, such as training or evaluation
-    function = BridgedFunction(apply, direction=direction, **options)
-    function.wrapper_counter = make_counter(fn, str(wrapper))
+    function = BridgedFunction(apply, frameworks=(source, target), **options)
+    function.wrapper_counter = make_counter(fn, str(direction))
     params, buffers = convert(values, target)
     return BridgedModule(fn, function, modes, params, buffers, rewrap=rewrap)
 

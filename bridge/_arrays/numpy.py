@@ -52,7 +52,7 @@ class NumpyArrays:
     """NumPy's arrays, which are on the host and carry no gradient."""
 
     name = "numpy"
-    requires_contiguous = False
+    imports_only_contiguous = False
 
     def is_array(self, x: Any) -> bool:
         """Return True if `x` is an array; a NumPy scalar counts as a Python number."""

@@ -46,12 +46,12 @@ class BridgedFunction:
         self,
         fn: Callable[..., Any],
         *,
-        direction: tuple[str, str],
+        frameworks: tuple[str, str],
         static: tuple[Sequence[int], Sequence[str]],
         device: str | None,
         options: dict[str, Any],
     ) -> None:
-        self._source_name, self._target_name = direction
+        self._source_name, self._target_name = frameworks
         self._check_callable(fn)
         functools.update_wrapper(self, fn, updated=())
         self._fn, self._static, self._device, self._options = fn, static, device, options
@@ -90,14 +90,14 @@ class BridgedFunction:
         return Planner(
             fn=self._fn,
             name=self._name,
-            direction=(self._source_name, self._target_name),
+            frameworks=(self._source_name, self._target_name),
             parameters=self._parameters,
             device=self._device,
             options=self._options,
             bridged=weakref.ref(self),  # plans are kept by us, and must not keep us alive
         )
 
-    def captured_values(self) -> list[Any]:
+    def referents(self) -> list[Any]:
         """Return the user's function, for a search in functions that call this one."""
         return [self._fn]
 
@@ -118,7 +118,7 @@ class BridgedFunction:
         path = import_path.import_path(self)
         if path is not None:
             return path.partition(":")[2]
-        options = {"direction": (self._source_name, self._target_name), "static": self._static}
+        options = {"frameworks": (self._source_name, self._target_name), "static": self._static}
         options |= {"device": self._device, "options": self._options}
         return functools.partial(BridgedFunction, **options), (self._fn,)
 
@@ -131,13 +131,13 @@ class BridgedFunction:
     def __get__(self, instance: Any, owner: type | None = None) -> Any:
         if instance is None:
             return self
-        if self._target.is_compiling():  # Dynamo does not support methods of other callables
+        if self._target.is_tracing_bytecode():  # Dynamo does not support methods of other callables
             return functools.partial(self, instance)
         return types.MethodType(self, instance)
 
     @entry_point
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        if self._target.is_compiling():
+        if self._target.is_tracing_bytecode():
             return self._target.call_in_compiled_code(self, args, kwargs)
         try:
             plan = None if kwargs or self._parameters.static else self._cached_plan(args, len(args))
@@ -156,7 +156,7 @@ class BridgedFunction:
         plan = self._cached_plan(leaves, _structure_key(structure, len(leaves)))
         if plan is None:
             leaves, structure = pytree.flatten((args, kwargs), _registry.pytree_node)
-            if any(self._target.is_staged(leaf) for leaf in leaves):
+            if any(self._target.needs_staging(leaf) for leaf in leaves):
                 outputs, structure = self._target.stage(self, args, kwargs)
                 return pytree.unflatten(structure, outputs)
             plan = self._get_plan(leaves, structure)

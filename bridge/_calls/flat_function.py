@@ -22,8 +22,8 @@ from bridge._calls.wrong_framework import (
     USER_ERRORS,
     Direction,
     add_note,
-    check_containers,
     check_result,
+    check_result_containers,
 )
 from bridge._core import pytree
 from bridge._core.errors import ArgumentError, NoValuesError
@@ -45,7 +45,7 @@ class FlatFunction:
         self,
         fn: Callable[..., Any],
         name: str,
-        direction: tuple[str, str],
+        frameworks: tuple[str, str],
         structure: Any,
         leaves: Sequence[Any],
         *,
@@ -54,7 +54,7 @@ class FlatFunction:
         self.__name__ = self.__qualname__ = name  # shown in the errors of tracers
         self.written = fn
         self._fn, self._structure, self._leaves = fn, structure, leaves
-        self._direction = Direction(*direction)
+        self._direction = Direction(*frameworks)
         self._seeded = seeded
         self._array_positions = [i for i, leaf in enumerate(leaves) if leaf is ARRAY]
         count = len(leaves)
@@ -64,7 +64,7 @@ class FlatFunction:
         self._signatures: dict[type, Callable[[Any], Any]] = {}
         self._checked: Any = None
         self._source_arrays = _registry.source_arrays(self._direction.source)
-        self._key_kinds: dict[int, str] = {}
+        self._key_impls: dict[int, str] = {}
         self.result_structure: Any = None
         self.build: Callable[[Sequence[Any]], Any] = list
 
@@ -78,33 +78,33 @@ class FlatFunction:
             outputs, structure = [results], pytree.LEAF
         else:
             outputs, structure = pytree.flatten(results, _registry.pytree_node)
-        key_kinds = self._unwrap_keys(outputs)
+        key_impls = self._unwrap_keys(outputs)
         signature = self._results_signature(outputs)
-        if signature is None or (structure, signature, key_kinds) != self._checked:
+        if signature is None or (structure, signature, key_impls) != self._checked:
             for output, path in zip(outputs, pytree.paths(structure), strict=True):
                 self._check_result(output, path)
-            check_containers(structure, self.__name__, self._direction)
-            self._set_structure(structure, key_kinds)
-            self._checked = structure, self._results_signature(outputs), key_kinds
+            check_result_containers(structure, self.__name__, self._direction)
+            self._set_result_structure(structure, key_impls)
+            self._checked = structure, self._results_signature(outputs), key_impls
         return outputs
 
-    def _set_structure(self, structure: Any, key_kinds: dict[int, str]) -> None:
+    def _set_result_structure(self, structure: Any, key_impls: dict[int, str]) -> None:
         self.result_structure = pytree.caller_structure(structure)
-        self._key_kinds = key_kinds
+        self._key_impls = key_impls
         unflatten = pytree.unflattener(self.result_structure)
-        self.build = functools.partial(self._build_with_keys, unflatten) if key_kinds else unflatten
+        self.build = functools.partial(self._build_with_keys, unflatten) if key_impls else unflatten
 
-    def captured_values(self) -> list[Any]:
+    def referents(self) -> list[Any]:
         """Return the user's function and the static arguments that it is called with."""
         return [self._fn, *map(arguments.unwrap_static, self._leaves)]
 
     def describe_key(self) -> str | None:
         """Describe a result that is a typed key, which a graph cannot hold; None without one."""
-        paths = pytree.paths(self.result_structure) if self._key_kinds else []
+        paths = pytree.paths(self.result_structure) if self._key_impls else []
         return next(
             (
-                f"{self._result_name(paths[i])} is a key of {kind}"
-                for i, kind in self._key_kinds.items()
+                f"{self._result_name(paths[i])} is a key of {impl}"
+                for i, impl in self._key_impls.items()
             ),
             None,
         )
@@ -113,13 +113,13 @@ class FlatFunction:
         """Replace typed keys by their data: NOTE [results that only one framework has]."""
         if self._source_arrays.unwrap_key is None:
             return {}
-        key_kinds: dict[int, str] = {}
+        key_impls: dict[int, str] = {}
         for i, output in enumerate(outputs):
             if self._source_arrays.is_array(output) and (
                 unwrapped := self._source_arrays.unwrap_key(output)
             ):
-                outputs[i], key_kinds[i] = unwrapped
-        return key_kinds
+                outputs[i], key_impls[i] = unwrapped
+        return key_impls
 
     def _build_with_keys(
         self, unflatten: Callable[[Sequence[Any]], Any], outputs: Sequence[Any]
@@ -127,9 +127,9 @@ class FlatFunction:
         """Rebuild the results with keys of the source made of their data."""
         results, target = list(outputs), _registry.target_arrays(self._direction.target)
         wrap_key: Any = self._source_arrays.wrap_key
-        for i, kind in self._key_kinds.items():
+        for i, impl in self._key_impls.items():
             try:
-                results[i] = wrap_key(target.read_values(outputs[i]), kind)
+                results[i] = wrap_key(target.export_detached(outputs[i]), impl)
             except (ArgumentError, NoValuesError) as error:
                 raise type(error)(
                     f"{self.describe_key()}, which has to be made of values here. Within a "
@@ -143,7 +143,7 @@ class FlatFunction:
         """Call the user's function."""
         if self._takes_arrays_alone:
             return self._fn(*arrays)
-        leaves = pytree.replace_at(arrays, self._array_positions, self._leaves)
+        leaves = pytree.scatter(arrays, self._array_positions, self._leaves)
         args, kwargs = pytree.unflatten(self._structure, leaves)
         if self._seeded:  # the source has already seeded its generators with the key
             del kwargs[SEED]

@@ -24,7 +24,7 @@ class Planner:
     Attributes:
         fn: The user's function.
         name: Its name in errors.
-        direction: The names of its source and of its target.
+        frameworks: The names of its source and of its target.
         parameters: Its parameters.
         device: The device that the user asked it to compute on, if any.
         options: The options of its source.
@@ -34,7 +34,7 @@ class Planner:
 
     fn: Callable[..., Any]
     name: str
-    direction: tuple[str, str]
+    frameworks: tuple[str, str]
     parameters: arguments.Parameters
     device: str | None
     options: dict[str, Any]
@@ -44,12 +44,12 @@ class Planner:
     @functools.cached_property
     def source(self) -> Source:
         """The framework of the user's function."""
-        return _registry.source(self.direction[0])
+        return _registry.source(self.frameworks[0])
 
     @functools.cached_property
     def target(self) -> Target:
         """The framework that it is called from."""
-        return _registry.target(self.direction[1])
+        return _registry.target(self.frameworks[1])
 
     def describe_leaves(self, leaves: Sequence[Any], structure: Any) -> list[LeafInfo]:
         """Describe the leaves of arguments; raise if one cannot be an argument."""
@@ -58,10 +58,10 @@ class Planner:
 
     def _describe(self, leaf: Any, path: Sequence[Any]) -> LeafInfo:
         label = self.parameters.argument_name(path)
-        source_name, target_name = self.direction
+        source_name, target_name = self.frameworks
         try:
-            if self.target.is_staged(leaf):
-                signature, spec = self.target.staged_spec(leaf)
+            if self.target.needs_staging(leaf):
+                signature, spec = self.target.describe_staged(leaf)
                 handler = arguments.LeafHandler(id, owner=target_name)
                 return LeafInfo(label, signature, spec, handler)
             handler = self.leaf_handlers.get(leaf.__class__)
@@ -93,11 +93,11 @@ class Planner:
         ]
         seeds = self._seed_positions(leaf_infos, array_infos)
         flat = FlatFunction(
-            self.fn, self.name, self.direction, structure, constants, seeded=bool(seeds)
+            self.fn, self.name, self.frameworks, structure, constants, seeded=bool(seeds)
         )
         device, compute_device = self._devices(array_infos)
         op = self._make_op(flat, array_infos, seeds)
-        executor = make_executor(*self.direction, device=device, compute_device=compute_device)
+        executor = make_executor(*self.frameworks, device=device, compute_device=compute_device)
         described = [info.spec or value for info, value in zip(leaf_infos, constants, strict=True)]
         array_leaves = [
             (i, info.make_prepare(self.name)) for i, info in enumerate(leaf_infos) if info.spec
@@ -141,14 +141,14 @@ class Planner:
         device = self._common_device(array_infos)
         if device == "meta":
             return device, device
-        return device, self.source.compute_device(device, self.device)
+        return device, self.source.choose_compute_device(device, self.device)
 
     def _common_device(self, array_infos: Sequence[LeafInfo]) -> str:
         """Return the device of the caller's arrays; raise if they are on several."""
         devices = {
             info.spec.device: info.name
             for info in array_infos
-            if info.spec and info.handler.owner == self.direction[1]
+            if info.spec and info.handler.owner == self.frameworks[1]
         }
         if len(devices) > 1:
             places = ", ".join(f"{label} on {device}" for device, label in devices.items())

@@ -26,14 +26,14 @@ class WrapperCounter:
 
     Attributes:
         name: The name of the function.
-        direction: The name of the wrapper, such as `jax2torch`.
-        counts: How many wrappers of the same code were traced, by direction and line.
+        wrapper_name: The name of the wrapper, such as `jax2torch`.
+        counts: How many wrappers of the same code were traced, by name and line.
         line: The line where this wrapper was made.
         traced: True once it has been traced, and counted.
     """
 
     name: str
-    direction: str
+    wrapper_name: str
     counts: dict[tuple[str, Line], int]
     line: Line
     traced: bool = False
@@ -44,12 +44,12 @@ class WrapperCounter:
             return
         self.traced = True
         with _lock:
-            count = self.counts[self.direction, self.line] = 1 + self.counts.get(
-                (self.direction, self.line), 0
+            count = self.counts[self.wrapper_name, self.line] = 1 + self.counts.get(
+                (self.wrapper_name, self.line), 0
             )
         if count == _MOST + 1:
             warnings.warn_explicit(
-                f"{self.direction} has wrapped {self.name} {count} times in this line, and each "
+                f"{self.wrapper_name} has wrapped {self.name} {count} times in this line, and each "
                 "of these wrappers was traced and compiled, which is slow. Wrap it once, outside "
                 "of the loop or function that is run again and again, and pass what varies as "
                 "arguments.",
@@ -58,13 +58,13 @@ class WrapperCounter:
             )
 
 
-def make_counter(fn: Any, direction: str) -> WrapperCounter | None:
+def make_counter(fn: Any, wrapper_name: str) -> WrapperCounter | None:
     """Make the counter of a new wrapper of `fn`; None if `fn` cannot be a key."""
     try:
         counts = _counts.setdefault(_code(fn), {})
     except TypeError:  # it cannot be hashed, or referred to weakly
         return None
-    return WrapperCounter(import_path.function_name(fn), direction, counts, _users_line())
+    return WrapperCounter(import_path.function_name(fn), wrapper_name, counts, _users_line())
 
 
 # The keys are code objects, which all lambdas of one line in a loop share, and modules. They are

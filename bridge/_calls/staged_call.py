@@ -50,7 +50,7 @@ class StagedCall:
         """Return shapes of the results for arrays whose shapes contain names, if known."""
         primals, notes = self.plan.primals, self.plan.op.notes
         known_shapes: list[Sequence[int | str]] = [spec.shape for spec in primals]
-        shapes = pytree.replace_at(names, self.array_positions, known_shapes)
+        shapes = pytree.scatter(names, self.array_positions, known_shapes)
         key = ("shapes", *map(tuple, shapes))
         if key not in notes:  # a compiler asks many times, and each time runs the function
             notes[key] = self.source_shapes(self.plan.flat, primals, shapes)
@@ -75,7 +75,7 @@ class StagedCall:
         """Compute the results for these arrays."""
         op, positions = self._derive(steps)
         derivative_args = [None] * (len(positions) - len(self.array_positions))
-        primals = pytree.replace_at(arrays, positions, [*self.leaves, *derivative_args])
+        primals = pytree.scatter(arrays, positions, [*self.leaves, *derivative_args])
         return self.plan.executor.execute(op, primals)
 
     def _derive(self, steps: Sequence[AppliedRule]) -> tuple[Op, list[int]]:
@@ -84,7 +84,7 @@ class StagedCall:
         for kind, *args in steps:
             if kind == "vmap":
                 axes, size = args
-                primal_axes = pytree.replace_at(axes, positions, [None] * count)
+                primal_axes = pytree.scatter(axes, positions, [None] * count)
                 op = op.derive("vmap", tuple(primal_axes), size)
                 continue
             argnums = tuple(positions[i] for i in args[0])

@@ -168,9 +168,9 @@ def _container_advice(x: Any) -> str:
     return "Make it a dataclass, or register it as a pytree, or pass its arrays."
 
 
-def check_containers(structure: Any, name: str, crossing: Direction) -> None:
+def check_result_containers(result_structure: Any, name: str, crossing: Direction) -> None:
     """Raise for results in a named tuple that takes arrays of the function's framework alone."""
-    for kind in pytree.node_types(structure):
+    for kind in pytree.node_types(result_structure):
         own = _registry.framework(kind.__module__) == crossing.source
         if own and pytree.is_strict_named_tuple(kind):
             raise ArgumentError(

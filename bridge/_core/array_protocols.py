@@ -18,7 +18,7 @@ class ArrayBackend(Protocol):
 
     name: str
     # True if arrays can only be made over memory without gaps or reversed axes.
-    requires_contiguous: bool
+    imports_only_contiguous: bool
 
     def is_array(self, x: Any) -> bool:
         """Return True if `x` is an array of this framework."""
@@ -36,8 +36,8 @@ class ArrayBackend(Protocol):
         ...
 
     @property
-    def check_not_traced(self) -> Callable[[Any], Any] | None:
-        """Return an array as it is, or raise if its gradient would be lost; None if none can be."""
+    def copy_untraced(self) -> Callable[[Any], Any] | None:
+        """Return a copy of an array; raise if its gradient would be lost. None if none can be."""
         ...
 
     def export(self, x: Any, *, dense: bool, copy: bool | None, whole: bool = True) -> Any:
@@ -113,7 +113,7 @@ class TargetArrays(ArrayBackend, Protocol):
         """
         ...
 
-    def read_values(self, x: Any) -> Any:
+    def export_detached(self, x: Any) -> Any:
         """Return a buffer with the values of a result that has no derivative, if it has values."""
         ...
 

@@ -153,13 +153,13 @@ class CapturedState:
         reader: What has read it.
         contents: The places, with what was in them.
         copies: Arrays among that, each with what it was.
-        iterators: Places and keys of iterators, each with a copy, which goes on where it was.
+        iterator_copies: Places and keys of iterators, each with a copy, which goes on where it was.
     """
 
     reader: StateReader
     contents: _Contents
     copies: Copies
-    iterators: Sequence[tuple[Holder, Any, Any]]
+    iterator_copies: Sequence[tuple[Holder, Any, Any]]
 
     def restored(self) -> "_Restored":
         """A context in which this state is back; what there is now comes back at its end."""
@@ -194,10 +194,10 @@ class _Restored:
 
     def __enter__(self) -> None:
         state = self._now = self._state
-        if not state.contents.is_current() or state.changed_arrays() or state.iterators:
+        if not state.contents.is_current() or state.changed_arrays() or state.iterator_copies:
             self._now = state.reader.with_places(place for place, _ in state.contents.by_place)
             state.put_back()
-            for place, key, iterator in state.iterators:
+            for place, key, iterator in state.iterator_copies:
                 place.put(key, copied(iterator))
 
     def __exit__(self, *_: object) -> None:

@@ -94,8 +94,8 @@ def _parts(x: Any) -> list[Any]:
         if isinstance(x, kind):
             return [getattr(x, name) for name in names_of_parts]
     if _is_own(x):
-        captured = getattr(x, "captured_values", None)
-        return captured() if captured else [*vars(x).values()] if _is_callable_object(x) else []
+        referents = getattr(x, "referents", None)
+        return referents() if referents else [*vars(x).values()] if _is_callable_object(x) else []
     parts = [*_elements(x), *_attribute_values(x)]
     return [*parts, type(x)] if _is_written_by_user(type(x)) else parts
 
@@ -178,13 +178,13 @@ def _is_own(x: Any) -> bool:
 
 
 @functools.cache
-def _is_installed(module: Any) -> bool:
+def _is_installed(module_name: Any) -> bool:
     """Whether a module of this name is of Python, of an installed package, or of this one."""
-    if module in sys.builtin_module_names or str(module).partition(".")[0] == _PACKAGE:
+    if module_name in sys.builtin_module_names or str(module_name).partition(".")[0] == _PACKAGE:
         return True
     file = None
     with contextlib.suppress(AttributeError):
-        file = sys.modules[module].__file__ if module in sys.modules else None
+        file = sys.modules[module_name].__file__ if module_name in sys.modules else None
     if file is None:
         return False
     return any(x in file for x in ("site-packages", "dist-packages")) or file.startswith(_STDLIB)

@@ -12,11 +12,11 @@ class ValueRef:
     """A reference to an array of a graph: an input, a constant or an output of an operation.
 
     Attributes:
-        index: The inputs are counted first, then the constants, then the operations.
+        value_index: The inputs are counted first, then the constants, then the operations.
         output_index: Which output, if an operation has several.
     """
 
-    index: int
+    value_index: int
     output_index: int | None = None
 
 

@@ -71,8 +71,8 @@ class Source(Protocol):
         """Return the settings that a trace depends on besides its arguments."""
         ...
 
-    def compute_device(self, device: str, asked: str | None) -> str:
-        """Return where a call with arrays on `device` computes; raise if it cannot."""
+    def choose_compute_device(self, arguments_device: str, requested: str | None) -> str:
+        """Return where a call with arrays on `arguments_device` computes; raise if it cannot."""
         ...
 
     def make_op(
@@ -191,15 +191,15 @@ class Target(Protocol):
         """Suspend the caller's transforms (torch.func, tracing modes) and release MLX's lock."""
         ...
 
-    def is_compiling(self) -> bool:
+    def is_tracing_bytecode(self) -> bool:
         """Return True while a compiler reads the caller's code."""
         ...
 
-    def is_staged(self, x: Any) -> bool:
+    def needs_staging(self, x: Any) -> bool:
         """Return True if `x` stands for an array in a graph that is being recorded."""
         ...
 
-    def staged_spec(self, x: Any) -> tuple[Hashable, ArraySpec]:
+    def describe_staged(self, x: Any) -> tuple[Hashable, ArraySpec]:
         """Return signature and spec of a staged array, with examples for unknown sizes."""
         ...
 

@@ -121,7 +121,7 @@ def caller_structure(structure: Any) -> Any:
     if not any(map(optree.is_structseq_class, node_types(structure))):
         return structure
     tree = unflatten(structure, range(structure.num_leaves))
-    return flatten_known(_with_named_tuples(tree))[1]
+    return flatten_known(_structseqs_to_namedtuples(tree))[1]
 
 
 def node_types(structure: Any) -> set[type]:
@@ -136,12 +136,12 @@ def is_strict_named_tuple(kind: type) -> bool:
     return optree.is_namedtuple_class(kind) and "__new__" in held and "_fields" not in held
 
 
-def _with_named_tuples(tree: Any) -> Any:
+def _structseqs_to_namedtuples(tree: Any) -> Any:
     def replace(x: Any) -> Any:
         if not optree.is_structseq(x):
             return x
         fields = optree.structseq_fields(x)
-        return _named_tuple(type(x).__name__, fields, map(_with_named_tuples, x))
+        return _named_tuple(type(x).__name__, fields, map(_structseqs_to_namedtuples, x))
 
     return optree.tree_map(replace, tree, is_leaf=optree.is_structseq, namespace=NAMESPACE)
 
@@ -163,10 +163,10 @@ def paths(structure: Any) -> list[tuple[Any, ...]]:
     return optree.treespec_paths(structure)
 
 
-def replace_at(values: Iterable[Any], at: Sequence[int], over: Sequence[Any]) -> list[Any]:
-    """Return a copy of `over` with `values` at the positions `at`."""
-    copy = list(over)
-    for i, value in zip(at, values, strict=True):
+def scatter(values: Iterable[Any], positions: Sequence[int], base: Sequence[Any]) -> list[Any]:
+    """Return a copy of `base` with `values` at `positions`."""
+    copy = list(base)
+    for i, value in zip(positions, values, strict=True):
         copy[i] = value
     return copy
 

@@ -53,7 +53,7 @@ class TrialState:
         for restore in self._restore:
             restore()
 
-    def new_values(self) -> list[Any]:
+    def newly_stored_values(self) -> list[Any]:
         """What is in the places that was not there before."""
         return [
             x

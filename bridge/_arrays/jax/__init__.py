@@ -6,7 +6,7 @@ from bridge._arrays.jax.backend import (
     conjugate_all as conjugate_all,
     shape_dtype_struct as shape_dtype_struct,
 )
-from bridge._arrays.jax.devices import compute_device as compute_device
+from bridge._arrays.jax.devices import choose_compute_device as choose_compute_device
 from bridge._arrays.jax.modes import (
     allow_transfers as allow_transfers,
     allows_transfers as allows_transfers,

@@ -11,7 +11,7 @@ import numpy as np
 from jax.core import Tracer
 from jax.sharding import SingleDeviceSharding
 
-from bridge._arrays.jax.devices import describe_devices, find_device, gather, put_on_device
+from bridge._arrays.jax.devices import describe_spread, find_device, gather, import_buffer
 from bridge._arrays.jax.modes import CONFIG, allow_transfers, check_not_forked, x64_mode
 from bridge._arrays.numpy import HostCapsule, as_dlpack_dtype
 from bridge._core.array_protocols import PytreeNode
@@ -31,9 +31,9 @@ class JaxArrays:
     """JAX's arrays."""
 
     name = "jax"
-    requires_contiguous = True
+    imports_only_contiguous = True
     compute_context = None
-    check_not_traced = None
+    copy_untraced = None
 
     def is_array(self, x: Any) -> bool:
         """Return True if `x` is an array or a tracer of JAX."""
@@ -91,7 +91,7 @@ class JaxArrays:
                 return buffers
             # In 32-bit mode JAX would narrow 64-bit values.
             with jax.enable_x64(new_val=True), allow_transfers():
-                return [put_on_device(x, device) for x in buffers]
+                return [import_buffer(x, device) for x in buffers]
 
         return borrow
 
@@ -116,7 +116,7 @@ class JaxArrays:
 
         return lend
 
-    def read_values(self, x: Any) -> Any:
+    def export_detached(self, x: Any) -> Any:
         """Return `x` on one device; JAX arrays export their values themselves."""
         return self.export(x, dense=True, copy=None)
 
@@ -158,7 +158,7 @@ class JaxArrays:
             return x
         if copy is False and len(x.sharding.device_set) > 1:
             raise CopyError(
-                f"copy=False, but the array is {describe_devices(x)}, and would be gathered."
+                f"copy=False, but the array is {describe_spread(x)}, and would be gathered."
             )
         return gather(x)
 

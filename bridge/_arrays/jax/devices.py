@@ -12,7 +12,7 @@ def gather(y: Any, device: str | None = None) -> Any:
     """Return `y` on one device, `device` or its first: DLPack exports one shard of several."""
     if not y.is_fully_addressable:
         raise ArgumentError(
-            f"a JAX array, {y.dtype}{list(y.shape)}, is {describe_devices(y)}, some of which "
+            f"a JAX array, {y.dtype}{list(y.shape)}, is {describe_spread(y)}, some of which "
             "belong to other processes. Gather it first: "
             "`jax.experimental.multihost_utils.process_allgather(array, tiled=True)`."
         )
@@ -21,7 +21,7 @@ def gather(y: Any, device: str | None = None) -> Any:
     return y if devices == {target} else jax.device_put(y, target)
 
 
-def describe_devices(y: Any) -> str:
+def describe_spread(y: Any) -> str:
     """Say in words that an array is spread over several devices."""
     return f"spread over {len(y.sharding.device_set)} devices"
 
@@ -32,9 +32,9 @@ def find_device(device: str) -> Any:
     return jax.local_devices(backend=kind)[int(index or 0)]
 
 
-def compute_device(device: str, asked: str | None) -> str:
-    """Return the device to compute on for arrays on `device`; raise if JAX cannot use it."""
-    name = asked or device
+def choose_compute_device(arguments_device: str, requested: str | None) -> str:
+    """Return the device to compute on; raise if JAX cannot use it."""
+    name = requested or arguments_device
     try:
         find_device(name)
     except (RuntimeError, IndexError) as error:
@@ -46,8 +46,8 @@ def compute_device(device: str, asked: str | None) -> str:
     return name
 
 
-def put_on_device(x: Any, device: str) -> Any:
-    """Return `x`, if it is a buffer, as an array on `device`; else `x` itself."""
-    if isinstance(x, (np.ndarray, jax.Array)):
-        return jax.device_put(x, find_device(device))
-    return jax.dlpack.from_dlpack(x) if hasattr(x, "__dlpack__") else x
+def import_buffer(buffer: Any, device: str) -> Any:
+    """Return `buffer` as an array on `device`; what is no buffer, as it is."""
+    if isinstance(buffer, (np.ndarray, jax.Array)):
+        return jax.device_put(buffer, find_device(device))
+    return jax.dlpack.from_dlpack(buffer) if hasattr(buffer, "__dlpack__") else buffer

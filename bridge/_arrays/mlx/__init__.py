@@ -9,10 +9,10 @@ from bridge._arrays.mlx.memory import (
     zeros as zeros,
 )
 from bridge._arrays.mlx.streams import (
-    build_stream as build_stream,
     compute_stream as compute_stream,
     release_lock as release_lock,
     releases_lock as releases_lock,
+    unlocked_stream as unlocked_stream,
 )
 from bridge._arrays.mlx.threads import (
     note_thread as note_thread,

@@ -39,7 +39,7 @@ class MlxArrays:
     """MLX's arrays, whose memory the host can read wherever they are computed."""
 
     name = "mlx"
-    requires_contiguous = True
+    imports_only_contiguous = True
     compute_context = compute_stream
     unwrap_key = wrap_key = None
 
@@ -60,7 +60,7 @@ class MlxArrays:
         """Return the function that copies buffers: MLX cannot compute on others' memory."""
 
         def borrow(buffers: Sequence[Any]) -> Sequence[Any]:
-            return [x if _is_native(x) else copy_from(x) for x in buffers]
+            return [copy_from(x) if _is_foreign_array(x) else x for x in buffers]
 
         return borrow
 
@@ -100,7 +100,7 @@ class MlxArrays:
 
         return lend
 
-    def read_values(self, x: mx.array) -> np.ndarray:
+    def export_detached(self, x: mx.array) -> np.ndarray:
         """Return a NumPy view of `x`, also within `mx.grad`."""
         evaluate([x])
         return contiguous_view(x)
@@ -133,7 +133,7 @@ class MlxArrays:
     def export(self, x: Any, *, dense: bool, copy: bool | None, whole: bool = True) -> np.ndarray:
         """Return a NumPy view of `x`, or a copy if others do not support its strides."""
         evaluate([x])
-        self.check_not_traced(x)
+        self.copy_untraced(x)
         view = host_view(x)
         if is_plain(view) and (view.flags.forc or not dense):
             return view
@@ -141,8 +141,8 @@ class MlxArrays:
             raise CopyError("copy=False, but it has strides that cannot be shared.")
         return contiguous_copy(view)
 
-    def check_not_traced(self, x: mx.array) -> mx.array:
-        """Return `x` as it is now, or raise if its gradient would be lost."""
+    def copy_untraced(self, x: mx.array) -> mx.array:
+        """Return a copy of `x`, or raise if its gradient would be lost."""
         if is_traced(x):
             raise ArgumentError(
                 "an array inside of mx.grad or another transformation would lose its gradient, "
@@ -196,9 +196,9 @@ def _unflatten_module(structure: _Module, children: Iterable[Any]) -> Any:
     return module
 
 
-def _is_native(x: Any) -> bool:
-    """Return True if `x` is an array of MLX, or not an array of any framework."""
-    return isinstance(x, mx.array) or not hasattr(x, "__dlpack__")
+def _is_foreign_array(x: Any) -> bool:
+    """Return True if `x` is an array of a framework other than MLX."""
+    return not isinstance(x, mx.array) and hasattr(x, "__dlpack__")
 
 
 def _release(gapped_shapes: set[tuple[int, ...]], outputs: Sequence[Any]) -> Sequence[Any]:

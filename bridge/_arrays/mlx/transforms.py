@@ -31,7 +31,7 @@ from typing import Any
 
 import mlx.core as mx
 
-from bridge._arrays.mlx.streams import build_stream, evaluation_lock, renew_after_fork
+from bridge._arrays.mlx.streams import evaluation_lock, renew_after_fork, unlocked_stream
 from bridge._arrays.mlx.threads import on_python_thread
 from bridge._core.errors import NoValuesError
 
@@ -107,7 +107,7 @@ def transforming() -> bool:
     """Return True within a transformation of MLX: NOTE [whether there is a transformation]."""
     if _local.keeps_graphs:
         return True
-    if threading.get_ident() == _MAIN_THREAD and not _runs_uncompiled(_MARKED):
+    if threading.get_ident() == _MAIN_THREAD and not _probe_runs_uncompiled(_MARKED):
         return False
     return _is_tracer(_MARKED)  # again, since the first call on a stream runs it to compile it
 
@@ -125,7 +125,7 @@ def _is_marked(x: mx.array) -> bool:
     """Return True if `x` is marked; False if every graph is kept, when marks tell nothing."""
     if _local.keeps_graphs:
         return False
-    with build_stream():
+    with unlocked_stream():
         dependent = mx.depends([_ZERO], [x])[0]
     return _is_tracer(dependent)
 
@@ -133,9 +133,9 @@ def _is_marked(x: mx.array) -> bool:
 def _is_tracer(x: mx.array) -> bool:
     """Return True if `x` is marked and a transformation is under way in this thread."""
     if threading.get_ident() == _MAIN_THREAD:
-        if not _runs_uncompiled(x):
+        if not _probe_runs_uncompiled(x):
             return False
-        if not _runs_uncompiled(_ZERO):  # if compiling is disabled, all arrays run uncompiled
+        if not _probe_runs_uncompiled(_ZERO):  # if compiling is disabled, all arrays run uncompiled
             return True
     return _async_eval_refuses(x)
 
@@ -153,7 +153,7 @@ def captures_traced(build: Callable[[], Sequence[mx.array]]) -> bool:
     marked: list[bool] = []
 
     def build_in_thread() -> None:
-        with build_stream():
+        with unlocked_stream():
             outputs = build()
             mx.grad(lambda x: (marked.append(any(map(_async_eval_refuses, outputs))), x)[1])(_ZERO)
 
@@ -163,7 +163,7 @@ def captures_traced(build: Callable[[], Sequence[mx.array]]) -> bool:
     return marked == [False]
 
 
-def _runs_uncompiled(x: mx.array) -> bool:
+def _probe_runs_uncompiled(x: mx.array) -> bool:
     _local.ran_uncompiled = False
     _probe(x)
     return _local.ran_uncompiled
@@ -172,7 +172,7 @@ def _runs_uncompiled(x: mx.array) -> bool:
 def _async_eval_refuses(x: mx.array) -> bool:
     """Return True if `x` is marked and a transformation is under way, in whatever thread."""
     try:
-        with build_stream():
+        with unlocked_stream():
             mx.async_eval(mx.depends([_VALUELESS], [x]))
     except ValueError:
         return True
@@ -201,12 +201,12 @@ def _identity(x: mx.array) -> mx.array:
 
 
 @vjp_rule
-def _run_body(_: mx.array, cotangent: mx.array, __: mx.array) -> mx.array:
+def _identity_vjp(_: mx.array, cotangent: mx.array, __: mx.array) -> mx.array:
     _local.result = _local.body()
     return cotangent
 
 
-_identity.vjp(_run_body)
+_identity.vjp(_identity_vjp)
 
 
 def keeping_graph(run: Callable[[], Any]) -> Any:

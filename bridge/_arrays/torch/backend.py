@@ -25,7 +25,7 @@ class TorchArrays:
     """PyTorch's tensors."""
 
     name = "torch"
-    requires_contiguous = False
+    imports_only_contiguous = False
     compute_context = staticmethod(suspend_transforms)
     unwrap_key = wrap_key = None
 
@@ -57,7 +57,7 @@ class TorchArrays:
         """Return the function to NumPy views for the host, to dense tensors for other devices."""
         return _numpy_views if device == "cpu" else functools.partial(_contiguous_on, device=device)
 
-    def read_values(self, x: torch.Tensor) -> Any:
+    def export_detached(self, x: torch.Tensor) -> Any:
         """Return a NumPy array of `x`, also within transformations that take derivatives."""
         with suspend_transforms():
             return self.export(without_derivatives(x), dense=True, copy=None).numpy(force=True)
@@ -144,8 +144,8 @@ class TorchArrays:
             )
         return y
 
-    def check_not_traced(self, x: torch.Tensor) -> torch.Tensor:
-        """Copy `x`, which may change before a derivative is taken; raise as `export` does."""
+    def copy_untraced(self, x: torch.Tensor) -> torch.Tensor:
+        """Return a copy of `x`, which may change before a derivative; raise as `export` does."""
         return self.export(x, dense=True, copy=None).clone(memory_format=torch.contiguous_format)
 
     def convert(self, x: Any, *, copy: bool | None) -> torch.Tensor:

@@ -17,7 +17,7 @@ from jax.interpreters import mlir
 from bridge._core.errors import ArgumentError, NoRuleError
 from bridge._core.graph import Graph, MappedGraph, Operation, ValueRef
 from bridge._core.op import Op
-from bridge._core.pytree import replace_at
+from bridge._core.pytree import scatter
 from bridge._core.spec import ArraySpec
 from bridge._lowering.jax.operators import OutputInfo, cast, find_lowering
 
@@ -52,7 +52,7 @@ def _execute_mapped(graph: MappedGraph, xs: Sequence[Any], name: str) -> list[An
     batch = [jnp.moveaxis(xs[i], axis, 0) for i, axis in mapped.items()]
 
     def execute_example(example: Sequence[Any]) -> list[Any]:
-        return execute(graph.example, replace_at(example, tuple(mapped), xs), name)
+        return execute(graph.example, scatter(example, tuple(mapped), xs), name)
 
     if not mapped:
         outputs = jax.vmap(lambda _: execute_example([]))(jnp.zeros(graph.size))
@@ -94,7 +94,8 @@ def _make_key(seed: Any) -> Any:
 
 
 def _execute_graph(graph: Graph, xs: Sequence[Any], caller: _Caller) -> list[Any]:
-    values: list[Any] = [*xs, *map(jnp.asarray, graph.constants)]  # as `ValueRef.index` counts
+    # In the order that `ValueRef.value_index` counts.
+    values: list[Any] = [*xs, *map(jnp.asarray, graph.constants)]
     for operation in graph.operations:
         values.append(_execute_operation(operation, values, caller))
     return [_resolve(ref, values) for ref in graph.outputs]
@@ -103,7 +104,8 @@ def _execute_graph(graph: Graph, xs: Sequence[Any], caller: _Caller) -> list[Any
 def _resolve(x: Any, values: Sequence[Any]) -> Any:
     """Return `x` with the arrays that its `ValueRef`s refer to."""
     if isinstance(x, ValueRef):
-        return values[x.index] if x.output_index is None else values[x.index][x.output_index]
+        value = values[x.value_index]
+        return value if x.output_index is None else value[x.output_index]
     return tuple(_resolve(item, values) for item in x) if isinstance(x, tuple) else x
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import jax
 
 from bridge._core.op import Op, Positions, Specs
-from bridge._core.pytree import replace_at
+from bridge._core.pytree import scatter
 from bridge._sources.jax.environment import Environment
 from bridge._sources.jax.trace import Program, jit_program, trace
 from bridge._sources.jax.x64_boundary import with_x64_boundary
@@ -41,7 +41,7 @@ class Derivative:
         """
 
         def select_outputs(*free_primals: Any) -> tuple[list[Any], list[Any]]:
-            outputs = self.program(*replace_at(free_primals, self.argnums, xs))
+            outputs = self.program(*scatter(free_primals, self.argnums, xs))
             return [outputs[i] for i in self.outnums], outputs
 
         free_primals = (xs[i] for i in self.argnums)

@@ -18,7 +18,7 @@ import jax
 from bridge._arrays.jax import ARRAYS as ARRAYS, conjugate_all
 from bridge._core.captured_state import CapturedState
 from bridge._core.op import ForwardBackward, Op, Positions, Specs
-from bridge._core.pytree import replace_at
+from bridge._core.pytree import scatter
 from bridge._core.spec import ArraySpec
 from bridge._sources.jax.derivative import Derivative
 from bridge._sources.jax.environment import Environment
@@ -112,7 +112,7 @@ class Function:
             xs, cotangents = args[:count], args[count:]
 
             def select_outputs(*free_primals: Any) -> list[Any]:
-                outputs = self.fun(*replace_at(free_primals, argnums, xs))
+                outputs = self.fun(*scatter(free_primals, argnums, xs))
                 return [outputs[i] for i in outnums]
 
             pullback = jax.vjp(select_outputs, *(xs[i] for i in argnums))[1]
@@ -132,7 +132,7 @@ class Function:
             xs, tangents = args[:count], args[count:]
 
             def differentiable_outputs(*free_primals: Any) -> list[Any]:
-                outputs = self.fun(*replace_at(free_primals, argnums, xs))
+                outputs = self.fun(*scatter(free_primals, argnums, xs))
                 return [y for y in outputs if ARRAYS.spec(y).differentiable]
 
             return jvp(differentiable_outputs, [xs[i] for i in argnums], tangents, self.name)

@@ -5,7 +5,7 @@ import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from bridge._arrays.jax import ARRAYS, compute_device, x64_mode
+from bridge._arrays.jax import ARRAYS, choose_compute_device, x64_mode
 from bridge._arrays.numpy_copies import NumpyCopies
 from bridge._core.captured_state import StateReader, find_places
 from bridge._core.errors import ArgumentError, OptionError
@@ -43,9 +43,9 @@ class JaxSource:
     holds_parameters = staticmethod(holds_parameters)
     trace_context = staticmethod(number_of_settings)
 
-    def compute_device(self, device: str, asked: str | None) -> str:
-        """Return `asked`, or the device of the arguments."""
-        return compute_device(device, asked)
+    def choose_compute_device(self, arguments_device: str, requested: str | None) -> str:
+        """Return `requested`, or the device of the arguments."""
+        return choose_compute_device(arguments_device, requested)
 
     def make_op(
         self,

@@ -13,9 +13,9 @@ import mlx.core as mx
 
 from bridge._arrays.mlx import (
     ARRAYS as ARRAYS,
-    build_stream,
     captures_traced,
     dtype_of,
+    unlocked_stream,
     unmarked_placeholder,
 )
 from bridge._core.errors import ArgumentError
@@ -32,7 +32,7 @@ def check_captured(fun: Fun, primals: Specs, name: str) -> None:
 
     def build() -> Sequence[mx.array]:
         xs = [unmarked_placeholder(spec.shape, dtype_of(spec.dtype)) for spec in primals]
-        with build_stream(has_float64=has_float64(primals)), dry_run():
+        with unlocked_stream(has_float64=has_float64(primals)), dry_run():
             try:
                 return fun(*xs)
             except (ValueError, RuntimeError) as error:

@@ -17,9 +17,9 @@ from bridge._sources.mlx.dot_graph import is_same_node
 from bridge._sources.mlx.random import KEYS
 
 
-def state_reader(fn: Callable[..., Any], *, evaluates: bool = True) -> StateReader:
-    """Return a reader of the state of `fn`, which may evaluate captured arrays if `evaluates`."""
-    return StateReader(functools.partial(_find_places, fn), _Arrays(evaluates=evaluates))
+def state_reader(fn: Callable[..., Any], *, may_evaluate: bool = True) -> StateReader:
+    """Return a reader of the state of `fn`, which evaluates captured arrays if it may."""
+    return StateReader(functools.partial(_find_places, fn), _Arrays(may_evaluate=may_evaluate))
 
 
 def trial_state(fn: Callable[..., Any]) -> TrialState:
@@ -66,8 +66,8 @@ def is_module(x: Any) -> bool:
 class _Arrays(NumpyCopies):
     """Arrays of MLX, which become other arrays when they are written to, and arrays of NumPy."""
 
-    def __init__(self, *, evaluates: bool) -> None:
-        self._evaluates = evaluates
+    def __init__(self, *, may_evaluate: bool) -> None:
+        self._may_evaluate = may_evaluate
 
     def is_array(self, x: Any) -> bool:
         return isinstance(x, mx.array) or super().is_array(x)
@@ -82,7 +82,7 @@ class _Arrays(NumpyCopies):
         own = [pair for pair in copies if isinstance(pair[0], mx.array)]
         others = copies[len(own) :]
         # Within a transformation, an array that is evaluated would lose its gradient.
-        by_memory = self._evaluates and len(own) > _FEW and not transforming()
+        by_memory = self._may_evaluate and len(own) > _FEW and not transforming()
         is_same = _has_same_memory if by_memory else is_same_node
         changed = [pair for pair in own if not is_same(*pair)]
         return [*changed, *super().changed(others)] if others else changed

@@ -17,7 +17,7 @@ from typing import Any
 
 import mlx.core as mx
 
-from bridge._arrays.mlx import TracerError, build_stream, on_other_thread
+from bridge._arrays.mlx import TracerError, on_other_thread, unlocked_stream
 from bridge._core.errors import NoRuleError
 from bridge._core.op import Positions, Specs
 from bridge._sources.mlx.dot_graph import reachable_from, read_graph
@@ -162,7 +162,7 @@ def _observe(
 
     def run(make_arrays: Callable[[Specs], list[mx.array]]) -> _Observer:
         observer = _Observer()
-        with build_stream(has_float64=has_float64(specs)), dry_run():
+        with unlocked_stream(has_float64=has_float64(specs)), dry_run():
             args = make_arrays(specs)
             sys.setprofile(observer)
             try:

@@ -44,7 +44,7 @@ def call_checked(fn: Callable[..., Any], xs: list[mx.array]) -> Any:
     """Call `fn`; in a dry run, undo its changes: NOTE [functions that change what they capture]."""
     if not _local.in_dry_run:
         return fn(*xs)
-    state, trial = state_reader(fn, evaluates=False)(), trial_state(fn)
+    state, trial = state_reader(fn, may_evaluate=False)(), trial_state(fn)
     changed: list[tuple[Holder, Any]] = []
     trial.protect_iterators()
     try:
@@ -53,13 +53,13 @@ def call_checked(fn: Callable[..., Any], xs: list[mx.array]) -> Any:
         changed = state.put_back()
         trial.put_back()
     before = {id(place): values for place, values in state.contents.by_place}
-    _check_unchanged(
+    _check_none_changed(
         [(p, key) for p, key in changed if isinstance(before[id(p)].get(key), mx.array)]
     )
     return outputs
 
 
-def _check_unchanged(arrays: list[tuple[Holder, Any]]) -> None:
+def _check_none_changed(arrays: list[tuple[Holder, Any]]) -> None:
     """Raise if there are arrays that a dry run has changed; each is given by place and key."""
     modules = [place.called for place, _ in arrays if is_module(place.holder)]
     if modules:

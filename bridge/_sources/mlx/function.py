@@ -8,7 +8,7 @@ import mlx.core as mx
 
 from bridge._arrays.mlx import async_evaluate, compute_stream
 from bridge._core.op import Arrays, Positions, Specs
-from bridge._core.pytree import replace_at
+from bridge._core.pytree import scatter
 from bridge._sources.mlx.call_checks import ObservedCall
 from bridge._sources.mlx.custom_rules import check_rules
 from bridge._sources.mlx.graph_summary import GraphSummary, has_float64
@@ -81,7 +81,7 @@ class PureFunction:
         check_outputs = self._observed_call.check_outputs
 
         def fun(*free: mx.array) -> list[mx.array]:
-            outputs = check_outputs(of_all(*replace_at(free, argnums, xs)))
+            outputs = check_outputs(of_all(*scatter(free, argnums, xs)))
             return separate_nodes([outputs[i] for i in outnums])
 
         return fun if self.summary else check_value_use(fun, (argnums, outnums), self.name)

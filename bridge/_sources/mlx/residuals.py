@@ -26,7 +26,7 @@ from bridge._arrays.mlx import (
     zeros,
 )
 from bridge._core.op import ForwardBackward, Op, Positions, Specs
-from bridge._core.pytree import replace_at
+from bridge._core.pytree import scatter
 from bridge._sources.mlx.call_checks import ObservedCall
 from bridge._sources.mlx.graph_summary import GraphSummary, has_float64
 from bridge._sources.mlx.missing_rules import raise_for_leftovers, raise_no_rule
@@ -105,7 +105,7 @@ class SavedGraph:
         outputs: list[mx.array] = []
 
         def select_outputs(*free: mx.array) -> list[mx.array]:
-            outputs[:] = observed.check_outputs(self.fun(*replace_at(free, self.argnums, xs)))
+            outputs[:] = observed.check_outputs(self.fun(*scatter(free, self.argnums, xs)))
             return separate_nodes([outputs[i] for i in self.outnums])
 
         with (

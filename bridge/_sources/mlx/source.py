@@ -61,9 +61,9 @@ class MlxSource:
         """Return the type of the device that MLX computes on."""
         return mx.default_device().type.value
 
-    def compute_device(self, device: str, asked: str | None) -> str:
+    def choose_compute_device(self, arguments_device: str, requested: str | None) -> str:
         """Return the host, whose memory MLX uses on all devices; raise for others."""
-        chosen = asked or device
+        chosen = requested or arguments_device
         if chosen != "cpu":
             raise DeviceError(
                 f"MLX cannot compute on {chosen}. Let it take arguments from the memory of the "

@@ -105,7 +105,7 @@ def tensors_of(part: torch.nn.Module) -> tuple[Any, Any]:
     return part._parameters, part._buffers
 
 
-def other_values(part: torch.nn.Module) -> list[Any]:
+def non_tensor_values(part: torch.nn.Module) -> list[Any]:
     """Return what a module holds besides tensors and submodules."""
     values = [
         x

@@ -62,9 +62,9 @@ class TorchSource:
             return dtype
         return dtype, deterministic, precision
 
-    def compute_device(self, device: str, asked: str | None) -> str:
-        """Return `asked`, or the device of the arguments; raise if torch has no such device."""
-        chosen = asked or device
+    def choose_compute_device(self, arguments_device: str, requested: str | None) -> str:
+        """Return `requested`, or the device of the arguments; raise if torch has no such device."""
+        chosen = requested or arguments_device
         if chosen.startswith("cuda") and not torch.cuda.is_available():
             raise DeviceError(
                 f"torch cannot compute on {chosen}: this is torch {torch.__version__} without a "

@@ -62,11 +62,11 @@ class JaxTarget:
         """Do nothing: JAX only transforms what depends on its tracers."""
         return contextlib.nullcontext()
 
-    def is_compiling(self) -> bool:
+    def is_tracing_bytecode(self) -> bool:
         """Return False: JAX runs the code that it traces."""
         return False
 
-    def is_staged(self, x: Any) -> bool:
+    def needs_staging(self, x: Any) -> bool:
         """Return False: a tracer is treated as an array."""
         return False
 

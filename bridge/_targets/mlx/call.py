@@ -31,7 +31,7 @@ from bridge._core.captured_state import CapturedState, restored
 from bridge._core.errors import ArgumentError, NoValuesError
 from bridge._core.op import Arrays, Op, Positions
 from bridge._core.protocols import Executor
-from bridge._core.pytree import replace_at
+from bridge._core.pytree import scatter
 from bridge._core.spec import check_specs_unchanged
 from bridge._core.tracebacks import shortens_tracebacks
 from bridge._targets.mlx.compile_detection import is_compiling
@@ -166,7 +166,7 @@ class Call:
         for i, y in zip(plan.outnums, outputs, strict=True):
             if (y.shape, y.dtype) != plan.results[i]:
                 raise ArgumentError(f"{op.name} returned {ARRAYS.spec(y)}, not {plan.specs[i]}.")
-        return replace_at(outputs, plan.outnums, zeros)
+        return scatter(outputs, plan.outnums, zeros)
 
     @shortens_tracebacks
     @releases_lock
@@ -174,7 +174,7 @@ class Call:
         """Return the outputs of the call mapped over `axes` of its arrays, and their axes."""
         plan, xs, array_axes = self.plan, as_tuple(arrays), as_tuple(axes)
         size = next(x.shape[a] for x, a in zip(xs, array_axes, strict=True) if a is not None)
-        all_axes = replace_at(array_axes, plan.array_argnums, [None] * plan.arity)
+        all_axes = scatter(array_axes, plan.array_argnums, [None] * plan.arity)
         op = plan.op.derive("vmap", tuple(all_axes), size)
         args = plan.arguments(xs, self.constants)
         outputs = call(op, self.executor, *args, linear_count=plan.linear_count)

@@ -8,7 +8,7 @@ import mlx.core as mx
 
 from bridge._arrays.mlx import ARRAYS as ARRAYS, dtype_of
 from bridge._core.op import Op, Positions, Specs
-from bridge._core.pytree import replace_at
+from bridge._core.pytree import scatter
 from bridge._core.spec import differentiable_positions
 from bridge._targets.mlx.residuals import SavingForward
 
@@ -76,7 +76,7 @@ class CallPlan:
         """Return all arguments; `constants` has `None` at the positions of arrays."""
         if len(self.array_argnums) == self.arity:
             return arrays
-        return replace_at(arrays, self.array_argnums, constants)
+        return scatter(arrays, self.array_argnums, constants)
 
     def gradient_plan(self, argnums: Positions, outnums: Positions) -> GradientPlan:
         """Return the plan of these gradients for cotangents of these outputs, from a cache."""

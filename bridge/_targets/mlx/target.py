@@ -33,11 +33,11 @@ class MlxTarget:
         """Return None: MLX may run a call again for a derivative, so it must be pure."""
         return
 
-    def is_compiling(self) -> bool:
+    def is_tracing_bytecode(self) -> bool:
         """Return False: MLX runs the code that it compiles, rather than reading it."""
         return False
 
-    def is_staged(self, x: Any) -> bool:
+    def needs_staging(self, x: Any) -> bool:
         """Return False: in transformations MLX uses ordinary arrays, not symbols."""
         return False
 

@@ -21,7 +21,7 @@ from bridge._arrays.torch import transforming, unwrap_dead
 from bridge._core.captured_state import CapturedState, restored
 from bridge._core.op import Arrays, Op, Positions
 from bridge._core.protocols import Execute
-from bridge._core.pytree import replace_at
+from bridge._core.pytree import scatter
 from bridge._core.tracebacks import entry_point, shorten_traceback, shortens_tracebacks
 from bridge._targets.torch.backward_plan import (
     get_backward_plan,
@@ -125,7 +125,7 @@ class _Rules(torch.autograd.Function):
         count = len(ctx.needs_input_grad) - 2
         if len(gradients) == count:
             return None, None, *gradients
-        return None, None, *replace_at(gradients, argnums, [None] * count)
+        return None, None, *scatter(gradients, argnums, [None] * count)
 
     @staticmethod
     @hide_from_dynamo

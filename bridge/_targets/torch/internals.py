@@ -160,7 +160,7 @@ def hide_from_dynamo(fn: Callable[..., Any]) -> Callable[..., Any]:
     return call
 
 
-def is_staged(x: Any) -> bool:
+def needs_staging(x: Any) -> bool:
     """Return True if `x`, or the tensor inside of a batch, stands for a tensor in a graph."""
     if isinstance(x, torch.fx.Proxy):
         raise NoValuesError(

@@ -15,7 +15,7 @@ from torch.autograd import forward_ad
 
 from bridge._arrays.torch import dtype_name
 from bridge._core.errors import ArgumentError
-from bridge._core.pytree import replace_at
+from bridge._core.pytree import scatter
 from bridge._targets.torch.internals import in_forward_mode, is_dual
 from bridge._targets.torch.operator_tangents import register_tangents
 from bridge._targets.torch.recorded_rules import (
@@ -90,7 +90,7 @@ def _compute_gradients(
     if outnums and argnums:
         steps = json.dumps([*rules, ["vjp", argnums, outnums]])
         computed = torch.ops.bridge.derived(name, text, steps, [*xs, *cotangents])
-        gradients = replace_at(computed, argnums, gradients)
+        gradients = scatter(computed, argnums, gradients)
     if outnums and any(flags[count:]):
         by_position = _transpose(name, text, rules, xs[:count], outnums, cotangents)
         gradients[count:] = [by_position.get(i) for i in range(linear_count)]
@@ -193,7 +193,7 @@ def _compute_tangents(
     jvp_steps = json.dumps([*json.loads(steps), ["jvp", argnums]])
     computed = torch.ops.bridge.derived(name, arguments, jvp_steps, [*xs, *tangents])
     output_tangents: list[torch.Tensor | None] = [None] * staged_call.output_count(rules)
-    return replace_at(computed, outnums, output_tangents)
+    return scatter(computed, outnums, output_tangents)
 
 
 class _Dual(torch.autograd.Function):

@@ -7,7 +7,7 @@ import torch
 
 from bridge._core.op import Arrays, Op
 from bridge._core.protocols import Execute
-from bridge._core.pytree import replace_at
+from bridge._core.pytree import scatter
 from bridge._targets.torch.backward_plan import ForwardPlan
 from bridge._targets.torch.internals import in_forward_mode
 
@@ -23,7 +23,7 @@ def save_for_backward(
     ctx.call, plan = call, call[2]
     ctx.others = {i: x for i, x in enumerate(xs) if not isinstance(x, torch.Tensor)}
     if ctx.others:
-        ctx.save_for_backward(*replace_at([None] * len(ctx.others), [*ctx.others], xs), *residuals)
+        ctx.save_for_backward(*scatter([None] * len(ctx.others), [*ctx.others], xs), *residuals)
     else:
         ctx.save_for_backward(*xs, *residuals)
     outnums = plan.gradient_free_outnums
@@ -40,7 +40,7 @@ def load_saved(ctx: Any) -> tuple[Sequence[Any], Sequence[Any]]:
     count = len(ctx.needs_input_grad) - 2
     xs = saved[:count]
     if others:
-        xs = replace_at(others.values(), [*others], xs)
+        xs = scatter(others.values(), [*others], xs)
     pair = ctx.call[2].pair
     if pair is None:
         return xs, ()

@@ -88,7 +88,7 @@ def example_of(x: Any) -> Any:
     return float(x) if isinstance(x, torch.SymFloat) else x
 
 
-def staged_spec(x: torch.Tensor) -> tuple[Any, ArraySpec]:
+def describe_staged(x: torch.Tensor) -> tuple[Any, ArraySpec]:
     """Return signature and spec of a tensor in a graph, with examples for symbolic sizes."""
     shape = torch.Size([size_hint(size) for size in x.shape])
     spec = ArraySpec(tuple(shape), dtype_name(x.dtype), str(x.device))

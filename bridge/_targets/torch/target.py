@@ -12,8 +12,8 @@ from bridge._core.op import Arrays, Op
 from bridge._core.protocols import Executor
 from bridge._targets.torch import dynamo, operators as operators
 from bridge._targets.torch.call import call_op
-from bridge._targets.torch.internals import check_not_jit_traced, is_compiling, is_staged
-from bridge._targets.torch.staging import stage, staged_spec
+from bridge._targets.torch.internals import check_not_jit_traced, is_compiling, needs_staging
+from bridge._targets.torch.staging import describe_staged, stage
 
 
 class TorchTarget:
@@ -32,7 +32,7 @@ class TorchTarget:
         return torch.randint(-(2**63), 2**63 - 1, (1,), dtype=torch.int64, device="cpu")
 
     @staticmethod
-    def is_compiling() -> bool:
+    def is_tracing_bytecode() -> bool:
         """Return True while Dynamo reads the call; raise if `torch.jit.trace` would record it."""
         if is_compiling():
             return True
@@ -40,8 +40,8 @@ class TorchTarget:
         return False
 
     suspend_transforms = staticmethod(suspend_transforms)
-    is_staged = staticmethod(is_staged)
-    staged_spec = staticmethod(staged_spec)
+    needs_staging = staticmethod(needs_staging)
+    describe_staged = staticmethod(describe_staged)
     call_in_compiled_code = staticmethod(dynamo.call)
     stage = staticmethod(stage)
 

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 from bridge._core.errors import ArgumentError, NoRuleError, NoValuesError
-from bridge._core.pytree import replace_at
+from bridge._core.pytree import scatter
 from bridge._sources.torch.autodiff.eager import example_inputs
 from bridge._sources.torch.autodiff.function_calls import has_backward, intercept_apply
 from bridge._sources.torch.autodiff.function_graphs import FunctionGraphs, Obstacles
@@ -107,4 +107,4 @@ class _GraphFunction(torch.autograd.Function):
         program, backward = ctx.graphs.gradient
         gradients = program.run(*ctx.saved_tensors, *cotangents)
         positions = [1 + argnums.index(i) for i in backward.argnums]
-        return tuple(replace_at(gradients, positions, [None] * (1 + len(argnums))))
+        return tuple(scatter(gradients, positions, [None] * (1 + len(argnums))))

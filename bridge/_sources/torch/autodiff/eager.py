@@ -23,7 +23,7 @@ import torch
 from bridge._arrays.torch import ARRAYS as ARRAYS
 from bridge._core.errors import NoRuleError
 from bridge._core.op import Positions, Specs
-from bridge._core.pytree import replace_at
+from bridge._core.pytree import scatter
 from bridge._core.spec import ArraySpec, check_specs_unchanged
 from bridge._sources.torch.autodiff.function_calls import intercept_apply
 from bridge._sources.torch.autodiff.unrecorded_outputs import TrainingRun
@@ -77,7 +77,7 @@ def follows_tangents(
 
     def values(sign: int) -> list[torch.Tensor]:
         moved = [xs[i] + sign * step * d for i, d in _pairs(argnums, dx)]
-        outputs = function(*replace_at(moved, argnums, xs))
+        outputs = function(*scatter(moved, argnums, xs))
         return [outputs[i] for i in outnums]
 
     generator = torch.Generator().manual_seed(2)

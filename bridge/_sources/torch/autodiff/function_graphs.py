@@ -12,7 +12,7 @@ from torch.autograd.function import FunctionCtx
 from torch.fx import Graph, Node
 
 from bridge._arrays.torch import ARRAYS as ARRAYS
-from bridge._core.pytree import replace_at
+from bridge._core.pytree import scatter
 from bridge._sources.torch.autodiff.function_calls import intercept_apply, takes_context
 from bridge._sources.torch.autodiff.gradient_flow import (
     GradientCuts,
@@ -103,7 +103,7 @@ class FunctionGraphs:
 
     def forward(self, context: Context, xs: Sequence[torch.Tensor]) -> list[torch.Tensor]:
         """Call the Function's `forward` as torch does; return the results that are tensors."""
-        args = replace_at(xs, self.argnums, self.args)
+        args = scatter(xs, self.argnums, self.args)
         with torch.no_grad():
             if takes_context(self.cls):
                 outputs = self.cls.forward(context, *args)

@@ -20,7 +20,7 @@ import torch
 from bridge._arrays.torch import ARRAYS as ARRAYS
 from bridge._core.errors import NoRuleError
 from bridge._core.op import ForwardBackward, Op, Positions, Specs
-from bridge._core.pytree import replace_at
+from bridge._core.pytree import scatter
 from bridge._core.spec import ArraySpec, check_specs_unchanged
 from bridge._sources.torch.autodiff.transforms import ACCUMULATES, take_gradients
 from bridge._sources.torch.batching.loop_vmap import loop_op
@@ -138,7 +138,7 @@ class SavedGraph:
             with default_state(self.settings.dtype), torch.enable_grad():
                 copies = [x.detach().clone() for x in xs]
                 free = [copies[i].requires_grad_() for i in self.argnums]
-                outputs = list(self.fun(*replace_at(free, self.argnums, copies)))
+                outputs = list(self.fun(*scatter(free, self.argnums, copies)))
                 values = [contiguous_copy(y.detach()) for y in outputs]
                 setup = backward_setup()
             check_specs_unchanged([*map(ARRAYS.spec, values)], self.outputs, self.name)

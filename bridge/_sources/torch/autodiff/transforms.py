@@ -22,7 +22,7 @@ from torch.autograd import forward_ad
 
 from bridge._core.errors import NoRuleError
 from bridge._core.op import Positions
-from bridge._core.pytree import replace_at
+from bridge._core.pytree import scatter
 from bridge._sources.torch.capture.sparse import dense_gradient
 
 Fun = Callable[..., Sequence[torch.Tensor]]
@@ -42,7 +42,7 @@ def with_free_args(
     """
 
     def with_fixed(*values: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        returned = fun(*replace_at(values, free, xs))
+        returned = fun(*scatter(values, free, xs))
         return tuple(returned[i] for i in outputs)
 
     return with_fixed

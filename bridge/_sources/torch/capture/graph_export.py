@@ -80,7 +80,7 @@ class GraphExporter:
         """Append the operation of `node`."""
         if node.target is operator.getitem:
             source: Any = node.args[0]
-            self.values[node] = ValueRef(self.values[source].index, cast(int, node.args[1]))
+            self.values[node] = ValueRef(self.values[source].value_index, cast(int, node.args[1]))
             return
         if node.target in _BY_STRIDES:
             _check_contiguous(node)

@@ -23,7 +23,7 @@ from bridge._core.captured_values import walk_holders
 from bridge._core.trial_state import TrialState
 from bridge._sources.torch.internals import (
     is_real,
-    other_values,
+    non_tensor_values,
     storage_id,
     tensors_of,
     without_functions,
@@ -94,7 +94,7 @@ class Trial:
 
     def new_tensors(self) -> list[torch.Tensor]:
         """Return the tensors that runs have stored where other values, or none, stood before."""
-        values = [x for _, state in self._states.values() for x in state.new_values()]
+        values = [x for _, state in self._states.values() for x in state.newly_stored_values()]
         inside = (y for x in values for y in walk_holders(x, _is_module))
         return [y for y in inside if isinstance(y, torch.Tensor)]
 
@@ -206,7 +206,7 @@ def _reachable(fn: Any) -> list[Any]:
         objects += [
             y for x in parts for y in (vars(x), *tensors_of(x), *x.parameters(recurse=False))
         ]
-        roots = [y for part in parts for y in [type(part), *other_values(part)]]
+        roots = [y for part in parts for y in [type(part), *non_tensor_values(part)]]
         queue = [y for root in roots for y in walk_holders(root, _is_module, seen)]
     return objects
 

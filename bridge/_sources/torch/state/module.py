@@ -9,7 +9,7 @@ import torch
 from bridge._arrays.torch import is_recording
 from bridge._core.errors import ArgumentError, RangeError
 from bridge._core.import_path import check_parameter_names
-from bridge._sources.torch.internals import other_values, tensors_of
+from bridge._sources.torch.internals import non_tensor_values, tensors_of
 from bridge._sources.torch.state.purity import LOST, Purity
 from bridge._sources.torch.state.replaced_tensors import (
     enter_until_restored,
@@ -35,10 +35,10 @@ class PureModule:
         """The module and its submodules, which a dry run need not restore."""
         return [*self._module.modules()]
 
-    def captured_values(self) -> list[Any]:
+    def referents(self) -> list[Any]:
         """Return what the modules hold besides tensors and submodules."""
         modules = self.managed_modules
-        return [x for module in modules for x in [type(module), *other_values(module)]]
+        return [x for module in modules for x in [type(module), *non_tensor_values(module)]]
 
     def __call__(
         self, modes: Modes, params: Tensors, buffers: Tensors, *args: Any, **kwargs: Any

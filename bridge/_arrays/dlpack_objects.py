@@ -12,12 +12,12 @@ from bridge._core.spec import ArraySpec
 _HOST = 1
 
 
-class Exporters:
+class DlpackObjects:
     """Objects that export their memory by DLPack; they can only be converted."""
 
     name = "dlpack"
-    requires_contiguous = False
-    check_not_traced = None
+    imports_only_contiguous = False
+    copy_untraced = None
 
     def is_array(self, x: Any) -> bool:
         """Return True if `x` is an object, not a class, with `__dlpack__`."""
@@ -58,4 +58,4 @@ class Exporters:
         return
 
 
-ARRAYS = Exporters()
+ARRAYS = DlpackObjects()
