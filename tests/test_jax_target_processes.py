@@ -151,7 +151,7 @@ from tests.handmade import into_jax
 
 f = into_jax(torch.sin, name="f", keep=True)
 child = os.fork()
-print(f"{f(1.0):.2f}", flush=True)
+os.write(1, f"{f(1.0):.2f}\\n".encode())  # at once, where two `print` could mix
 if child:
     print(os.waitpid(child, 0)[1])
 """

@@ -11,7 +11,7 @@ from bridge._core.errors import ArgumentError, NoRuleError, NoValuesError  # noq
 from tests.torch_ops import close, cube, like, op, recorded  # noqa: E402
 
 DOUBLE = torch.float64
-X = torch.randn(4, dtype=DOUBLE)
+X = torch.tensor([0.3, -1.2, 0.7, 1.6], dtype=DOUBLE)
 
 
 def branch(x):
