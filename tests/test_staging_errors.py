@@ -3,6 +3,8 @@
 import numpy as np
 import pytest
 
+from bridge import NoRuleError
+
 torch = pytest.importorskip("torch")
 
 from tests.compiling import X, compiled  # noqa: E402
@@ -82,3 +84,14 @@ def test_the_function_is_usable_after_an_error(into_torch):
         step(X[:1, :2])
     torch.testing.assert_close(step(X), X.sin().reshape(3, 2))
     torch.testing.assert_close(f(X), X.sin().reshape(3, 2))
+
+
+def test_dual_tensors_in_code_compiled_before_are_refused(into_torch):
+    """The graph of this backend calls the function each time; Dynamo has no guard on duals."""
+    source, wrap = into_torch
+    f = wrap(lambda x: source.xp.sin(x) * x)
+    step = torch.compile(lambda x: f(x) * 2, backend="eager")
+    torch.testing.assert_close(step(X), 2 * X.sin() * X)
+    duals = torch.autograd.forward_ad
+    with duals.dual_level(), pytest.raises(NoRuleError, match="cannot be recorded in a graph"):
+        step(duals.make_dual(X, X))

@@ -30,6 +30,7 @@ import torch.utils._pytree as pytree
 from bridge._core.errors import ArgumentError
 from bridge._core.protocols import StageableFunction
 from bridge._core.pytree import attributes, make_instance
+from bridge._targets.torch.internals import in_compiler
 from bridge._targets.torch.staging import example_of, keep_object, stage
 
 _VALUE, _DATACLASS = -1, -2
@@ -169,7 +170,9 @@ def _stage_call(function: StageableFunction, keys: Sequence[int], values: Sequen
         args, kwargs = _unflatten(function.graph_objects, iter(keys), iter(values))
         outputs, structure = stage(function, args, kwargs)
         return _Results(outputs, _describe(function, structure))
-    except Exception as error:  # noqa: BLE001, `uncompiled` shows it or raises it again
+    except Exception as error:  # `uncompiled` shows it or raises it again
+        if not in_compiler():  # but an interpreter of graphs, which made this one for other modes
+            raise
         reason = f"{type(error).__name__}: {error}"
         call = torch.compiler.disable(lambda args, kwargs: function(*args, **kwargs), reason=reason)
         function.graph_constants.uncompiled = call
