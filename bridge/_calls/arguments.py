@@ -168,8 +168,8 @@ def unwrap_static(leaf: Any) -> Any:
 class Parameters:
     """The parameters of a function: their names, and which of them are static."""
 
-    names: tuple[str, ...]
-    every: frozenset[str]
+    positional_names: tuple[str, ...]
+    all_names: frozenset[str]
     variadic: str | None
     static: bool
     static_argnums: frozenset[int]
@@ -190,10 +190,10 @@ class Parameters:
         keyword, position, *rest = path
         if keyword:
             return pytree.format_path([position, *rest])
-        if position < len(self.names):
-            return pytree.format_path([self.names[position], *rest])
+        if position < len(self.positional_names):
+            return pytree.format_path([self.positional_names[position], *rest])
         if self.variadic:
-            return pytree.format_path([self.variadic, position - len(self.names), *rest])
+            return pytree.format_path([self.variadic, position - len(self.positional_names), *rest])
         return pytree.format_path([position, *rest])
 
 
@@ -218,7 +218,7 @@ def parameters(
         )
     nums |= {names.index(name) for name in static_argnames if name in names}
     named = {*static_argnames, *(names[i] for i in nums if 0 <= i < len(names))}
-    every = frozenset(p.name for p in known if p.kind is not p.VAR_KEYWORD)
+    all_names = frozenset(p.name for p in known if p.kind is not p.VAR_KEYWORD)
     return Parameters(
-        tuple(names), every, variadic, bool(nums or named), frozenset(nums), frozenset(named)
+        tuple(names), all_names, variadic, bool(nums or named), frozenset(nums), frozenset(named)
     )

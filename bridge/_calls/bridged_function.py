@@ -171,7 +171,7 @@ class BridgedFunction:
         if self._supports_rng and kwargs.get(SEED, self) is None:  # rng=None is no key
             kwargs = {name: value for name, value in kwargs.items() if name != SEED}
         if SEED in kwargs and self._supports_rng:
-            kwargs = {**kwargs, SEED: self._target.rng_seed(kwargs[SEED])}
+            kwargs = {**kwargs, SEED: self._target.key_data(kwargs[SEED])}
         elif self._uses_rng:
             kwargs = {**kwargs, SEED: self._target.fresh_seed()}
         # Sorted, so that the order of keyword arguments makes no other plan.
@@ -203,7 +203,7 @@ class BridgedFunction:
         """Return the leaves as they were passed, static ones unwrapped."""
         return [*map(arguments.unwrap_static, leaves)]
 
-    def record_call(self, args: Any, kwargs: Any) -> StagedCall:
+    def make_staged_call(self, args: Any, kwargs: Any) -> StagedCall:
         """Return a call with these arguments, for a graph to hold."""
         leaves, structure = self.flatten(args, kwargs)
         plan = self._get_plan(leaves, structure)

@@ -14,7 +14,7 @@ SEED = "rng"
 
 def check_parameters(name: str, parameters: "Parameters") -> None:
     """Raise if the user's function `name` has a parameter of its own called `rng`."""
-    if SEED in parameters.every:
+    if SEED in parameters.all_names:
         raise OptionError(
             f"{name} has a parameter `{SEED}`, which is how the bridged function takes its key "
             "for random numbers. Give the parameter another name."

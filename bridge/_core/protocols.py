@@ -117,7 +117,7 @@ class StageableFunction(Protocol):
         """Return the leaves as they were passed, static ones unwrapped."""
         ...
 
-    def record_call(self, args: Any, kwargs: Any) -> "StagedCall":
+    def make_staged_call(self, args: Any, kwargs: Any) -> "StagedCall":
         """Return a call with these arguments, for a graph to hold."""
         ...
 
@@ -179,7 +179,7 @@ class Target(Protocol):
         """Make a native differentiable function that executes `op` by `runner`."""
         ...
 
-    def rng_seed(self, key: Any) -> Any:
+    def key_data(self, key: Any) -> Any:
         """Return the integers of a key for random numbers, as an array."""
         ...
 

@@ -76,12 +76,12 @@ class _Caller:
 
     Attributes:
         name: The name of the function.
-        key: The key that random numbers follow from, if there is one.
+        rng_key: The key that random numbers follow from, if there is one.
         within: The operators that are being decomposed, from the outside in.
     """
 
     name: str
-    key: Any = None
+    rng_key: Any = None
     within: tuple[str, ...] = ()
 
 
@@ -113,10 +113,10 @@ def _execute_operation(operation: Operation, values: Sequence[Any], caller: _Cal
     """Compute the result of an operation, an array or a list of arrays."""
     output_specs, name = operation.output_specs, operation.operator
     specs = output_specs if isinstance(output_specs, tuple) else (output_specs,)
-    key = _operation_key(operation, caller)
+    key = _operation_rng_key(operation, caller)
     compute = find_lowering(name)
     if compute is None:
-        outputs = _execute_decomposed(operation, values, dataclasses.replace(caller, key=key))
+        outputs = _execute_decomposed(operation, values, dataclasses.replace(caller, rng_key=key))
     else:
         args = _resolve(operation.args, values)
         kwargs = {key: _resolve(x, values) for key, x in operation.kwargs.items()}
@@ -129,16 +129,16 @@ def _execute_operation(operation: Operation, values: Sequence[Any], caller: _Cal
     return arrays if isinstance(output_specs, tuple) else arrays[0]
 
 
-def _operation_key(operation: Operation, caller: _Caller) -> Any:
+def _operation_rng_key(operation: Operation, caller: _Caller) -> Any:
     """Return the key of the random numbers that an operation draws, if it draws any."""
     if operation.rng_index is None:
         return None
-    if caller.key is None:
+    if caller.rng_key is None:
         raise NoRuleError(
             f"{_title(operation.operator, caller)} draws random numbers that follow from no "
             "key: those of a derivative or of a batch, say. Draw them in the function itself."
         )
-    return jax.random.fold_in(caller.key, operation.rng_index)
+    return jax.random.fold_in(caller.rng_key, operation.rng_index)
 
 
 def _execute_decomposed(

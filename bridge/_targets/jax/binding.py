@@ -6,7 +6,7 @@ from typing import Any
 import jax
 from jax.extend.core import Primitive
 
-from bridge._targets.jax.calls import Call, Linear
+from bridge._targets.jax.calls import Call, Jvp
 from bridge._targets.jax.internals import varying_axes
 
 call_p = Primitive("bridge_call")
@@ -18,7 +18,7 @@ def bind_call(function: Call, operands: Sequence[Any]) -> list[Any]:
     return call_p.bind(*_unify_varying_axes(operands), function=function)
 
 
-def bind_derivative(function: Linear, operands: Sequence[Any]) -> list[Any]:
+def bind_derivative(function: Jvp, operands: Sequence[Any]) -> list[Any]:
     """Apply the derivative of a call; return the tangents of its differentiable outputs."""
     return linear_p.bind(*_unify_varying_axes(operands), function=function)
 

@@ -7,18 +7,18 @@ import numpy as np
 from jax.interpreters import mlir
 
 from bridge._core.op import Op, Specs
-from bridge._targets.jax.calls import CallSite
+from bridge._targets.jax.calls import Callee
 from bridge._targets.jax.ffi_call import get_ffi_call
 
 
 def lower(
-    ctx: Any, operands: Sequence[Any], op: Op, site: CallSite, specs: Specs, *, effect: bool
+    ctx: Any, operands: Sequence[Any], op: Op, callee: Callee, specs: Specs, *, effect: bool
 ) -> Sequence[Any]:
     """Emit a call of `op` into a program that is being compiled, which keeps its FfiCall alive.
 
     With an `effect`, the call is made even if nothing uses its results.
     """
-    ffi_call = get_ffi_call(op, site, specs)
+    ffi_call = get_ffi_call(op, callee, specs)
 
     def call(*arrays: np.ndarray) -> list[np.ndarray]:
         results = [np.empty(spec.shape, np.dtype(spec.dtype)) for spec in ffi_call.results]

@@ -21,7 +21,7 @@ class Programs(dict[Any, Callable[..., list[Any]]]):
 
 
 @dataclasses.dataclass(frozen=True)
-class CallSite:
+class Callee:
     """A bridged function that is called from JAX.
 
     Attributes:
@@ -72,22 +72,22 @@ class Call:
 
     Attributes:
         op: The Op that it computes. It takes the first operands, and is what is differentiated.
-        site: The bridged function that it belongs to.
+        callee: The bridged function that it belongs to.
         arity: How many operands `op` takes.
         implementation: The Op that is executed instead of `op`. It returns the outputs of `op`,
             then residuals. It may take operands after those of `op`, residuals of an earlier call.
         operand_positions: Positions of the operands that `implementation` takes.
         saved: The pair that the residuals belong to, if there are any.
-        gradient: The gradient that this call computes, if it is one.
+        computed_gradient: The gradient that this call computes, if it is one.
     """
 
     op: Op
-    site: CallSite
+    callee: Callee
     arity: int
     implementation: Op | None = None
     operand_positions: Positions = ()
     saved: SavedForBackward | None = None
-    gradient: "Gradient | None" = None
+    computed_gradient: "Gradient | None" = None
 
     def __repr__(self) -> str:
         return self.executed_op.name
@@ -102,7 +102,7 @@ class Call:
         return self.executed_op.output_specs()
 
     @property
-    def needed_operands(self) -> Positions:
+    def executed_positions(self) -> Positions:
         """Positions of the operands that `executed_op` takes."""
         return self.operand_positions if self.implementation else tuple(range(self.arity))
 
@@ -130,14 +130,16 @@ class Call:
             return self
         primals = tuple(range(self.arity))
         saved = SavedForBackward(pair, argnums, outnums)
-        return Call(self.op, self.site, self.arity, pair.forward, primals, saved)
+        return Call(self.op, self.callee, self.arity, pair.forward, primals, saved)
 
     def vmap(self, axes: Axes, size: int) -> "Call":
         """Return the call mapped over `axes` of its operands."""
         op = self.op.derive("vmap", axes[: self.arity], size)
-        call = Call(op, self.site, self.arity)
-        if self.gradient:
-            call = dataclasses.replace(call, gradient=self.gradient.vmap(axes[: self.arity], size))
+        call = Call(op, self.callee, self.arity)
+        if self.computed_gradient:
+            call = dataclasses.replace(
+                call, computed_gradient=self.computed_gradient.vmap(axes[: self.arity], size)
+            )
         if self.implementation is None:
             return call
         operand_axes = tuple(axes[i] for i in self.operand_positions)
@@ -148,14 +150,14 @@ class Call:
 
 
 @dataclasses.dataclass(frozen=True)
-class Linear:
+class Jvp:
     """The derivative of a call: a linear function of tangents.
 
     Its operands are the primals, what the call saved, and the tangents of the primals at `argnums`.
 
     Attributes:
         op: The Op that is differentiated.
-        site: The bridged function that it belongs to.
+        callee: The bridged function that it belongs to.
         arity: How many primals there are.
         argnums: Positions of the primals that have tangents.
         saved: The forward/backward pair, if the call saved something for it.
@@ -164,7 +166,7 @@ class Linear:
     """
 
     op: Op
-    site: CallSite
+    callee: Callee
     arity: int
     argnums: Positions
     saved: SavedForBackward | None = None
@@ -205,7 +207,7 @@ class Linear:
         return op
 
     @property
-    def needed_operands(self) -> Positions:
+    def executed_positions(self) -> Positions:
         """Positions of the operands that `executed_op` takes."""
         first = self.first_tangent
         saved = first if self.saved and self.saved.pair.tangents else self.arity
@@ -216,11 +218,11 @@ class Linear:
         """Positions of the outputs that have tangents."""
         return differentiable_positions(self.op.output_specs())
 
-    def vmap(self, axes: Axes, size: int) -> "Linear":
+    def vmap(self, axes: Axes, size: int) -> "Jvp":
         """Return the derivative mapped over `axes` of its operands."""
         return dataclasses.replace(self, levels=(*self.levels, (axes, size)))
 
-    def with_tangents_at(self, positions: Positions) -> "Linear":
+    def with_tangents_at(self, positions: Positions) -> "Jvp":
         """Return the derivative for some of the tangents; `positions` counts the tangents only."""
         levels = tuple(
             (
@@ -238,8 +240,8 @@ class Linear:
         It takes the primals, these cotangents, and what the call saved.
         """
         vjp, saved = self.op.derive("vjp", argnums, outnums), self.saved
-        gradient = Gradient(Linear(self.op, self.site, self.arity, argnums), outnums)
-        call = Call(vjp, self.site, self.arity + len(outnums), gradient=gradient)
+        gradient = Gradient(Jvp(self.op, self.callee, self.arity, argnums), outnums)
+        call = Call(vjp, self.callee, self.arity + len(outnums), computed_gradient=gradient)
         if saved and (backward := saved.backward(argnums, outnums)):
             residuals = range(call.arity, call.arity + saved.residual_count)
             cotangents = range(self.arity, call.arity)
@@ -255,7 +257,7 @@ class Linear:
 class Gradient:
     """The transpose of `linear`, for cotangents of the outputs at `outnums`."""
 
-    linear: Linear
+    linear: Jvp
     outnums: Positions
 
     def vmap(self, axes: Axes, size: int) -> "Gradient | None":
@@ -266,7 +268,7 @@ class Gradient:
         mapped = self.linear.vmap((*axes[:arity], *(0 for _ in self.linear.argnums)), size)
         return Gradient(mapped, self.outnums)
 
-    def transpose(self, positions: Positions) -> tuple[Linear, Positions]:
+    def transpose(self, positions: Positions) -> tuple[Jvp, Positions]:
         """Return the derivative along the primals at these positions of `argnums`.
 
         Also return the positions of those of its results that are tangents of outputs at `outnums`.

@@ -25,7 +25,7 @@ from bridge._core.op import Op, Specs
 from bridge._core.spec import ArraySpec
 from bridge._core.tracebacks import shorten_traceback
 from bridge._targets.jax import ffi_structs
-from bridge._targets.jax.calls import CallSite
+from bridge._targets.jax.calls import Callee
 from bridge._targets.jax.capsule import DeviceBuffer, new_capsule
 from bridge._targets.jax.failures import record
 from bridge._targets.jax.ffi_call import FfiCall, get_ffi_call, lookup
@@ -102,9 +102,9 @@ class BufferTable:
 _CUDA = 2  # kDLCUDA
 
 
-def _look_up_call(words: Sequence[int]) -> FfiCall:
+def _look_up_call(frame_words: Sequence[int]) -> FfiCall:
     """Return the FfiCall that a call frame names in its only attribute."""
-    span = c_int64.from_address(words[_ATTRIBUTES]).value
+    span = c_int64.from_address(frame_words[_ATTRIBUTES]).value
     text, length = (c_int64 * 2).from_address(span)
     return lookup(ctypes.string_at(text, length))
 
@@ -114,31 +114,37 @@ def _make_handler(run: Callable[[Sequence[int], int], None]) -> Any:
 
     @ffi_structs.FUNCTION
     def handle(frame: int) -> int | None:
-        words = _FRAME.from_address(frame)[:]
-        if words[_EXTENSION]:
-            return _write_metadata(words)
+        frame_words = _FRAME.from_address(frame)[:]
+        if frame_words[_EXTENSION]:
+            return _write_metadata(frame_words)
         try:
-            run(words, frame)
+            run(frame_words, frame)
         except BaseException as error:  # noqa: BLE001 - ctypes would drop an error that leaves
             record(error)
-            return _make_error(words[_API], error)
+            return _make_error(frame_words[_API], error)
         return None
 
     return handle
 
 
 @_make_handler
-def _execute_on_host(words: Sequence[int], _: int) -> None:
-    ffi_call = _look_up_call(words)
+def _execute_on_host(frame_words: Sequence[int], _: int) -> None:
+    ffi_call = _look_up_call(frame_words)
     operands, results = ffi_call.buffer_tables
-    ffi_call(operands.numpy_arrays(words[_OPERANDS]), results.numpy_arrays(words[_RESULTS]))
+    ffi_call(
+        operands.numpy_arrays(frame_words[_OPERANDS]), results.numpy_arrays(frame_words[_RESULTS])
+    )
 
 
 @_make_handler
-def _execute_on_device(words: Sequence[int], _: int) -> None:
-    ffi_call, stream = _look_up_call(words), _read_stream(words)
+def _execute_on_device(frame_words: Sequence[int], _: int) -> None:
+    ffi_call, stream = _look_up_call(frame_words), _read_stream(frame_words)
     operands, results = (table.device_buffers for table in ffi_call.buffer_tables)
-    ffi_call(operands(words[_OPERANDS], stream[0]), results(words[_RESULTS], stream[0]), stream)
+    ffi_call(
+        operands(frame_words[_OPERANDS], stream[0]),
+        results(frame_words[_RESULTS], stream[0]),
+        stream,
+    )
 
 
 # NOTE [how long XLA may call]
@@ -162,42 +168,44 @@ _info = ffi_structs.TypeInfo(
 
 
 @_make_handler
-def _instantiate(words: Sequence[int], frame: int) -> None:
-    number, ffi_call = next(_numbers), _look_up_call(words)
+def _instantiate(frame_words: Sequence[int], frame: int) -> None:
+    number, ffi_call = next(_numbers), _look_up_call(frame_words)
     ffi_call.buffer_tables = ffi_call.buffer_tables or (
         BufferTable(ffi_call.operands),
         BufferTable(ffi_call.results),
     )
     _kept_by_programs[number] = ffi_call
     stage = ffi_structs.CallFrame.from_address(frame).stage
-    state = (words[_CONTEXT], stage, ctypes.addressof(_state_type), number)
-    _call_api(words, "State_Set", ffi_structs.StateSet, *state)
+    state = (frame_words[_CONTEXT], stage, ctypes.addressof(_state_type), number)
+    _call_api(frame_words, "State_Set", ffi_structs.StateSet, *state)
 
 
-def _write_metadata(words: Sequence[int]) -> None:
+def _write_metadata(frame_words: Sequence[int]) -> None:
     """Answer a call that asks for the API version of this handler and the type of its state."""
     if not _state_type.value:
         info, kind = ctypes.addressof(_info), ctypes.addressof(_state_type)
         name = (_state_name, len(_state_name))
-        _call_api(words, "Type_Register", ffi_structs.TypeRegister, *name, kind, info)
-    metadata = ffi_structs.MetadataExtension.from_address(words[_EXTENSION]).metadata.contents
+        _call_api(frame_words, "Type_Register", ffi_structs.TypeRegister, *name, kind, info)
+    metadata = ffi_structs.MetadataExtension.from_address(frame_words[_EXTENSION]).metadata.contents
     metadata.version.major, metadata.version.minor = ffi_structs.VERSION
     metadata.traits, metadata.state_type = 0, _state_type.value
 
 
-def _call_api(words: Sequence[int], name: str, structure: Any, *fields: Any) -> Any:
+def _call_api(frame_words: Sequence[int], name: str, structure: Any, *fields: Any) -> Any:
     """Call a function of XLA; return the structure of its arguments, which it fills in."""
     arguments = structure(_struct_size(structure), None, *fields)
-    function = ffi_structs.FUNCTION(getattr(ffi_structs.Api.from_address(words[_API]), name))
+    function = ffi_structs.FUNCTION(getattr(ffi_structs.Api.from_address(frame_words[_API]), name))
     if function(ctypes.addressof(arguments)):
         raise DeviceError(f"XLA's function {name} failed.")
     return arguments
 
 
-def _read_stream(words: Sequence[int]) -> DeviceStream:
+def _read_stream(frame_words: Sequence[int]) -> DeviceStream:
     """Return the device and the stream that a call frame is for."""
-    stream = _call_api(words, "Stream_Get", ffi_structs.StreamGet, words[_CONTEXT])
-    device = _call_api(words, "DeviceOrdinal_Get", ffi_structs.OrdinalGet, words[_CONTEXT])
+    stream = _call_api(frame_words, "Stream_Get", ffi_structs.StreamGet, frame_words[_CONTEXT])
+    device = _call_api(
+        frame_words, "DeviceOrdinal_Get", ffi_structs.OrdinalGet, frame_words[_CONTEXT]
+    )
     return device.ordinal, stream.stream or 0
 
 
@@ -233,16 +241,16 @@ _register()
 
 
 def lower(
-    ctx: Any, operands: Sequence[Any], op: Op, site: CallSite, specs: Specs, *, effect: bool
+    ctx: Any, operands: Sequence[Any], op: Op, callee: Callee, specs: Specs, *, effect: bool
 ) -> Sequence[Any]:
     """Emit a call of `op` into a program that is being compiled, which keeps its FfiCall alive.
 
     With an `effect`, the call is made even if nothing uses its results.
     """
     if is_exporting(ctx):
-        name = key_for(op, site, specs)
+        name = key_for(op, callee, specs)
     else:
-        ffi_call = get_ffi_call(op, site, specs)
+        ffi_call = get_ffi_call(op, callee, specs)
         ctx.module_context.add_keepalive(ffi_call)
         name = ffi_call.name
     lowering = jax.ffi.ffi_lowering(_TARGET, has_side_effect=effect)

@@ -26,7 +26,7 @@ from bridge._core.array_protocols import DeviceStream
 from bridge._core.errors import ArgumentError
 from bridge._core.op import Op, Specs
 from bridge._core.protocols import ExecuteInto
-from bridge._targets.jax.calls import CallSite
+from bridge._targets.jax.calls import Callee
 from bridge._targets.jax.internals import jax_refuser
 from bridge._targets.jax.program_keys import key_for, op_for
 
@@ -74,13 +74,13 @@ _by_op: weakref.WeakValueDictionary[Any, FfiCall] = weakref.WeakValueDictionary(
 _tables_lock = threading.Lock()
 
 
-def get_ffi_call(op: Op, site: CallSite, operands: Specs) -> FfiCall:
+def get_ffi_call(op: Op, callee: Callee, operands: Specs) -> FfiCall:
     """Return the FfiCall of an Op, the same one for as long as it is alive."""
-    ffi_call = _by_op.get((op, site.execute_into, operands))
+    ffi_call = _by_op.get((op, callee.execute_into, operands))
     if ffi_call is not None:
         return ffi_call
     try:
-        name = key_for(op, site, operands)
+        name = key_for(op, callee, operands)
     except ArgumentError:
         name = ""
     with _tables_lock:
@@ -88,7 +88,7 @@ def get_ffi_call(op: Op, site: CallSite, operands: Specs) -> FfiCall:
         if not name or name.encode() in _by_name:
             # A number alone would name another function in a process that finds it in a cache.
             name = f"{op.name}#{_PROCESS}-{next(_numbers)}"
-        return _register(name, op, site.execute_into, operands)
+        return _register(name, op, callee.execute_into, operands)
 
 
 def _register(name: str, op: Op, execute_into: ExecuteInto, operands: Specs) -> FfiCall:

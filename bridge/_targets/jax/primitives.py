@@ -33,7 +33,7 @@ from bridge._core.spec import ArraySpec, differentiable_positions
 from bridge._core.tracebacks import shortens_tracebacks
 from bridge._lowering.jax import interpreter
 from bridge._targets.jax.binding import bind_call, bind_derivative, call_p, linear_p
-from bridge._targets.jax.calls import Call, Linear, has_empty_output
+from bridge._targets.jax.calls import Call, Jvp, has_empty_output
 from bridge._targets.jax.failures import raise_original_errors
 from bridge._targets.jax.internals import (
     device_count,
@@ -68,7 +68,7 @@ def _call_jvp(primals: Sequence[Any], tangents: Sequence[Any], *, function: Call
     if outnums:
         saved = call.saved if call.saved and {*argnums} <= {*call.saved.argnums} else None
         residuals = saved.read_saved(results) if saved else ()
-        linear = Linear(op, function.site, arity, argnums, saved)
+        linear = Jvp(op, function.callee, arity, argnums, saved)
         derivatives = bind_derivative(
             linear, [*primals[:arity], *residuals, *(tangents[i] for i in argnums)]
         )
@@ -82,11 +82,11 @@ def _is_nonzero(tangent: Any) -> bool:
     return type(tangent) is not ad.Zero and tangent.dtype != jax.dtypes.float0
 
 
-def _linear_jvp(primals: Sequence[Any], tangents: Sequence[Any], *, function: Linear) -> Any:
+def _linear_jvp(primals: Sequence[Any], tangents: Sequence[Any], *, function: Jvp) -> Any:
     """Bind the derivative again; if primals move, differentiate the jvp as a call."""
     arity, first = function.arity, function.first_tangent
     if any(map(_is_nonzero, tangents[:arity])):
-        jvp_call = Call(function.op_of_primals, function.site, arity + len(function.argnums))
+        jvp_call = Call(function.op_of_primals, function.callee, arity + len(function.argnums))
         operands = [*primals[:arity], *primals[first:]]
         return _call_jvp(operands, [*tangents[:arity], *tangents[first:]], function=jvp_call)
     positions = tuple(i for i, tangent in enumerate(tangents[first:]) if _is_nonzero(tangent))
@@ -102,7 +102,7 @@ def _call_batch(operands: Sequence[Any], axes: Sequence[Any], *, function: Call)
     return outputs, [0] * len(outputs)
 
 
-def _linear_batch(operands: Sequence[Any], axes: Sequence[Any], *, function: Linear) -> Any:
+def _linear_batch(operands: Sequence[Any], axes: Sequence[Any], *, function: Jvp) -> Any:
     # A tangent that is not mapped gets a gradient for each example of the batch: JAX sums them.
     size, first = _batch_size(operands, axes), function.first_tangent
     tangents = [
@@ -126,7 +126,7 @@ def _call_dce(used: Sequence[bool], eqn: Any) -> Any:
     if not any(used) and not _checks_sizes(function):
         return [False] * len(eqn.invars), None
     if function.residual_count and not any(used[count:]):
-        plain = Call(function.op, function.site, function.arity)
+        plain = Call(function.op, function.callee, function.arity)
         eqn = eqn.replace(params={"function": plain}, outvars=eqn.outvars[:count])
     return [True] * len(eqn.invars), eqn
 
@@ -134,19 +134,19 @@ def _call_dce(used: Sequence[bool], eqn: Any) -> Any:
 def _checks_sizes(function: Call) -> bool:
     """Return True if a call without uses has to check sizes: NOTE [results without elements]."""
     return not function.output_specs() or (
-        function.site.root.reruns and has_empty_output(function.op.output_specs())
+        function.callee.root.reruns and has_empty_output(function.op.output_specs())
     )
 
 
 def _lower_call(ctx: Any, *operands: Any, function: Call) -> Sequence[Any]:
-    return _lower(ctx, operands, function, function.needed_operands)
+    return _lower(ctx, operands, function, function.executed_positions)
 
 
-def _lower_linear(ctx: Any, *operands: Any, function: Linear) -> Sequence[Any]:
-    return _lower(ctx, operands, function, function.needed_operands)
+def _lower_linear(ctx: Any, *operands: Any, function: Jvp) -> Sequence[Any]:
+    return _lower(ctx, operands, function, function.executed_positions)
 
 
-def _lower(ctx: Any, operands: Sequence[Any], function: Call | Linear, positions: Positions) -> Any:
+def _lower(ctx: Any, operands: Sequence[Any], function: Call | Jvp, positions: Positions) -> Any:
     """Emit the operations of a graph, or else a call; either takes the operands at `positions`."""
     op, xs = function.executed_op, [operands[i] for i in positions]
     for actual, expected in zip(op.output_specs(), function.output_specs(), strict=True):
@@ -156,22 +156,22 @@ def _lower(ctx: Any, operands: Sequence[Any], function: Call | Linear, positions
     call_ctx = dataclasses.replace(ctx, avals_in=avals)
     if op.graph:
         return interpreter.lower(call_ctx, xs, op, op.graph())
-    if function.site.root.graph:
+    if function.callee.root.graph:
         raise NoRuleError(
             f'{function} has no graph that could be compiled. Let torch compute with lower="ffi".'
         )
     specs = tuple(ArraySpec(tuple(aval.shape), str(aval.dtype)) for aval in avals)
     effect = has_empty_output(function.output_specs()) and _can_have_effect(ctx, function)
-    return lower(call_ctx, xs, op, function.site, specs, effect=effect)
+    return lower(call_ctx, xs, op, function.callee, specs, effect=effect)
 
 
-def _can_have_effect(ctx: Any, function: Call | Linear) -> bool:
+def _can_have_effect(ctx: Any, function: Call | Jvp) -> bool:
     """Return True if a call can have an effect; raise if it must and cannot.
 
     See NOTE [results without elements].
     """
     count = device_count(ctx)
-    if count > 1 and function.site.root.reruns:
+    if count > 1 and function.callee.root.reruns:
         shapes = ", ".join(map(str, function.output_specs()))
         raise ArgumentError(
             f"{function} returned ({shapes}) for example inputs, and is rerun on every call since "
@@ -182,16 +182,16 @@ def _can_have_effect(ctx: Any, function: Call | Linear) -> bool:
     return count == 1
 
 
-def _get_program(primitive: Primitive, function: Call | Linear) -> Callable[..., list[Any]]:
+def _get_program(primitive: Primitive, function: Call | Jvp) -> Callable[..., list[Any]]:
     """Return one operation compiled on its own, for calls outside of `jax.jit`."""
-    programs = function.site.programs()
+    programs = function.callee.programs()
     if programs is None:  # a pullback, say, that outlives its function
         return _compile_orphan(primitive, function)
     key = primitive, function
     return programs.get(key) or programs.setdefault(key, _compile(primitive, function))
 
 
-def _compile(primitive: Primitive, function: Call | Linear) -> Callable[..., list[Any]]:
+def _compile(primitive: Primitive, function: Call | Jvp) -> Callable[..., list[Any]]:
     def run(*operands: Any) -> list[Any]:
         return primitive.bind(*operands, function=function)
 
@@ -202,7 +202,7 @@ def _compile(primitive: Primitive, function: Call | Linear) -> Callable[..., lis
 _compile_orphan = functools.lru_cache(maxsize=64)(_compile)
 
 
-def _execute(primitive: Primitive, *operands: Any, function: Call | Linear) -> list[Any]:
+def _execute(primitive: Primitive, *operands: Any, function: Call | Jvp) -> list[Any]:
     if jit_is_disabled():
         with jax.disable_jit(disable=False):
             return raise_original_errors(_get_program(primitive, function), operands)
@@ -225,7 +225,7 @@ def _register() -> None:
     ad.primitive_transposes[call_p] = shortens_tracebacks(transpose_call)
     ad.primitive_transposes[linear_p] = shortens_tracebacks(transpose_derivative)
     register_dead_code_rule(call_p, _call_dce)
-    hold_weakly(Call, Linear)
+    hold_weakly(Call, Jvp)
 
 
 _register()

@@ -21,18 +21,18 @@ from bridge._core.errors import ArgumentError
 from bridge._core.op import Op, Specs
 from bridge._core.protocols import ExecuteInto, RebuildableFunction
 from bridge._core.spec import ArraySpec
-from bridge._targets.jax.calls import CallSite
+from bridge._targets.jax.calls import Callee
 
 
-def key_for(op: Op, site: CallSite, operands: Specs) -> str:
+def key_for(op: Op, callee: Callee, operands: Specs) -> str:
     """Return the name of an Op for these operands; raise if other processes could not find it."""
-    if site.export_key is None:
+    if callee.export_key is None:
         raise _no_key_error(op, "it is not a function that bridge has wrapped")
     try:
-        export_key = site.export_key()
+        export_key = callee.export_key()
     except ArgumentError as error:
         raise _no_key_error(op, str(error)) from None
-    ops = site.root.replay(op.derivation)
+    ops = callee.root.replay(op.derivation)
     if any(
         derived.fingerprint is None
         and not derived.reruns

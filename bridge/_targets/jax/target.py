@@ -17,7 +17,7 @@ from bridge._core.protocols import Executor, ExportKey
 from bridge._core.spec import NARROW_INTEGERS
 from bridge._targets.jax import primitives as primitives  # registers the rules of calls
 from bridge._targets.jax.binding import bind_call
-from bridge._targets.jax.calls import Call, CallSite, Programs
+from bridge._targets.jax.calls import Call, Callee, Programs
 
 
 class JaxTarget:
@@ -34,10 +34,10 @@ class JaxTarget:
                 "with jax.device_put."
             )
         programs = Programs()
-        site = CallSite(runner.execute_into, weakref.ref(programs), op, origin)
-        return functools.partial(_call, op, site, programs)
+        callee = Callee(runner.execute_into, weakref.ref(programs), op, origin)
+        return functools.partial(_call, op, callee, programs)
 
-    def rng_seed(self, key: Any) -> Any:
+    def key_data(self, key: Any) -> Any:
         """Return the data of a key, of the new or the old style."""
         try:
             data = jnp.asarray(key)
@@ -99,14 +99,14 @@ class JaxTarget:
         return outputs, lambda cotangents: pull(tuple(cotangents))
 
 
-def _call(op: Op, site: CallSite, _programs: Programs, *xs: Any) -> Arrays:
+def _call(op: Op, callee: Callee, _programs: Programs, *xs: Any) -> Arrays:
     check_not_forked()
     narrowed = () if x64_mode() else _narrowed_outputs(op)
     arrays = [x if isinstance(x, jax.Array) else _as_array(x) for x in xs]
-    outputs = bind_call(Call(op, site, len(arrays)), arrays)
+    outputs = bind_call(Call(op, callee, len(arrays)), arrays)
     for i in narrowed:
         narrow = op.derive("narrow_integers", i)
-        (outputs[i],) = bind_call(Call(narrow, site, 1), [outputs[i]])
+        (outputs[i],) = bind_call(Call(narrow, callee, 1), [outputs[i]])
     return tuple(outputs)
 
 

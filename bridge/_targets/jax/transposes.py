@@ -24,11 +24,11 @@ from bridge._arrays.jax import conjugate_all
 from bridge._core.errors import NoRuleError
 from bridge._core.op import Op, Positions
 from bridge._targets.jax.binding import bind_call, bind_derivative
-from bridge._targets.jax.calls import Call, Linear
+from bridge._targets.jax.calls import Call, Jvp
 from bridge._targets.jax.internals import match_sharding
 
 
-def transpose_derivative(cotangents: Sequence[Any], *operands: Any, function: Linear) -> list[Any]:
+def transpose_derivative(cotangents: Sequence[Any], *operands: Any, function: Jvp) -> list[Any]:
     """Return cotangents of the tangents of primals, given those of the tangents of outputs."""
     arity, first = function.arity, function.first_tangent
     undefined = _undefined_operands(operands)
@@ -65,9 +65,9 @@ def transpose_call(cotangents: Sequence[Any], *operands: Any, function: Call) ->
     if transpose:
         xs = [_zeros(x) if ad.is_undefined_primal(x) else x for x in operands[:arity]]
         return _operand_cotangents(operands, argnums, bind_call(transpose, [*xs, *known]))
-    if function.gradient is None or argnums[0] < function.gradient.linear.arity:
+    if function.computed_gradient is None or argnums[0] < function.computed_gradient.linear.arity:
         raise _not_linear_error(function)
-    linear, tangent_positions = function.gradient.transpose(outnums)
+    linear, tangent_positions = function.computed_gradient.transpose(outnums)
     tangents = bind_derivative(linear, [*operands[: linear.arity], *known])
     gradients = [tangents[tangent_positions[i - linear.arity]] for i in argnums]
     return _operand_cotangents(operands, argnums, gradients)
@@ -87,7 +87,7 @@ def _find_transpose(
         return None
     if derived.dependencies is None or derived.dependent_primals(range(len(argnums)), argnums):
         return None
-    transpose = Call(derived, function.site, function.arity + len(outnums))
+    transpose = Call(derived, function.callee, function.arity + len(outnums))
     agrees = _agrees(function, transpose, operands, undefined, argnums, outnums)
     return transpose if agrees else None
 
@@ -114,7 +114,7 @@ def _compare(
     has to be constant in the others.
     """
     arity, op = function.arity, function.op
-    plain = Call(op, function.site, arity)
+    plain = Call(op, function.callee, arity)
     with jax.ensure_compile_time_eval():
         xs = [_random_like(x, seed) for seed, x in enumerate(operands[:arity])]
         ys = [jax.ShapeDtypeStruct(s.shape, jnp.dtype(s.dtype)) for s in op.output_specs()]
@@ -129,12 +129,12 @@ def _compare(
         left = [(values[i] - offsets[i]) * w for i, w in zip(outnums, weights, strict=True)]
         right = [xs[i] * g for i, g in zip(argnums, gradients, strict=True)]
         eps = max(float(jnp.finfo(x.dtype).eps) for x in (*left, *right))
-        terms = [*map(_real, left), *(-_real(x) for x in right)]
+        terms = [*map(_real_part, left), *(-_real_part(x) for x in right)]
     size = sum(float(np.abs(x).sum()) for x in terms)
     return abs(sum(float(x.sum()) for x in terms)) <= min(1e3 * eps, 0.05) * size
 
 
-def _real(x: Any) -> np.ndarray:
+def _real_part(x: Any) -> np.ndarray:
     return np.real(np.asarray(x)).astype(np.float64)
 
 
@@ -186,7 +186,7 @@ def _operand_cotangents(
     return cotangents
 
 
-def _not_linear_error(function: Call | Linear) -> NoRuleError:
+def _not_linear_error(function: Call | Jvp) -> NoRuleError:
     return NoRuleError(
         f"{function} is not known to be linear in the arguments that it is transposed by: its "
         "derivative depends on them, or it is rerun on every call, so that nothing shows it. "

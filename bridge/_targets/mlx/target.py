@@ -21,7 +21,7 @@ class MlxTarget:
         """Make a function of MLX arrays that works in all transformations except `mx.compile`."""
         return functools.partial(call, op, runner)
 
-    def rng_seed(self, key: Any) -> Any:
+    def key_data(self, key: Any) -> Any:
         """Return `key` itself, since a key of MLX is an array of integers."""
         if isinstance(key, mx.array) and key.ndim > 1:
             raise ArgumentError(

@@ -47,7 +47,7 @@ class ForwardPlan:
         forward: The Op that computes the outputs.
         differentiable_outnums: Positions of the outputs with a differentiable dtype.
         gradient_free_outnums: Positions of the outputs that no gradient can flow through.
-        all_outnums: Positions of all outputs.
+        output_positions: Positions of all outputs.
         backward_plans: The backward passes so far.
     """
 
@@ -58,7 +58,7 @@ class ForwardPlan:
     forward: Op
     differentiable_outnums: Positions
     gradient_free_outnums: Positions
-    all_outnums: Positions
+    output_positions: Positions
     backward_plans: dict[tuple[Flags, Positions], BackwardPlan] = dataclasses.field(
         default_factory=dict
     )
@@ -66,7 +66,7 @@ class ForwardPlan:
     def gradient_free_for(self, op: Op, argnums: Iterable[int]) -> Positions:
         """Return positions of the outputs of `op` without a derivative by any of `argnums`."""
         differentiable = self.differentiable_outnums
-        return _gradient_free(op, differentiable, self.all_outnums, tuple(argnums))
+        return _gradient_free(op, differentiable, self.output_positions, tuple(argnums))
 
 
 def get_forward_plan(op: Op, flags: Flags) -> ForwardPlan:
@@ -102,16 +102,16 @@ def _make_backward_plan(
 def _make_forward_plan(op: Op, flags: Flags, outnums: Positions | None) -> ForwardPlan:
     argnums = true_positions(flags[2:])
     specs = op.output_specs()
-    differentiable, all_outnums = differentiable_positions(specs), tuple(range(len(specs)))
-    gradient_free = _gradient_free(op, differentiable, all_outnums, argnums)
+    differentiable, output_positions = differentiable_positions(specs), tuple(range(len(specs)))
+    gradient_free = _gradient_free(op, differentiable, output_positions, argnums)
     if outnums is None:
-        outnums = tuple(i for i in all_outnums if i not in gradient_free)
+        outnums = tuple(i for i in output_positions if i not in gradient_free)
     pair = op.try_forward_backward(argnums, outnums) if argnums and outnums else None
     if pair and pair.strategy == "recompute":  # the context of a Function saves what that needs
         pair = None
     forward = pair.forward if pair else op
     plan = ForwardPlan(
-        flags, argnums, outnums, pair, forward, differentiable, gradient_free, all_outnums
+        flags, argnums, outnums, pair, forward, differentiable, gradient_free, output_positions
     )
     op.notes[flags] = plan
     return plan
@@ -121,9 +121,9 @@ def plan_from_outputs(op: Op, outputs: Sequence[torch.Tensor], flags: Flags) -> 
     """Make the forward pass of an Op whose outputs are not known before it is called."""
     floating = [y.is_floating_point() or y.is_complex() for y in outputs]
     differentiable, others = true_positions(floating), true_positions(not flag for flag in floating)
-    argnums, all_outnums = true_positions(flags[2:]), tuple(range(len(outputs)))
+    argnums, output_positions = true_positions(flags[2:]), tuple(range(len(outputs)))
     return ForwardPlan(
-        flags, argnums, differentiable, None, op, differentiable, others, all_outnums
+        flags, argnums, differentiable, None, op, differentiable, others, output_positions
     )
 
 

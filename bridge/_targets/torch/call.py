@@ -138,14 +138,16 @@ class _Rules(torch.autograd.Function):
         with restored(ctx.state):
             outputs = call_op(op.derive("jvp", argnums), execute, *xs, *input_tangents)
         by_outnum = dict(zip(plan.differentiable_outnums, outputs, strict=True))
-        return tuple(None if i in ctx.gradient_free else by_outnum[i] for i in plan.all_outnums)
+        return tuple(
+            None if i in ctx.gradient_free else by_outnum[i] for i in plan.output_positions
+        )
 
 
 def _compute_gradients(ctx: Any, cotangents: Sequence[Any]) -> tuple[Sequence[Any], Positions]:
     """Return the gradients of some primals, and the positions of these."""
     op, execute, forward_plan = ctx.call
     dense = [c.to_dense() if c.is_sparse else c for c in cotangents if c is not None]
-    outnums = forward_plan.all_outnums
+    outnums = forward_plan.output_positions
     if len(dense) < len(outnums):
         outnums = tuple([i for i in outnums if cotangents[i] is not None])
     plan = get_backward_plan(op, forward_plan, ctx.needs_input_grad, outnums)

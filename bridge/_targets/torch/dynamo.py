@@ -52,17 +52,17 @@ def call(function: StageableFunction, args: Any, kwargs: Any) -> Any:
     return _build(function, description, outputs)
 
 
-def _from_identity(identity: int) -> StageableFunction:
+def _from_id(function_id: int) -> StageableFunction:
     """Return the function with this `id`, which is alive: compiled code is calling it.
 
     Dynamo of torch 2.11 hands no objects to a function that it runs for a constant result.
     """
-    return ctypes.cast(identity, ctypes.py_object).value
+    return ctypes.cast(function_id, ctypes.py_object).value
 
 
-def _prepare(identity: int) -> None:
+def _prepare(function_id: int) -> None:
     """Let Dynamo trace a function by running it."""
-    function = _from_identity(identity)
+    function = _from_id(function_id)
     if function.staged_function is None:
         # Imported while Dynamo runs, since this imports all of it.
         decorators = importlib.import_module("torch._dynamo")
@@ -71,13 +71,13 @@ def _prepare(identity: int) -> None:
         )
 
 
-def _store(identity: int, boxed: tuple[Any]) -> int:
+def _store(function_id: int, boxed: tuple[Any]) -> int:
     """Store a constant of the graph and return its key.
 
     It comes in a tuple: without one, an object that compiled code has made would come without the
     attributes that its constructor has set.
     """
-    return keep_object(_from_identity(identity), boxed[0])
+    return keep_object(_from_id(function_id), boxed[0])
 
 
 def _is_foreign_array(x: Any) -> int:
@@ -85,19 +85,19 @@ def _is_foreign_array(x: Any) -> int:
     return int(hasattr(x, "shape") and hasattr(x, "dtype"))
 
 
-def _store_array(identity: int, x: Any) -> int:
+def _store_foreign_array(function_id: int, x: Any) -> int:
     """Store an array of another framework, which will be refused, and return its key."""
-    return keep_object(_from_identity(identity), x)
+    return keep_object(_from_id(function_id), x)
 
 
-def _store_object(identity: int, x: Any, attributes: dict[str, Any]) -> int:
+def _store_object(function_id: int, x: Any, attributes: dict[str, Any]) -> int:
     """Store an object and return its key; note if compiled code has set its attributes."""
     if getattr(x, "__dict__", {}) != attributes or hasattr(type(x), "__slots__"):
         x = _UnknownObject(type(x).__name__)
-    return keep_object(_from_identity(identity), x)
+    return keep_object(_from_id(function_id), x)
 
 
-for constant in (_prepare, _store, _is_foreign_array, _store_array, _store_object):
+for constant in (_prepare, _store, _is_foreign_array, _store_foreign_array, _store_object):
     constant._dynamo_marked_constant = True  # pyright: ignore[reportFunctionMemberAccess]
 
 
@@ -120,7 +120,7 @@ def _flatten(function: StageableFunction, tree: Any, keys: list[int], values: li
             keys.append(_VALUE)
             values.append(leaf)
         elif 0 + _is_foreign_array(leaf):
-            keys.append(0 + _store_array(id(function), leaf))
+            keys.append(0 + _store_foreign_array(id(function), leaf))
         elif dataclasses.is_dataclass(leaf):
             fields = attributes(leaf)
             keys.append(_DATACLASS)

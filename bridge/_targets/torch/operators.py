@@ -22,7 +22,7 @@ from bridge._targets.torch.recorded_rules import (
     Tensors,
     empty_results,
     parse_rules,
-    record_call,
+    restore_staged_call,
 )
 from bridge._targets.torch.staging import bind
 
@@ -46,7 +46,7 @@ def _derived(
     name: str, arguments: str, steps: str, xs: Sequence[torch.Tensor]
 ) -> list[torch.Tensor]:
     rules, stages = parse_rules(steps, xs)
-    return list(record_call(name, arguments, stages[0]).execute(rules, xs))
+    return list(restore_staged_call(name, arguments, stages[0]).execute(rules, xs))
 
 
 @_call.register_fake
@@ -67,7 +67,7 @@ def _save_call(ctx: Any, arguments: Sequence[Any], steps: str, outputs: Tensors)
     ctx.set_materialize_grads(False)
     rules, stages = parse_rules(steps, xs)
     argnums = [i for i, x in enumerate(xs) if x.requires_grad or _has_tangent(x)]
-    dependent = record_call(name, text, stages[0]).dependent_outputs(rules, argnums)
+    dependent = restore_staged_call(name, text, stages[0]).dependent_outputs(rules, argnums)
     ctx.mark_non_differentiable(*(y for i, y in enumerate(outputs) if i not in dependent))
 
 
@@ -121,7 +121,7 @@ def _transpose(
     count = len(primals)
     primal_batches = (["vmap", axes[:count]] for axes in batches)
     sized_rules, stages = parse_rules(json.dumps([*inner, *primal_batches]), primals)
-    staged_call = record_call(name, text, stages[0])
+    staged_call = restore_staged_call(name, text, stages[0])
     differentiable = staged_call.differentiable_outputs(sized_rules[:last])
     if kind == "vjp":
         rule = ["jvp", [rule_args[0][i] for i in outnums]]
@@ -188,7 +188,7 @@ def _compute_tangents(
 ) -> list[torch.Tensor | None]:
     """Return the tangents of the outputs, None for those of a dtype that has none."""
     rules, stages = parse_rules(steps, xs)
-    staged_call = record_call(name, arguments, stages[0])
+    staged_call = restore_staged_call(name, arguments, stages[0])
     outnums = staged_call.differentiable_outputs(rules)
     jvp_steps = json.dumps([*json.loads(steps), ["jvp", argnums]])
     computed = torch.ops.bridge.derived(name, arguments, jvp_steps, [*xs, *tangents])

@@ -14,10 +14,10 @@ from bridge._targets.torch.staging import bind, symbolic_shapes
 Tensors = Sequence[torch.Tensor]
 
 
-def record_call(name: str, arguments: str, xs: Tensors) -> StagedCall:
+def restore_staged_call(function_name: str, arguments: str, xs: Tensors) -> StagedCall:
     """Return the call of a bridged function that a graph refers to by these strings."""
-    function, args, kwargs = bind(name, arguments, xs)
-    return function.record_call(args, kwargs)
+    function, args, kwargs = bind(function_name, arguments, xs)
+    return function.make_staged_call(args, kwargs)
 
 
 def parse_rules(steps: str, xs: Tensors) -> tuple[list[AppliedRule], list[Tensors]]:
@@ -58,7 +58,7 @@ def empty_results(
     """Make tensors with the shapes and dtypes of the results."""
     if not rules:
         xs = stages[0]
-        staged_call = record_call(name, arguments, xs)
+        staged_call = restore_staged_call(name, arguments, xs)
         shapes, sizes = symbolic_shapes(staged_call, xs)
         device = xs[0].device if xs else torch.device("cpu")
         return [

@@ -65,7 +65,7 @@ def stage(
     tensors = [x for x in leaves if isinstance(x, torch.Tensor)]
     template = [TensorSlot() if isinstance(x, torch.Tensor) else x for x in leaves]
     args, kwargs = structure.unflatten(leaves)
-    staged_call = function.record_call(args, kwargs)
+    staged_call = function.make_staged_call(args, kwargs)
     known_shapes, _ = symbolic_shapes(staged_call, tensors)
     dtypes = ",".join(spec.dtype for spec in staged_call.output_specs())
     # A compiler caches a compiled graph by its text, beyond this process. So the text says what the

@@ -23,7 +23,7 @@ class TorchTarget:
         """Return `op` as a function of tensors under every transformation of torch."""
         return functools.partial(call_op, op, runner.execute)
 
-    def rng_seed(self, key: Any) -> Any:
+    def key_data(self, key: Any) -> Any:
         """Return `key` itself: torch has no keys."""
         return key
 

@@ -61,13 +61,13 @@ def _index_put(
 ) -> Any:
     masks = [index for index in indices if index is not None and index.dtype == bool]
     if masks:
-        return _masked_put(x, indices, values, accumulate=accumulate)
+        return _masked_fill(x, indices, values, accumulate=accumulate)
     at = (to_accumulation_dtype(x) if accumulate else x).at[_normalize_all(x, indices)]
     values = cast(values, x.dtype)
     return at.add(values, **_WRITE) if accumulate else at.set(values, **_WRITE)
 
 
-def _masked_put(x: Any, indices: Sequence[Any], values: Any, *, accumulate: bool) -> Any:
+def _masked_fill(x: Any, indices: Sequence[Any], values: Any, *, accumulate: bool) -> Any:
     arrays = [index for index in indices if index is not None]
     if len(arrays) > 1 or values.size != 1:
         raise NoRuleError(

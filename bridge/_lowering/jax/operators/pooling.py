@@ -16,7 +16,7 @@ from bridge._lowering.jax.operators.lowerings import OutputInfo, compute_in_floa
 Sizes = Sequence[int]
 
 
-def _windows(rank: int, x: Any, kernel: Sizes, stride: Sizes, padding: Sizes) -> tuple[Sizes, ...]:
+def _window_sizes(rank: int, kernel: Sizes, stride: Sizes, padding: Sizes) -> tuple[Sizes, ...]:
     """Return sizes for each of the pooled axes; without a stride, windows lie side by side."""
     kernel = _each(kernel, rank)
     return kernel, _each(stride, rank) if stride else kernel, _each(padding or (0,), rank)
@@ -47,7 +47,7 @@ def _max_pool(
     dilation: Sizes = (1,),
     *_: Any,
 ) -> tuple[Any, Any]:
-    kernel, stride, padding = _windows(rank, x, kernel, stride, padding)
+    kernel, stride, padding = _window_sizes(rank, kernel, stride, padding)
     dilation = _each(dilation, rank)
     extents = [d * (k - 1) + 1 for d, k in zip(dilation, kernel, strict=True)]
     output_sizes, sizes = out.shape[-rank:], x.shape[-rank:]
@@ -109,7 +109,7 @@ def _avg_pool(
     count_include_pad: bool = True,
     divisor_override: int | None = None,
 ) -> Any:
-    kernel, stride, padding = _windows(rank, x, kernel, stride, padding)
+    kernel, stride, padding = _window_sizes(rank, kernel, stride, padding)
     output_sizes, sizes = out.shape[-rank:], x.shape[-rank:]
     sides = _sides(sizes, output_sizes, kernel, stride, padding)
     total = _sums(_pad(x, sides, jnp.zeros((), x.dtype)), kernel, stride, output_sizes)
