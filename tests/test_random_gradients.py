@@ -51,7 +51,7 @@ FUNCTIONS = {
 
 @pytest.mark.parametrize("name", FUNCTIONS)
 def test_a_seed_decides_the_gradient(name):
-    f = op(lambda x, seed: FUNCTIONS[name](x), X, SEED, seed=1, capture="auto")
+    f = op(lambda x, seed: FUNCTIONS[name](x), X, SEED, seed_argnum=1, capture="auto")
     gradient = f.derive("vjp", (0,), (0,))
     halves = f.derive("forward_backward", (0,), (0,))
     assert (halves is None) == (name == "graph")
@@ -72,7 +72,7 @@ def test_without_a_seed_it_is_refused(name):
 
 
 def test_the_mask_of_a_gradient_is_that_of_the_value():
-    f = op(lambda x, seed: Dropped.apply(x), X, SEED, seed=1)
+    f = op(lambda x, seed: Dropped.apply(x), X, SEED, seed_argnum=1)
     gradient = f.derive("vjp", (0,), (0,))
     for seed in range(5):
         mask = (f.call(X, torch.tensor([seed]))[0] / X).round()

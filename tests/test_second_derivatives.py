@@ -329,7 +329,7 @@ def test_dropout_of_the_user_keeps_its_second_derivative():
         return x * mask
 
     drop = function(forward, lambda ctx, g: g * ctx.saved_tensors[0])
-    f = op(lambda x, seed: (drop(x) ** 2).sum(), X, torch.tensor([7]), seed=1)
+    f = op(lambda x, seed: (drop(x) ** 2).sum(), X, torch.tensor([7]), seed_argnum=1)
     seed = torch.tensor([3])
     second = f.derive("vjp", (0,), (0,)).derive("vjp", (0,), (0,))
     mask = f.derive("vjp", (0,), (0,)).call(X, seed, ONE)[0] / (2 * X)

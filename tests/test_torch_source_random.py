@@ -34,7 +34,7 @@ SEED = torch.tensor([17, 2**32 - 5], dtype=torch.uint32)
 
 def test_a_seed_decides_random_numbers_in_every_derivative():
     x, c = torch.randn(200, dtype=DOUBLE), torch.randn(200, dtype=DOUBLE)
-    f = op(seeded, x, SEED, seed=1)
+    f = op(seeded, x, SEED, seed_argnum=1)
     (value,) = f.call(x, SEED)
     assert torch.equal(value, f.call(x, SEED)[0])
     assert not torch.equal(value, f.call(x, torch.tensor([17, 18], dtype=torch.uint32))[0])
@@ -58,7 +58,7 @@ def test_dropout_in_attention_has_one_mask_for_value_and_gradient():
         return F.scaled_dot_product_attention(q, q, q, dropout_p=0.5)
 
     q, c = torch.randn(2, 2, 5, 3, dtype=DOUBLE), torch.randn(2, 2, 5, 3, dtype=DOUBLE)
-    f = op(fn, q, SEED, seed=1)
+    f = op(fn, q, SEED, seed_argnum=1)
     split = f.derive("forward_backward", (0,), (0,))
     results = split.forward.call(q, SEED)
     close(results[:1], f.call(q, SEED))
@@ -75,14 +75,14 @@ def test_dropout_in_attention_has_one_mask_for_value_and_gradient():
 def test_a_batch_that_would_draw_other_random_numbers_is_refused():
     layer = torch.nn.TransformerEncoderLayer(8, 2, 16, dropout=0.3, batch_first=True)
     x = torch.randn(2, 5, 8)
-    f = op(lambda x, seed: layer(x), x, SEED, seed=1)
+    f = op(lambda x, seed: layer(x), x, SEED, seed_argnum=1)
     with pytest.raises(NoRuleError, match="other random numbers from the same seed"):
         f.derive("vmap", (0, None), 2)
 
 
 def test_a_seed_leaves_the_generator_of_torch_alone():
     x = torch.randn(5)
-    f = op(seeded, x, SEED, seed=1)
+    f = op(seeded, x, SEED, seed_argnum=1)
     torch.manual_seed(3)
     expected = torch.rand(4)
     torch.manual_seed(3)
@@ -102,7 +102,7 @@ def test_capturing_leaves_the_generator_of_torch_alone():
 
 def test_examples_share_the_seed_and_the_random_numbers():
     x, many = torch.randn(6), torch.randn(3, 6)
-    f = op(lambda x, seed: x * torch.rand(6), x, SEED, seed=1)
+    f = op(lambda x, seed: x * torch.rand(6), x, SEED, seed_argnum=1)
     found = f.derive("vmap", (0, None), 3).call(many, SEED)
     close(found, [torch.stack([f.call(row, SEED)[0] for row in many])])
     seeds = torch.tensor([[17, 5], [3, 4], [2**32 - 1, 0]], dtype=torch.uint32)
@@ -114,7 +114,7 @@ def test_random_numbers_of_a_function_that_runs_anew_need_a_seed():
     fn = lambda x: F.dropout(x, 0.5) * (1 if x.sum() > 0 else 2)
     with pytest.raises(NoRuleError, match="draws random numbers"):
         op(fn, X, capture="never").derive("vjp", (0,), (0,))
-    f = op(lambda x, _: fn(x), X, SEED, capture="never", seed=1)
+    f = op(lambda x, _: fn(x), X, SEED, capture="never", seed_argnum=1)
     (value,) = f.call(X, SEED)
     (gradient,) = f.derive("vjp", (0,), (0,)).call(X, SEED, torch.ones_like(X))
     close([gradient * X], [value])

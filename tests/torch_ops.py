@@ -24,10 +24,12 @@ def spec(x):
     return ArraySpec(tuple(x.shape), str(x.dtype).removeprefix("torch."), str(x.device))
 
 
-def op(fn, *xs, capture="require", seed=None):
+def op(fn, *xs, capture="require", seed_argnum=None):
     labels = [f"argument {i} of f" for i in range(len(xs))]
     primals = tuple(map(spec, xs))
-    return SOURCE.make_op(fn, name="f", primals=primals, labels=labels, capture=capture, seed=seed)
+    return SOURCE.make_op(
+        fn, name="f", primals=primals, labels=labels, capture=capture, seed_argnum=seed_argnum
+    )
 
 
 def row(results):

@@ -121,7 +121,7 @@ class Planner:
             name=self.name,
             primals=_specs(array_infos),
             labels=[f"argument {info.name} of {self.name}" for info in array_infos],
-            **({"seed": seeds[0]} if seeds else {}),
+            **({"seed_argnum": seeds[0]} if seeds else {}),
             **self.options,
         )
 

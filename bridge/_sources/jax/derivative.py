@@ -10,7 +10,7 @@ from bridge._core.op import Op, Positions, Specs
 from bridge._core.pytree import scatter
 from bridge._sources.jax.environment import Environment
 from bridge._sources.jax.trace import Program, jit_program, trace
-from bridge._sources.jax.x64_boundary import with_x64_boundary
+from bridge._sources.jax.x64_boundary import with_narrowed_integers
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -57,7 +57,9 @@ class Derivative:
         """
         program = trace(fun, primals, environment=self.environment)
         call = jit_program(program, f"{self.name}.{half}")
-        call = with_x64_boundary(call, primals, environment=self.environment, results=results)
+        call = with_narrowed_integers(
+            call, primals, environment=self.environment, widened_count=results
+        )
         return Op(
             name=self.name, framework="jax", call=call, output_specs=lambda *_: program.outputs
         )

@@ -25,7 +25,11 @@ from bridge._sources.jax.environment import Environment
 from bridge._sources.jax.forward_mode import jvp
 from bridge._sources.jax.strategy import choose_strategy
 from bridge._sources.jax.trace import Program, infer_outputs, jit_program, trace
-from bridge._sources.jax.x64_boundary import external_specs, with_x64_boundary, without_aliasing
+from bridge._sources.jax.x64_boundary import (
+    external_specs,
+    with_narrowed_integers,
+    without_aliasing,
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,7 +77,7 @@ class Function:
         return Op(
             name=self.name,
             framework="jax",
-            call=with_x64_boundary(
+            call=with_narrowed_integers(
                 call,
                 self.primals,
                 environment=self.settings.environment,

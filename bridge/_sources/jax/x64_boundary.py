@@ -39,17 +39,17 @@ def external_specs(outputs: Specs, primals: Specs, *, x64: bool) -> Specs:
     return tuple(dataclasses.replace(s, dtype=_WIDENED.get(s.dtype, s.dtype)) for s in outputs)
 
 
-def with_x64_boundary(
+def with_narrowed_integers(
     call: Callable[..., Any],
     primals: Specs,
     *,
     environment: Environment,
-    results: int | None = None,
+    widened_count: int | None = None,
     labels: Sequence[str] = (),
 ) -> Callable[..., Any]:
     """Return `call` so that it runs in `environment`, narrows primals and widens outputs.
 
-    Its first `results` outputs are widened, by default all; the others are residuals.
+    Its first `widened_count` outputs are widened, by default all; the others are residuals.
     """
     call = environment.run_with(call)
     argnums = narrowed_positions(primals, x64=environment.x64)
@@ -67,7 +67,7 @@ def with_x64_boundary(
         if not widens:
             return outputs
         with jax.enable_x64(new_val=True):
-            widened = [_widen(y) for y in outputs[:results]]
+            widened = [_widen(y) for y in outputs[:widened_count]]
         return [*widened, *outputs[len(widened) :]]
 
     return narrow_and_call

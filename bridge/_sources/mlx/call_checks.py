@@ -49,7 +49,7 @@ def check_captured(fun: Fun, primals: Specs, name: str) -> None:
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class ObservedCall:
+class CallChecker:
     """What a dry run of a function has shown, for comparison with each call.
 
     Attributes:

@@ -23,12 +23,12 @@ _SOURCES = {"FFT", "View"}
 _SINKS = {"Abs", "Real", "Imag", *COMPARISONS}
 
 
-def is_complex(
+def has_complex_operand(
     fun: Fun,
     primals: Specs,
     summary: GraphSummary,
-    graph_names: Collection[str],
-    export_names: Collection[str],
+    name_parts: Collection[str],
+    exported_names: Collection[str],
 ) -> bool:
     """Return True if an operation of these names has a complex operand: NOTE [dtypes of a graph].
 
@@ -36,18 +36,18 @@ def is_complex(
         fun: A function.
         primals: The specs of its primals.
         summary: A summary of its graph.
-        graph_names: Parts of the names of operations in its graph.
-        export_names: The names of the same operations in an export.
+        name_parts: Parts of the names of operations in its graph.
+        exported_names: The names of the same operations in an export.
     """
     operations = export_operations(fun, primals) or export_batched_operations(fun, primals)
     if operations is not None:
-        selected = [operation for operation in operations if operation["name"] in export_names]
+        selected = [operation for operation in operations if operation["name"] in exported_names]
         return any(mx.complex64 in [x[2] for x in operation["inputs"]] for operation in selected)
     possible = _possibly_complex(fun, primals, summary)
     return any(
         not possible.isdisjoint(step.inputs)
         for step in summary.operations_in_order
-        if any(name in step.name for name in graph_names)
+        if any(name in step.name for name in name_parts)
     )
 
 
@@ -58,7 +58,7 @@ def _possibly_complex(fun: Fun, primals: Specs, summary: GraphSummary) -> set[st
     outputs = {x for step in steps for x in step.outputs}
     inputs = {x for step in steps for x in step.inputs}
     records, _ = try_export(fun, primals)
-    constant = _has_complex_constants(records)
+    constant = _may_have_complex_constants(records)
     real = _are_real(records, [step for step in steps if step.name == "AsType"])
     possible = {x for x in inputs - outputs if arguments.get(x, constant)}
     compared = {x for step in steps if step.name in COMPARISONS for x in step.outputs}
@@ -70,7 +70,7 @@ def _possibly_complex(fun: Fun, primals: Specs, summary: GraphSummary) -> set[st
     return possible
 
 
-def _has_complex_constants(records: Sequence[dict[str, Any]]) -> bool:
+def _may_have_complex_constants(records: Sequence[dict[str, Any]]) -> bool:
     """Return True if a constant is complex, or if they were not exported."""
     constants = [record["constants"] for record in records if record["type"] == "constants"]
     return not constants or any(x.dtype == mx.complex64 for _, x in constants[0])

@@ -20,7 +20,7 @@ import mlx.core as mx
 from bridge._arrays.mlx import TracerError, on_other_thread, unlocked_stream
 from bridge._core.errors import NoRuleError
 from bridge._core.op import Positions, Specs
-from bridge._sources.mlx.dot_graph import reachable_from, read_graph
+from bridge._sources.mlx.dot_graph import active_arrays, read_graph
 from bridge._sources.mlx.dry_run import dry_run
 from bridge._sources.mlx.eager import example_inputs
 from bridge._sources.mlx.graph_summary import has_float64, placeholders
@@ -53,14 +53,14 @@ class _Observer:
 
     Attributes:
         free_primals: The arrays that the derivative is taken by.
-        caller: The frame that asks MLX for the derivative.
+        derivative_frame: The frame that asks MLX for the derivative.
         rules: The calls of rules.
         rerun_count: How many functions were rerun.
         has_run: True if the function has run, so that MLX calls rules now.
     """
 
     free_primals: list[mx.array] = dataclasses.field(default_factory=list)
-    caller: types.FrameType | None = None
+    derivative_frame: types.FrameType | None = None
     rules: list[_RuleCall] = dataclasses.field(default_factory=list)
     rerun_count: int = 0
     has_run: bool = False
@@ -73,7 +73,7 @@ class _Observer:
             return
         if not self.has_run:
             self._functions.add(_function_key(frame))
-        elif frame.f_back is not self.caller:
+        elif frame.f_back is not self.derivative_frame:
             return
         elif event == "call":
             self._arguments = _arguments(frame)
@@ -121,7 +121,7 @@ def has_forward_rules(partial: Partial, primals: Specs, argnums: Positions, name
 
     def build(observer: _Observer, args: list[mx.array]) -> None:
         xs = [args[i] for i in argnums]
-        observer.caller = inspect.currentframe()
+        observer.derivative_frame = inspect.currentframe()
         mx.jvp(observer.observe(partial(args)), xs, xs)
 
     observer = _observe(build, primals)
@@ -141,7 +141,7 @@ def check_rules(
     count = len(primals)
 
     def build(observer: _Observer, args: list[mx.array]) -> None:
-        observer.caller = inspect.currentframe()
+        observer.derivative_frame = inspect.currentframe()
         fun = observer.observe(partial(args[:count]))
         mx.vjp(fun, [args[i] for i in argnums], args[count:])
 
@@ -227,4 +227,4 @@ def _depends_on(x: mx.array, free_primals: Sequence[mx.array]) -> bool:
         return False
     y = mx.contiguous(x)
     names = {f"x_{i}": primal for i, primal in enumerate(free_primals)}
-    return "y" in reachable_from(read_graph([y], {**names, "y": y}), names)
+    return "y" in active_arrays(read_graph([y], {**names, "y": y}), names)

@@ -56,25 +56,26 @@ def read_graph(ys: Sequence[mx.array], names: Mapping[str, mx.array]) -> tuple[S
     )
 
 
-def reachable_from(
-    steps: Iterable[Step], start: Iterable[str], *, bodies: bool = False
+def active_arrays(
+    steps: Iterable[Step], wrt: Iterable[str], *, in_custom_functions: bool = False
 ) -> set[str]:
-    """Return the arrays whose derivatives by the arrays named `start` MLX computes.
+    """Return the arrays whose derivatives by the arrays named `wrt` MLX computes.
 
     Args:
         steps: The operations.
-        start: The names of the arrays to differentiate by.
-        bodies: True to look into custom functions too, whose results have stopped gradients.
+        wrt: The names of the arrays to differentiate by.
+        in_custom_functions: True to look into custom functions too, whose results have stopped
+            gradients.
     """
     steps = [*steps]
     inside = {x for s in steps if s.name == "CustomTransforms" for x in s.inputs}
-    inside = inside if bodies else set[str]()
-    reachable = set(start)
+    inside = inside if in_custom_functions else set[str]()
+    active = set(wrt)
     for step in steps:
         stopped = step.name in _STEPWISE and inside.isdisjoint(step.outputs)
-        if not stopped and not reachable.isdisjoint(step.inputs):
-            reachable.update(step.outputs)
-    return reachable
+        if not stopped and not active.isdisjoint(step.inputs):
+            active.update(step.outputs)
+    return active
 
 
 def is_same_node(x: mx.array, y: mx.array) -> bool:

@@ -59,19 +59,19 @@ def call_checked(fn: Callable[..., Any], xs: list[mx.array]) -> Any:
     return outputs
 
 
-def _check_none_changed(arrays: list[tuple[Holder, Any]]) -> None:
+def _check_none_changed(changed_arrays: list[tuple[Holder, Any]]) -> None:
     """Raise if there are arrays that a dry run has changed; each is given by place and key."""
-    modules = [place.called for place, _ in arrays if is_module(place.holder)]
+    modules = [place.called for place, _ in changed_arrays if is_module(place.holder)]
     if modules:
         raise ArgumentError(
             f"the function captures a module and changes arrays in it, in {modules[0]}, as it "
             "would again for each derivative. Pass the module itself, whose apply() returns its "
             "buffers, or call its eval() first."
         )
-    if arrays:
+    if changed_arrays:
         raise ArgumentError(
-            f"the function changes an array that it captures, {_name(*arrays[0])}, as it would "
-            "again for each derivative. Take it as an argument, and return its new value."
+            f"the function changes an array that it captures, {_name(*changed_arrays[0])}, as it "
+            "would again for each derivative. Take it as an argument, and return its new value."
         )
 
 

@@ -9,7 +9,7 @@ import mlx.core as mx
 from bridge._arrays.mlx import async_evaluate, compute_stream
 from bridge._core.op import Arrays, Positions, Specs
 from bridge._core.pytree import scatter
-from bridge._sources.mlx.call_checks import ObservedCall
+from bridge._sources.mlx.call_checks import CallChecker
 from bridge._sources.mlx.custom_rules import check_rules
 from bridge._sources.mlx.graph_summary import GraphSummary, has_float64
 from bridge._sources.mlx.missing_rules import raise_for_leftovers, raise_no_rule
@@ -31,9 +31,9 @@ class PureFunction:
         fun: The function that MLX transforms.
         outputs: The specs of its outputs.
         summary: A summary of its graph; None if it looks at values.
-        is_gradient: True if its outputs are gradients that MLX alone computes.
+        is_builtin_vjp: True if its outputs are gradients that MLX alone computes.
         has_custom_rules: True if it derives from a function that may have rules of the user.
-        run: The function that MLX calls, if `fun` is only for derivatives.
+        forward_fun: The function that MLX calls, if `fun` is only for derivatives.
         uses_rng: True if it draws random numbers that follow from no primal.
         check_captures: Raises if a captured array would lose its gradient; None for derivatives.
     """
@@ -44,32 +44,32 @@ class PureFunction:
     fun: Fun
     outputs: Specs
     summary: GraphSummary | None
-    is_gradient: bool = False
+    is_builtin_vjp: bool = False
     has_custom_rules: bool = False
-    run: Fun | None = None
+    forward_fun: Fun | None = None
     uses_rng: bool = False
     check_captures: functools.partial[None] | None = None
 
     def _make_call(self, own: Callable[[Sequence[mx.array]], Arrays]) -> Callable[..., Arrays]:
         """Return the function for calls on values; its outputs are passed through `own`."""
-        run = self.run or self.fun
+        run = self.forward_fun or self.fun
         if self.summary is None:
             run = raise_no_rule(self.name)(run)
         elif self.settings.compile:
             run = mx.compile(run)
-        call = _make_call(run, self._observed_call, own)
+        call = _make_call(run, self._call_checker, own)
         return _on_cpu(call) if has_float64(self.primals) else call
 
     @functools.cached_property
-    def _observed_call(self) -> ObservedCall:
-        may_draw = self.uses_rng or self.settings.seed is not None
-        return ObservedCall(self.outputs, self.name, may_draw, self.check_captures)
+    def _call_checker(self) -> CallChecker:
+        may_draw = self.uses_rng or self.settings.seed_argnum is not None
+        return CallChecker(self.outputs, self.name, may_draw, self.check_captures)
 
     def _owns_outputs(self) -> bool:
         """Return True if nobody else has the memory of outputs: NOTE [gradients of our own]."""
         if self.settings.compile or self.summary is None:  # mx.compile may merge two outputs
             return False
-        return self.is_gradient and self.summary.allocates_outputs
+        return self.is_builtin_vjp and self.summary.allocates_outputs
 
     def _may_have_rules(self) -> bool:
         """Return True if it may call a custom function, whose rules may store their gradients."""
@@ -78,7 +78,7 @@ class PureFunction:
     def _partial(self, xs: Sequence[mx.array], argnums: Positions, outnums: Positions) -> Fun:
         """Return the outputs at `outnums` as a function of the primals at `argnums`."""
         of_all = self._with_separate_nodes(self.fun)
-        check_outputs = self._observed_call.check_outputs
+        check_outputs = self._call_checker.check_outputs
 
         def fun(*free: mx.array) -> list[mx.array]:
             outputs = check_outputs(of_all(*scatter(free, argnums, xs)))
@@ -92,10 +92,12 @@ class PureFunction:
             return fun
         return lambda *xs: fun(*separate_nodes(xs))
 
-    def _check_gradient(self, argnums: Positions, *, forward: bool = False) -> None:
+    def _check_gradient(self, argnums: Positions, *, forward_mode: bool = False) -> None:
         """Raise if MLX gets the gradient, or the tangent, by the primals at `argnums` wrong."""
         if summary := self.summary:
-            check_gradient(self.fun, self.primals, summary, self.name, argnums, forward=forward)
+            check_gradient(
+                self.fun, self.primals, summary, self.name, argnums, forward_mode=forward_mode
+            )
         else:
             check_real(self.primals, self.outputs, self.name)
 
@@ -108,10 +110,10 @@ class PureFunction:
 
 
 def _make_call(
-    run: Fun, observed: ObservedCall, own: Callable[[Sequence[mx.array]], Arrays]
+    run: Fun, checker: CallChecker, own: Callable[[Sequence[mx.array]], Arrays]
 ) -> Callable[..., Arrays]:
     """Return `run` so that it starts computing its outputs and checks them meanwhile."""
-    check, name = observed.check_call, observed.name
+    check, name = checker.check_call, checker.name
 
     def call(*xs: mx.array) -> Arrays:
         before = rng_state()

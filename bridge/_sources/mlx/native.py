@@ -18,20 +18,20 @@ class Settings:
     Attributes:
         compile: True if `mx.compile` fuses their operations.
         residuals: The strategy for a first derivative: `save`, `recompute` or `auto`.
-        seed: The position of the argument that random numbers follow from.
+        seed_argnum: The position of the argument that random numbers follow from.
     """
 
     compile: bool
     residuals: str
-    seed: int | None
+    seed_argnum: int | None
 
 
-def as_flat_function(fn: Callable[..., Any], seed: int | None) -> Fun:
-    """Return `fn` so that it returns arrays, and draws random numbers from argument `seed`."""
+def as_flat_function(fn: Callable[..., Any], seed_argnum: int | None) -> Fun:
+    """Return `fn` so that it returns arrays, and draws from the seed at `seed_argnum`."""
 
     def fun(*xs: mx.array) -> list[mx.array]:
         # As new objects, since `fn` may write to its arguments in place.
         results = call_checked(fn, [x[...] for x in xs])
         return [y if isinstance(y, mx.array) else ARRAYS.make_array(y) for y in results]
 
-    return fun if seed is None else with_seed(fun, seed)
+    return fun if seed_argnum is None else with_seed(fun, seed_argnum)

@@ -16,18 +16,18 @@ from bridge._arrays.mlx import note_thread
 Fun = Callable[..., list[mx.array]]
 
 
-def with_seed(fun: Fun, seed: int) -> Fun:
-    """Return `fun` so that it draws from a key derived from the argument at position `seed`."""
+def with_seed(fun: Fun, seed_argnum: int) -> Fun:
+    """Return `fun` so that it draws from a key derived from the argument at `seed_argnum`."""
 
     def call(*xs: mx.array) -> list[mx.array]:
         with preserve_rng():
-            _set_rng_state(_make_key(xs[seed]))
+            _set_rng_state(_make_key(xs[seed_argnum]))
             return fun(*xs)
 
     return call
 
 
-def rules_with_seed(fun: Fun, seed: int) -> Fun:
+def rules_with_seed(fun: Fun, seed_argnum: int) -> Fun:
     """Return the derivative `fun` so that its rules draw from a key derived from an argument.
 
     It differs from the key of the function itself, which the derivative runs first.
@@ -35,7 +35,7 @@ def rules_with_seed(fun: Fun, seed: int) -> Fun:
 
     def call(*xs: mx.array) -> list[mx.array]:
         with preserve_rng():
-            salted = mx.bitwise_xor(_make_key(xs[seed]), mx.array(_SALT, mx.uint32))
+            salted = mx.bitwise_xor(_make_key(xs[seed_argnum]), mx.array(_SALT, mx.uint32))
             _set_rng_state(mx.random.split(salted)[0])
             return fun(*xs)
 

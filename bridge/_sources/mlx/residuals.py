@@ -27,7 +27,7 @@ from bridge._arrays.mlx import (
 )
 from bridge._core.op import ForwardBackward, Op, Positions, Specs
 from bridge._core.pytree import scatter
-from bridge._sources.mlx.call_checks import ObservedCall
+from bridge._sources.mlx.call_checks import CallChecker
 from bridge._sources.mlx.graph_summary import GraphSummary, has_float64
 from bridge._sources.mlx.missing_rules import raise_for_leftovers, raise_no_rule
 from bridge._sources.mlx.native import Settings
@@ -66,26 +66,26 @@ class SavedGraph:
 
     Attributes:
         fun: The function that is differentiated.
-        observed_call: What its dry run has shown.
+        call_checker: What its dry run has shown.
         primals: The specs of its primals.
         argnums: Positions of the primals that get gradients.
         outnums: Positions of the outputs that have cotangents.
-        vjp: `(argnums, outnums) -> Op`, the derivative that recomputes.
+        recompute_vjp: `(argnums, outnums) -> Op`, the derivative that recomputes.
     """
 
     fun: Fun
-    observed_call: ObservedCall
+    call_checker: CallChecker
     primals: Specs
     argnums: Positions
     outnums: Positions
-    vjp: Callable[[Positions, Positions], Op]
+    recompute_vjp: Callable[[Positions, Positions], Op]
 
     def forward_backward(self) -> ForwardBackward:
         """Make the forward/backward pair."""
-        outputs = self.observed_call.outputs
+        outputs = self.call_checker.outputs
         specs = (*outputs, Handle.spec)
         forward = Op(
-            name=self.observed_call.name,
+            name=self.call_checker.name,
             framework="mlx",
             call=self._forward,
             output_specs=lambda *_: specs,
@@ -101,32 +101,32 @@ class SavedGraph:
 
     def _forward(self, *xs: mx.array) -> tuple[mx.array | Handle, ...]:
         """Return the outputs, and a handle of the deferred gradients."""
-        observed, before = self.observed_call, rng_state()
+        checker, before = self.call_checker, rng_state()
         outputs: list[mx.array] = []
 
         def select_outputs(*free: mx.array) -> list[mx.array]:
-            outputs[:] = observed.check_outputs(self.fun(*scatter(free, self.argnums, xs)))
+            outputs[:] = checker.check_outputs(self.fun(*scatter(free, self.argnums, xs)))
             return separate_nodes([outputs[i] for i in self.outnums])
 
         with (
             compute_stream(has_float64=has_float64(self.primals)),
-            raise_no_rule(f"{observed.name}.vjp"),
+            raise_no_rule(f"{checker.name}.vjp"),
         ):
-            cotangents = [zeros(observed.outputs[i]) for i in self.outnums]
+            cotangents = [zeros(checker.outputs[i]) for i in self.outnums]
             gradients = mx.vjp(select_outputs, [xs[i] for i in self.argnums], cotangents)[1]
             results = own_memory(outputs)
             try:
                 async_evaluate(results)
             except RuntimeError as error:
-                raise_for_leftovers(error, observed.name)
+                raise_for_leftovers(error, checker.name)
                 raise
-            observed.check_call(results, drew=rng_state() is not before)
+            checker.check_call(results, drew=rng_state() is not before)
             return *results, Handle(DeferredGradients(cotangents, gradients))
 
     def _make_backward(self, argnums: Positions) -> Op:
         """Make the Op that gives the deferred gradients their cotangents."""
         count = len(self.primals)
-        recompute = self.vjp(argnums, self.outnums)
+        recompute = self.recompute_vjp(argnums, self.outnums)
 
         def gradients(*args: mx.array) -> tuple[mx.array, ...]:
             xs, handle, cotangents = args[:count], args[count], args[count + 1 :]
@@ -139,5 +139,5 @@ class SavedGraph:
                 return own_memory([deferred.gradients[self.argnums.index(i)] for i in argnums])
 
         specs = tuple(self.primals[i] for i in argnums)
-        name = f"{self.observed_call.name}.backward"
+        name = f"{self.call_checker.name}.backward"
         return Op(name=name, framework="mlx", call=gradients, output_specs=lambda *_: specs)

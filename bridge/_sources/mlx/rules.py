@@ -88,7 +88,7 @@ class Function(PureFunction):
 
         def gradients(*args: mx.array) -> list[mx.array]:
             if not self.summary:  # outputs that have elements for these values are refused
-                self._observed_call.check_outputs(self.fun(*args[:count]))
+                self._call_checker.check_outputs(self.fun(*args[:count]))
             by_argnum = dict[int, mx.array]()
             if nonempty_argnums and nonempty_outnums:
                 by_argnum.update(zip(nonempty_argnums, nonempty_gradients(*args), strict=True))
@@ -124,10 +124,10 @@ class Function(PureFunction):
                     "and mx.fft or mx.addmm, whose tangents MLX gets wrong. Give these a forward "
                     "rule as well, or write a @ b + c for mx.addmm."
                 )
-            self._check_gradient(argnums, forward=True)
+            self._check_gradient(argnums, forward_mode=True)
             return jvp_by_rules
         may_have_rules = self._may_have_rules()
-        self._check_gradient(argnums, forward=not (unreliable or may_have_rules))
+        self._check_gradient(argnums, forward_mode=not (unreliable or may_have_rules))
         if not (unreliable or may_have_rules):
             return jvp_with_fallback(lambda: self._check_gradient(argnums))
         if may_have_rules:
@@ -153,7 +153,7 @@ class Function(PureFunction):
         def of_example(*xs: mx.array) -> list[mx.array]:
             return separate_nodes(run(*xs))
 
-        run = self.run or self.fun
+        run = self.forward_fun or self.fun
         primals = tuple(
             [s.with_axis(axis, size) for s, axis in zip(self.primals, axes, strict=True)]
         )
@@ -166,7 +166,7 @@ class Function(PureFunction):
             strided = self.summary is not None and "AsStrided" in self.summary.operations
             fun = loop_over_examples(self.fun, axes, size, self.outputs, dense=strided)
         run_batch = fun if is_wrong else batched
-        return self._derive("vmap", fun, primals, specs, run=run_batch).make_op()
+        return self._derive("vmap", fun, primals, specs, forward_fun=run_batch).make_op()
 
     def forward_backward(self, argnums: Positions, outnums: Positions) -> ForwardBackward | None:
         """Make the forward/backward pair; None where it would not give the right gradients."""
@@ -176,26 +176,26 @@ class Function(PureFunction):
         self._check_gradient(argnums)
         if self._may_have_rules() and self.vjp(argnums, outnums).summary is None:
             return None  # rules of the user would look at cotangents that are not known yet
-        if self._may_have_rules() and self.settings.seed is not None:
+        if self._may_have_rules() and self.settings.seed_argnum is not None:
             return None  # they may draw, which they do where a gradient is recomputed
         saved_graph = SavedGraph(
             fun=self._with_separate_nodes(self.fun),
-            observed_call=self._observed_call,
+            call_checker=self._call_checker,
             primals=self.primals,
             argnums=argnums,
             outnums=outnums,
-            vjp=lambda argnums, outnums: self.vjp(argnums, outnums).make_op(),
+            recompute_vjp=lambda argnums, outnums: self.vjp(argnums, outnums).make_op(),
         )
         return saved_graph.forward_backward()
 
     def _derive(
-        self, rule: str, fun: Fun, primals: Specs, outputs: Specs, run: Fun | None = None
+        self, rule: str, fun: Fun, primals: Specs, outputs: Specs, forward_fun: Fun | None = None
     ) -> "Function":
         """Make the function that a rule leads to, with a dry run of it."""
-        if rule != "vmap" and self.settings.seed is not None and self._may_have_rules():
-            fun = rules_with_seed(fun, self.settings.seed)
+        if rule != "vmap" and self.settings.seed_argnum is not None and self._may_have_rules():
+            fun = rules_with_seed(fun, self.settings.seed_argnum)
         summary = self.summary and summarize_checked(fun, f"{self.name}.{rule}", primals)
-        if summary and summary.uses_rng and self.settings.seed is None:
+        if summary and summary.uses_rng and self.settings.seed_argnum is None:
             raise NoRuleError(
                 f"a rule of a custom function in {self.name} draws random numbers, which would "
                 "follow from nothing. Draw them in the function."
@@ -208,9 +208,9 @@ class Function(PureFunction):
             fun=fun,
             outputs=outputs,
             summary=summary,
-            is_gradient=rule == "vjp" and not has_custom_rules,
+            is_builtin_vjp=rule == "vjp" and not has_custom_rules,
             has_custom_rules=has_custom_rules,
-            run=run,
+            forward_fun=forward_fun,
             root=self.root or self,
             captured_state=self.captured_state,
         )

@@ -80,11 +80,11 @@ class MlxSource:
         labels: Sequence[str],
         compile: bool,
         residuals: str,
-        seed: int | None = None,
+        seed_argnum: int | None = None,
     ) -> Op:
         """Make an Op of `fn` for primals of these specs, after a dry run.
 
-        Random numbers follow from the argument at the position `seed`, one or more integers.
+        Random numbers follow from the argument at the position `seed_argnum`, one or more integers.
         """
         for spec, label in zip(primals, labels, strict=True):
             if spec.weak_type:
@@ -92,8 +92,8 @@ class MlxSource:
                     f"{label} is a Python number, which reaches a function of MLX as it is. Name "
                     "it static, or pass an array."
                 )
-        settings = Settings(compile, residuals, seed)
-        function = _make_function(as_flat_function(fn, seed), name, primals, settings)
+        settings = Settings(compile, residuals, seed_argnum)
+        function = _make_function(as_flat_function(fn, seed_argnum), name, primals, settings)
         read_state = state_reader(fn)
         if compile:  # a compiled function keeps what it captured
             state = read_state()
@@ -128,7 +128,7 @@ def _make_function(fun: Fun, name: str, primals: Specs, settings: Settings) -> F
         fun,
         outputs,
         summary,
-        uses_rng=draws and settings.seed is None,
+        uses_rng=draws and settings.seed_argnum is None,
         check_captures=check_captures,
     )
 

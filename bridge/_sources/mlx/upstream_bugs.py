@@ -22,8 +22,8 @@ from collections.abc import Callable, Collection, Iterable
 
 from bridge._core.errors import NoRuleError
 from bridge._core.op import Positions, Specs
-from bridge._sources.mlx.complex import is_complex
-from bridge._sources.mlx.dot_graph import Step, reachable_from
+from bridge._sources.mlx.complex import has_complex_operand
+from bridge._sources.mlx.dot_graph import Step, active_arrays
 from bridge._sources.mlx.export import export_batched_operations, export_operations
 from bridge._sources.mlx.graph_summary import GraphSummary, summarize_graph
 from bridge._sources.mlx.random import Fun
@@ -38,7 +38,7 @@ _WRONG = {
         "mx.sqrt(mx.real(z * mx.conj(z))) for mx.abs(z), and z over that for its sign",
     ),
 }
-_WRONG_FORWARD = {"CumLogAddExp", "Sign"}
+_WRONG_JVP = {"CumLogAddExp", "Sign"}
 
 
 def check_real(primals: Specs, outputs: Specs, name: str) -> None:
@@ -60,13 +60,13 @@ class _Fault:
         advice: The code to write instead.
         occurs: Returns True if this derivative is computed, from a step, the names of the arrays
             that depend on the differentiated ones, and the names of the arrays that are used.
-        forward: True if the tangent is wrong as well.
+        affects_jvp: True if the tangent is wrong as well.
     """
 
     derivative: str
     advice: str
     occurs: Callable[[Step, Collection[str], Collection[str]], bool]
-    forward: bool = True
+    affects_jvp: bool = True
 
 
 _FAULTS = {
@@ -74,7 +74,7 @@ _FAULTS = {
         "mx.full and mx.full_like by the value",
         "mx.broadcast_to(value, shape)",
         lambda step, active, _: step.inputs[0] in active,
-        forward=False,
+        affects_jvp=False,
     ),
     "Pad": _Fault(
         "mx.pad by constant_values",
@@ -100,17 +100,19 @@ def check_graph(
     outputs: Collection[str],
     name: str,
     *,
-    forward: bool,
+    forward_mode: bool,
 ) -> None:
     """Raise if a derivative of the graph by the arrays named `start` would be wrong."""
     steps = [*steps]
     if not any(step.name in _FAULTS for step in steps):
         return
-    active = reachable_from(steps, start, bodies=True)
+    active = active_arrays(steps, start, in_custom_functions=True)
     used = {x for step in steps for x in step.inputs}.union(outputs)
     for step in steps:
         fault = _FAULTS.get(step.name)
-        applies = fault and not active.isdisjoint(step.inputs) and (fault.forward or not forward)
+        applies = (
+            fault and not active.isdisjoint(step.inputs) and (fault.affects_jvp or not forward_mode)
+        )
         if fault and applies and fault.occurs(step, active, used):
             raise NoRuleError(
                 f"MLX computes wrong derivatives of {fault.derivative}, which {name} needs. Write "
@@ -125,7 +127,7 @@ def check_gradient(
     name: str,
     argnums: Positions,
     *,
-    forward: bool = False,
+    forward_mode: bool = False,
 ) -> None:
     """Raise if the gradient of `fun` by the primals at `argnums`, or its tangent, would be wrong.
 
@@ -134,13 +136,13 @@ def check_gradient(
     steps = summary.operations_in_order
     start = [f"x_{i}" for i in argnums]
     outputs = [f"y_{i}" for i in range(len(summary.outputs))]
-    check_graph(steps, start, outputs, name, forward=forward)
-    active = reachable_from(steps, start, bodies=True)
+    check_graph(steps, start, outputs, name, forward_mode=forward_mode)
+    active = active_arrays(steps, start, in_custom_functions=True)
     differentiated = {step.name for step in steps if not active.isdisjoint(step.inputs)}
     names = [part for part in _WRONG if any(part in operation for operation in differentiated)]
-    wrong = [part for part in names if part in _WRONG_FORWARD or not forward]
-    export_names = {_WRONG[part][0] for part in wrong}
-    if wrong and is_complex(fun, primals, summary, wrong, export_names):
+    wrong = [part for part in names if part in _WRONG_JVP or not forward_mode]
+    exported_names = {_WRONG[part][0] for part in wrong}
+    if wrong and has_complex_operand(fun, primals, summary, wrong, exported_names):
         raise NoRuleError(
             f"MLX computes wrong gradients of {' and '.join(wrong)} for complex numbers, which "
             f"{name} has (mlx#2178). Write {'; '.join(_WRONG[part][1] for part in wrong)}."

@@ -52,7 +52,7 @@ def _check(
     names = {f"x_{i}": x for i, x in enumerate(xs)} | {f"y_{i}": y for i, y in enumerate(ys)}
     steps = read_graph(ys, names) if ys else ()
     starts = [f"x_{i}" for i in range(len(xs))]
-    check_graph(steps, starts, [f"y_{i}" for i in range(len(ys))], name, forward=False)
+    check_graph(steps, starts, [f"y_{i}" for i in range(len(ys))], name, forward_mode=False)
     differentiable = [j for j, y in enumerate(ys) if mx.issubdtype(y.dtype, mx.inexact)]
     for i, x in enumerate(xs):
         connected = _connected_to(steps, f"x_{i}")

@@ -55,7 +55,7 @@ class FunctionInfo:
     @property
     def is_seeded(self) -> bool:
         """True if it is captured, and its random numbers follow from a seed."""
-        return self.uses_rng and self.settings.seed is not None and self.program is not None
+        return self.uses_rng and self.settings.seed_argnum is not None and self.program is not None
 
     @property
     def is_second_order(self) -> bool:

@@ -32,7 +32,7 @@ def fake_tensors(specs: Sequence[ArraySpec]) -> list[torch.Tensor]:
         ]
 
 
-def without_values(fakes: Sequence[Any]) -> FakeTensorMode:
+def fake_mode_of(fakes: Sequence[Any]) -> FakeTensorMode:
     """Return a context in which new tensors have no values, as those of `fakes`."""
     return fakes[0].fake_mode if fakes else FakeTensorMode(allow_non_fake_inputs=True)
 

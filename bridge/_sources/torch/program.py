@@ -23,13 +23,13 @@ class Settings:
     Attributes:
         capture: `auto`, `require` or `never`: whether the function is captured as a graph.
         dtype: The default dtype, that of a Python number in the function.
-        seed: The position of the argument that random numbers follow from, if there is one.
+        seed_argnum: The position of the argument that random numbers follow from, if there is one.
         exports_graph: True if Ops have a neutral graph, for a target that compiles it.
     """
 
     capture: str
     dtype: torch.dtype
-    seed: int | None = None
+    seed_argnum: int | None = None
     exports_graph: bool = False
 
 
@@ -116,8 +116,8 @@ _BY_SHAPE = {
 def make_call(program: Program, settings: Settings) -> Callable[..., Any]:
     """Make the `call` of an Op from `program`; random numbers follow from its seed."""
     run = in_clean_state(program.run, settings.dtype)
-    seed = settings.seed
-    return run if seed is None or not program.uses_rng else with_seed(run, seed)
+    seed_argnum = settings.seed_argnum
+    return run if seed_argnum is None or not program.uses_rng else with_seed(run, seed_argnum)
 
 
 def make_call_into(program: Program, settings: Settings) -> Callable[..., Any]:
@@ -125,7 +125,9 @@ def make_call_into(program: Program, settings: Settings) -> Callable[..., Any]:
 
     def call_into(buffers: Sequence[torch.Tensor], primals: Sequence[torch.Tensor]) -> Any:
         run = in_clean_state(functools.partial(program.run_into, *buffers), settings.dtype)
-        seed = settings.seed
-        return (run if seed is None or not program.uses_rng else with_seed(run, seed))(*primals)
+        seed_argnum = settings.seed_argnum
+        return (
+            run if seed_argnum is None or not program.uses_rng else with_seed(run, seed_argnum)
+        )(*primals)
 
     return call_into

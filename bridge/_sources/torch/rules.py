@@ -31,7 +31,7 @@ from bridge._sources.torch.autodiff.transforms import (
     transformed_vjp,
     vmapped,
 )
-from bridge._sources.torch.autodiff.unrecorded_outputs import recorded_dependencies
+from bridge._sources.torch.autodiff.unrecorded_outputs import gradient_dependencies
 from bridge._sources.torch.batching.loop_vmap import Axes, batched_specs, has_seed_per_example
 from bridge._sources.torch.batching.rng_consistency import missing_key_error, same_gradients
 from bridge._sources.torch.batching.vmap import Batched, LoopedBatch, make_batched
@@ -68,16 +68,16 @@ class Function(FunctionInfo):
             forward_backward=self.forward_backward
             if self.program or can_save_graph(self)
             else None,
-            uses_rng=self.uses_rng and self.settings.seed is None,
+            uses_rng=self.uses_rng and self.settings.seed_argnum is None,
             reruns=self.program is None,
-            dependencies=recorded_dependencies(self),
+            dependencies=gradient_dependencies(self),
             fingerprint=self.program.fingerprint if self.program else None,
             graph=export_graph(self.program, self.settings) if self.program else None,
         )
 
     def vjp(self, argnums: Positions, outnums: Positions) -> "Function | Batched":
         """Return the gradients of the primals at `argnums`, by the outputs at `outnums`."""
-        if self.program is None and self.uses_rng and self.settings.seed is None:
+        if self.program is None and self.uses_rng and self.settings.seed_argnum is None:
             raise NoRuleError(
                 f"{self.name} draws random numbers, is rerun for its derivative, and would draw "
                 "others. Let the function take a seed."
@@ -92,7 +92,7 @@ class Function(FunctionInfo):
         )
         if not isinstance(gradients, Function):
             return gradients
-        if gradients.uses_rng and self.settings.seed is None:
+        if gradients.uses_rng and self.settings.seed_argnum is None:
             raise missing_key_error(self.name)
         gradients = self._with_differentiable_fun(
             gradients, recorded_vjp, (argnums, outnums), of_batch
@@ -176,8 +176,10 @@ class Function(FunctionInfo):
             raise no_rule_error("derivative", self.name, error) from error
         if pair and self.batched and self.observer.asked:
             ops = self.make_op(), self.batched.vjp(argnums, outnums).make_op()
-            seed, primals = self.settings.seed, self.primals
-            if not same_gradients(*ops, pair, argnums, outnums, primals=primals, seed=seed):
+            seed_argnum, primals = self.settings.seed_argnum, self.primals
+            if not same_gradients(
+                *ops, pair, argnums, outnums, primals=primals, seed_argnum=seed_argnum
+            ):
                 return None
         return pair
 
@@ -225,7 +227,7 @@ class Function(FunctionInfo):
         raise no_rule_error(rule, self.name, refused) from refused
 
 
-def make_native(fun: Fun, name: str, primals: Specs, settings: Settings) -> Function:
+def make_user_function(fun: Fun, name: str, primals: Specs, settings: Settings) -> Function:
     """Make the user's function with its rules."""
     try:  # as in training, where it may behave differently
         function = make_function(fun, name, primals, settings, training=True)

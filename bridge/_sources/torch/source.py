@@ -11,7 +11,7 @@ from bridge._core.op import Op, Specs
 from bridge._core.spec import is_device
 from bridge._sources.torch.capture.trace import on_copies
 from bridge._sources.torch.program import Settings
-from bridge._sources.torch.rules import make_native
+from bridge._sources.torch.rules import make_user_function
 from bridge._sources.torch.state.module import functionalize
 
 
@@ -81,19 +81,19 @@ class TorchSource:
         labels: Sequence[str],
         capture: str,
         lower: str = "ffi",
-        seed: int | None = None,
+        seed_argnum: int | None = None,
     ) -> Op:
         """Make an Op of `fn` for primals of these specs, captured now unless `capture` is "never".
 
-        Random numbers follow from the argument at the position `seed`, one or more integers. With
+        Random numbers follow from the argument at `seed_argnum`, one or more integers. With
         `lower="xla"`, Ops have a neutral graph and are captured on the host, where torch computes
         nothing.
         """
         exports_graph = lower == "xla"
         if exports_graph:
             primals = tuple(dataclasses.replace(spec, device="cpu") for spec in primals)
-        settings = Settings(capture, torch.get_default_dtype(), seed, exports_graph)
-        return make_native(on_copies(fn, name), name, primals, settings).make_op()
+        settings = Settings(capture, torch.get_default_dtype(), seed_argnum, exports_graph)
+        return make_user_function(on_copies(fn, name), name, primals, settings).make_op()
 
     def symbolic_shapes(
         self,

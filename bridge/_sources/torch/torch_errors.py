@@ -50,3 +50,23 @@ def is_value_error(error: BaseException) -> bool:
 def is_style_error(error: BaseException) -> bool:
     """Return True if `error` says that torch.func refuses a Function in the style of torch 1."""
     return "it must override the setup_context staticmethod" in str(error)
+
+
+def no_graph_reason(error: BaseException) -> str | None:
+    """Return why a function that may be rerun instead has no graph, if `error` says so."""
+    if is_change_error(error):
+        return (
+            "it changes in place a tensor that it has computed only from tensors that it captures. "
+            "Pass them as arguments."
+        )
+    if is_shape_error(error):
+        return (
+            "torch cannot tell the shapes of the results of an operator without values "
+            f"({error}). `torch.library.register_fake` tells it, if the operator is yours."
+        )
+    if is_value_error(error):
+        return (
+            f"it looks at the values of tensors ({error}): by `if`, `.item()`, NumPy, or a shape "
+            "that depends on them."
+        )
+    return None

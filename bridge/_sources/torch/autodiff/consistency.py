@@ -52,9 +52,11 @@ def accepts_gradients(
     pair = function.forward_backward(argnums, outnums)
     if pair is None:  # the gradients draw random numbers too, after those of the function
         return gradients.program is None or same_first_draws(function.program, gradients.program)
-    seed = function.settings.seed or 0
+    seed_argnum = function.settings.seed_argnum or 0
     ops = function.make_op(), gradients.make_op()
-    return same_gradients(*ops, pair, argnums, outnums, primals=function.primals, seed=seed)
+    return same_gradients(
+        *ops, pair, argnums, outnums, primals=function.primals, seed_argnum=seed_argnum
+    )
 
 
 def accepts_tangents(function: Any, tangents: Any, argnums: Positions, outnums: Positions) -> bool:
@@ -63,13 +65,15 @@ def accepts_tangents(function: Any, tangents: Any, argnums: Positions, outnums: 
         return True
     if not function.is_seeded:
         return _is_transpose(function, tangents, argnums, outnums)
-    ops, seed = (function.make_op(), tangents.make_op()), function.settings.seed or 0
-    return same_tangents(*ops, argnums, outnums, primals=function.primals, seed=seed)
+    ops, seed_argnum = (function.make_op(), tangents.make_op()), function.settings.seed_argnum or 0
+    return same_tangents(*ops, argnums, outnums, primals=function.primals, seed_argnum=seed_argnum)
 
 
 def _is_transpose(function: Any, tangents: Any, argnums: Positions, outnums: Positions) -> bool:
     """Return True if the jvp is the transpose of the vjp; raise if torch has the vjp wrong."""
-    if tangents.strategy is not transformed_jvp and not _reruns_without_rules(function):
+    if tangents.strategy is not transformed_jvp and not _is_eager_without_custom_gradients(
+        function
+    ):
         _check_linear(function, tangents, outnums)
     gradients = function.vjp(argnums, outnums)
     tangent_specs = tuple(function.primals[i] for i in argnums)
@@ -92,7 +96,7 @@ def _is_transpose(function: Any, tangents: Any, argnums: Positions, outnums: Pos
     return False
 
 
-def _reruns_without_rules(function: Any) -> bool:
+def _is_eager_without_custom_gradients(function: Any) -> bool:
     """Return True if a function is rerun, without Functions or hooks that change its gradient."""
     observer = function.observer
     return function.program is None and not observer.functions and not observer.hooked

@@ -33,7 +33,7 @@ def with_differentiable_functions(fun: Fun, settings: Settings) -> Fun:
             return apply(*args)
         graphs = FunctionGraphs(cls, args, settings)
         with without_modes():
-            obstacles = _find_obstacles(graphs)
+            obstacles = _find_double_backward_obstacles(graphs)
         if not obstacles.code:
             return apply(*args)
         if obstacles.graph:
@@ -47,7 +47,7 @@ def with_differentiable_functions(fun: Fun, settings: Settings) -> Fun:
     return results
 
 
-def _find_obstacles(graphs: FunctionGraphs) -> Obstacles:
+def _find_double_backward_obstacles(graphs: FunctionGraphs) -> Obstacles:
     """Return what prevents the differentiation of a Function's gradient, as code or as a graph."""
     try:
         return graphs.gradient[1].obstacles

@@ -57,7 +57,7 @@ def is_transpose(
 
     # Integers that are all 0 are indices of one element, where much is undefined. Others may be out
     # of bounds, and then CUDA ends the process.
-    varied = all(spec.device == "cpu" for spec in primals) and any(map(_is_index, primals))
+    varied = all(spec.device == "cpu" for spec in primals) and any(map(_may_be_index, primals))
     bounds = (1, sys.maxsize, 3, 2) if varied else (1,)
     try:
         return any(_agree_on_examples(bound, sides, primals) for bound in bounds)
@@ -101,7 +101,7 @@ def _agree_on_examples(bound: int, sides: "Callable[[Any], Sides]", primals: Spe
         return bound == 1
 
 
-def _is_index(spec: ArraySpec) -> bool:
+def _may_be_index(spec: ArraySpec) -> bool:
     return not spec.differentiable
 
 
@@ -248,4 +248,4 @@ def run_eagerly(
             check(xs, copies)
         return tuple(copies)
 
-    return call if settings.seed is None else with_seed(call, settings.seed)
+    return call if settings.seed_argnum is None else with_seed(call, settings.seed_argnum)

@@ -49,7 +49,7 @@ def make_forward_backward(
     # In an exported graph, captured tensors are constant.
     constants = () if settings.exports_graph else captured_tensors(graphs.backward)
 
-    unseeded = dataclasses.replace(settings, seed=None)
+    unseeded = dataclasses.replace(settings, seed_argnum=None)
 
     @functools.cache
     def backward(argnums: Positions) -> Op:
@@ -96,18 +96,18 @@ def _batch_half(
     program: Program, name: str, primals: Specs, settings: Settings, axes: Axes, size: int
 ) -> Op:
     """Make the batched form of a half; raise if its random numbers would differ."""
-    seed = settings.seed
+    seed_argnum = settings.seed_argnum
     if program.uses_rng and has_seed_per_example(settings, axes):
         return loop_op(make_half(program, name, primals, settings), axes, size)
-    fun = vmapped(program.run, axes, size, "different" if seed is None else "same")
+    fun = vmapped(program.run, axes, size, "different" if seed_argnum is None else "same")
     batched_primals = batched_specs(primals, axes, size)
     try:
         batched = trace(fun, batched_primals, name=f"{name}.vmap", settings=settings)
     except RuntimeError as error:
         raise NoRuleError(f"torch cannot batch {name}: {error}") from error
     op = make_half(batched, f"{name}.vmap", batched_primals, settings)
-    if program.uses_rng and seed is not None:
+    if program.uses_rng and seed_argnum is not None:
         one = make_half(program, name, primals, settings)
-        if not same_examples(one, op, axes, primals=batched_primals, seed=seed):
+        if not same_examples(one, op, axes, primals=batched_primals, seed_argnum=seed_argnum):
             raise NoRuleError(f"torch cannot batch {name}: {RNG_MISMATCH}")
     return op

@@ -12,7 +12,7 @@ import contextlib
 import inspect
 import threading
 from collections.abc import Callable, Generator
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
@@ -26,6 +26,14 @@ from bridge._sources.torch.internals import is_transforming
 
 # `(cls, args, apply) -> outputs`, in the place of `apply(*args)`.
 Intercept = Callable[[type, tuple[Any, ...], Callable[..., Any]], Any]
+
+
+class _Interception(NamedTuple):
+    """What is called in the place of `apply`, and whether it only observes."""
+
+    intercept: Intercept
+    observes: bool
+
 
 _FUNCTION: Any = torch.autograd.Function
 _BASE: Any = _FUNCTION.__mro__[1]
@@ -44,9 +52,9 @@ def intercept_apply(intercept: Intercept, *, observes: bool = False) -> Generato
 
     If it only `observes`, it calls `apply` with the same arguments.
     """
-    stack = _stack()
+    stack = _intercept_stack()
     with _install():
-        stack.append((intercept, observes))
+        stack.append(_Interception(intercept, observes))
         try:
             yield
         finally:
@@ -121,13 +129,13 @@ def _apply_function(cls: Any, *args: Any, **kwargs: Any) -> Any:
 
 def _call_intercept(cls: Any, plain: Callable[..., Any], args: Any, kwargs: Any) -> Any:
     """Call the innermost intercept in this thread, or `apply` if there is none."""
-    stack, apply = _stack(), _with_notice(cls, plain)
+    stack, apply = _intercept_stack(), _with_notice(cls, plain)
     # torch.func makes classes of its own from Functions, which are not intercepted.
     if not stack or kwargs or not issubclass(cls, torch.autograd.Function):
         return apply(*args, **kwargs)
     top = stack.pop()  # only outer intercepts see a Function that is called in a Function
     try:
-        return top[0](cls, args, apply)
+        return top.intercept(cls, args, apply)
     finally:
         stack.append(top)
 
@@ -146,8 +154,8 @@ def _look_up(cls: Any, name: str) -> Any:
     """Get an attribute of a Function, or of its substitute: NOTE [apply that was bound before]."""
     value = type.__getattribute__(cls, name)
     is_call = name == "_backward_cls" and issubclass(cls, torch.autograd.Function)
-    if is_call and _stacks.__dict__.pop("applied", None) is not cls and _stack():
-        _stacks.substitute = cls, _make_substitute(cls, *_stack()[-1])
+    if is_call and _stacks.__dict__.pop("applied", None) is not cls and _intercept_stack():
+        _stacks.substitute = cls, _make_substitute(cls, *_intercept_stack()[-1])
     original, substitute = _stacks.__dict__.get("substitute", (None, None))
     if original is not cls or name not in ("_backward_cls", "forward", "setup_context"):
         return value
@@ -163,8 +171,8 @@ def _make_substitute(cls: Any, intercept: Intercept, observes: bool) -> Any:  # 
         return None
 
     def call(*args: Any) -> Any:
-        stack = _stack()
-        tops = [stack.pop()] if stack and stack[-1][0] is intercept else []
+        stack = _intercept_stack()
+        tops = [stack.pop()] if stack and stack[-1].intercept is intercept else []
         pending = _stacks.__dict__.pop("substitute", None)  # C reads its setup_context later
         try:
             return intercept(cls, args, lambda *_: PLAIN)
@@ -176,5 +184,5 @@ def _make_substitute(cls: Any, intercept: Intercept, observes: bool) -> Any:  # 
     return recomputing_function(cls, call, takes_context=takes_context(cls))
 
 
-def _stack() -> list[tuple[Intercept, bool]]:
+def _intercept_stack() -> list[_Interception]:
     return _stacks.__dict__.setdefault("intercepts", [])

@@ -91,7 +91,7 @@ class FunctionGraphs:
     def __init__(self, cls: Any, args: tuple[Any, ...], settings: Settings) -> None:
         self.cls, self.name = cls, cls.__name__
         self.settings = dataclasses.replace(
-            settings, capture="require", seed=None, exports_graph=False
+            settings, capture="require", seed_argnum=None, exports_graph=False
         )
         self.needs_grad = [isinstance(x, torch.Tensor) and x.requires_grad for x in args]
         self.argnums = tuple(i for i, x in enumerate(args) if isinstance(x, torch.Tensor))

@@ -106,12 +106,12 @@ def flow_nodes(graph: Graph, sources: Iterable[Node], ends: Sequence[Node] = ())
     for node in graph.nodes:
         if node.op != "call_function" or node.target in _PIECEWISE_CONSTANT or node in ends:
             continue
-        if _has_gradient(node) and dependent.intersection(node.all_input_nodes):
+        if _has_differentiable_output(node) and dependent.intersection(node.all_input_nodes):
             dependent.add(node)
     return dependent
 
 
-def _has_gradient(node: Node) -> bool:
+def _has_differentiable_output(node: Node) -> bool:
     value = node.meta.get("val")
     return any(map(is_differentiable, value if isinstance(value, (tuple, list)) else [value]))
 
@@ -127,6 +127,6 @@ def stops_matter(
 
     Derivatives that continue through one of the `leaves` do not count.
     """
-    dependent = flow_nodes(graph, filter(_has_gradient, inputs))
+    dependent = flow_nodes(graph, filter(_has_differentiable_output, inputs))
     stopped = dependent.intersection(stops).difference(leaves)
     return not flow_nodes(graph, stopped, leaves).isdisjoint(outputs)

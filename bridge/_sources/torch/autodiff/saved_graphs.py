@@ -94,7 +94,7 @@ class SavedGraph:
         outputs: The specs of its outputs.
         settings: The settings of the user's function.
         argnums: Positions of the arguments that derivatives are taken by.
-        vjp: `(argnums, outnums) -> Op`, the gradients by a rerun, where the graph is lost.
+        recompute_vjp: `(argnums, outnums) -> Op`, the gradients by a rerun, for a lost graph.
         store: The saved graphs.
     """
 
@@ -104,7 +104,7 @@ class SavedGraph:
     outputs: Specs
     settings: Settings
     argnums: Positions
-    vjp: Callable[[Positions, Positions], Op]
+    recompute_vjp: Callable[[Positions, Positions], Op]
     store: _GraphStore = dataclasses.field(default_factory=_GraphStore)
 
     def forward_backward(self, outnums: Positions) -> ForwardBackward:
@@ -145,7 +145,11 @@ class SavedGraph:
             number = self.store.save(_Graph(free, outputs, setup, generator_states(xs)))
             return (*values, torch.tensor(number, dtype=torch.int32))
 
-        return call if self.settings.seed is None else with_seed(call, self.settings.seed)
+        return (
+            call
+            if self.settings.seed_argnum is None
+            else with_seed(call, self.settings.seed_argnum)
+        )
 
     def _make_backward(self, argnums: Positions, outnums: Positions) -> Op:
         """Make the backward, from primals, the number of the graph and cotangents."""
@@ -156,7 +160,7 @@ class SavedGraph:
             cotangents = [c.detach().clone() for c in args[count + 1 :]]
             graph = self.store.find(int(args[count]))
             if graph is None or not all(graph.outputs[i].requires_grad for i in outnums):
-                return self.vjp(argnums, outnums).call(*args[:count], *cotangents)
+                return self.recompute_vjp(argnums, outnums).call(*args[:count], *cotangents)
             inputs = [graph.inputs[self.argnums.index(i)] for i in argnums]
             outputs = [graph.outputs[i] for i in outnums]
             with (
@@ -185,14 +189,16 @@ class SavedGraph:
                 generator.set_state(state)
             yield
             now = generator_states(xs)
-            if self.settings.seed is None and not all(map(torch.equal, graph.rng_states, now)):
+            if self.settings.seed_argnum is None and not all(
+                map(torch.equal, graph.rng_states, now)
+            ):
                 raise missing_key_error(self.name)
 
 
 def can_save_graph(function: Any) -> bool:
     """Return True if a function is rerun, and its forward can save an autograd graph."""
     derived = function.strategy is not None or function.is_second_order
-    unseeded = function.uses_rng and function.settings.seed is None
+    unseeded = function.uses_rng and function.settings.seed_argnum is None
     return not function.program and not derived and not unseeded
 
 
@@ -205,5 +211,7 @@ def save_graph(function: Any, argnums: Positions) -> SavedGraph:
         outputs=function.outputs,
         settings=function.settings,
         argnums=argnums,
-        vjp=functools.cache(lambda argnums, outnums: function.vjp(argnums, outnums).make_op()),
+        recompute_vjp=functools.cache(
+            lambda argnums, outnums: function.vjp(argnums, outnums).make_op()
+        ),
     )

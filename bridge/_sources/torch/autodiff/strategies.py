@@ -8,18 +8,18 @@ from bridge._core.op import Positions
 from bridge._sources.torch.autodiff.function_calls import has_jvp
 from bridge._sources.torch.autodiff.transforms import (
     dual_jvp,
+    jvp_by_double_vjp,
     recorded_jvp,
     recorded_vjp,
     transformed_jvp,
     transformed_vjp,
-    transposed_jvp,
     with_zeros,
 )
 from bridge._sources.torch.capture.trace import Fun
 from bridge._sources.torch.state.escaped_values import (
     check_attached,
-    depends_by_graph,
-    depends_by_value,
+    dependence_by_graph,
+    dependence_by_perturbation,
 )
 
 Strategy = Callable[..., Fun]
@@ -33,7 +33,11 @@ def gradient_strategies(
     """Return functions that compute the gradients of `function`, each with its strategy."""
     fun, reruns = function.base_fun, function.program is None
     if reruns or function.observer.copied:
-        depends = depends_by_value(fun) if reruns else depends_by_graph(function.program, argnums)
+        depends = (
+            dependence_by_perturbation(fun)
+            if reruns
+            else dependence_by_graph(function.program, argnums)
+        )
         recorded = tuple(i for i in outnums if i not in function.unrecorded)
         fun = check_attached(fun, function.name, recorded, depends)
     no_func = function.recorded or reruns or function.is_second_order or function.observer.copied
@@ -47,16 +51,16 @@ def tangent_strategies(
 ) -> list[tuple[Fun, Strategy]]:
     """Return functions that compute the tangents of `function`, each with its strategy."""
     count, fun = len(function.primals), function.twin or function.base_fun
-    strategies: list[Strategy] = [transformed_jvp, transposed_jvp, recorded_jvp]
+    strategies: list[Strategy] = [transformed_jvp, jvp_by_double_vjp, recorded_jvp]
     if forward_strategy(function) is dual_jvp:
         strategies, fun = [dual_jvp], function.base_fun
-        _check_nesting(function)
+        _check_no_nested_jvp(function)
     elif not function.program:  # without a graph nothing tells whether a gradient is linear
         strategies = [transformed_jvp]
     elif function.recorded or function.is_second_order:
         strategies = [recorded_jvp]
     elif function.observer.unrecorded:
-        strategies = [transposed_jvp, recorded_jvp]
+        strategies = [jvp_by_double_vjp, recorded_jvp]
     funs = [(fun, strategy) for strategy in strategies]
     if not function.program and (function.observer.unrecorded or function.observer.hooked):
         funs += [(function.base_fun, recorded_jvp)]
@@ -72,7 +76,7 @@ def forward_strategy(function: Any) -> Strategy:
     return dual_jvp if any(map(has_jvp, function.observer.functions)) else recorded_jvp
 
 
-def _check_nesting(function: Any) -> None:
+def _check_no_nested_jvp(function: Any) -> None:
     """Raise if tangents of tangents by users' rules are asked for."""
     if function.strategy is dual_jvp:  # torch refuses some, and returns zeros for others
         names = ", ".join(sorted(cls.__name__ for cls in function.observer.functions))

@@ -48,11 +48,11 @@ def with_free_args(
     return with_fixed
 
 
-def transformed_vjp(fun: Fun, count: int, argnums: Positions, outnums: Positions) -> Fun:
-    """Make the gradients of `fun`, a function of `count` primals, by `torch.func.vjp`."""
+def transformed_vjp(fun: Fun, primal_count: int, argnums: Positions, outnums: Positions) -> Fun:
+    """Make the gradients of `fun`, a function of `primal_count` primals, by `torch.func.vjp`."""
 
     def gradients(*args: torch.Tensor) -> Any:
-        xs, cotangents = args[:count], args[count:]
+        xs, cotangents = args[:primal_count], args[primal_count:]
         partial = with_free_args(fun, xs, argnums, outnums)
         pullback: Any = torch.func.vjp(partial, *(xs[i] for i in argnums))[1]
         return pullback(_copy_all(cotangents))
@@ -60,11 +60,11 @@ def transformed_vjp(fun: Fun, count: int, argnums: Positions, outnums: Positions
     return gradients
 
 
-def recorded_vjp(fun: Fun, count: int, argnums: Positions, outnums: Positions) -> Fun:
-    """Make the gradients of `fun`, a function of `count` primals, by `torch.autograd.grad`."""
+def recorded_vjp(fun: Fun, primal_count: int, argnums: Positions, outnums: Positions) -> Fun:
+    """Make the gradients of `fun`, of `primal_count` primals, by `torch.autograd.grad`."""
 
     def gradients(*args: torch.Tensor) -> list[torch.Tensor]:
-        xs, cotangents = args[:count], args[count:]
+        xs, cotangents = args[:primal_count], args[primal_count:]
         create_graph = any(x.requires_grad for x in args)
         with torch.enable_grad():
             free = [_as_leaf(xs[i]) for i in argnums]
@@ -77,11 +77,11 @@ def recorded_vjp(fun: Fun, count: int, argnums: Positions, outnums: Positions) -
     return gradients
 
 
-def transformed_jvp(fun: Fun, count: int, argnums: Positions, outnums: Positions) -> Fun:
-    """Make the tangents of `fun`, a function of `count` primals, by `torch.func.jvp`."""
+def transformed_jvp(fun: Fun, primal_count: int, argnums: Positions, outnums: Positions) -> Fun:
+    """Make the tangents of `fun`, a function of `primal_count` primals, by `torch.func.jvp`."""
 
     def jvp(*args: torch.Tensor) -> Any:
-        xs, tangents = args[:count], args[count:]
+        xs, tangents = args[:primal_count], args[primal_count:]
         partial = with_free_args(fun, xs, argnums, outnums)
         pair: Any = torch.func.jvp(partial, tuple(xs[i] for i in argnums), tangents)
         # In torch 2.13, the tangent of a float32 without axes plus a Python number is float64.
@@ -90,29 +90,29 @@ def transformed_jvp(fun: Fun, count: int, argnums: Positions, outnums: Positions
     return jvp
 
 
-def transposed_jvp(fun: Fun, count: int, argnums: Positions, outnums: Positions) -> Fun:
+def jvp_by_double_vjp(fun: Fun, primal_count: int, argnums: Positions, outnums: Positions) -> Fun:
     """Make the tangents by `torch.func.vjp` of a pullback: NOTE [tangents from gradients]."""
 
     def jvp(*args: torch.Tensor) -> Any:
-        xs, tangents = args[:count], args[count : count + len(argnums)]
+        xs, tangents = args[:primal_count], args[primal_count : primal_count + len(argnums)]
         partial = with_free_args(fun, xs, argnums, outnums)
         outputs, pullback, *_ = torch.func.vjp(partial, *(xs[i] for i in argnums))
-        cotangents = args[count + len(argnums) :] or [torch.zeros_like(y) for y in outputs]
+        cotangents = args[primal_count + len(argnums) :] or [torch.zeros_like(y) for y in outputs]
         return torch.func.vjp(lambda *c: pullback(_copy_all(c)), *cotangents)[1](tangents)
 
     return jvp
 
 
-def recorded_jvp(fun: Fun, count: int, argnums: Positions, outnums: Positions) -> Fun:
+def recorded_jvp(fun: Fun, primal_count: int, argnums: Positions, outnums: Positions) -> Fun:
     """Make the tangents by `torch.autograd.grad` of gradients: NOTE [tangents from gradients]."""
 
     def jvp(*args: torch.Tensor) -> list[torch.Tensor]:
-        xs, tangents = args[:count], args[count : count + len(argnums)]
+        xs, tangents = args[:primal_count], args[primal_count : primal_count + len(argnums)]
         create_graph = any(x.requires_grad for x in args)
         with torch.enable_grad():
             free = [_as_leaf(xs[i]) for i in argnums]
             outputs = with_free_args(fun, xs, argnums, outnums)(*free)
-            points = args[count + len(argnums) :] or [torch.zeros_like(y) for y in outputs]
+            points = args[primal_count + len(argnums) :] or [torch.zeros_like(y) for y in outputs]
             cotangents = [_as_leaf(c) for c in points]
             gradients = take_gradients(outputs, free, cotangents, create_graph=True)
             return take_gradients(gradients, cotangents, tangents, create_graph=create_graph)
@@ -120,11 +120,11 @@ def recorded_jvp(fun: Fun, count: int, argnums: Positions, outnums: Positions) -
     return jvp
 
 
-def dual_jvp(fun: Fun, count: int, argnums: Positions, outnums: Positions) -> Fun:
+def dual_jvp(fun: Fun, primal_count: int, argnums: Positions, outnums: Positions) -> Fun:
     """Make the tangents by `torch.autograd.forward_ad`, which uses the `jvp` of any Function."""
 
     def jvp(*args: torch.Tensor) -> list[torch.Tensor]:
-        xs, tangents = args[:count], args[count:]
+        xs, tangents = args[:primal_count], args[primal_count:]
         with torch.enable_grad(), forward_ad.dual_level():
             pairs = zip(argnums, tangents, strict=True)
             duals = [forward_ad.make_dual(xs[i], t) for i, t in pairs]

@@ -89,7 +89,7 @@ def _argument(func: Any, name: str, args: Sequence[Any], kwargs: Mapping[str, An
     return {**dict(zip(names, args, strict=False)), **kwargs}.get(name)
 
 
-def recorded_dependencies(function: Any) -> Callable[[], Sequence[frozenset[int]]] | None:
+def gradient_dependencies(function: Any) -> Callable[[], Sequence[frozenset[int]]] | None:
     """Return the `dependencies` of the Op of `function`, if known: none of unrecorded outputs."""
     program, unrecorded = function.program, function.unrecorded
     if not unrecorded:

@@ -25,7 +25,7 @@ def batched_specs(specs: Specs, axes: Axes, size: int) -> Specs:
 
 def has_seed_per_example(settings: Settings, axes: Axes) -> bool:
     """Return True if each example has a seed of its own."""
-    return settings.seed is not None and axes[settings.seed] is not None
+    return settings.seed_argnum is not None and axes[settings.seed_argnum] is not None
 
 
 def loop_call(one: Op, axes: Axes, out_axes: Axes, size: int, outputs: Specs) -> Callable[..., Any]:

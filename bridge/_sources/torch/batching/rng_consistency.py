@@ -33,12 +33,12 @@ def missing_key_error(name: str) -> NoRuleError:
     )
 
 
-def _seeded_inputs(primals: Specs, seed: int | None) -> Iterator[list[torch.Tensor]]:
-    """Yield example inputs for a few seeds; the argument at position `seed` holds the seed."""
+def _seeded_inputs(primals: Specs, seed_argnum: int | None) -> Iterator[list[torch.Tensor]]:
+    """Yield example inputs for a few seeds; the argument at `seed_argnum` holds the seed."""
     for n in range(_SEEDS):
         xs = example_inputs(primals, n)
-        if seed is not None:
-            xs[seed] = torch.full_like(xs[seed], 7 * n + 1)
+        if seed_argnum is not None:
+            xs[seed_argnum] = torch.full_like(xs[seed_argnum], 7 * n + 1)
         yield xs
 
 
@@ -71,11 +71,11 @@ def same_gradients(
     outnums: Positions,
     *,
     primals: Specs,
-    seed: int | None,
+    seed_argnum: int | None,
 ) -> bool:
     """Return True if an Op, its vjp and its pair draw the same random numbers."""
     outputs = op.output_specs()
-    for n, xs in enumerate(_seeded_inputs(primals, seed)):
+    for n, xs in enumerate(_seeded_inputs(primals, seed_argnum)):
         results = pair.forward.call(*xs)
         cotangents = example_inputs(tuple(outputs[i] for i in outnums), n)
         saved = [*(xs[i] for i in pair.saved_primals), *(results[i] for i in pair.saved_outputs)]
@@ -88,14 +88,14 @@ def same_gradients(
 
 
 def same_tangents(
-    op: Op, jvp: Op, argnums: Positions, outnums: Positions, *, primals: Specs, seed: int
+    op: Op, jvp: Op, argnums: Positions, outnums: Positions, *, primals: Specs, seed_argnum: int
 ) -> bool:
     """Return True if the jvp and the vjp of an Op draw the same random numbers."""
     vjp = op.derive("vjp", argnums, outnums)
     outputs = op.output_specs()
     tangent_specs = tuple(primals[i] for i in argnums)
     cotangent_specs = tuple(outputs[i] for i in outnums)
-    for n, xs in enumerate(_seeded_inputs(primals, seed)):
+    for n, xs in enumerate(_seeded_inputs(primals, seed_argnum)):
         dx, dy = example_inputs(tangent_specs, n + 1), example_inputs(cotangent_specs, n + 2)
         tangents, gradients = jvp.call(*xs, *dx), vjp.call(*xs, *dy)
         if not _all_close([_dot(tangents, dy)], [_dot(dx, gradients)]):
@@ -104,10 +104,10 @@ def same_tangents(
 
 
 def same_examples(
-    op: Op, vmap: Op, axes: Sequence[int | None], *, primals: Specs, seed: int
+    op: Op, vmap: Op, axes: Sequence[int | None], *, primals: Specs, seed_argnum: int
 ) -> bool:
     """Return True if the first and the last example draw what each would draw alone."""
-    for xs in _seeded_inputs(primals, seed):
+    for xs in _seeded_inputs(primals, seed_argnum):
         batched = vmap.call(*xs)
         for n in (0, -1):
             one = [x if a is None else x.select(a, n) for x, a in zip(xs, axes, strict=True)]

@@ -17,7 +17,7 @@ import torch
 from bridge._core.errors import NoRuleError
 from bridge._core.op import Op, Positions, Specs
 from bridge._sources.torch.autodiff.transforms import vmapped
-from bridge._sources.torch.autodiff.unrecorded_outputs import recorded_dependencies
+from bridge._sources.torch.autodiff.unrecorded_outputs import gradient_dependencies
 from bridge._sources.torch.batching.loop_vmap import (
     Axes,
     batched_specs,
@@ -93,15 +93,15 @@ class Batched:
     @property
     def randomness(self) -> str:
         """The argument `randomness` of `torch.func.vmap`."""
-        return "different" if self.settings.seed is None else "same"
+        return "different" if self.settings.seed_argnum is None else "same"
 
     def same_draws(self, vmap: Op) -> bool:
         """Return True if each example of the batched form draws what it would draw alone."""
-        seed = self.settings.seed
-        if seed is None or not self.uses_rng:
+        seed_argnum = self.settings.seed_argnum
+        if seed_argnum is None or not self.uses_rng:
             return True
         one = self.base.make_op()
-        return same_examples(one, vmap, self.in_axes, primals=self.primals, seed=seed)
+        return same_examples(one, vmap, self.in_axes, primals=self.primals, seed_argnum=seed_argnum)
 
     def check_rng(self) -> "Batched":
         """Return itself; raise if it would draw other random numbers."""
@@ -120,14 +120,14 @@ class Batched:
             vjp=lambda argnums, outnums: self.vjp(argnums, outnums).make_op(),
             jvp=lambda argnums: self.jvp(argnums).make_op(),
             vmap=lambda axes, size: self.vmap(axes, size).make_op(),
-            dependencies=recorded_dependencies(self),
+            dependencies=gradient_dependencies(self),
             fingerprint=self.program.fingerprint,
             graph=export_graph(self.program, self.settings),
         )
 
     def vjp(self, argnums: Positions, outnums: Positions) -> "Batched":
         """Return the gradients of the primals at `argnums`, by the outputs at `outnums`."""
-        if self.uses_rng and self.settings.seed is None:
+        if self.uses_rng and self.settings.seed_argnum is None:
             raise NoRuleError(
                 f"{self.name} draws random numbers, and its derivative would be taken at others "
                 "than its value. Let the function take a seed."

@@ -57,12 +57,12 @@ def _set_default_dtype(dtype: torch.dtype) -> None:
 _rng_lock = threading.RLock()
 
 
-def with_seed(run: Flat, position: int) -> Flat:
-    """Seed the generators of torch by the input at `position` while `run` runs."""
+def with_seed(run: Flat, seed_argnum: int) -> Flat:
+    """Seed the generators of torch by the input at `seed_argnum` while `run` runs."""
 
     def call(*xs: torch.Tensor) -> Sequence[torch.Tensor]:
         seed = 0
-        for word in xs[position].reshape(-1).tolist():  # a JAX key is two words of 32 bits
+        for word in xs[seed_argnum].reshape(-1).tolist():  # a JAX key is two words of 32 bits
             seed = ((seed << 32 | seed >> 32) ^ word) & 0xFFFFFFFFFFFFFFFF
         with fork_generators(xs) as generators:
             for generator in generators:

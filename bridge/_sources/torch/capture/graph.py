@@ -34,7 +34,8 @@ def simplify(module: GraphModule) -> None:
     _materialize_zeros(module)
     _remove_profiler_nodes(graph)
     for node in list(graph.nodes):
-        if _rewrite(graph, node):
+        is_erased = _rewrite_unbatchable(graph, node)
+        if is_erased:
             continue
         if node.target in _SAME or (node.target is _aten.clone.default and _is_needless(node)):
             source: Any = node.args[0]
@@ -60,7 +61,7 @@ def _materialize_zeros(module: GraphModule) -> None:
             setattr(module, str(node.target), constant.clone())
 
 
-def _rewrite(graph: Graph, node: Node) -> bool:
+def _rewrite_unbatchable(graph: Graph, node: Node) -> bool:
     """Replace an operator that torch cannot batch; return True if `node` is gone."""
     if node.target is _aten._neg_view.default:
         node.target = _aten.neg.default

@@ -38,11 +38,15 @@ def export_graph(program: Program, settings: Settings) -> Callable[[], Graph] | 
     """Return what exports the graph of `program`; `None` where no target compiles it."""
     if not settings.exports_graph:
         return None
-    return functools.cache(lambda: _export_module(program.module, settings.dtype, settings.seed))
+    return functools.cache(
+        lambda: _export_module(program.module, settings.dtype, settings.seed_argnum)
+    )
 
 
-def _export_module(module: GraphModule, dtype: torch.dtype, seed: int | None = None) -> Graph:
-    """Export the graph of `module`; its random numbers follow from the input at `seed`."""
+def _export_module(
+    module: GraphModule, dtype: torch.dtype, seed_argnum: int | None = None
+) -> Graph:
+    """Export the graph of `module`; its random numbers follow from the input at `seed_argnum`."""
     graph = module.graph
     inputs: list[Node] = list(graph.find_nodes(op="placeholder"))
     attributes: list[Node] = list(graph.find_nodes(op="get_attr"))
@@ -58,7 +62,7 @@ def _export_module(module: GraphModule, dtype: torch.dtype, seed: int | None = N
         constants=tuple(_export(constants)),
         operations=tuple(exporter.operations),
         outputs=tuple(None if node is None else exporter.values[node] for node in results(graph)),
-        rng_input=seed,
+        rng_input=seed_argnum,
     )
 
 

@@ -38,12 +38,7 @@ from bridge._sources.torch.state.dry_run import Trial, call_user_function, trial
 from bridge._sources.torch.state.operands import AccessGuard, MutationGuard
 from bridge._sources.torch.state.replaced_tensors import SWAP_LOCK, bypass_message, replaced_names
 from bridge._sources.torch.state.retained_tensors import tensors_read_again
-from bridge._sources.torch.torch_errors import (
-    is_accumulation_error,
-    is_change_error,
-    is_shape_error,
-    is_value_error,
-)
+from bridge._sources.torch.torch_errors import is_accumulation_error, no_graph_reason
 
 Fun = Callable[..., Sequence[torch.Tensor]]
 
@@ -226,30 +221,10 @@ def _explain(name: str, error: Exception) -> Exception | None:
         return _mutation_error(name, "a tensor")
     if is_accumulation_error(error):
         return NoRuleError(ACCUMULATES)
-    reason = _no_graph_reason(error)
-    return reason and NoValuesError(f"{name} cannot be captured as a graph, since {reason}")
-
-
-def _no_graph_reason(error: Exception) -> Any:
-    """Return why a function that may be rerun instead has no graph, if `error` says so."""
-    if isinstance(error, SparseError):
-        return str(error)
-    if is_change_error(error):
-        return (
-            "it changes in place a tensor that it has computed only from tensors that it captures. "
-            "Pass them as arguments."
-        )
-    if is_shape_error(error):
-        return (
-            "torch cannot tell the shapes of the results of an operator without values "
-            f"({error}). `torch.library.register_fake` tells it, if the operator is yours."
-        )
-    if is_value_error(error):
-        return (
-            f"it looks at the values of tensors ({error}): by `if`, `.item()`, NumPy, or a shape "
-            "that depends on them."
-        )
-    return None
+    reason = str(error) if isinstance(error, SparseError) else no_graph_reason(error)
+    return (
+        NoValuesError(f"{name} cannot be captured as a graph, since {reason}") if reason else None
+    )
 
 
 def _check_constants(module: torch.fx.GraphModule, name: str) -> None:

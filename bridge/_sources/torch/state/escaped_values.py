@@ -20,7 +20,7 @@ from bridge._sources.torch.state.dry_run import dry_run
 
 Fun = Callable[..., Sequence[torch.Tensor]]
 # `(arguments, output position) -> True if the output depends on the arguments`.
-Depends = Callable[[Sequence[torch.Tensor], int], bool]
+DependenceTest = Callable[[Sequence[torch.Tensor], int], bool]
 
 
 class EscapeObserver(TorchFunctionMode):
@@ -45,7 +45,7 @@ class EscapeObserver(TorchFunctionMode):
         return func(*args, **(kwargs or {}))
 
 
-def check_attached(fun: Fun, name: str, outnums: Positions, depends: Depends) -> Fun:
+def check_attached(fun: Fun, name: str, outnums: Positions, depends: DependenceTest) -> Fun:
     """Make `fun` raise if one of its outputs at `outnums` lost its gradient by accident."""
 
     def checked(*xs: torch.Tensor) -> Sequence[torch.Tensor]:
@@ -67,12 +67,12 @@ def check_attached(fun: Fun, name: str, outnums: Positions, depends: Depends) ->
     return checked
 
 
-def depends_by_graph(program: Program, argnums: Positions) -> Depends:
+def dependence_by_graph(program: Program, argnums: Positions) -> DependenceTest:
     """Return a test, by its graph, of whether an output depends on the arguments at `argnums`."""
     return lambda _, i: not program.dependencies()[i].isdisjoint(argnums)
 
 
-def depends_by_value(fun: Fun) -> Depends:
+def dependence_by_perturbation(fun: Fun) -> DependenceTest:
     """Return a test of whether an output depends on the arguments, which moves these a little."""
 
     def depends(xs: Sequence[torch.Tensor], i: int) -> bool:
@@ -89,8 +89,8 @@ def depends_by_value(fun: Fun) -> Depends:
     return depends
 
 
-def _run(fun: Fun, xs: Sequence[torch.Tensor], state: torch.Tensor) -> Sequence[torch.Tensor]:
-    torch.set_rng_state(state)
+def _run(fun: Fun, xs: Sequence[torch.Tensor], rng_state: torch.Tensor) -> Sequence[torch.Tensor]:
+    torch.set_rng_state(rng_state)
     return fun(*xs)
 
 

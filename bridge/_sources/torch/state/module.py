@@ -59,13 +59,13 @@ class PureModule:
             output = self._module(*args, **kwargs)
             now = [*self._module.named_parameters(), *self._module.named_buffers()]
             after_call = {name: x for name, x in now if name in tensors}
-            set_backward_setup(functools.partial(self._replace_again, after_call, modes))
+            set_backward_setup(functools.partial(self._replace_for_backward, after_call, modes))
         self._check_parameters(params)
         new_buffers = self._new_buffers(aliases)
         outer = {name: new_buffers[name].to(buffer.dtype) for name, buffer in buffers.items()}
         return output, outer
 
-    def _replace_again(self, tensors: Tensors, modes: Modes) -> None:
+    def _replace_for_backward(self, tensors: Tensors, modes: Modes) -> None:
         """Let the module hold what it held after its call, for a later backward pass."""
         purity = Purity(self._module, self._name, tensors)
         replace_tensors(self._module, tensors, modes, hooked=True)

@@ -14,7 +14,7 @@ import torch
 from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
 
-from bridge._sources.torch.internals import without_values
+from bridge._sources.torch.internals import fake_mode_of
 from bridge._sources.torch.state.dry_run import Trial
 
 
@@ -44,7 +44,7 @@ def tensors_read_again(
     """Return the tensors of one call of `fun` that the next call reads: NOTE [retained tensors]."""
     if not trial.has_leftovers:
         return []
-    with without_values(xs):
+    with fake_mode_of(xs):
         fun(*xs)
         with trial.continuing(), _ReadObserver(trial.new_tensors()) as observer:
             observer.look(fun(*xs))
