@@ -140,8 +140,8 @@ def test_modules_in_a_model_of_equinox_get_gradients_by_a_field_for_them(source)
     assert gradients.net is None  # which is why the object alone would not be trained
 
 
-def torch_methods():
-    nn = pytest.importorskip("torch.nn")
+def methods(nn):
+    """Methods of a module, in torch and MLX alike, and what is made of them."""
 
     class Coder(nn.Module):
         def __init__(self):
@@ -151,24 +151,8 @@ def torch_methods():
         def encode(self, x, *, scale=1.0):
             return scale * self.linear(x)
 
-    return methods(Coder())
+    coder = Coder()
 
-
-def mlx_methods():
-    nn = pytest.importorskip("mlx.nn")
-
-    class Coder(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.linear = nn.Linear(3, 2)
-
-        def encode(self, x, *, scale=1.0):
-            return scale * self.linear(x)
-
-    return methods(Coder())
-
-
-def methods(coder):
     @functools.wraps(coder.encode)
     def wrapped(x):
         return coder.encode(x)
@@ -184,7 +168,7 @@ def methods(coder):
 @pytest.mark.parametrize("name", ["call", "method", "partial", "wrapped"])
 @pytest.mark.parametrize("direction", [d for d in _registry.directions() if d[0] != "jax"])
 def test_methods_of_modules_are_refused(direction, name):
-    method = {"torch": torch_methods, "mlx": mlx_methods}[direction[0]]()[name]
+    method = methods(pytest.importorskip(f"{direction[0]}.nn"))[name]
     text = "a method of (Coder|Linear): an object with parameters, which would be constants"
     with pytest.raises(ArgumentError, match=text) as raised:
         getattr(bridge, "2".join(direction))(method)
