@@ -50,7 +50,7 @@ def check_captured(fun: Fun, primals: Specs, name: str) -> None:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class CallChecker:
-    """What a dry run of a function has shown, for comparison with each call.
+    """Checks of each call against a dry run of the function.
 
     Attributes:
         outputs: The specs of the outputs.

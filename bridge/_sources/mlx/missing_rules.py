@@ -26,7 +26,7 @@ def looks_at_values(error: Exception) -> bool:
 
 
 def missing_rule(error: Exception) -> str | None:
-    """Say which rule MLX lacks, if that is what `error` is about."""
+    """Return in words which rule MLX lacks, or `None` if `error` is about something else."""
     match = _PRIMITIVE.match(str(error))
     if match:
         return f"MLX has no {_RULE_NOUNS[match[1]]} of {match[2]}"

@@ -1,4 +1,4 @@
-"""What is known of a function of torch, before and after it is transformed."""
+"""Facts about a function of torch that its rules read: specs, program, settings and flags."""
 
 import dataclasses
 from collections.abc import Callable

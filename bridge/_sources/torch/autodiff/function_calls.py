@@ -29,7 +29,7 @@ Intercept = Callable[[type, tuple[Any, ...], Callable[..., Any]], Any]
 
 
 class _Interception(NamedTuple):
-    """What is called in the place of `apply`, and whether it only observes."""
+    """The function called in place of `apply`, and a flag: True if it only observes."""
 
     intercept: Intercept
     observes: bool
