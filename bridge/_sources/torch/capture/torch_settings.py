@@ -2,9 +2,9 @@
 # pyright: reportPrivateUsage=false, reportPrivateImportUsage=false
 
 import contextlib
-import gc
 import logging
 import sys
+import traceback
 import warnings
 from collections.abc import Callable, Generator
 
@@ -31,11 +31,6 @@ def capture_settings() -> Generator[None]:
         if dynamo is not None:
             stack.enter_context(dynamo.config.patch(error_on_nested_fx_trace=False))
         stack.callback(_keep_check_errors())
-        # Frames of an earlier capture that failed may hold guards of torch's dispatch: freed now,
-        # these would change the dispatch in the midst of this one.
-        if gc.isenabled():
-            stack.callback(gc.enable)
-            gc.disable()
         for enabled, set_enabled in _BACKENDS:
             stack.callback(set_enabled, enabled())
             set_enabled(False)
@@ -59,11 +54,28 @@ def _restore_dispatch() -> Generator[None]:
     with c._ForceDispatchKeyGuard(*dispatch_keys):
         try:
             yield
+        except BaseException as error:
+            _free_guards(error)
+            raise
         finally:
             while c._len_torch_dispatch_stack() > before[0]:
                 modes._pop_mode(getattr(modes._get_current_dispatch_mode(), "_mode_key", None))
             while c._len_torch_function_stack() > before[1]:
                 c._pop_torch_function_stack()
+
+
+def _free_guards(error: BaseException | None) -> None:
+    """Free the guards of torch's dispatch that the frames of an error hold.
+
+    Freed later, by the garbage collector, they would set the dispatch of then to that of now. The
+    frame of `torch.Tensor.__repr__` holds one.
+    """
+    while error is not None:
+        for frame, _ in traceback.walk_tb(error.__traceback__):
+            if frame.f_globals.get("__name__", "").startswith("torch."):
+                with contextlib.suppress(RuntimeError):  # of a frame that still runs
+                    frame.clear()
+        error = error.__cause__ or error.__context__
 
 
 def _keep_check_errors() -> Callable[[], object]:
