@@ -16,7 +16,7 @@ from bridge._sources.torch.autodiff.consistency import (
     no_rule_error,
 )
 from bridge._sources.torch.autodiff.differentiable_functions import with_differentiable_functions
-from bridge._sources.torch.autodiff.eager import infer_outputs, run_eagerly, tangent_check
+from bridge._sources.torch.autodiff.eager import infer_outputs, run_eagerly
 from bridge._sources.torch.autodiff.forward_backward import make_forward_backward
 from bridge._sources.torch.autodiff.saved_graphs import can_save_graph, save_graph
 from bridge._sources.torch.autodiff.strategies import (
@@ -31,6 +31,7 @@ from bridge._sources.torch.autodiff.transforms import (
     transformed_vjp,
     vmapped,
 )
+from bridge._sources.torch.autodiff.transposes import tangent_check
 from bridge._sources.torch.autodiff.unrecorded_outputs import gradient_dependencies
 from bridge._sources.torch.batching.loop_vmap import Axes, batched_specs, has_seed_per_example
 from bridge._sources.torch.batching.rng_consistency import missing_key_error, same_gradients
@@ -121,8 +122,8 @@ class Function(FunctionInfo):
         if tangents.program or forward_strategy(self) is dual_jvp:
             return tangents
         outputs = tuple(self.outputs[i] for i in outnums)
-        pullback = self.vjp(argnums, outnums).make_op().call
-        check = tangent_check(pullback, outputs, len(self.primals), self.name)
+        maps = tangents.make_op().call, self.vjp(argnums, outnums).make_op().call
+        check = tangent_check(*maps, outputs, primal_count=len(self.primals), name=self.name)
         return dataclasses.replace(tangents, check=check)
 
     def vmap(self, axes: Axes, size: int) -> "Function | Batched":

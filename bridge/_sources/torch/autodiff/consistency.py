@@ -4,15 +4,14 @@ from typing import Any
 
 from bridge._core.errors import NoRuleError, NoValuesError
 from bridge._core.op import Positions, Specs
-from bridge._sources.torch.autodiff.eager import DISAGREE, follows_tangents, is_transpose
 from bridge._sources.torch.autodiff.strategies import forward_strategy
 from bridge._sources.torch.autodiff.transforms import dual_jvp, transformed_jvp
+from bridge._sources.torch.autodiff.transposes import DISAGREE, follows_tangents, is_transpose
 from bridge._sources.torch.batching.rng_consistency import (
     RNG_MISMATCH,
     same_first_draws,
     same_gradients,
     same_results,
-    same_tangents,
 )
 from bridge._sources.torch.capture.trace import trace
 from bridge._sources.torch.torch_errors import is_style_error, is_value_error
@@ -35,7 +34,14 @@ def no_rule_error(rule: str, name: str, error: Exception | None) -> NoRuleError:
 
 def disagreement_error(function: Any) -> NoRuleError:
     """Make the error for derivatives of `function` that disagree."""
-    return NoRuleError(RNG_MISMATCH if function.is_seeded else DISAGREE)
+    is_random = function.is_seeded and not _has_custom_gradients(function)
+    return NoRuleError(RNG_MISMATCH if is_random else DISAGREE)
+
+
+def _has_custom_gradients(function: Any) -> bool:
+    """Return True if a function calls an `autograd.Function` or an operator of `torch.library`."""
+    has_custom_ops = function.program is not None and function.program.has_custom_ops
+    return bool(function.observer.functions) or has_custom_ops
 
 
 def accepts_gradients(
@@ -63,10 +69,7 @@ def accepts_tangents(function: Any, tangents: Any, argnums: Positions, outnums: 
     """Return True if tangents agree with the gradients; raise if no tangents can."""
     if forward_strategy(function) is dual_jvp:  # a user's rule for tangents may differ
         return True
-    if not function.is_seeded:
-        return _is_transpose(function, tangents, argnums, outnums)
-    ops, seed_argnum = (function.make_op(), tangents.make_op()), function.settings.seed_argnum or 0
-    return same_tangents(*ops, argnums, outnums, primals=function.primals, seed_argnum=seed_argnum)
+    return _is_transpose(function, tangents, argnums, outnums)
 
 
 def _is_transpose(function: Any, tangents: Any, argnums: Positions, outnums: Positions) -> bool:
@@ -79,13 +82,18 @@ def _is_transpose(function: Any, tangents: Any, argnums: Positions, outnums: Pos
     tangent_specs = tuple(function.primals[i] for i in argnums)
     cotangent_specs = tuple(function.outputs[i] for i in outnums)
     maps = tangents.make_op().call, gradients.make_op().call
-    if is_transpose(*maps, function.primals, tangent_specs, cotangent_specs):
+    if is_transpose(
+        *maps,
+        function.primals,
+        tangent_specs=tangent_specs,
+        cotangent_specs=cotangent_specs,
+        seed_argnum=function.settings.seed_argnum if function.is_seeded else None,
+    ):
         return True
     # torch.func.jvp ignores what the user changes in gradients, and that is no fault of torch.
     changes = function.observer
-    native = tangents.strategy is transformed_jvp and not changes.functions
-    native = native and not changes.hooked and not changes.unrecorded
-    if native and not (function.program and function.program.has_custom_ops):
+    native = tangents.strategy is transformed_jvp and not _has_custom_gradients(function)
+    if native and not (changes.hooked or changes.unrecorded or function.is_seeded):
         values = function.make_op().call
         if follows_tangents(values, maps, function.primals, argnums, outnums):
             raise NoRuleError(

@@ -16,7 +16,7 @@ import torch
 
 from bridge._core.errors import ArgumentError, NoRuleError, NoValuesError
 from bridge._core.pytree import scatter
-from bridge._sources.torch.autodiff.eager import example_inputs
+from bridge._sources.torch.autodiff.example_inputs import example_inputs
 from bridge._sources.torch.autodiff.function_calls import has_backward, intercept_apply
 from bridge._sources.torch.autodiff.function_graphs import FunctionGraphs, Obstacles
 from bridge._sources.torch.capture.trace import Fun

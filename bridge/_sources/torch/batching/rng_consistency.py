@@ -13,7 +13,7 @@ import torch
 
 from bridge._core.errors import NoRuleError
 from bridge._core.op import ForwardBackward, Op, Positions, Specs
-from bridge._sources.torch.autodiff.eager import example_inputs
+from bridge._sources.torch.autodiff.example_inputs import example_inputs
 from bridge._sources.torch.capture.graph import is_random
 from bridge._sources.torch.capture.trace import Fun
 from bridge._sources.torch.program import Program
@@ -87,22 +87,6 @@ def same_gradients(
     return True
 
 
-def same_tangents(
-    op: Op, jvp: Op, argnums: Positions, outnums: Positions, *, primals: Specs, seed_argnum: int
-) -> bool:
-    """Return True if the jvp and the vjp of an Op draw the same random numbers."""
-    vjp = op.derive("vjp", argnums, outnums)
-    outputs = op.output_specs()
-    tangent_specs = tuple(primals[i] for i in argnums)
-    cotangent_specs = tuple(outputs[i] for i in outnums)
-    for n, xs in enumerate(_seeded_inputs(primals, seed_argnum)):
-        dx, dy = example_inputs(tangent_specs, n + 1), example_inputs(cotangent_specs, n + 2)
-        tangents, gradients = jvp.call(*xs, *dx), vjp.call(*xs, *dy)
-        if not _all_close([_dot(tangents, dy)], [_dot(dx, gradients)]):
-            return False
-    return True
-
-
 def same_examples(
     op: Op, vmap: Op, axes: Sequence[int | None], *, primals: Specs, seed_argnum: int
 ) -> bool:
@@ -114,14 +98,6 @@ def same_examples(
             if not _all_close(op.call(*one), [y[n] for y in batched]):
                 return False
     return True
-
-
-def _dot(xs: Iterable[torch.Tensor], ys: Iterable[torch.Tensor]) -> torch.Tensor:
-    """Return the real inner product of two lists of tensors."""
-    return sum(
-        (torch.real(x * y.conj()).double().sum() for x, y in zip(xs, ys, strict=True)),
-        torch.zeros((), dtype=torch.float64),
-    )
 
 
 def _all_close(actual: Iterable[torch.Tensor], expected: Iterable[torch.Tensor]) -> bool:
