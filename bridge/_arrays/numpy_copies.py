@@ -8,16 +8,16 @@ from typing import Any
 
 import numpy as np
 
-from bridge._core.captured_state import Copies
+from bridge._core.captured_state import Snapshots
 from bridge._core.trial_state import MOST_BYTES, Restore
 
 _MOST_BYTES = 2**24  # a copy takes as long as reading the array once
 
 
-class NumpyCopies:
+class NumpySnapshots:
     """Arrays of NumPy and Python, and their random generators."""
 
-    def is_array(self, x: Any) -> bool:
+    def can_copy(self, x: Any) -> bool:
         """Return True if `x` can change in place and is small enough to copy."""
         if isinstance(x, np.ndarray):
             return x.flags.writeable and x.nbytes <= _MOST_BYTES and not x.dtype.hasobject
@@ -27,15 +27,15 @@ class NumpyCopies:
             x is np or x is np.random or x is random  # modules with a global generator
         )
 
-    def copy(self, arrays: Sequence[Any]) -> Copies:
+    def copy(self, arrays: Sequence[Any]) -> Snapshots:
         """Return each object with a copy of its present state."""
         return [(x, _state(x)) for x in arrays]
 
-    def changed(self, copies: Copies) -> Copies:
+    def changed(self, copies: Snapshots) -> Snapshots:
         """Return those of `copies` whose objects have changed since."""
         return [pair for pair in copies if not _is_same(_state(pair[0], copy=False), pair[1])]
 
-    def put_back(self, copies: Copies) -> None:
+    def restore(self, copies: Snapshots) -> None:
         """Restore the objects to their copied states."""
         for x, before in copies:
             _set_state(x, before)

@@ -199,7 +199,7 @@ class BridgedFunction:
         args, kwargs = self._parameters.wrap_static(args, kwargs)
         return pytree.flatten((args, dict(sorted(kwargs.items()))), _registry.pytree_node)
 
-    def unwrap_leaves(self, leaves: Sequence[Any]) -> list[Any]:
+    def unwrap_static_leaves(self, leaves: Sequence[Any]) -> list[Any]:
         """Return the leaves as they were passed, static ones unwrapped."""
         return [*map(arguments.unwrap_static, leaves)]
 

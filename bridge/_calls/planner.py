@@ -61,7 +61,7 @@ class Planner:
         source_name, target_name = self.frameworks
         try:
             if self.target.needs_staging(leaf):
-                signature, spec = self.target.describe_staged(leaf)
+                signature, spec = self.target.staged_signature_and_spec(leaf)
                 handler = arguments.LeafHandler(id, owner=target_name)
                 return LeafInfo(label, signature, spec, handler)
             handler = self.leaf_handlers.get(leaf.__class__)

@@ -29,13 +29,13 @@ class StagedCall:
         plan: The plan of such calls.
         leaves: The primals of its Op: staged arrays of the target, and constants.
         array_positions: Positions of the staged arrays among the leaves.
-        source_shapes: `(flat, primals, names) -> shapes`, `symbolic_shapes` of the source.
+        source_symbolic_shapes: `(flat, primals, names) -> shapes`, `symbolic_shapes` of the source.
     """
 
     plan: Plan
     leaves: Sequence[Any]
     array_positions: Sequence[int]
-    source_shapes: Callable[..., Any]
+    source_symbolic_shapes: Callable[..., Any]
 
     def output_specs(self) -> Specs:
         """Return the specs of the results."""
@@ -53,7 +53,7 @@ class StagedCall:
         shapes = pytree.scatter(names, self.array_positions, known_shapes)
         key = ("shapes", *map(tuple, shapes))
         if key not in notes:  # a compiler asks many times, and each time runs the function
-            notes[key] = self.source_shapes(self.plan.flat, primals, shapes)
+            notes[key] = self.source_symbolic_shapes(self.plan.flat, primals, shapes)
         return notes[key]
 
     def dependent_outputs(self, steps: Sequence[AppliedRule], argnums: Sequence[int]) -> list[int]:
@@ -96,7 +96,7 @@ class StagedCall:
 
 
 def make_staged_call(
-    plan: Plan, leaves: Sequence[Any], target: str, source_shapes: Callable[..., Any]
+    plan: Plan, leaves: Sequence[Any], target: str, source_symbolic_shapes: Callable[..., Any]
 ) -> StagedCall:
     """Make the call of `plan` with these leaves; raise if a graph cannot hold its results."""
     if key_result := plan.flat.describe_key():
@@ -106,4 +106,4 @@ def make_staged_call(
         )
     owners = [_registry.array_owner(leaves[i]) for i, _ in plan.array_leaves]
     positions = [i for i, owner in enumerate(owners) if owner and owner.name == target]
-    return StagedCall(plan, plan.select_arrays(leaves), positions, source_shapes)
+    return StagedCall(plan, plan.select_arrays(leaves), positions, source_symbolic_shapes)

@@ -21,32 +21,32 @@ from typing import Any, Protocol
 from bridge._core.captured_values import Holder, holders, walk_holders
 from bridge._core.trial_state import copied, is_copied
 
-Copies = Sequence[tuple[Any, Any]]  # arrays, each with what it was
+Snapshots = Sequence[tuple[Any, Any]]  # arrays, each with what it was
 
 
-def find_places(fn: Callable[..., Any], is_closed: Callable[[Any], bool]) -> Iterator[Holder]:
+def find_places(fn: Callable[..., Any], ends_walk: Callable[[Any], bool]) -> Iterator[Holder]:
     """The places where a function finds values now; what is closed has none."""
-    for x in walk_holders(fn, is_closed):
-        if not is_closed(x):
+    for x in walk_holders(fn, ends_walk):
+        if not ends_walk(x):
             yield from holders(x)
 
 
-class ArraysInPlace(Protocol):
+class MutableObjects(Protocol):
     """Arrays that can be changed in place."""
 
-    def is_array(self, x: Any) -> bool:
+    def can_copy(self, x: Any) -> bool:
         """Whether `x` is one."""
         ...
 
-    def copy(self, arrays: Sequence[Any]) -> Copies:
+    def copy(self, arrays: Sequence[Any]) -> Snapshots:
         """These arrays, each with what it is now."""
         ...
 
-    def changed(self, copies: Copies) -> Copies:
+    def changed(self, copies: Snapshots) -> Snapshots:
         """Those that are something else now."""
         ...
 
-    def put_back(self, copies: Copies) -> None:
+    def restore(self, copies: Snapshots) -> None:
         """Make them what they were."""
         ...
 
@@ -60,7 +60,7 @@ class StateReader:
     """
 
     def __init__(
-        self, find: Callable[[], Iterable[Holder]], arrays: ArraysInPlace | None = None
+        self, find: Callable[[], Iterable[Holder]], arrays: MutableObjects | None = None
     ) -> None:
         self._find, self.arrays = find, arrays
         self._last: _Contents | None = None
@@ -85,12 +85,12 @@ class StateReader:
 class _Contents:
     """Places, and what was in them."""
 
-    def __init__(self, places: Iterable[Holder], arrays: ArraysInPlace | None) -> None:
+    def __init__(self, places: Iterable[Holder], arrays: MutableObjects | None) -> None:
         self.by_place = [(place, place.contents()) for place in places]
         values = {
             id(x): x for p, before in self.by_place for x in before.values() if _may_change(p, x)
         }
-        self.arrays = [x for x in values.values() if arrays and arrays.is_array(x)]
+        self.arrays = [x for x in values.values() if arrays and arrays.can_copy(x)]
         pairs = [(p, key, x) for p, before in self.by_place for key, x in before.items()]
         self.iterators = [each for each in pairs if is_copied(each[2])]
         self._checks = [_check(place, before) for place, before in self.by_place]
@@ -158,14 +158,14 @@ class CapturedState:
 
     reader: StateReader
     contents: _Contents
-    copies: Copies
+    copies: Snapshots
     iterator_copies: Sequence[tuple[Holder, Any, Any]]
 
     def restored(self) -> "_Restored":
         """A context in which this state is back; what there is now comes back at its end."""
         return _Restored(self)
 
-    def put_back(self) -> list[tuple[Holder, Any]]:
+    def restore(self) -> list[tuple[Holder, Any]]:
         """Put this state back; the places and keys of those of its values that had changed."""
         by_place, replaced = self.contents.by_place, list[tuple[Holder, Any]]()
         if not self.contents.is_current():
@@ -173,13 +173,13 @@ class CapturedState:
                 replaced += [(place, key) for key in place.restore(before)]
         changed = self.changed_arrays()
         if changed and self.reader.arrays:
-            self.reader.arrays.put_back(changed)
+            self.reader.arrays.restore(changed)
             written = {id(x) for x, _ in changed}
             pairs = [(place, key, x) for place, before in by_place for key, x in before.items()]
             replaced += [(place, key) for place, key, x in pairs if id(x) in written]
         return replaced
 
-    def changed_arrays(self) -> Copies:
+    def changed_arrays(self) -> Snapshots:
         """The arrays that were changed in place."""
         return self.reader.arrays.changed(self.copies) if self.copies and self.reader.arrays else ()
 
@@ -196,14 +196,14 @@ class _Restored:
         state = self._now = self._state
         if not state.contents.is_current() or state.changed_arrays() or state.iterator_copies:
             self._now = state.reader.with_places(place for place, _ in state.contents.by_place)
-            state.put_back()
+            state.restore()
             for place, key, iterator in state.iterator_copies:
                 place.put(key, copied(iterator))
 
     def __exit__(self, *_: object) -> None:
         # Functions that write to arrays are refused, so that these are looked at but once.
         if self._now is not self._state or not self._now.contents.is_current():
-            self._now.put_back()
+            self._now.restore()
 
 
 def restored(state: CapturedState | None) -> contextlib.AbstractContextManager[None]:

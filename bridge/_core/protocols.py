@@ -113,7 +113,7 @@ class StageableFunction(Protocol):
         """Return the leaves of the arguments, and their structure."""
         ...
 
-    def unwrap_leaves(self, leaves: Sequence[Any]) -> list[Any]:
+    def unwrap_static_leaves(self, leaves: Sequence[Any]) -> list[Any]:
         """Return the leaves as they were passed, static ones unwrapped."""
         ...
 
@@ -199,7 +199,7 @@ class Target(Protocol):
         """Return True if `x` stands for an array in a graph that is being recorded."""
         ...
 
-    def describe_staged(self, x: Any) -> tuple[Hashable, ArraySpec]:
+    def staged_signature_and_spec(self, x: Any) -> tuple[Hashable, ArraySpec]:
         """Return signature and spec of a staged array, with examples for unknown sizes."""
         ...
 

@@ -46,7 +46,7 @@ class TrialState:
                 if other is not x:
                     place.put(key, other)
 
-    def put_back(self) -> None:
+    def restore(self) -> None:
         """Let the places hold what they held."""
         for place, before in self._contents:
             place.restore_all(before)

@@ -20,9 +20,9 @@ from bridge._arrays.mlx.memory import (
     dlpack_capsule,
     dtype_of,
     from_capsule,
+    has_shareable_strides,
     host_view,
     is_contiguous,
-    is_plain,
     replacement,
 )
 from bridge._arrays.mlx.streams import compute_stream, renew_after_fork
@@ -135,7 +135,7 @@ class MlxArrays:
         evaluate([x])
         self.copy_untraced(x)
         view = host_view(x)
-        if is_plain(view) and (view.flags.forc or not dense):
+        if has_shareable_strides(view) and (view.flags.forc or not dense):
             return view
         if copy is False:
             raise CopyError("copy=False, but it has strides that cannot be shared.")

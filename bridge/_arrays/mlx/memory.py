@@ -93,7 +93,7 @@ def host_view(x: mx.array) -> np.ndarray:
     return np.asarray(x.view(mx.uint16)).view(ml_dtypes.bfloat16)
 
 
-def is_plain(x: np.ndarray) -> bool:
+def has_shareable_strides(x: np.ndarray) -> bool:
     """Return True if others can share the memory of `x`: no axis is reversed or overlaps."""
     axes = zip(x.strides, x.shape, strict=True)
     axes = sorted((stride, size) for stride, size in axes if size > 1)

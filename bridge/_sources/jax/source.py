@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from bridge._arrays.jax import ARRAYS, choose_compute_device, x64_mode
-from bridge._arrays.numpy_copies import NumpyCopies
+from bridge._arrays.numpy_copies import NumpySnapshots
 from bridge._core.captured_state import StateReader, find_places
 from bridge._core.errors import ArgumentError, OptionError
 from bridge._core.op import Op, Specs
@@ -64,7 +64,7 @@ class JaxSource:
         flat = make_function(fn, name, primals, settings)
         if not jit:
             find = functools.partial(find_places, fn, ARRAYS.is_array)
-            flat = dataclasses.replace(flat, captured_state=StateReader(find, NumpyCopies()))
+            flat = dataclasses.replace(flat, captured_state=StateReader(find, NumpySnapshots()))
         return flat.make_op()
 
     def symbolic_shapes(

@@ -9,8 +9,8 @@ from typing import Any
 import mlx.core as mx
 
 from bridge._arrays.mlx import transforming
-from bridge._arrays.numpy_copies import NumpyCopies
-from bridge._core.captured_state import Copies, StateReader, find_places
+from bridge._arrays.numpy_copies import NumpySnapshots
+from bridge._core.captured_state import Snapshots, StateReader, find_places
 from bridge._core.captured_values import Holder, walk_holders
 from bridge._core.trial_state import TrialState
 from bridge._sources.mlx.dot_graph import is_same_node
@@ -24,10 +24,10 @@ def state_reader(fn: Callable[..., Any], *, may_evaluate: bool = True) -> StateR
 
 def trial_state(fn: Callable[..., Any]) -> TrialState:
     """Return the other state of `fn`, to be restored after a dry run."""
-    return TrialState(walk_holders(fn, _is_closed))
+    return TrialState(walk_holders(fn, _ends_walk))
 
 
-def _is_closed(x: Any) -> bool:
+def _ends_walk(x: Any) -> bool:
     """Return True for a module, whose places are found below, and for the keys, which have none."""
     return is_module(x) or x is KEYS
 
@@ -36,12 +36,12 @@ def _find_places(fn: Callable[..., Any]) -> Iterator[Holder]:
     """Return the places where `fn` finds values, those in modules included."""
     modules: list[Any] = []
 
-    def is_closed(x: Any) -> bool:
+    def ends_walk(x: Any) -> bool:
         if is_module(x):
             modules.append(x)
-        return _is_closed(x)
+        return _ends_walk(x)
 
-    yield from find_places(fn, is_closed)
+    yield from find_places(fn, ends_walk)
     submodules = {id(submodule): submodule for x in modules for submodule in x.modules()}
     for submodule in submodules.values():
         name = type(submodule).__name__
@@ -63,22 +63,22 @@ def is_module(x: Any) -> bool:
     return nn is not None and isinstance(x, nn.Module)
 
 
-class _Arrays(NumpyCopies):
+class _Arrays(NumpySnapshots):
     """Arrays of MLX, which become other arrays when they are written to, and arrays of NumPy."""
 
     def __init__(self, *, may_evaluate: bool) -> None:
         self._may_evaluate = may_evaluate
 
-    def is_array(self, x: Any) -> bool:
-        return isinstance(x, mx.array) or super().is_array(x)
+    def can_copy(self, x: Any) -> bool:
+        return isinstance(x, mx.array) or super().can_copy(x)
 
-    def copy(self, arrays: Sequence[Any]) -> Copies:
+    def copy(self, arrays: Sequence[Any]) -> Snapshots:
         others = [x for x in arrays if not isinstance(x, mx.array)]
         # The copies are the same arrays as new objects, which nobody writes to.
         own = [(x, x[...]) for x in arrays if isinstance(x, mx.array)]
         return [*own, *super().copy(others)] if others else own
 
-    def changed(self, copies: Copies) -> Copies:
+    def changed(self, copies: Snapshots) -> Snapshots:
         own = [pair for pair in copies if isinstance(pair[0], mx.array)]
         others = copies[len(own) :]
         # Within a transformation, an array that is evaluated would lose its gradient.
@@ -87,11 +87,11 @@ class _Arrays(NumpyCopies):
         changed = [pair for pair in own if not is_same(*pair)]
         return [*changed, *super().changed(others)] if others else changed
 
-    def put_back(self, copies: Copies) -> None:
+    def restore(self, copies: Snapshots) -> None:
         own = [pair for pair in copies if isinstance(pair[0], mx.array)]
         for x, copy in own:
             x[...] = copy
-        super().put_back(copies[len(own) :])
+        super().restore(copies[len(own) :])
 
 
 _FEW = 3  # asking for a transformation takes as long as writing the graphs of some arrays

@@ -134,7 +134,7 @@ def has_forward_rules(partial: Partial, primals: Specs, argnums: Positions, name
     return bool(observer.rules)
 
 
-def check_rules(
+def check_rule_gradients(
     partial: Partial, primals: Specs, argnums: Positions, cotangents: Specs, name: str
 ) -> None:
     """Raise if a rule returns gradients that do not fit: NOTE [rules that are watched]."""

@@ -50,8 +50,8 @@ def call_checked(fn: Callable[..., Any], xs: list[mx.array]) -> Any:
     try:
         outputs = fn(*xs)
     finally:
-        changed = state.put_back()
-        trial.put_back()
+        changed = state.restore()
+        trial.restore()
     before = {id(place): values for place, values in state.contents.by_place}
     _check_none_changed(
         [(p, key) for p, key in changed if isinstance(before[id(p)].get(key), mx.array)]

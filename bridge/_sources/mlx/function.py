@@ -10,7 +10,7 @@ from bridge._arrays.mlx import async_evaluate, compute_stream
 from bridge._core.op import Arrays, Positions, Specs
 from bridge._core.pytree import scatter
 from bridge._sources.mlx.call_checks import CallChecker
-from bridge._sources.mlx.custom_rules import check_rules
+from bridge._sources.mlx.custom_rules import check_rule_gradients
 from bridge._sources.mlx.graph_summary import GraphSummary, has_float64
 from bridge._sources.mlx.missing_rules import raise_for_leftovers, raise_no_rule
 from bridge._sources.mlx.native import Settings
@@ -101,12 +101,12 @@ class PureFunction:
         else:
             check_real(self.primals, self.outputs, self.name)
 
-    def _check_rules(self, argnums: Positions, outnums: Positions) -> None:
+    def _check_user_gradients(self, argnums: Positions, outnums: Positions) -> None:
         """Raise if a gradient rule of the user returns gradients that do not fit."""
         if self._may_have_rules() and argnums and outnums:
             cotangents = tuple(self.outputs[i] for i in outnums)
             partial = lambda args: self._partial(args, argnums, outnums)
-            check_rules(partial, self.primals, argnums, cotangents, self.name)
+            check_rule_gradients(partial, self.primals, argnums, cotangents, self.name)
 
 
 def _make_call(

@@ -79,7 +79,7 @@ class Function(PureFunction):
         nonempty_argnums = _nonempty(self.primals, argnums)
         nonempty_outnums = _nonempty(self.outputs, outnums)
         cotangents_at = [count + outnums.index(i) for i in nonempty_outnums]
-        self._check_rules(nonempty_argnums, nonempty_outnums)
+        self._check_user_gradients(nonempty_argnums, nonempty_outnums)
 
         def nonempty_gradients(*args: mx.array) -> list[mx.array]:
             fun = self._partial(args[:count], nonempty_argnums, nonempty_outnums)

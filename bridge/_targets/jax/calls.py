@@ -39,7 +39,7 @@ class Callee:
 
 
 @dataclasses.dataclass(frozen=True)
-class SavedForBackward:
+class SavingForward:
     """A forward/backward pair, and the positions that it was made for."""
 
     pair: ForwardBackward
@@ -77,7 +77,7 @@ class Call:
         implementation: The Op that is executed instead of `op`. It returns the outputs of `op`,
             then residuals. It may take operands after those of `op`, residuals of an earlier call.
         operand_positions: Positions of the operands that `implementation` takes.
-        saved: The pair that the residuals belong to, if there are any.
+        saving_forward: The pair that the residuals belong to, if there are any.
         computed_gradient: The gradient that this call computes, if it is one.
     """
 
@@ -86,7 +86,7 @@ class Call:
     arity: int
     implementation: Op | None = None
     operand_positions: Positions = ()
-    saved: SavedForBackward | None = None
+    saving_forward: SavingForward | None = None
     computed_gradient: "Gradient | None" = None
 
     def __repr__(self) -> str:
@@ -129,7 +129,7 @@ class Call:
         if pair is None or pair.forward.vmap is None:
             return self
         primals = tuple(range(self.arity))
-        saved = SavedForBackward(pair, argnums, outnums)
+        saved = SavingForward(pair, argnums, outnums)
         return Call(self.op, self.callee, self.arity, pair.forward, primals, saved)
 
     def vmap(self, axes: Axes, size: int) -> "Call":
@@ -169,7 +169,7 @@ class Jvp:
     callee: Callee
     arity: int
     argnums: Positions
-    saved: SavedForBackward | None = None
+    saved: SavingForward | None = None
     levels: tuple[tuple[Axes, int], ...] = ()
 
     def __repr__(self) -> str:

@@ -66,7 +66,11 @@ def _call_jvp(primals: Sequence[Any], tangents: Sequence[Any], *, function: Call
     outputs = results[: len(op.output_specs())] if call is not function else results
     output_tangents: list[Any] = [ad.Zero(jax.typeof(y).to_tangent_aval()) for y in outputs]
     if outnums:
-        saved = call.saved if call.saved and {*argnums} <= {*call.saved.argnums} else None
+        saved = (
+            call.saving_forward
+            if call.saving_forward and {*argnums} <= {*call.saving_forward.argnums}
+            else None
+        )
         residuals = saved.read_saved(results) if saved else ()
         linear = Jvp(op, function.callee, arity, argnums, saved)
         derivatives = bind_derivative(

@@ -44,7 +44,7 @@ def call(
     op: Op,
     executor: Executor,
     *xs: Any,
-    linear_count: int = 0,
+    last_linear_count: int = 0,
     backward: BackwardCall | None = None,
 ) -> Arrays:
     """Call `op` as a custom function of MLX; return its outputs, arrays in MLX's graph.
@@ -53,12 +53,12 @@ def call(
         op: The Op whose rules are those of the custom function.
         executor: What executes it.
         *xs: Its arguments: arrays of MLX, and constants.
-        linear_count: How many of the last arguments it is linear in, if it is a derivative. Such a
-            call saves no residuals.
+        last_linear_count: How many of the last arguments it is linear in, if it is a derivative.
+            Such a call saves no residuals.
         backward: What is executed instead of `op`, if its forward has saved residuals.
     """
     array_argnums = tuple([i for i, x in enumerate(xs) if isinstance(x, mx.array)])
-    plan = call_plan(op, xs, array_argnums, linear_count)
+    plan = call_plan(op, xs, array_argnums, last_linear_count)
     constants = [None if isinstance(x, mx.array) else x for x in xs]
     arrays = [xs[i] for i in array_argnums]
     transformed = transforming()
@@ -88,7 +88,7 @@ class Call:
 
     plan: CallPlan
     executor: Executor
-    constants: Sequence[Any]
+    args_without_arrays: Sequence[Any]
     backward_call: BackwardCall | None
     transformed: bool
     usage: UsageTracker | None
@@ -98,7 +98,7 @@ class Call:
     @releases_lock
     def outputs(self, *arrays: mx.array) -> Arrays:
         """Compute the outputs: NOTE [a call has no values at first]."""
-        op, args = self.plan.op, self.plan.arguments(arrays, self.constants)
+        op, args = self.plan.op, self.plan.arguments(arrays, self.args_without_arrays)
         self.state = op.read_state()
         if self.backward_call:
             op, args = self.backward_call.op, self.backward_call.arguments(args)
@@ -136,12 +136,12 @@ class Call:
         if op is None:
             return [mx.zeros_like(x) for x in xs]
         backward = self.saved.backward(argnums, outnums, plan.arity) if self.saved else None
-        if backward is None and not plan.linear_count:
+        if backward is None and not plan.last_linear_count:
             plan.remember(gradient_plan)
-        args = [*plan.arguments(xs, self.constants), *self._cast(cotangents, outnums)]
+        args = [*plan.arguments(xs, self.args_without_arrays), *self._cast(cotangents, outnums)]
         count = len(outnums)
         with restored(self.state):
-            gradients = call(op, self.executor, *args, linear_count=count, backward=backward)
+            gradients = call(op, self.executor, *args, last_linear_count=count, backward=backward)
         if len(gradients) == len(xs):
             return gradients
         by_argnum = dict(zip(argnums, gradients, strict=True))
@@ -158,11 +158,11 @@ class Call:
         zeros = [mx.zeros(shape, dtype) for shape, dtype in plan.results]
         if not argnums:
             return zeros
-        args = plan.arguments(xs, self.constants)
+        args = plan.arguments(xs, self.args_without_arrays)
         cast = [by_argnum[i].astype(args[i].dtype) for i in argnums]
         op = plan.op.derive("jvp", argnums)
         with restored(self.state):
-            outputs = call(op, self.executor, *args, *cast, linear_count=len(argnums))
+            outputs = call(op, self.executor, *args, *cast, last_linear_count=len(argnums))
         for i, y in zip(plan.outnums, outputs, strict=True):
             if (y.shape, y.dtype) != plan.results[i]:
                 raise ArgumentError(f"{op.name} returned {ARRAYS.spec(y)}, not {plan.specs[i]}.")
@@ -176,8 +176,8 @@ class Call:
         size = next(x.shape[a] for x, a in zip(xs, array_axes, strict=True) if a is not None)
         all_axes = scatter(array_axes, plan.array_argnums, [None] * plan.arity)
         op = plan.op.derive("vmap", tuple(all_axes), size)
-        args = plan.arguments(xs, self.constants)
-        outputs = call(op, self.executor, *args, linear_count=plan.linear_count)
+        args = plan.arguments(xs, self.args_without_arrays)
+        outputs = call(op, self.executor, *args, last_linear_count=plan.last_linear_count)
         return list(outputs), [0] * len(outputs)
 
     def _cast(self, cotangents: Sequence[mx.array], outnums: Positions) -> list[mx.array]:

@@ -17,10 +17,10 @@ from collections.abc import Callable
 import mlx.core as mx
 
 _MOST_FRAMES = 512
-Stack = list[int | None]
+ReturnAddresses = list[int | None]
 
 
-def _read_stack() -> Stack:
+def _read_return_addresses() -> ReturnAddresses:
     """Return the return addresses on the stack of this thread, the innermost first."""
     try:
         walk = ctypes.PyDLL(None).backtrace
@@ -48,11 +48,11 @@ def _addresses_within(
     transform: Callable[[Callable[[mx.array], mx.array]], object],
 ) -> frozenset[int | None]:
     """Return the addresses that `transform` adds to the stack while it runs a function."""
-    outer_depth = len(_read_stack())  # the caller may itself be in a compiled function
-    stacks: list[Stack] = []
+    outer_depth = len(_read_return_addresses())  # the caller may itself be in a compiled function
+    stacks: list[ReturnAddresses] = []
 
     def note_stack(x: mx.array) -> mx.array:
-        stacks.append(_read_stack())
+        stacks.append(_read_return_addresses())
         return x
 
     transform(note_stack)
@@ -68,5 +68,5 @@ def _run_in_vmap_rule(fn: Callable[[mx.array], mx.array]) -> None:
 def is_compiling() -> bool:
     """Return True if `mx.compile` asks for an array without values: NOTE [who is asking]."""
     compiling, mapping = _frame_signatures()
-    innermost = next((x for x in _read_stack() if x in compiling or x in mapping), None)
+    innermost = next((x for x in _read_return_addresses() if x in compiling or x in mapping), None)
     return innermost in compiling

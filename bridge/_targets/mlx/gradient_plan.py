@@ -36,8 +36,8 @@ class CallPlan:
         op: The Op that is called.
         array_argnums: Positions of the arrays among its arguments.
         arity: The number of arguments, constants included.
-        linear_count: How many of the last arguments it is linear in: the cotangents or tangents if
-            it is a derivative, else none.
+        last_linear_count: How many of the last arguments it is linear in: the cotangents or
+            tangents if it is a derivative, else none.
         argnums: Positions of the arrays that can have gradients.
         tracked_argnums: Positions of those whose gradients are computed only if they are used.
         specs: The specs of its outputs.
@@ -52,7 +52,7 @@ class CallPlan:
     op: Op
     array_argnums: Positions
     arity: int
-    linear_count: int
+    last_linear_count: int
     argnums: Positions
     tracked_argnums: Positions
     specs: Specs
@@ -95,7 +95,7 @@ class CallPlan:
         """Return the forward for the gradients that calls have needed; at first, for all."""
         key = self.requested or (self.argnums, self.outnums)
         if key not in self.forwards:
-            has_gradients = all(key) and not self.linear_count
+            has_gradients = all(key) and not self.last_linear_count
             pair = self.op.try_forward_backward(*key) if has_gradients else None
             self.forwards[key] = SavingForward(pair, *key) if pair else None
         return self.forwards[key]
@@ -106,25 +106,27 @@ class CallPlan:
         self.requested = tuple(sorted({*before, *plan.argnums})), plan.outnums
 
 
-def call_plan(op: Op, xs: Sequence[Any], array_argnums: Positions, linear_count: int) -> CallPlan:
+def call_plan(
+    op: Op, xs: Sequence[Any], array_argnums: Positions, last_linear_count: int
+) -> CallPlan:
     """Return the plan of a call of `op` on `xs`, from a cache."""
     plan = op.notes.get(("calls", array_argnums))
-    return plan or _make_call_plan(op, xs, array_argnums, linear_count)
+    return plan or _make_call_plan(op, xs, array_argnums, last_linear_count)
 
 
 def _make_call_plan(
-    op: Op, xs: Sequence[Any], array_argnums: Positions, linear_count: int
+    op: Op, xs: Sequence[Any], array_argnums: Positions, last_linear_count: int
 ) -> CallPlan:
     # A function that looks at values may have to run to observe its specs.
     specs = op.observed_specs() if op.observed_specs else op.output_specs()
     argnums = tuple(i for i in array_argnums if ARRAYS.spec(xs[i]).differentiable)
-    primals = tuple(i for i in argnums if i < len(xs) - linear_count)
+    primals = tuple(i for i in argnums if i < len(xs) - last_linear_count)
     outnums = differentiable_positions(specs)
     plan = op.notes["calls", array_argnums] = CallPlan(
         op=op,
         array_argnums=array_argnums,
         arity=len(xs),
-        linear_count=linear_count,
+        last_linear_count=last_linear_count,
         argnums=argnums,
         # The rule is only called if a gradient is used: if there is one primal, its own.
         tracked_argnums=primals if len(primals) > 1 else (),

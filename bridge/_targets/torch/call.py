@@ -31,10 +31,10 @@ from bridge._targets.torch.backward_plan import (
 from bridge._targets.torch.internals import (
     batch_level,
     check_not_tracing,
+    dynamo_reads_caller,
     follow_grad_mode,
     hide_from_dynamo,
     in_forward_mode,
-    is_compiling,
     is_dual,
     is_plain_autograd,
     unwrap_batched,
@@ -114,7 +114,7 @@ class _Rules(torch.autograd.Function):
     @staticmethod
     @entry_point
     def backward(ctx: Any, *cotangents: torch.Tensor | None) -> Any:
-        if is_compiling():  # like `hide_from_dynamo`, which would cost one more call
+        if dynamo_reads_caller():  # like `hide_from_dynamo`, which would cost one more call
             return torch.compiler.disable(_Rules.backward)(ctx, *cotangents)
         try:
             with restored(ctx.state):

@@ -30,7 +30,7 @@ import torch.utils._pytree as pytree
 from bridge._core.errors import ArgumentError
 from bridge._core.protocols import StageableFunction
 from bridge._core.pytree import attributes, make_instance
-from bridge._targets.torch.internals import in_compiler
+from bridge._targets.torch.internals import has_tracing_context
 from bridge._targets.torch.staging import example_of, keep_object, stage
 
 _VALUE, _DATACLASS = -1, -2
@@ -90,14 +90,14 @@ def _store_foreign_array(function_id: int, x: Any) -> int:
     return keep_object(_from_id(function_id), x)
 
 
-def _store_object(function_id: int, x: Any, attributes: dict[str, Any]) -> int:
+def _store_if_unchanged(function_id: int, x: Any, attributes: dict[str, Any]) -> int:
     """Store an object and return its key; note if compiled code has set its attributes."""
     if getattr(x, "__dict__", {}) != attributes or hasattr(type(x), "__slots__"):
         x = _UnknownObject(type(x).__name__)
     return keep_object(_from_id(function_id), x)
 
 
-for constant in (_prepare, _store, _is_foreign_array, _store_foreign_array, _store_object):
+for constant in (_prepare, _store, _is_foreign_array, _store_foreign_array, _store_if_unchanged):
     constant._dynamo_marked_constant = True  # pyright: ignore[reportFunctionMemberAccess]
 
 
@@ -128,7 +128,7 @@ def _flatten(function: StageableFunction, tree: Any, keys: list[int], values: li
             keys.append(0 + _store(id(function), (tuple(fields),)))
             _flatten(function, list(fields.values()), keys, values)
         elif hasattr(leaf, "__dict__"):
-            keys.append(0 + _store_object(id(function), leaf, dict(leaf.__dict__)))
+            keys.append(0 + _store_if_unchanged(id(function), leaf, dict(leaf.__dict__)))
         else:
             keys.append(0 + _store(id(function), (leaf,)))
 
@@ -171,7 +171,9 @@ def _stage_call(function: StageableFunction, keys: Sequence[int], values: Sequen
         outputs, structure = stage(function, args, kwargs)
         return _Results(outputs, _describe(function, structure))
     except Exception as error:  # `uncompiled` shows it or raises it again
-        if not in_compiler():  # but an interpreter of graphs, which made this one for other modes
+        if (
+            not has_tracing_context()
+        ):  # but an interpreter of graphs, which made this one for other modes
             raise
         reason = f"{type(error).__name__}: {error}"
         call = torch.compiler.disable(lambda args, kwargs: function(*args, **kwargs), reason=reason)

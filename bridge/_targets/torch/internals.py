@@ -137,13 +137,13 @@ def is_dual(x: torch.Tensor) -> bool:
     return forward_ad.unpack_dual(x).tangent is not None
 
 
-def in_compiler() -> bool:
+def has_tracing_context() -> bool:
     """Return True while Dynamo or a backend compiles; assume so without the private name."""
     context: Any = getattr(getattr(torch, "_guards", None), "TracingContext", None)
     return context is None or context.try_get() is not None
 
 
-def is_compiling() -> bool:
+def dynamo_reads_caller() -> bool:
     """Return True while Dynamo reads the caller's code, or waits to read the next function."""
     return _is_reading() or _get_frame_callback() is not None
 
@@ -159,7 +159,7 @@ def hide_from_dynamo(fn: Callable[..., Any]) -> Callable[..., Any]:
 
     @functools.wraps(fn)
     def call(*args: Any) -> Any:
-        if is_compiling():
+        if dynamo_reads_caller():
             return torch.compiler.disable(fn)(*args)
         return fn(*args)
 

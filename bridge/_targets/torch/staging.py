@@ -88,7 +88,7 @@ def example_of(x: Any) -> Any:
     return float(x) if isinstance(x, torch.SymFloat) else x
 
 
-def describe_staged(x: torch.Tensor) -> tuple[Any, ArraySpec]:
+def staged_signature_and_spec(x: torch.Tensor) -> tuple[Any, ArraySpec]:
     """Return signature and spec of a tensor in a graph, with examples for symbolic sizes."""
     shape = torch.Size([size_hint(size) for size in x.shape])
     spec = ArraySpec(tuple(shape), dtype_name(x.dtype), str(x.device))
@@ -137,7 +137,7 @@ def _find_function(name: str) -> Any:
 def _encode_arguments(function: StageableFunction, template: Sequence[Any], structure: Any) -> str:
     """Return arguments as text: by value, if a copy is equal to the original, else by number."""
     with contextlib.suppress(ArgumentError):  # some values have no text
-        plain = structure.unflatten(function.unwrap_leaves(template))
+        plain = structure.unflatten(function.unwrap_static_leaves(template))
         text = encode(plain, _KINDS).replace("|", r"\u007c")  # `|` ends the arguments of a call
         copies, _ = function.flatten(*_decode(text))
         pairs = zip(copies, template, strict=True)

@@ -12,8 +12,8 @@ from bridge._core.op import Arrays, Op
 from bridge._core.protocols import Executor
 from bridge._targets.torch import dynamo, operators as operators
 from bridge._targets.torch.call import call_op
-from bridge._targets.torch.internals import check_not_jit_traced, is_compiling, needs_staging
-from bridge._targets.torch.staging import describe_staged, stage
+from bridge._targets.torch.internals import check_not_jit_traced, dynamo_reads_caller, needs_staging
+from bridge._targets.torch.staging import stage, staged_signature_and_spec
 
 
 class TorchTarget:
@@ -34,14 +34,14 @@ class TorchTarget:
     @staticmethod
     def is_tracing_bytecode() -> bool:
         """Return True while Dynamo reads the call; raise if `torch.jit.trace` would record it."""
-        if is_compiling():
+        if dynamo_reads_caller():
             return True
         check_not_jit_traced()
         return False
 
     suspend_transforms = staticmethod(suspend_transforms)
     needs_staging = staticmethod(needs_staging)
-    describe_staged = staticmethod(describe_staged)
+    staged_signature_and_spec = staticmethod(staged_signature_and_spec)
     call_in_compiled_code = staticmethod(dynamo.call)
     stage = staticmethod(stage)
 

@@ -40,19 +40,19 @@ class OutputInfo:
     key: Any = None
 
     @property
-    def spec(self) -> ArraySpec:
+    def first_spec(self) -> ArraySpec:
         """The spec of the first result."""
         return next(spec for spec in self.specs if spec)
 
     @property
     def shape(self) -> tuple[int, ...]:
         """The shape of the first result."""
-        return self.spec.shape
+        return self.first_spec.shape
 
     @property
     def dtype(self) -> Any:
         """The dtype of the first result."""
-        return jnp.dtype(self.spec.dtype)
+        return jnp.dtype(self.first_spec.dtype)
 
 
 _TABLE: dict[str, Lowering] = {}
@@ -139,18 +139,18 @@ def common_dtype(*xs: Any) -> Any:
         if group:
             dtype = jnp.result_type(*(x.dtype for x in group)) if len(group) > 1 else group[0].dtype
             if common is None or _rank(dtype) > _rank(common):
-                common = _promote(common, dtype)
+                common = _with_precision_of(common, dtype)
     for number in numbers:
         dtype = _NUMBER_DTYPES[type(number)]
         if common is None or _rank(dtype) > _rank(common):
-            common = _promote(common, dtype)
+            common = _with_precision_of(common, dtype)
     return common
 
 
 _NUMBER_DTYPES = {bool: np.bool_, int: np.int64, float: np.float32, complex: np.complex64}
 
 
-def _promote(common: Any, dtype: Any) -> Any:
+def _with_precision_of(common: Any, dtype: Any) -> Any:
     """Return a dtype of the kind of `dtype`, with the precision of `common` if it has one."""
     if common is None or not jnp.issubdtype(common, jnp.floating):
         return dtype

@@ -136,7 +136,7 @@ def _sums(x: Any, kernel: Sizes, stride: Sizes, output_sizes: Sizes) -> Any:
 
 
 def _avg_pool_backward(rank: int, out: OutputInfo, gradient: Any, x: Any, *options: Any) -> Any:
-    pooled = OutputInfo([dataclasses.replace(out.spec, shape=gradient.shape)])
+    pooled = OutputInfo([dataclasses.replace(out.first_spec, shape=gradient.shape)])
     return jax.linear_transpose(lambda x: _avg_pool(rank, pooled, x, *options), x)(gradient)[0]
 
 

@@ -13,7 +13,7 @@ from bridge._sources.torch.autodiff.transforms import (
     recorded_vjp,
     transformed_jvp,
     transformed_vjp,
-    with_zeros,
+    with_zero_output_tangents,
 )
 from bridge._sources.torch.capture.trace import Fun
 from bridge._sources.torch.state.escaped_values import (
@@ -68,7 +68,11 @@ def tangent_strategies(
         funs += [(function.differentiable_fun, recorded_jvp)]
     tangents = [(strategy(fun, count, argnums, outnums), strategy) for fun, strategy in funs]
     zeros = [i for i, outnum in enumerate(outnums) if outnum in function.unrecorded]
-    return [(with_zeros(f, zeros), strategy) for f, strategy in tangents] if zeros else tangents
+    return (
+        [(with_zero_output_tangents(f, zeros), strategy) for f, strategy in tangents]
+        if zeros
+        else tangents
+    )
 
 
 def forward_strategy(function: Any) -> Strategy:

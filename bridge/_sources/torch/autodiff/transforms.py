@@ -135,7 +135,7 @@ def dual_jvp(fun: Fun, primal_count: int, argnums: Positions, outnums: Positions
     return jvp
 
 
-def with_zeros(jvp: Fun, positions: Sequence[int]) -> Fun:
+def with_zero_output_tangents(jvp: Fun, positions: Sequence[int]) -> Fun:
     """Make `jvp` return zeros at `positions`, where `torch.no_grad` or the like stops gradients."""
 
     def jvp_with_zeros(*args: torch.Tensor) -> list[torch.Tensor]:

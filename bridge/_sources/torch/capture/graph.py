@@ -73,7 +73,7 @@ def _rewrite_unbatchable(graph: Graph, node: Node) -> bool:
     elif node.target is _aten.as_strided_scatter.default:
         return rewrite_strided_write(graph, node)
     elif node.target is _aten.index_put.default:
-        return _rewrite_mask(graph, node)
+        return _rewrite_masked_assignment(graph, node)
     elif node.target is _aten.slice_scatter.default and len(node.args) > _END:
         size = node.meta["val"].shape[node.args[_END - 2]]
         node.update_arg(_END, min(node.args[_END], size))  # pyright: ignore[reportArgumentType]
@@ -104,7 +104,7 @@ def _rewrite_copy(graph: Graph, node: Node) -> bool:
     return True
 
 
-def _rewrite_mask(graph: Graph, node: Node) -> bool:
+def _rewrite_masked_assignment(graph: Graph, node: Node) -> bool:
     """Replace the functional `x[..., mask] = number` by `torch.where`."""
     target, indices, number, *accumulates = node.args
     mask: Any = indices[-1] if isinstance(indices, (list, tuple)) and indices else None

@@ -55,7 +55,7 @@ class _CodeWriter:
         elif node.op == "output":
             outputs = [self._expression(x) for x in results(node.graph)]
             for out_variant in self._out_variants.values():
-                outputs[out_variant.position] = self._outs[out_variant.position]
+                outputs[out_variant.output_position] = self._outs[out_variant.output_position]
             self._lines.append(f"return ({''.join(f'{x}, ' for x in outputs)})")
         else:
             self._lines.append(f"{name} = {self._call(node)}")
@@ -67,7 +67,7 @@ class _CodeWriter:
         arguments = [self._expression(x) for x in node.args]
         arguments += [f"{key}={self._expression(x)}" for key, x in node.kwargs.items()]
         if out_variant:
-            out = self._outs[out_variant.position]
+            out = self._outs[out_variant.output_position]
             if out_variant.operator is None:
                 return f"{out}.copy_({arguments[0]})"
             arguments.append(f"out={out}.view({self._expression(out_variant.shape)})")

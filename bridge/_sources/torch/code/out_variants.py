@@ -29,7 +29,7 @@ class OutVariant:
         shape: The shape in which the node views the buffer.
     """
 
-    position: int
+    output_position: int
     operator: Any
     shape: tuple[int, ...]
 

@@ -68,7 +68,7 @@ class Trial:
         if self._continues:
             return
         if id(fn) in self._states:
-            self.put_back()
+            self.restore()
             started = [state for _, state in self._states.values()]
         else:
             objects = _reachable(fn)
@@ -121,7 +121,7 @@ class Trial:
         if key is not None and key not in self._captured:
             self._fresh.add(key)
 
-    def put_back(self) -> None:
+    def restore(self) -> None:
         """Restore the state before the first run."""
         with without_modes(), without_functions():
             for x, values in self._attributes.values():
@@ -135,7 +135,7 @@ class Trial:
                     storage.resize_(before.nbytes())
                 storage.copy_(before)
             for _, state in reversed(self._states.values()):
-                state.put_back()
+                state.restore()
             self._restore_random()
 
 
@@ -148,7 +148,7 @@ def trial_runs() -> Generator[Trial]:
         yield trial
     finally:
         _local.trials = outer
-        trial.put_back()
+        trial.restore()
 
 
 @contextlib.contextmanager
