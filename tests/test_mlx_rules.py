@@ -107,15 +107,44 @@ def test_functions_with_and_without_forward_rules_are_not_mixed():
     torch.testing.assert_close(tangent(straight, X), T)
 
 
-def test_a_gradient_without_its_cotangent_has_no_tangent():
-    f = custom(lambda x: (x * x).sum(), vjp=lambda x, c, y: 2 * x)
-    with pytest.raises(bridge.NoRuleError, match=r"ignores its cotangent.*jvp"):
+LINEAR = {  # each maps cotangents to what is expected of tangents
+    "a factor": (lambda x, c, y: 2 * x * c, lambda t: 2 * X * t),
+    "a choice by the point": (lambda x, c, y: mx.where(x > 0, c, 3 * c), lambda t: t * ONE_OR_3),
+    "a mean that is taken off": (lambda x, c, y: c - c.mean(), lambda t: t - t.mean()),
+    "of lower precision": (lambda x, c, y: (c * x).astype(mx.float16), lambda t: X * t),
+    "a branch by the point": (lambda x, c, y: c if x.sum().item() < 9 else -c, lambda t: t),
+    "zeros": (lambda x, c, y: mx.zeros_like(x), lambda t: 0 * t),
+}
+ONE_OR_3 = torch.where(X > 0, 1.0, 3.0)
+NOT_LINEAR = {
+    "clipped": lambda x, c, y: mx.clip(c, -1, 1),
+    "clipped by a norm": lambda x, c, y: c * mx.minimum(1.0, 1 / mx.linalg.norm(c)),
+    "clipped, by the point": lambda x, c, y: mx.clip(c, -0.1, 0.1) if x.sum().item() < 9 else c,
+    "squared": lambda x, c, y: c * c,
+    "signs": lambda x, c, y: mx.sign(c) * x,
+    "rounded": lambda x, c, y: mx.round(3 * c),
+    "with a stopped gradient": lambda x, c, y: mx.stop_gradient(c) * x,
+    "without its cotangent": lambda x, c, y: 2 * x,
+    "ones": lambda x, c, y: mx.ones(3),
+    "with an addend": lambda x, c, y: 2 * c + x,
+}
+
+
+@pytest.mark.parametrize("kind", LINEAR)
+def test_tangents_follow_from_a_linear_rule(kind):
+    rule, expected = LINEAR[kind]
+    found = tangent(custom(mx.sin, vjp=rule), X)
+    torch.testing.assert_close(found, expected(T), rtol=1e-3, atol=1e-6)
+
+
+@pytest.mark.parametrize("kind", NOT_LINEAR)
+def test_no_tangents_follow_from_a_rule_that_is_not_linear(kind):
+    f = custom(mx.sin, vjp=NOT_LINEAR[kind])
+    torch.func.vjp(mlx2torch(f), X)
+    with pytest.raises(bridge.NoRuleError, match=r"ignores its cotangent, or is not linear.*jvp"):
         tangent(f, X)
-    g = custom(lambda x: (x * x).sum(), vjp=lambda x, c, y: mx.ones(3))
-    with pytest.raises(bridge.NoRuleError, match=r"ignores its cotangent.*jvp"):
-        tangent(g, X)
-    stopped = custom(lambda x: x * x, vjp=lambda x, c, y: mx.zeros_like(x))
-    torch.testing.assert_close(tangent(stopped, X), 0 * T)
+    both = custom(mx.sin, vjp=NOT_LINEAR[kind], jvp=lambda x, t: 7 * t)
+    torch.testing.assert_close(tangent(both, X), 7 * T)
 
 
 def test_a_checkpoint_has_the_tangents_of_its_function():

@@ -11,13 +11,14 @@ from collections.abc import Callable
 
 import mlx.core as mx
 
-from bridge._arrays.mlx import compute_stream, dtype_of
+from bridge._arrays.mlx import compute_stream
 from bridge._core.errors import NoRuleError
 from bridge._core.op import Specs
 from bridge._sources.mlx.dry_run import dry_run
 from bridge._sources.mlx.eager import example_inputs
 from bridge._sources.mlx.export import export_operations
-from bridge._sources.mlx.graph_summary import GraphSummary, has_float64
+from bridge._sources.mlx.function import PureFunction
+from bridge._sources.mlx.graph_summary import GraphSummary, has_float64, summarize_graph
 from bridge._sources.mlx.missing_rules import missing_rule
 from bridge._sources.mlx.nodes import separate_nodes
 from bridge._sources.mlx.random import Fun
@@ -67,34 +68,52 @@ def double_vjp(fun: Fun, xs: list[mx.array], tangents: list[mx.array]) -> list[m
     return mx.vjp(gradients, zeros, tangents)[1]
 
 
-def check_linear(
-    gradient: Fun, specs: Specs, summary: GraphSummary | None, primals: int, name: str
-) -> None:
-    """Raise if a gradient is not 0 for cotangents of 0, so that no tangent follows from it.
+def check_linear(vjp: PureFunction, primal_count: int, name: str) -> None:
+    """Raise if gradients are not linear in the cotangents, so that no tangents follow from them.
 
     Args:
-        gradient: The gradient, a function of primals and cotangents.
-        specs: The specs of these.
-        summary: A summary of its graph.
-        primals: How many primals there are.
+        vjp: The gradients as a function of primals and cotangents.
+        primal_count: How many primals there are.
         name: The name of the function that is differentiated.
     """
-    # Only gradients that depend on no cotangent can differ from 0.
-    constant = (
-        [i for i, argnums in enumerate(summary.dependencies) if max(argnums, default=-1) < primals]
-        if summary
-        else []
-    )
-    if not constant:
+    count = len(vjp.primals)
+    if count == primal_count or not vjp.outputs:
         return
+
+    def transpose(*args: mx.array) -> list[mx.array]:
+        xs, cotangents, tangents = args[:primal_count], args[primal_count:count], args[count:]
+        gradients = lambda *c: separate_nodes(vjp.fun(*xs, *c))
+        return mx.vjp(gradients, list(cotangents), list(tangents))[1]
+
+    specs = (*vjp.primals, *vjp.outputs)
+    summary = summarize_graph(transpose, specs, name)
+    positions = frozenset(range(primal_count, count))
     with compute_stream(has_float64=has_float64(specs)), dry_run():
-        xs = example_inputs(specs[:primals])
-        zeros = [mx.zeros(spec.shape, dtype_of(spec.dtype)) for spec in specs[primals:]]
-        gradients = gradient(*xs, *zeros)
-        wrong = [mx.any(mx.abs(gradients[i]) > 0).item() for i in constant]
-    if any(wrong):
+        args = example_inputs(specs)
+        xs, cotangents, tangents = args[:primal_count], args[primal_count:count], args[count:]
+        results = transpose(*args)
+        if summary:
+            is_constant = not any(positions & argnums for argnums in summary.dependencies)
+        else:
+            zeros = [mx.zeros_like(c) for c in cotangents]
+            is_constant = all(map(_all_close, results, transpose(*xs, *zeros, *tangents)))
+        gradients = vjp.fun(*xs, *cotangents)
+        is_transpose = _have_equal_products((gradients, tangents), (cotangents, results))
+    if not (is_constant and is_transpose):
         raise NoRuleError(
             f"{name} has no forward mode: the rule of a custom function in it ignores its "
-            "cotangent, so that no tangent follows from it. Multiply by the cotangent, or give it "
-            "a forward rule, with its .jvp."
+            "cotangent, or is not linear in it, as where gradients are clipped, so that no tangent "
+            "follows from it. Give it a forward rule, with its .jvp, or use reverse mode."
         )
+
+
+def _all_close(x: mx.array, y: mx.array) -> bool:
+    return bool(mx.allclose(x, y, rtol=1e-3, atol=1e-5, equal_nan=True).item())
+
+
+def _have_equal_products(*pairs: tuple[list[mx.array], list[mx.array]]) -> bool:
+    """Return True if the inner products of pairs of lists are equal, but for rounding."""
+    products = [[a * b for a, b in zip(*pair, strict=True)] for pair in pairs]
+    left, right = (sum(complex(x.sum().item()) for x in xs) for xs in products)
+    size = sum(float(mx.abs(x).sum().item()) for xs in products for x in xs)
+    return not abs(left - right) > 0.01 * size  # true for NaN too, which says nothing

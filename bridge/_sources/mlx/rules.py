@@ -131,8 +131,7 @@ class Function(PureFunction):
         if not (unreliable or may_have_rules):
             return jvp_with_fallback(lambda: self._check_gradient(argnums))
         if may_have_rules:
-            vjp = self.vjp(argnums, outnums)
-            check_linear(vjp.fun, vjp.primals, vjp.summary, len(self.primals), self.name)
+            check_linear(self.vjp(argnums, outnums), len(self.primals), self.name)
         return double_vjp
 
     @functools.cached_property
