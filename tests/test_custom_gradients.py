@@ -22,7 +22,6 @@ def with_vjp(fn, bwd, fwd=None):
 # The gradient of `sin` times 3, so that a rule that was passed over shows.
 triple = with_vjp(jnp.sin, lambda x, g: 3 * jnp.cos(x) * g)
 straight = with_vjp(lambda x: jnp.round(x), lambda x, g: g)
-clipped = with_vjp(jnp.sin, lambda x, g: jnp.clip(g, -1, 1) * jnp.cos(x))
 guarded = with_vjp(jnp.sin, lambda x, g: jnp.where(x > 0, 3 * jnp.cos(x) * g, 0))
 
 
@@ -106,13 +105,62 @@ def test_a_jvp_of_the_user_wins(target):
     np.testing.assert_allclose(tangent, 7 * T, rtol=1e-6)
 
 
+NOT_LINEAR = {
+    "clipped": lambda x, g: jnp.clip(g, -1, 1) * jnp.cos(x),
+    "clipped by a norm": lambda x, g: g * jnp.minimum(1, 1 / jnp.linalg.norm(g)),
+    "squared": lambda x, g: g * g,
+    "signs": lambda x, g: jnp.sign(g) * x,
+    "rounded": lambda x, g: jnp.round(g),
+    "integers": lambda x, g: g.astype(int).astype(g.dtype),
+    "with a stopped gradient": lambda x, g: jax.lax.stop_gradient(g) * x,
+    "by its own sign": lambda x, g: jnp.where(g > 0, g, 2 * g),
+    "without its cotangent": lambda x, g: jnp.cos(x),
+    "ones": lambda x, g: np.ones(3, "float32"),
+    "with an addend": lambda x, g: 2 * g + x,
+    "with noise": lambda x, g: g + jax.random.normal(jax.random.key(0), g.shape),
+}
+
+
 @pytest.mark.parametrize("jit", [True, False])
-def test_gradients_that_are_not_linear_have_no_tangents(target, jit):
-    crossed = wrapper("jax", target.name)(lambda x: clipped(x), jit=jit)
+@pytest.mark.parametrize("kind", NOT_LINEAR)
+def test_gradients_that_are_not_linear_have_no_tangents(target, kind, jit):
+    custom = with_vjp(jnp.sin, NOT_LINEAR[kind])
+    crossed = wrapper("jax", target.name)(lambda x: 2 * custom(jnp.exp(x)), jit=jit)
     with pytest.raises(NotImplementedError, match=r"is not linear in the cotangent.*custom_jvp"):
         target.numpy(target.jvp(crossed, (target.array(X),), (target.array(T),)))
     gradient = target.grad(lambda x: (crossed(x) * 5).sum())(target.array(X))
-    np.testing.assert_allclose(target.numpy(gradient), np.cos(X), rtol=1e-5)
+    y = np.exp(X)
+    expected = y * np.asarray(NOT_LINEAR[kind](jnp.asarray(y), jnp.full(3, 10.0)))
+    np.testing.assert_allclose(target.numpy(gradient), expected, rtol=1e-5)
+
+
+ZERO = jnp.zeros(3)
+LINEAR = {  # each maps cotangents to gradients, and is its own transpose
+    "masked": lambda x, g: jnp.where(x > 0, 3 * g, 0),
+    "divided": lambda x, g: g / (2 + x),
+    "without its mean": lambda x, g: g - g.mean(),
+    "of lower precision": lambda x, g: (g * x).astype("bfloat16").astype("float32"),
+    "zeros": lambda x, g: jnp.zeros_like(x),
+    "zeros from outside": lambda x, g: ZERO,
+    "products with 0": lambda x, g: x * 0.0,
+    "reversed twice": lambda x, g: (g[::-1] * x.sum())[::-1],
+    "padded": lambda x, g: jnp.pad(g, 1)[1:-1],
+    "of a matrix": lambda x, g: jnp.einsum("i,j,j", x, x, g),
+    "a solution": lambda x, g: jnp.linalg.solve(jnp.eye(3) * 3 + jnp.outer(x, x), g),
+    "a loop": lambda x, g: jax.lax.fori_loop(0, 3, lambda i, a: a * x, g),
+    "a scan": lambda x, g: jax.lax.scan(lambda c, y: (c, c * y), x.sum(), g)[1],
+    "a branch": lambda x, g: jax.lax.cond(x.sum() > 0, lambda a: a, lambda a: 2 * a, g),
+    "of another rule": lambda x, g: jax.vjp(triple, x)[1](g)[0],
+    "of a softmax": lambda x, g: jax.vjp(jax.nn.softmax, x)[1](g)[0],
+}
+
+
+@pytest.mark.parametrize("kind", LINEAR)
+def test_gradients_that_are_linear_have_tangents(target, kind):
+    rule = LINEAR[kind]
+    crossed = wrapper("jax", target.name)(with_vjp(jnp.sin, rule))
+    tangent = target.numpy(target.jvp(crossed, (target.array(X),), (target.array(T),)))
+    np.testing.assert_allclose(tangent, rule(jnp.asarray(X), jnp.asarray(T)), rtol=1e-2, atol=1e-6)
 
 
 def test_batches_of_tangents():

@@ -180,10 +180,33 @@ def test_a_shared_argument_gets_the_gradient_of_all_examples_without_one_for_eac
     assert max(sizes) <= 64 * 8
 
 
-def test_no_tangents_where_a_gradient_is_clipped():
-    f = op(Clipped.apply, X)
-    with pytest.raises(NotImplementedError, match="not linear in the cotangent"):
-        f.derive("jvp", (0,))
+NOT_LINEAR = {
+    "clipped": lambda x, g: g.clip(-0.1, 0.1),
+    "clipped by a norm": lambda x, g: g / g.norm().clamp(min=1),
+    "squared": lambda x, g: g * g,
+    "signs": lambda x, g: g.sign() * x,
+    "rounded": lambda x, g: (3 * g).round(),
+    "with a stopped gradient": lambda x, g: g.detach() * x,
+    "without its cotangent": lambda x, g: x.cos(),
+    "ones": lambda x, g: torch.ones_like(x),
+    "with an addend": lambda x, g: 2 * g + x,
+}
+
+
+@pytest.mark.parametrize("kind", NOT_LINEAR)
+def test_no_tangents_where_a_gradient_is_not_linear(kind):
+    class Custom(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, x):
+            ctx.save_for_backward(x)
+            return x.sin()
+
+        @staticmethod
+        def backward(ctx, g):
+            return NOT_LINEAR[kind](ctx.saved_tensors[0], g)
+
+    with pytest.raises(NotImplementedError, match=r"not linear in the cotangent|disagree"):
+        op(Custom.apply, X).derive("jvp", (0,))
 
 
 def test_distances_have_tangents_where_torch_has_a_formula():

@@ -5,7 +5,9 @@ A `jax.custom_vjp` has no rule for tangents. But the gradient is a linear functi
 and the vjp of that function maps tangents of the primals to tangents of the outputs. If a rule is
 not linear, such as one that clips its cotangent, the result depends on the cotangent at which this
 vjp is taken: then there are no tangents, and the function is refused. To tell, the program of the
-tangents is traced as a function of that cotangent: it must not depend on it.
+tangents is traced as a function of that cotangent: it must not depend on it. And the program of the
+gradients must not be known to be nonlinear: a constant, a sum with one, or something rounded has a
+derivative that does not depend on the cotangent either.
 """
 
 from collections.abc import Callable, Sequence
@@ -18,6 +20,7 @@ from jax.extend.core import jaxpr_as_fun
 
 from bridge._core.errors import NoRuleError
 from bridge._sources.jax.internals import depends_on_arguments, has_unsupported_tangents
+from bridge._sources.jax.linearity import is_nonlinear
 
 Fun = Callable[..., Sequence[Any]]
 
@@ -49,9 +52,12 @@ def _double_vjp(fun: Fun, xs: Sequence[Any], tangents: Sequence[Any], name: str)
         return jax.vjp(lambda free: pullback(free), list(cotangents))[1](tuple(tangents))[0]
 
     zeros = [jnp.zeros_like(y) for y in outputs]
-    if depends_on_arguments(jax.make_jaxpr(output_tangents)(zeros).jaxpr):
+    gradients = jax.make_jaxpr(lambda cotangents: pullback(cotangents))(zeros)
+    tangents_of_zeros = jax.make_jaxpr(output_tangents)(zeros)
+    if is_nonlinear(gradients) or depends_on_arguments(tangents_of_zeros.jaxpr):
         raise NoRuleError(
             f"{name} has no tangents: the gradient of a jax.custom_vjp in it is not linear in the "
-            "cotangent, as where it is clipped. Use reverse mode, or a jax.custom_jvp."
+            "cotangent, as where it is clipped, or leaves the cotangent out. Use reverse mode, or "
+            "a jax.custom_jvp."
         )
     return output_tangents(zeros)

@@ -1,0 +1,129 @@
+"""Whether functions are linear, as far as their jaxprs tell."""
+
+import enum
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.extend.core import ClosedJaxpr, Jaxpr, Literal
+
+from bridge._sources.jax.jaxpr import inner_jaxprs
+
+
+class Degree(enum.Enum):
+    """How a value depends on the arguments."""
+
+    ZERO = enum.auto()
+    CONSTANT = enum.auto()
+    LINEAR = enum.auto()
+    OTHER = enum.auto()
+    UNKNOWN = enum.auto()
+
+
+ZERO, CONSTANT, LINEAR, OTHER, UNKNOWN = Degree
+# Operations, with the positions of the operands that they are linear in together.
+_SUMS: dict[str, slice | tuple[int, ...]] = {
+    **dict.fromkeys(("add", "add_any", "sub", "neg", "concatenate", "pad", "complex"), slice(None)),
+    **dict.fromkeys(("convert_element_type", "reduce_precision", "copy", "copy_p"), slice(None)),
+    **dict.fromkeys(("reshape", "broadcast_in_dim", "transpose", "squeeze", "rev"), slice(None)),
+    **dict.fromkeys(("slice", "reduce_sum", "cumsum", "split", "real", "imag"), slice(None)),
+    **dict.fromkeys(("conj", "sharding_constraint", "device_put"), slice(None)),
+    **dict.fromkeys(("div", "dynamic_slice", "gather"), (0,)),
+    "select_n": slice(1, None),
+    "dynamic_update_slice": (0, 1),
+    "scatter-add": (0, 2),
+    "scatter": (0, 2),
+}
+_PRODUCTS = {"mul", "dot_general", "conv_general_dilated"}
+_CALLS = {"jit", "pjit", "closed_call", "remat", "checkpoint", "custom_jvp_call"}
+# `stop_gradient` has the value, but not the derivative, of a linear function.
+_NONLINEAR = {"stop_gradient", "sign", "round", "floor", "ceil", "max", "min", "clamp", "abs"}
+_NONLINEAR |= {"exp", "exp2", "expm1", "log", "log1p", "sqrt", "rsqrt", "cbrt", "square", "pow"}
+_NONLINEAR |= {"integer_pow", "logistic", "tanh", "sin", "cos", "tan", "erf", "reduce_max"}
+_NONLINEAR |= {"reduce_min", "reduce_prod", "argmax", "argmin", "sort", "is_finite"}
+_NONLINEAR |= {"eq", "ne", "lt", "gt", "le", "ge"}
+
+
+def is_nonlinear(closed: ClosedJaxpr) -> bool:
+    """Return True if a result is surely no linear function of the arguments; a constant is none."""
+    constants = [ZERO if _is_zero(x) else CONSTANT for x in closed.consts]
+    jaxpr: Any = closed.jaxpr
+    degrees = _output_degrees(jaxpr, constants, [LINEAR] * len(jaxpr.invars))
+    return any(
+        degree in (CONSTANT, OTHER) and jnp.issubdtype(var.aval.dtype, jnp.inexact)
+        for degree, var in zip(degrees, jaxpr.outvars, strict=True)
+    )
+
+
+def _is_zero(x: Any) -> bool:
+    """Return True if a constant is known to be 0."""
+    if isinstance(x, jax.core.Tracer) or not jnp.issubdtype(jnp.result_type(x), jnp.number):
+        return False
+    with jax.ensure_compile_time_eval():
+        return not jnp.any(x)
+
+
+def _output_degrees(
+    jaxpr: Jaxpr, constants: Sequence[Degree], arguments: Sequence[Degree]
+) -> list[Degree]:
+    degrees = dict(zip(map(id, jaxpr.constvars), constants, strict=True))
+    degrees |= dict(zip(map(id, jaxpr.invars), arguments, strict=True))
+
+    def degree(var: Any) -> Degree:
+        if isinstance(var, Literal):
+            return ZERO if _is_zero(var.val) else CONSTANT
+        return degrees[id(var)]
+
+    for eqn in jaxpr.eqns:
+        operands = [degree(var) for var in eqn.invars]
+        inner = inner_jaxprs(eqn) if eqn.primitive.name in _CALLS else []
+        if len(inner) == 1 and len(inner[0].invars) == len(operands):
+            results = _output_degrees(inner[0], [CONSTANT] * len(inner[0].constvars), operands)
+        else:
+            results = [_result_degree(eqn, operands)] * len(eqn.outvars)
+        degrees |= dict(zip(map(id, eqn.outvars), results, strict=True))
+    return [degree(var) for var in jaxpr.outvars]
+
+
+def _result_degree(eqn: Any, operands: Sequence[Degree]) -> Degree:
+    name = eqn.primitive.name
+    if name in _PRODUCTS:
+        return _product_degree(*operands)
+    if name in _SUMS:
+        positions = _SUMS[name]
+        indices = range(len(operands))
+        linear = indices[positions] if isinstance(positions, slice) else positions
+        others = [operands[i] for i in indices if i not in linear]
+        total = _sum_degree([operands[i] for i in linear])
+        is_inexact = all(jnp.issubdtype(var.aval.dtype, jnp.inexact) for var in eqn.outvars)
+        return total if is_inexact and {*others} <= {ZERO, CONSTANT} else _any_degree(operands)
+    return _any_degree(operands) if name in _NONLINEAR else _unknown_degree(operands)
+
+
+def _product_degree(x: Degree, y: Degree) -> Degree:
+    if ZERO in (x, y):
+        return ZERO
+    if UNKNOWN in (x, y):
+        return UNKNOWN
+    if CONSTANT in (x, y):
+        return y if x is CONSTANT else x
+    return OTHER
+
+
+def _sum_degree(terms: Sequence[Degree]) -> Degree:
+    degrees = {*terms} - {ZERO}
+    if len(degrees) <= 1:
+        return next(iter(degrees), ZERO)
+    return UNKNOWN if UNKNOWN in degrees else OTHER
+
+
+def _any_degree(operands: Sequence[Degree]) -> Degree:
+    """Return the degree of a function that is not linear in any operand."""
+    if {*operands} <= {ZERO, CONSTANT}:
+        return CONSTANT
+    return UNKNOWN if UNKNOWN in operands else OTHER
+
+
+def _unknown_degree(operands: Sequence[Degree]) -> Degree:
+    return CONSTANT if {*operands} <= {ZERO, CONSTANT} else UNKNOWN
