@@ -6,6 +6,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.core import Tracer
 from jax.extend.core import ClosedJaxpr, Jaxpr, Literal
 
 from bridge._sources.jax.jaxpr import inner_jaxprs
@@ -38,11 +39,12 @@ _SUMS: dict[str, slice | tuple[int, ...]] = {
 _PRODUCTS = {"mul", "dot_general", "conv_general_dilated"}
 _CALLS = {"jit", "pjit", "closed_call", "remat", "checkpoint", "custom_jvp_call"}
 # `stop_gradient` has the value, but not the derivative, of a linear function.
-_NONLINEAR = {"stop_gradient", "sign", "round", "floor", "ceil", "max", "min", "clamp", "abs"}
-_NONLINEAR |= {"exp", "exp2", "expm1", "log", "log1p", "sqrt", "rsqrt", "cbrt", "square", "pow"}
-_NONLINEAR |= {"integer_pow", "logistic", "tanh", "sin", "cos", "tan", "erf", "reduce_max"}
-_NONLINEAR |= {"reduce_min", "reduce_prod", "argmax", "argmin", "sort", "is_finite"}
-_NONLINEAR |= {"eq", "ne", "lt", "gt", "le", "ge"}
+_NONLINEAR = {
+    *("stop_gradient", "sign", "round", "floor", "ceil", "max", "min", "clamp", "abs", "exp"),
+    *("exp2", "expm1", "log", "log1p", "sqrt", "rsqrt", "cbrt", "square", "pow", "integer_pow"),
+    *("logistic", "tanh", "sin", "cos", "tan", "erf", "reduce_max", "reduce_min", "reduce_prod"),
+    *("argmax", "argmin", "sort", "is_finite", "eq", "ne", "lt", "gt", "le", "ge"),
+}
 
 
 def is_nonlinear(closed: ClosedJaxpr) -> bool:
@@ -58,7 +60,7 @@ def is_nonlinear(closed: ClosedJaxpr) -> bool:
 
 def _is_zero(x: Any) -> bool:
     """Return True if a constant is known to be 0."""
-    if isinstance(x, jax.core.Tracer) or not jnp.issubdtype(jnp.result_type(x), jnp.number):
+    if isinstance(x, Tracer) or not jnp.issubdtype(jnp.result_type(x), jnp.number):
         return False
     with jax.ensure_compile_time_eval():
         return not jnp.any(x)

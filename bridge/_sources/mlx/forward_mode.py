@@ -113,7 +113,10 @@ def _all_close(x: mx.array, y: mx.array) -> bool:
 
 def _have_equal_products(*pairs: tuple[list[mx.array], list[mx.array]]) -> bool:
     """Return True if the inner products of pairs of lists are equal, but for rounding."""
-    products = [[a * b for a, b in zip(*pair, strict=True)] for pair in pairs]
-    left, right = (sum(complex(x.sum().item()) for x in xs) for xs in products)
-    size = sum(float(mx.abs(x).sum().item()) for xs in products for x in xs)
-    return not abs(left - right) > 0.01 * size  # true for NaN too, which says nothing
+    # A sum in half precision would overflow.
+    products = [[mx.array(1.0) * a * b for a, b in zip(*pair, strict=True)] for pair in pairs]
+    zero = mx.array(0.0)
+    left, right = (sum((x.sum() for x in xs), zero) for xs in products)
+    size = sum((mx.abs(x).sum() for xs in products for x in xs), zero)
+    # True for NaN too, which says nothing.
+    return not bool((mx.abs(left - right) > 0.01 * size).item())
