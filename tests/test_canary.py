@@ -52,7 +52,8 @@ def test_names_are_listed_with_their_fallbacks(canary, tmp_path):
 
 
 def test_a_room_for_upstream_names_lists_all_but_the_top(canary, tmp_path):
-    path = tmp_path / "_internals.py"
+    path = tmp_path / "upstream" / "module.py"
+    path.parent.mkdir()
     path.write_text("import torch\nx = torch.nn.Linear, torch.empty")
     assert [name for name, *_ in canary.unpromised(path)] == ["torch.nn.Linear"]
 
@@ -88,3 +89,12 @@ def test_nothing_without_a_fallback_is_gone(canary, capsys):
     for framework in ("torch", "jax", "mlx"):
         pytest.importorskip(framework)
     assert canary.main() == 0, capsys.readouterr().out
+
+
+def test_only_the_rooms_for_them_use_names_that_are_not_promised(canary):
+    """But for `jax.extend` and `jax.interpreters`, which are there for others to build on."""
+    modules = [path for path in canary.PACKAGE.rglob("*.py") if "upstream" not in path.parts]
+    assert len(modules) > 100
+    used = {name for path in modules for name, *_ in canary.unpromised(path)}
+    assert not [name for name in used if not name.startswith(("jax.extend.", "jax.interpreters"))]
+    assert not [path for path in modules if "export_to_dot" in path.read_text()]

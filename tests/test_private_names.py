@@ -13,16 +13,17 @@ from torch.utils.dlpack import from_dlpack  # noqa: E402, as above
 import bridge._arrays.jax.backend as jax_arrays  # noqa: E402, as above
 import bridge._arrays.torch.backend as torch_arrays  # noqa: E402, as above
 from bridge import jax2torch  # noqa: E402, as above
-from bridge._targets.torch import call, internals  # noqa: E402, as above
+from bridge._arrays.torch.upstream import isolation  # noqa: E402, as above
+from bridge._targets.torch import call  # noqa: E402, as above
 
 X = np.random.default_rng(3).uniform(-1.3, 1.5, (4, 3)).astype("float32")
 
 
 def test_private_names_are_used_where_they_are():
     """Fails when one is gone, and the public one is at work."""
-    assert torch_arrays._take is torch._C._from_dlpack
-    assert jax_arrays._capsule is jaxlib._jax.buffer_to_dlpack_managed_tensor
-    assert internals.transforming is torch._C._are_functorch_transforms_active
+    assert torch_arrays.from_dlpack is torch._C._from_dlpack
+    assert jax_arrays.dlpack_capsule is jaxlib._jax.buffer_to_dlpack_managed_tensor
+    assert isolation.transforming is torch._C._are_functorch_transforms_active
 
 
 def public_capsule(y):
@@ -30,8 +31,8 @@ def public_capsule(y):
 
 
 PUBLIC = {
-    "from_dlpack": (torch_arrays, "_take", from_dlpack),
-    "__dlpack__": (jax_arrays, "_capsule", public_capsule),
+    "from_dlpack": (torch_arrays, "from_dlpack", from_dlpack),
+    "__dlpack__": (jax_arrays, "dlpack_capsule", public_capsule),
     "transforming": (call, "transforming", lambda: True),
     "undisturbed": (call, "is_plain_autograd", lambda: False),
 }

@@ -7,7 +7,7 @@ from bridge._arrays.jax.backend import (
     shape_dtype_struct as shape_dtype_struct,
 )
 from bridge._arrays.jax.devices import choose_compute_device as choose_compute_device
-from bridge._arrays.jax.modes import (
+from bridge._arrays.jax.upstream.modes import (
     allow_transfers as allow_transfers,
     allows_transfers as allows_transfers,
     check_not_forked as check_not_forked,

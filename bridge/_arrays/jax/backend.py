@@ -12,7 +12,8 @@ from jax.core import Tracer
 from jax.sharding import SingleDeviceSharding
 
 from bridge._arrays.jax.devices import describe_spread, find_device, gather, import_buffer
-from bridge._arrays.jax.modes import CONFIG, allow_transfers, check_not_forked, x64_mode
+from bridge._arrays.jax.upstream.memory import dlpack_capsule
+from bridge._arrays.jax.upstream.modes import CONFIG, allow_transfers, check_not_forked, x64_mode
 from bridge._arrays.numpy import HostCapsule, as_dlpack_dtype
 from bridge._core.array_protocols import PytreeNode
 from bridge._core.errors import ArgumentError, CopyError, NoValuesError
@@ -216,18 +217,10 @@ def shape_dtype_struct(spec: ArraySpec, *, x64: bool) -> jax.ShapeDtypeStruct:
     return jax.ShapeDtypeStruct(spec.shape, dtype, weak_type=spec.weak_type)
 
 
-try:  # a third of the cost of __dlpack__, which looks up device and stream each time
-    from jaxlib._jax import buffer_to_dlpack_managed_tensor as _capsule
-except ImportError:
-
-    def _capsule(y: Any) -> Any:
-        return y.__dlpack__()
-
-
 def _make_capsules(outputs: Sequence[Any], near: type | None) -> Sequence[Any]:
     try:
         gathered = [y if type(y.sharding) is near else gather(y, "cpu") for y in outputs]
-        return [_capsule(y) for y in gathered]
+        return [dlpack_capsule(y) for y in gathered]
     except (RuntimeError, AttributeError) as error:  # a tracer has no sharding and no buffer
         if not any(isinstance(y, Tracer) for y in outputs):
             raise

@@ -24,7 +24,6 @@ in the graph of whatever depends on the primal.
 
 import contextlib
 import functools
-import io
 import threading
 from collections.abc import Callable, Generator, Sequence
 from typing import Any
@@ -33,6 +32,7 @@ import mlx.core as mx
 
 from bridge._arrays.mlx.streams import evaluation_lock, renew_after_fork, unlocked_stream
 from bridge._arrays.mlx.threads import on_python_thread
+from bridge._arrays.mlx.upstream.dot_graph import graph_text
 from bridge._core.errors import NoValuesError
 
 
@@ -116,9 +116,8 @@ def is_traced(x: mx.array) -> bool:
     """Return True if `x` depends on a primal of a derivative: NOTE [traced arrays]."""
     if not transforming():
         return False
-    text = io.StringIO()
-    mx.export_to_dot(text, x)
-    return '"Copy"' in text.getvalue() or ("->" in text.getvalue() and _is_marked(x))
+    text = graph_text(x)
+    return '"Copy"' in text or ("->" in text and _is_marked(x))
 
 
 def _is_marked(x: mx.array) -> bool:

@@ -2,7 +2,7 @@
 
 from bridge._arrays.torch.backend import ARRAYS as ARRAYS
 from bridge._arrays.torch.dtypes import dtype_name as dtype_name
-from bridge._arrays.torch.isolation import (
+from bridge._arrays.torch.upstream.isolation import (
     is_recording as is_recording,
     suspend_transforms as suspend_transforms,
     transforming as transforming,

@@ -7,14 +7,14 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.utils._pytree as pytree
 from torch.autograd import forward_ad
-from torch.utils.dlpack import from_dlpack
 
 from bridge._arrays.numpy import HostCapsule, as_dlpack_dtype
 from bridge._arrays.torch.dtypes import AS_INTEGERS, PLAIN, dtype_name
 from bridge._arrays.torch.execute import execute_into, tensor_from_buffer
-from bridge._arrays.torch.isolation import suspend_transforms, without_derivatives
+from bridge._arrays.torch.upstream.isolation import suspend_transforms, without_derivatives
+from bridge._arrays.torch.upstream.memory import from_dlpack, has_plain_memory
+from bridge._arrays.torch.upstream.pytrees import pytree
 from bridge._core.array_protocols import DeviceStream, PytreeNode
 from bridge._core.errors import ArgumentError, CopyError, NoValuesError
 from bridge._core.op import Arrays, Op, Specs
@@ -206,7 +206,7 @@ def _numpy_views(xs: Sequence[Any]) -> Sequence[Any]:
 
 
 def _numpy_view(x: torch.Tensor) -> Any:
-    if not _is_plain(x):
+    if not has_plain_memory(x):
         return _numpy_by_dispatcher(x)
     # Tensor.numpy() makes the storage not resizable, but FSDP resizes it to free parameters.
     try:
@@ -220,31 +220,6 @@ def _numpy_by_dispatcher(x: torch.Tensor) -> Any:
         return x.numpy(force=True)
     integer, dtype = AS_INTEGERS[x.dtype]
     return _numpy_view(x.detach().view(integer)).view(dtype)
-
-
-def _is_plain(x: torch.Tensor) -> bool:
-    """Return True if the memory of `x` on the host holds its values, as DLPack assumes.
-
-    It does not for lazy conjugations, negations and zeros, for subclasses and on other devices.
-    All of these have dispatch keys of their own.
-    """
-    return _dispatch_keys is not None and _dispatch_keys(x).raw_repr() in _PLAIN_KEYS
-
-
-_dispatch_keys: Callable[[torch.Tensor], Any] | None = getattr(torch._C, "_dispatch_keys", None)  # pyright: ignore[reportPrivateUsage]
-
-
-def _plain_keys() -> set[int]:
-    """Return the dispatch keys of ordinary host tensors, outside and inside inference mode."""
-    if _dispatch_keys is None:
-        return set()
-    with torch.device("cpu"):
-        keys = {_dispatch_keys(torch.empty(0)).raw_repr()}
-        with torch.inference_mode():
-            return keys | {_dispatch_keys(torch.empty(0)).raw_repr()}
-
-
-_PLAIN_KEYS = _plain_keys()
 
 
 def _contiguous_on(xs: Sequence[Any], *, device: str) -> Sequence[Any]:
@@ -261,12 +236,8 @@ def _materialize(x: torch.Tensor) -> torch.Tensor:
     return y if y.data_ptr() or not y.numel() else y.clone()
 
 
-# The public function without checks of its argument, in half the time.
-_take: Callable[[Any], torch.Tensor] = getattr(torch._C, "_from_dlpack", from_dlpack)  # pyright: ignore[reportPrivateUsage]
-
-
 def _adopt(buffers: Sequence[Any]) -> Arrays:
-    return tuple([_take(y) for y in buffers])
+    return tuple([from_dlpack(y) for y in buffers])
 
 
 def _adopt_from(buffers: Sequence[Any], *, device: str) -> Arrays:

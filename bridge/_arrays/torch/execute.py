@@ -9,7 +9,7 @@ import torch
 
 from bridge._arrays.numpy import as_dlpack_dtype
 from bridge._arrays.torch.dtypes import PLAIN_NUMPY, dtype_name
-from bridge._arrays.torch.isolation import suspend_transforms
+from bridge._arrays.torch.upstream.isolation import suspend_transforms
 from bridge._core.errors import ArgumentError
 from bridge._core.op import Op
 from bridge._core.spec import NARROW_INTEGERS, check_output_count, check_range

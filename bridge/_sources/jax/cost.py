@@ -15,8 +15,8 @@ from typing import Any
 
 from jax.extend.core import Jaxpr
 
+from bridge._arrays.jax.upstream.jaxprs import inner_jaxprs
 from bridge._core.spec import ArraySpec
-from bridge._sources.jax.jaxpr import inner_jaxprs
 
 _BUFFER = 6e-6  # seconds to return, save and pass back a residual of any size
 _JOIN = 2e-7  # seconds to pack a small residual with others, and to unpack it

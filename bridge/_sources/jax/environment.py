@@ -15,7 +15,8 @@ from typing import Any
 
 import jax
 
-from bridge._sources.jax.internals import CONFIG, SETTINGS, read_setting, trace_context
+from bridge._arrays.jax.upstream.modes import CONFIG
+from bridge._arrays.jax.upstream.settings import SETTINGS, read_setting, trace_context
 
 _MOST_NUMBERS = 1024
 

@@ -18,8 +18,8 @@ import jax.numpy as jnp
 from jax.core import Tracer
 from jax.extend.core import jaxpr_as_fun
 
+from bridge._arrays.jax.upstream.jaxprs import depends_on_arguments, has_unsupported_tangents
 from bridge._core.errors import NoRuleError
-from bridge._sources.jax.internals import depends_on_arguments, has_unsupported_tangents
 from bridge._sources.jax.linearity import is_nonlinear
 
 Fun = Callable[..., Sequence[Any]]

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jax.core import Tracer
 from jax.extend.core import ClosedJaxpr, Jaxpr, Literal
 
-from bridge._sources.jax.jaxpr import inner_jaxprs
+from bridge._arrays.jax.upstream.jaxprs import inner_jaxprs
 
 
 class Degree(enum.Enum):

@@ -19,9 +19,9 @@ import jax.numpy as jnp
 from jax.extend.core import Jaxpr
 
 from bridge._arrays.jax import conjugate_all
+from bridge._arrays.jax.upstream.jaxprs import inner_jaxprs
 from bridge._core.op import ForwardBackward, Op, Positions
 from bridge._sources.jax.derivative import Derivative
-from bridge._sources.jax.jaxpr import inner_jaxprs
 
 _WIDE_DTYPES = {"float32", "float64", "complex64", "complex128"}
 

@@ -18,12 +18,12 @@ from bridge._arrays.mlx import (
     unlocked_stream,
     unmarked_placeholder,
 )
+from bridge._arrays.mlx.upstream.errors import looks_at_values
 from bridge._core.errors import ArgumentError
 from bridge._core.op import Specs
 from bridge._core.spec import check_specs_unchanged
 from bridge._sources.mlx.dry_run import dry_run
 from bridge._sources.mlx.graph_summary import has_float64
-from bridge._sources.mlx.missing_rules import looks_at_values
 from bridge._sources.mlx.random import Fun
 
 

@@ -9,11 +9,11 @@ from typing import Any
 import mlx.core as mx
 
 from bridge._arrays.mlx import transforming
+from bridge._arrays.mlx.upstream.dot_graph import is_same_node
 from bridge._arrays.numpy_copies import NumpySnapshots
 from bridge._core.captured_state import Snapshots, StateReader, find_places
 from bridge._core.captured_values import Holder, walk_holders
 from bridge._core.trial_state import TrialState
-from bridge._sources.mlx.dot_graph import is_same_node
 from bridge._sources.mlx.random import KEYS
 
 

@@ -13,8 +13,8 @@ from typing import Any
 
 import mlx.core as mx
 
+from bridge._arrays.mlx.upstream.dot_graph import COMPARISONS, Step
 from bridge._core.op import Specs
-from bridge._sources.mlx.dot_graph import COMPARISONS, Step
 from bridge._sources.mlx.export import export_batched_operations, export_operations, try_export
 from bridge._sources.mlx.graph_summary import GraphSummary
 from bridge._sources.mlx.random import Fun

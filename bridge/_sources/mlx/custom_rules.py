@@ -18,13 +18,13 @@ from typing import Any
 import mlx.core as mx
 
 from bridge._arrays.mlx import TracerError, on_other_thread, unlocked_stream
+from bridge._arrays.mlx.upstream.dot_graph import active_arrays, read_graph
+from bridge._arrays.mlx.upstream.errors import looks_at_values
 from bridge._core.errors import NoRuleError
 from bridge._core.op import Positions, Specs
-from bridge._sources.mlx.dot_graph import active_arrays, read_graph
 from bridge._sources.mlx.dry_run import dry_run
 from bridge._sources.mlx.eager import example_inputs
 from bridge._sources.mlx.graph_summary import has_float64, placeholders
-from bridge._sources.mlx.missing_rules import looks_at_values
 from bridge._sources.mlx.random import Fun
 
 _GRADIENT_ARGUMENTS = 3  # primals, cotangents, outputs

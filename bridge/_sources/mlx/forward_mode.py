@@ -12,6 +12,7 @@ from collections.abc import Callable
 import mlx.core as mx
 
 from bridge._arrays.mlx import compute_stream
+from bridge._arrays.mlx.upstream.errors import missing_rule
 from bridge._core.errors import NoRuleError
 from bridge._core.op import Specs
 from bridge._sources.mlx.dry_run import dry_run
@@ -19,7 +20,6 @@ from bridge._sources.mlx.eager import example_inputs
 from bridge._sources.mlx.export import export_operations
 from bridge._sources.mlx.function import PureFunction
 from bridge._sources.mlx.graph_summary import GraphSummary, has_float64, summarize_graph
-from bridge._sources.mlx.missing_rules import missing_rule
 from bridge._sources.mlx.nodes import separate_nodes
 from bridge._sources.mlx.random import Fun
 

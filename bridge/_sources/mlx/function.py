@@ -7,12 +7,12 @@ from collections.abc import Callable, Sequence
 import mlx.core as mx
 
 from bridge._arrays.mlx import async_evaluate, compute_stream
+from bridge._arrays.mlx.upstream.errors import raise_for_leftovers, raise_no_rule
 from bridge._core.op import Arrays, Positions, Specs
 from bridge._core.pytree import scatter
 from bridge._sources.mlx.call_checks import CallChecker
 from bridge._sources.mlx.custom_rules import check_rule_gradients
 from bridge._sources.mlx.graph_summary import GraphSummary, has_float64
-from bridge._sources.mlx.missing_rules import raise_for_leftovers, raise_no_rule
 from bridge._sources.mlx.native import Settings
 from bridge._sources.mlx.nodes import separate_nodes
 from bridge._sources.mlx.random import Fun, rng_state

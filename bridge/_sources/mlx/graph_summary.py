@@ -18,10 +18,10 @@ from typing import Any
 import mlx.core as mx
 
 from bridge._arrays.mlx import ARRAYS as ARRAYS, compute_stream, dtype_of, placeholder
+from bridge._arrays.mlx.upstream.dot_graph import Step, read_graph
+from bridge._arrays.mlx.upstream.errors import looks_at_values, raise_no_rule
 from bridge._core.op import Specs
-from bridge._sources.mlx.dot_graph import Step, read_graph
 from bridge._sources.mlx.dry_run import dry_run
-from bridge._sources.mlx.missing_rules import looks_at_values, raise_no_rule
 from bridge._sources.mlx.random import Fun, detect_rng_use
 
 

@@ -25,11 +25,11 @@ from bridge._arrays.mlx import (
     pop,
     zeros,
 )
+from bridge._arrays.mlx.upstream.errors import raise_for_leftovers, raise_no_rule
 from bridge._core.op import ForwardBackward, Op, Positions, Specs
 from bridge._core.pytree import scatter
 from bridge._sources.mlx.call_checks import CallChecker
 from bridge._sources.mlx.graph_summary import GraphSummary, has_float64
-from bridge._sources.mlx.missing_rules import raise_for_leftovers, raise_no_rule
 from bridge._sources.mlx.native import Settings
 from bridge._sources.mlx.nodes import separate_nodes
 from bridge._sources.mlx.random import Fun, rng_state

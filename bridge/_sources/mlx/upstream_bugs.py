@@ -20,10 +20,10 @@ which ends the process.
 import dataclasses
 from collections.abc import Callable, Collection, Iterable
 
+from bridge._arrays.mlx.upstream.dot_graph import Step, active_arrays
 from bridge._core.errors import NoRuleError
 from bridge._core.op import Positions, Specs
 from bridge._sources.mlx.complex import has_complex_operand
-from bridge._sources.mlx.dot_graph import Step, active_arrays
 from bridge._sources.mlx.export import export_batched_operations, export_operations
 from bridge._sources.mlx.graph_summary import GraphSummary, summarize_graph
 from bridge._sources.mlx.random import Fun

@@ -11,9 +11,9 @@ from collections.abc import Sequence
 import mlx.core as mx
 
 from bridge._arrays.mlx import as_constants, transforming
+from bridge._arrays.mlx.upstream.dot_graph import Step, read_graph
 from bridge._core.errors import NoRuleError
 from bridge._core.op import Positions
-from bridge._sources.mlx.dot_graph import Step, read_graph
 from bridge._sources.mlx.dry_run import dry_run
 from bridge._sources.mlx.random import Fun, rng_state, with_rng_key
 from bridge._sources.mlx.upstream_bugs import check_graph

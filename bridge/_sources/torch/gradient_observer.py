@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch.overrides import TorchFunctionMode
 
-from bridge._sources.torch.internals import is_transforming, set_grad_enabled
+from bridge._arrays.torch.upstream.modes import is_transforming, set_grad_enabled
 
 _REQUIRES_GRAD: Any = torch.Tensor.requires_grad.__get__  # pyright: ignore[reportAttributeAccessIssue]
 

@@ -6,6 +6,7 @@ import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from bridge._arrays.torch.upstream.errors import is_style_error
 from bridge._core.errors import NoRuleError, NoValuesError
 from bridge._core.op import ForwardBackward, Op, Positions, Specs
 from bridge._core.tracebacks import user_stacklevel
@@ -40,7 +41,6 @@ from bridge._sources.torch.capture.graph_export import export_graph
 from bridge._sources.torch.capture.trace import Fun, trace
 from bridge._sources.torch.function import FunctionInfo
 from bridge._sources.torch.program import Program, Settings, make_call, make_call_into
-from bridge._sources.torch.torch_errors import is_style_error
 
 
 @dataclasses.dataclass(frozen=True, eq=False, kw_only=True)

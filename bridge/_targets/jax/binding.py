@@ -6,8 +6,8 @@ from typing import Any
 import jax
 from jax.extend.core import Primitive
 
+from bridge._arrays.jax.upstream.tracing import varying_axes
 from bridge._targets.jax.calls import Call, Jvp
-from bridge._targets.jax.internals import varying_axes
 
 call_p = Primitive("bridge_call")
 linear_p = Primitive("bridge_derivative")

@@ -19,6 +19,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from bridge._arrays.jax.upstream.tracing import is_exporting
 from bridge._core.array_protocols import DeviceStream
 from bridge._core.errors import DeviceError
 from bridge._core.op import Op, Specs
@@ -29,7 +30,6 @@ from bridge._targets.jax.calls import Callee
 from bridge._targets.jax.capsule import DeviceBuffer, new_capsule
 from bridge._targets.jax.failures import record
 from bridge._targets.jax.ffi_call import FfiCall, get_ffi_call, lookup
-from bridge._targets.jax.internals import is_exporting
 from bridge._targets.jax.program_keys import key_for
 
 _TARGET = "gradbridge_call"

@@ -22,12 +22,12 @@ from typing import Any
 
 import jax
 
+from bridge._arrays.jax.upstream.tracing import jax_refuser
 from bridge._core.array_protocols import DeviceStream
 from bridge._core.errors import ArgumentError
 from bridge._core.op import Op, Specs
 from bridge._core.protocols import ExecuteInto
 from bridge._targets.jax.calls import Callee
-from bridge._targets.jax.internals import jax_refuser
 from bridge._targets.jax.program_keys import key_for, op_for
 
 _PROCESS = uuid.uuid4().hex[:12]

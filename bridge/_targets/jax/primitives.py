@@ -27,6 +27,14 @@ import jax.numpy as jnp
 from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
 
+from bridge._arrays.jax.upstream.tracing import (
+    device_count,
+    hold_weakly,
+    jit_is_disabled,
+    mark_as_operation,
+    register_dead_code_rule,
+    result_aval,
+)
 from bridge._core.errors import ArgumentError, NoRuleError
 from bridge._core.op import Positions, Specs
 from bridge._core.spec import ArraySpec, differentiable_positions
@@ -35,14 +43,6 @@ from bridge._lowering.jax import interpreter
 from bridge._targets.jax.binding import bind_call, bind_derivative, call_p, linear_p
 from bridge._targets.jax.calls import Call, Jvp, has_empty_output
 from bridge._targets.jax.failures import raise_original_errors
-from bridge._targets.jax.internals import (
-    device_count,
-    hold_weakly,
-    jit_is_disabled,
-    mark_as_operation,
-    register_dead_code_rule,
-    result_aval,
-)
 from bridge._targets.jax.transport import lower
 from bridge._targets.jax.transposes import transpose_call, transpose_derivative
 

@@ -21,11 +21,11 @@ from jax.core import Tracer
 from jax.interpreters import ad
 
 from bridge._arrays.jax import conjugate_all
+from bridge._arrays.jax.upstream.tracing import match_sharding
 from bridge._core.errors import NoRuleError
 from bridge._core.op import Op, Positions
 from bridge._targets.jax.binding import bind_call, bind_derivative
 from bridge._targets.jax.calls import Call, Jvp
-from bridge._targets.jax.internals import match_sharding
 
 
 def transpose_derivative(cotangents: Sequence[Any], *operands: Any, function: Jvp) -> list[Any]:

@@ -18,6 +18,17 @@ from typing import Any
 import torch
 
 from bridge._arrays.torch import transforming, unwrap_dead
+from bridge._arrays.torch.upstream.call_sites import (
+    batch_level,
+    check_not_tracing,
+    follow_grad_mode,
+    in_forward_mode,
+    is_dual,
+    is_plain_autograd,
+    unwrap_batched,
+    wrap_batched,
+)
+from bridge._arrays.torch.upstream.compilers import dynamo_reads_caller, hide_from_dynamo
 from bridge._core.captured_state import CapturedState, restored
 from bridge._core.op import Arrays, Op, Positions
 from bridge._core.protocols import Execute
@@ -27,18 +38,6 @@ from bridge._targets.torch.backward_plan import (
     get_backward_plan,
     get_forward_plan,
     plan_from_outputs,
-)
-from bridge._targets.torch.internals import (
-    batch_level,
-    check_not_tracing,
-    dynamo_reads_caller,
-    follow_grad_mode,
-    hide_from_dynamo,
-    in_forward_mode,
-    is_dual,
-    is_plain_autograd,
-    unwrap_batched,
-    wrap_batched,
 )
 from bridge._targets.torch.saved_tensors import load_saved, save_for_backward
 

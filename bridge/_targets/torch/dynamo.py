@@ -18,19 +18,18 @@ import ctypes
 import dataclasses
 import enum
 import functools
-import importlib
 import types
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 import optree
 import torch
-import torch.utils._pytree as pytree
 
+from bridge._arrays.torch.upstream.compilers import has_tracing_context, nonstrict_trace
+from bridge._arrays.torch.upstream.pytrees import pytree
 from bridge._core.errors import ArgumentError
 from bridge._core.protocols import StageableFunction
 from bridge._core.pytree import attributes, make_instance
-from bridge._targets.torch.internals import has_tracing_context
 from bridge._targets.torch.staging import example_of, keep_object, stage
 
 _VALUE, _DATACLASS = -1, -2
@@ -64,9 +63,7 @@ def _prepare(function_id: int) -> None:
     """Let Dynamo trace a function by running it."""
     function = _from_id(function_id)
     if function.staged_function is None:
-        # Imported while Dynamo runs, since this imports all of it.
-        decorators = importlib.import_module("torch._dynamo")
-        function.staged_function = decorators.nonstrict_trace(
+        function.staged_function = nonstrict_trace(
             lambda keys, values: _stage_call(function, keys, values)
         )
 

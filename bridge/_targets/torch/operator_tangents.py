@@ -14,8 +14,8 @@ import torch
 from torch.autograd import forward_ad
 
 from bridge._arrays.torch import transforming
+from bridge._arrays.torch.upstream.call_sites import in_forward_mode
 from bridge._core.errors import NoRuleError
-from bridge._targets.torch.internals import in_forward_mode
 
 # Stored because its registrations end when it is freed.
 _library = torch.library.Library("bridge", "FRAGMENT")

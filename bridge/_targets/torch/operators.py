@@ -14,9 +14,9 @@ import torch
 from torch.autograd import forward_ad
 
 from bridge._arrays.torch import dtype_name
+from bridge._arrays.torch.upstream.call_sites import in_forward_mode, is_dual
 from bridge._core.errors import ArgumentError
 from bridge._core.pytree import scatter
-from bridge._targets.torch.internals import in_forward_mode, is_dual
 from bridge._targets.torch.operator_tangents import register_tangents
 from bridge._targets.torch.recorded_rules import (
     Tensors,

@@ -6,9 +6,9 @@ from typing import Any
 
 import torch
 
+from bridge._arrays.torch.upstream.compilers import concrete_sizes, size_hint
 from bridge._core.op import AppliedRule
 from bridge._core.protocols import StagedCall
-from bridge._targets.torch.internals import concrete_sizes, size_hint
 from bridge._targets.torch.staging import bind, symbolic_shapes
 
 Tensors = Sequence[torch.Tensor]

@@ -5,11 +5,11 @@ from typing import Any
 
 import torch
 
+from bridge._arrays.torch.upstream.call_sites import in_forward_mode
 from bridge._core.op import Arrays, Op
 from bridge._core.protocols import Execute
 from bridge._core.pytree import scatter
 from bridge._targets.torch.backward_plan import ForwardPlan
-from bridge._targets.torch.internals import in_forward_mode
 
 
 def save_for_backward(

@@ -15,21 +15,16 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-import torch.utils._pytree as pytree
 
 from bridge._arrays.torch import dtype_name
+from bridge._arrays.torch.upstream.call_sites import in_forward_mode, is_differentiating
+from bridge._arrays.torch.upstream.compilers import guard_equal_sizes, name_sizes, size_hint
+from bridge._arrays.torch.upstream.pytrees import pytree
 from bridge._core.errors import ArgumentError, NoRuleError
 from bridge._core.import_path import import_object, import_path
 from bridge._core.protocols import StageableFunction, StagedCall
 from bridge._core.serialization import decode, encode
 from bridge._core.spec import ArraySpec
-from bridge._targets.torch.internals import (
-    guard_equal_sizes,
-    in_forward_mode,
-    is_differentiating,
-    name_sizes,
-    size_hint,
-)
 
 # Functions that cannot be imported; stored forever, since nothing tells when no graph refers to
 # them any more.

@@ -8,11 +8,12 @@ from typing import Any
 import torch
 
 from bridge._arrays.torch import suspend_transforms
+from bridge._arrays.torch.upstream.call_sites import check_not_jit_traced
+from bridge._arrays.torch.upstream.compilers import dynamo_reads_caller, needs_staging
 from bridge._core.op import Arrays, Op
 from bridge._core.protocols import Executor
 from bridge._targets.torch import dynamo, operators as operators
 from bridge._targets.torch.call import call_op
-from bridge._targets.torch.internals import check_not_jit_traced, dynamo_reads_caller, needs_staging
 from bridge._targets.torch.staging import stage, staged_signature_and_spec
 
 

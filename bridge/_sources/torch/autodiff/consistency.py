@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from bridge._arrays.torch.upstream.errors import is_style_error, is_value_error
 from bridge._core.errors import NoRuleError, NoValuesError
 from bridge._core.op import Positions, Specs
 from bridge._sources.torch.autodiff.strategies import forward_strategy
@@ -14,7 +15,6 @@ from bridge._sources.torch.batching.rng_consistency import (
     same_results,
 )
 from bridge._sources.torch.capture.trace import trace
-from bridge._sources.torch.torch_errors import is_style_error, is_value_error
 
 
 def no_rule_error(rule: str, name: str, error: Exception | None) -> NoRuleError:

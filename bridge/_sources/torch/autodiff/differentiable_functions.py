@@ -14,13 +14,13 @@ from typing import Any
 
 import torch
 
+from bridge._arrays.torch.upstream.modes import without_modes
 from bridge._core.errors import ArgumentError, NoRuleError, NoValuesError
 from bridge._core.pytree import scatter
 from bridge._sources.torch.autodiff.example_inputs import example_inputs
 from bridge._sources.torch.autodiff.function_calls import has_backward, intercept_apply
 from bridge._sources.torch.autodiff.function_graphs import FunctionGraphs, Obstacles
 from bridge._sources.torch.capture.trace import Fun
-from bridge._sources.torch.internals import without_modes
 from bridge._sources.torch.program import Settings
 
 

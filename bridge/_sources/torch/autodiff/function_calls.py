@@ -17,12 +17,12 @@ from typing import Any, NamedTuple
 import torch
 
 from bridge._arrays.torch import unwrap_dead
+from bridge._arrays.torch.upstream.modes import is_transforming
 from bridge._sources.torch.autodiff.recomputing_function import (
     PLAIN,
     has_own,
     recomputing_function,
 )
-from bridge._sources.torch.internals import is_transforming
 
 # `(cls, args, apply) -> outputs`, in the place of `apply(*args)`.
 Intercept = Callable[[type, tuple[Any, ...], Callable[..., Any]], Any]

@@ -7,11 +7,11 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
-import torch.utils._pytree as pytree
 from torch.autograd.function import FunctionCtx
 from torch.fx import Graph, Node
 
 from bridge._arrays.torch import ARRAYS as ARRAYS
+from bridge._arrays.torch.upstream.pytrees import pytree
 from bridge._core.pytree import scatter
 from bridge._sources.torch.autodiff.function_calls import intercept_apply, takes_context
 from bridge._sources.torch.autodiff.gradient_flow import (

@@ -14,7 +14,7 @@ import torch
 from torch.fx import Graph, Node
 from torch.overrides import TorchFunctionMode
 
-from bridge._sources.torch.internals import set_grad_enabled
+from bridge._arrays.torch.upstream.modes import set_grad_enabled
 
 _T: Any = torch.Tensor
 DETACHING = {_T.detach, _T.detach_, torch.detach, _T.data.__get__}

@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch.fx import Graph, GraphModule, Node
 
+from bridge._arrays.torch.upstream.graphs import fake_tensors, returns_view
 from bridge._core.op import Positions
 from bridge._core.spec import ArraySpec
 from bridge._sources.torch.capture.graph import (
@@ -25,7 +26,6 @@ from bridge._sources.torch.capture.graph import (
     is_random,
     results,
 )
-from bridge._sources.torch.internals import fake_tensors, returns_view
 
 _aten: Any = torch.ops.aten
 

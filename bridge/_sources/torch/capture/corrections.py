@@ -9,7 +9,7 @@ import torch
 from torch.nn import functional as F  # noqa: N812
 from torch.overrides import TorchFunctionMode
 
-from bridge._sources.torch.internals import without_modes
+from bridge._arrays.torch.upstream.modes import without_modes
 
 
 class CorrectedFunctions(TorchFunctionMode):

@@ -7,7 +7,7 @@ from collections.abc import Callable, Generator, Sequence
 import torch
 
 from bridge._arrays.torch import suspend_transforms
-from bridge._sources.torch.internals import any_autocast, below_autograd, without_autocast
+from bridge._arrays.torch.upstream.modes import any_autocast, below_autograd, without_autocast
 from bridge._sources.torch.state.replaced_tensors import restoring
 
 Flat = Callable[..., Sequence[torch.Tensor]]

@@ -11,12 +11,13 @@ from collections.abc import Iterable
 from typing import Any
 
 import torch
-import torch.utils._pytree as pytree
 from torch.fx import Graph, GraphModule, Node
 from torch.fx.graph import CodeGen
 
+from bridge._arrays.torch.upstream.graphs import returns_view, with_effects
+from bridge._arrays.torch.upstream.pytrees import pytree
+from bridge._arrays.torch.upstream.tensors import has_no_memory, same_storage
 from bridge._sources.torch.capture.strided_writes import rewrite_strided_write
-from bridge._sources.torch.internals import has_no_memory, returns_view, same_storage, with_effects
 
 _aten: Any = torch.ops.aten
 _DENSE: dict[str, Any] = {"memory_format": torch.contiguous_format}

@@ -15,12 +15,12 @@ import torch
 from torch.fx import GraphModule, Node
 
 from bridge._arrays.torch import ARRAYS as ARRAYS, dtype_name
+from bridge._arrays.torch.upstream.graphs import decomposition
 from bridge._core.errors import NoRuleError
 from bridge._core.graph import Graph, Operation, ValueRef
 from bridge._sources.torch.capture.graph import is_random, results
 from bridge._sources.torch.capture.trace import trace_functional
 from bridge._sources.torch.code.codegen import get_attribute
-from bridge._sources.torch.internals import decomposition
 from bridge._sources.torch.program import Program, Settings
 
 _aten: Any = torch.ops.aten

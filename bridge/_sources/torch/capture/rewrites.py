@@ -8,6 +8,7 @@ import torch
 from torch.overrides import TorchFunctionMode
 
 from bridge._arrays.torch import unwrap
+from bridge._arrays.torch.upstream.graphs import assert_async, is_all_true
 
 _Function = Callable[..., Any]
 
@@ -87,12 +88,10 @@ def _assert_valid(valid: torch.Tensor, message: str = "") -> None:
 
 
 _aten: Any = torch.ops.aten
-# Distributions check their values by this; without the name, functions that use them are rerun.
-_IS_ALL_TRUE: Any = getattr(torch, "_is_all_true", None)
 
 _REWRITTEN: list[tuple[Any, _Function]] = [
-    (_IS_ALL_TRUE, _is_valid),
-    (getattr(torch, "_assert_async", None), _assert_valid),
+    (is_all_true, _is_valid),
+    (assert_async, _assert_valid),
     (_aten._assert_async.msg, _assert_valid),
     (torch.cov, _covariance),
     (torch.Tensor.cov, _covariance),

@@ -11,7 +11,8 @@ from typing import Any
 
 import torch
 from torch.overrides import TorchFunctionMode
-from torch.utils import _pytree as pytree
+
+from bridge._arrays.torch.upstream.pytrees import pytree
 
 _SPARSE_POSITION: dict[Any, int] = {  # the position of the argument `sparse`
     torch.nn.functional.embedding: 6,

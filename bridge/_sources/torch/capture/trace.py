@@ -7,6 +7,15 @@ from typing import Any
 import torch
 
 from bridge._arrays.torch import ARRAYS as ARRAYS
+from bridge._arrays.torch.upstream.capture_settings import capture_settings
+from bridge._arrays.torch.upstream.errors import is_accumulation_error, no_graph_reason
+from bridge._arrays.torch.upstream.graphs import (
+    export,
+    fake_tensors,
+    graphs_have_a_loss_wrong,
+    load_exporter,
+)
+from bridge._arrays.torch.upstream.tensors import is_fake, storage_id
 from bridge._core.errors import ArgumentError, BridgeError, NoRuleError, NoValuesError
 from bridge._core.op import Positions, Specs
 from bridge._sources.torch.autodiff.function_calls import intercept_apply
@@ -22,23 +31,13 @@ from bridge._sources.torch.capture.graph import (
 )
 from bridge._sources.torch.capture.rewrites import RewrittenFunctions
 from bridge._sources.torch.capture.sparse import DenseGradients, SparseError
-from bridge._sources.torch.capture.torch_settings import capture_settings
 from bridge._sources.torch.code.codegen import get_attribute
 from bridge._sources.torch.gradient_observer import GradientObserver
-from bridge._sources.torch.internals import (
-    export,
-    fake_tensors,
-    graphs_have_a_loss_wrong,
-    is_fake,
-    load_exporter,
-    storage_id,
-)
 from bridge._sources.torch.program import Program, Settings
 from bridge._sources.torch.state.dry_run import Trial, call_user_function, trial_runs
 from bridge._sources.torch.state.operands import AccessGuard, MutationGuard
 from bridge._sources.torch.state.replaced_tensors import SWAP_LOCK, bypass_message, replaced_names
 from bridge._sources.torch.state.retained_tensors import tensors_read_again
-from bridge._sources.torch.torch_errors import is_accumulation_error, no_graph_reason
 
 Fun = Callable[..., Sequence[torch.Tensor]]
 

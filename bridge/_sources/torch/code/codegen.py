@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from torch.fx import Graph, GraphModule, Node
 
+from bridge._arrays.torch.upstream.graphs import raw_operator
 from bridge._sources.torch.capture.graph import results
 from bridge._sources.torch.code.out_variants import OutVariant, find_out_variants
-from bridge._sources.torch.internals import raw_operator
 
 Run = Callable[..., tuple[torch.Tensor, ...]]
 

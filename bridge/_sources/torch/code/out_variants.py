@@ -13,8 +13,8 @@ from typing import Any
 import torch
 from torch.fx import Graph, Node
 
+from bridge._arrays.torch.upstream.graphs import out_variant
 from bridge._sources.torch.capture.graph import is_random, results, storage_roots
-from bridge._sources.torch.internals import out_variant
 
 _aten: Any = torch.ops.aten
 

@@ -19,16 +19,10 @@ import torch
 from torch.overrides import TorchFunctionMode
 
 from bridge._arrays.numpy_copies import save_numpy, save_numpy_random
+from bridge._arrays.torch.upstream.modes import without_functions, without_modes
+from bridge._arrays.torch.upstream.tensors import is_real, non_tensor_values, storage_id, tensors_of
 from bridge._core.captured_values import walk_holders
 from bridge._core.trial_state import TrialState
-from bridge._sources.torch.internals import (
-    is_real,
-    non_tensor_values,
-    storage_id,
-    tensors_of,
-    without_functions,
-    without_modes,
-)
 from bridge._sources.torch.state.operands import LENDING, SETTERS, OperandObserver
 
 

@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch.overrides import TorchFunctionMode
 
+from bridge._arrays.torch.upstream.modes import set_grad_enabled
 from bridge._core.errors import NoRuleError
 from bridge._core.op import Positions
 from bridge._sources.torch.autodiff.gradient_flow import (
@@ -14,7 +15,6 @@ from bridge._sources.torch.autodiff.gradient_flow import (
     LEAVING,
     is_differentiable,
 )
-from bridge._sources.torch.internals import set_grad_enabled
 from bridge._sources.torch.program import Program
 from bridge._sources.torch.state.dry_run import dry_run
 

@@ -7,9 +7,9 @@ from typing import Any
 import torch
 
 from bridge._arrays.torch import is_recording
+from bridge._arrays.torch.upstream.tensors import non_tensor_values, tensors_of
 from bridge._core.errors import ArgumentError, RangeError
 from bridge._core.import_path import check_parameter_names
-from bridge._sources.torch.internals import non_tensor_values, tensors_of
 from bridge._sources.torch.state.purity import LOST, Purity
 from bridge._sources.torch.state.replaced_tensors import (
     enter_until_restored,

@@ -5,10 +5,11 @@ from typing import Any
 
 import torch
 from torch.overrides import TorchFunctionMode
-from torch.utils import _pytree as pytree
 
+from bridge._arrays.torch.upstream.modes import TorchDispatchMode
+from bridge._arrays.torch.upstream.pytrees import pytree
+from bridge._arrays.torch.upstream.tensors import is_real
 from bridge._core.errors import NoValuesError
-from bridge._sources.torch.internals import TorchDispatchMode, is_real
 
 
 class ChangeError(RuntimeError):

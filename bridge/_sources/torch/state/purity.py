@@ -12,8 +12,8 @@ from collections.abc import Generator, Mapping
 
 import torch
 
+from bridge._arrays.torch.upstream.tensors import is_real, storage_id
 from bridge._core.errors import ArgumentError
-from bridge._sources.torch.internals import is_real, storage_id
 from bridge._sources.torch.state.operands import OperandObserver
 from bridge._sources.torch.state.replaced_tensors import bypass_message
 

@@ -13,9 +13,9 @@ from typing import Any
 
 import torch
 
+from bridge._arrays.torch.upstream.capture_settings import without_parametrization_cache
+from bridge._arrays.torch.upstream.tensors import hooks_of, is_hooked_after, storage_id, tensors_of
 from bridge._core.errors import NoRuleError
-from bridge._sources.torch.capture.torch_settings import without_parametrization_cache
-from bridge._sources.torch.internals import hooks_of, is_hooked_after, storage_id, tensors_of
 
 # Modules, and the settings that capturing changes, are shared by all threads of a process.
 SWAP_LOCK = threading.RLock()

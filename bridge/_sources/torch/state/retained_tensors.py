@@ -12,9 +12,9 @@ from typing import Any
 
 import torch
 from torch.overrides import TorchFunctionMode
-from torch.utils import _pytree as pytree
 
-from bridge._sources.torch.internals import fake_mode_of
+from bridge._arrays.torch.upstream.graphs import fake_mode_of
+from bridge._arrays.torch.upstream.pytrees import pytree
 from bridge._sources.torch.state.dry_run import Trial
 
 

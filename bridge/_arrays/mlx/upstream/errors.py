@@ -1,4 +1,7 @@
-"""MLX's errors about missing rules and missing values."""
+"""MLX's errors about missing rules and missing values, told apart by their texts.
+
+An error whose text has changed is raised as it is.
+"""
 
 import contextlib
 import re

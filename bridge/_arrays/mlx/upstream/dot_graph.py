@@ -1,4 +1,4 @@
-"""The graph of MLX, read from the DOT text that MLX writes of it."""
+"""The graph of MLX, read from the DOT text that MLX writes of it; its format is required."""
 
 import dataclasses
 import io
@@ -33,14 +33,20 @@ COMPARISONS = {
 _STEPWISE = COMPARISONS | {"ArgPartition", "ArgReduce", "ArgSort", "StopGradient"}
 
 
-def read_graph(ys: Sequence[mx.array], names: Mapping[str, mx.array]) -> tuple[Step, ...]:
-    """Return the operations that lead to `ys`, in an order in which they can be computed."""
+def graph_text(*ys: mx.array, **names: mx.array) -> str:
+    """Return the graph of `ys` as DOT, with names for some arrays."""
     text = io.StringIO()
     mx.export_to_dot(text, *ys, **names)
+    return text.getvalue()
+
+
+def read_graph(ys: Sequence[mx.array], names: Mapping[str, mx.array]) -> tuple[Step, ...]:
+    """Return the operations that lead to `ys`, in an order in which they can be computed."""
+    text = graph_text(*ys, **names)
     operations: dict[str, str] = {}
     inputs: dict[str, list[str]] = {}
     outputs: dict[str, list[str]] = {}
-    for line in text.getvalue().splitlines():
+    for line in text.splitlines():
         if operation := _OPERATION.match(line):
             number, name = operation.groups()
             operations[number], inputs[number], outputs[number] = name, [], []
@@ -80,6 +86,4 @@ def active_arrays(
 
 def is_same_node(x: mx.array, y: mx.array) -> bool:
     """Return True if two objects are one array of a graph."""
-    text = io.StringIO()
-    mx.export_to_dot(text, x, y, first=x, second=y)
-    return not re.search(r'"first"', text.getvalue())  # one array has one name in the text
+    return '"first"' not in graph_text(x, y, first=x, second=y)  # one array has one name in it

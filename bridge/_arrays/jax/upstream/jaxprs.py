@@ -1,38 +1,17 @@
-"""Names that JAX does not promise to keep, each with a fallback."""
+"""Names that JAX does not promise to keep, about jaxprs."""
 
-from collections.abc import Hashable
 from typing import Any
 
-import jax
 from jax.extend.core import Jaxpr
 
-from bridge._sources.jax.jaxpr import inner_jaxprs
 
-CONFIG: Any = jax.config  # Any, because it does not declare its options as attributes
-# The settings that a trace depends on, as far as they have a public context manager.
-SETTINGS = tuple(
-    name
-    for name in (
-        *("enable_x64", "default_matmul_precision", "default_prng_impl", "threefry_partitionable"),
-        *("numpy_dtype_promotion", "numpy_rank_promotion", "softmax_custom_jvp"),
-        *("allow_f16_reductions", "enable_custom_prng", "legacy_prng_key", "debug_key_reuse"),
-    )
-    if hasattr(jax, name) and hasattr(CONFIG, f"jax_{name}")
-)
-
-
-def read_setting(name: str) -> Any:
-    """Return the current value of a setting."""
-    return getattr(CONFIG, f"jax_{name}")
-
-
-try:  # all that `jax.jit` looks at, in a tenth of a microsecond
-    from jax._src.config import trace_context as trace_context
-except ImportError:
-
-    def trace_context() -> tuple[Hashable, ...]:
-        """Return the settings that a trace depends on, as far as public names tell them."""
-        return (jax.sharding.get_abstract_mesh(), *map(read_setting, SETTINGS))
+def inner_jaxprs(eqn: Any) -> list[Jaxpr]:
+    """Return the functions that an equation calls, such as the branches of a condition."""
+    params: list[Any] = []
+    for param in eqn.params.values():
+        params += param if isinstance(param, (tuple, list)) else [param]
+    opened = (getattr(param, "jaxpr", param) for param in params)  # a ClosedJaxpr holds a Jaxpr
+    return [param for param in opened if isinstance(param, Jaxpr)]
 
 
 def has_unsupported_tangents(jaxpr: Jaxpr) -> bool:

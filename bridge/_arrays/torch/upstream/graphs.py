@@ -1,20 +1,15 @@
 """Private names of torch, each with its fallback or the word "required"."""
 # pyright: reportPrivateUsage=false, reportPrivateImportUsage=false
 
-import contextlib
 import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
-import torch.utils._python_dispatch as dispatch
 from torch._decomp import decomposition_table
 from torch._subclasses.fake_tensor import (
-    FakeTensor,
     FakeTensorMode,
 )
-from torch._subclasses.functional_tensor import FunctionalTensor
-from torch.multiprocessing.reductions import StorageWeakRef
 
 from bridge._core.spec import ArraySpec
 
@@ -75,93 +70,6 @@ def graphs_have_a_loss_wrong() -> bool:
     return not torch.allclose(parts[0], kernel(x, labels, 1)[0])
 
 
-def is_fake(x: Any) -> bool:
-    """Return True if `x` is a tensor without values."""
-    return isinstance(x, (FakeTensor, FunctionalTensor))
-
-
-def is_real(x: Any) -> bool:
-    """Return True if `x` is a tensor with values, as those that a function closes over."""
-    if not isinstance(x, torch.Tensor) or is_fake(x):
-        return False
-    return not _is_wrapped(x)
-
-
-_functorch: Any = getattr(torch._C, "_functorch", None)
-# True for zeros without memory, as torch makes them for tangents; without the name they are read.
-has_no_memory: Callable[[torch.Tensor], bool] = getattr(
-    torch.Tensor, "_is_zerotensor", lambda _: False
-)
-_is_wrapped: Callable[[Any], bool] = getattr(
-    _functorch, "is_functorch_wrapped_tensor", lambda _: False
-)
-
-
-TorchDispatchMode = dispatch.TorchDispatchMode
-
-
-def tensors_of(part: torch.nn.Module) -> tuple[Any, Any]:
-    """Return the dicts that hold the parameters and the buffers of a module itself; required."""
-    return part._parameters, part._buffers
-
-
-def non_tensor_values(part: torch.nn.Module) -> list[Any]:
-    """Return what a module holds besides tensors and submodules."""
-    values = [
-        x
-        for name, x in vars(part).items()
-        if name not in ("_parameters", "_buffers", "_modules") and (name not in _STANDARD or x)
-    ]
-    return [x for x in values if not isinstance(x, (torch.Tensor, torch.nn.Module))]
-
-
-_STANDARD = vars(torch.nn.Module()).keys()  # dicts of hooks, left out where they are empty
-
-
-def hooks_of(x: torch.Tensor) -> list[Callable[[torch.Tensor], Any]]:
-    """Return the hooks on the gradient of a parameter; without the name, none."""
-    return list((getattr(x, "_backward_hooks", None) or {}).values())
-
-
-def is_hooked_after(x: torch.Tensor) -> bool:
-    """Return True if a parameter has hooks that run after its `.grad` was set."""
-    return bool(getattr(x, "_post_accumulate_grad_hooks", None))
-
-
-# Without the name, transforms within a function go unnoticed.
-is_transforming: Callable[[], bool] = getattr(
-    torch._C, "_are_functorch_transforms_active", lambda: False
-)
-# `torch.no_grad` calls this; without the name it goes unnoticed.
-set_grad_enabled: Any = getattr(torch._C, "_set_grad_enabled", None)
-# Keeps operators within out of a graph that is being captured; without the name they are in it.
-without_modes: Callable[[], contextlib.AbstractContextManager[Any]] = getattr(
-    dispatch, "_disable_current_modes", contextlib.nullcontext
-)
-
-
-# Hides accesses to tensors within from observers; without the name they are observed.
-without_functions: Callable[[], contextlib.AbstractContextManager[Any]] = getattr(
-    torch._C, "DisableTorchFunction", contextlib.nullcontext
-)
-
-
-def same_storage(x: Any, y: Any) -> bool:
-    """Return True if two tensors use the same memory, with or without values."""
-    first = storage_id(x)
-    return first is not None and first == storage_id(y)
-
-
-def storage_id(x: Any) -> int | None:
-    """Return an id of the memory of a tensor; `None` if it has no memory of its own."""
-    if not isinstance(x, torch.Tensor) or _is_wrapped(x):
-        return None
-    try:
-        return StorageWeakRef(x.untyped_storage()).cdata
-    except NotImplementedError:  # sparse
-        return None
-
-
 def returns_view(target: Any) -> bool:
     """Return True if the results of an operator may use the memory of its arguments."""
     schema = getattr(target, "_schema", None)
@@ -199,15 +107,6 @@ def _arguments(overload: Any) -> list[tuple[str, str]]:
     return [(a.name, str(a.type)) for a in overload._schema.arguments]
 
 
-# Lets operators skip autograd; without the name autograd is called, but records nothing.
-below_autograd: Callable[[], Any] = getattr(torch._C, "_AutoDispatchBelowAutograd", torch.no_grad)
-any_autocast: Callable[[], bool] = getattr(torch._C, "_is_any_autocast_enabled", lambda: True)
-
-
-def without_autocast() -> contextlib.AbstractContextManager[Any]:
-    """Switch autocast off, so that operators compute in the dtypes of their arguments."""
-    stack = contextlib.ExitStack()
-    for device in ("cpu", "cuda"):
-        if torch.is_autocast_enabled(device):
-            stack.enter_context(torch.autocast(device, enabled=False))
-    return stack
+# Distributions check their values by these; without the names, functions that use them are rerun.
+is_all_true: Any = getattr(torch, "_is_all_true", None)
+assert_async: Any = getattr(torch, "_assert_async", None)

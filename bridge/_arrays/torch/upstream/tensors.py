@@ -1,0 +1,76 @@
+"""Private names of torch about tensors, their memory and modules."""
+# pyright: reportPrivateUsage=false, reportPrivateImportUsage=false
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch._subclasses.fake_tensor import FakeTensor
+from torch._subclasses.functional_tensor import FunctionalTensor
+from torch.multiprocessing.reductions import StorageWeakRef
+
+
+def is_fake(x: Any) -> bool:
+    """Return True if `x` is a tensor without values."""
+    return isinstance(x, (FakeTensor, FunctionalTensor))
+
+
+def is_real(x: Any) -> bool:
+    """Return True if `x` is a tensor with values, as those that a function closes over."""
+    if not isinstance(x, torch.Tensor) or is_fake(x):
+        return False
+    return not _is_wrapped(x)
+
+
+_functorch: Any = getattr(torch._C, "_functorch", None)
+# True for zeros without memory, as torch makes them for tangents; without the name they are read.
+has_no_memory: Callable[[torch.Tensor], bool] = getattr(
+    torch.Tensor, "_is_zerotensor", lambda _: False
+)
+_is_wrapped: Callable[[Any], bool] = getattr(
+    _functorch, "is_functorch_wrapped_tensor", lambda _: False
+)
+
+
+def tensors_of(part: torch.nn.Module) -> tuple[Any, Any]:
+    """Return the dicts that hold the parameters and the buffers of a module itself; required."""
+    return part._parameters, part._buffers
+
+
+def non_tensor_values(part: torch.nn.Module) -> list[Any]:
+    """Return what a module holds besides tensors and submodules."""
+    values = [
+        x
+        for name, x in vars(part).items()
+        if name not in ("_parameters", "_buffers", "_modules") and (name not in _STANDARD or x)
+    ]
+    return [x for x in values if not isinstance(x, (torch.Tensor, torch.nn.Module))]
+
+
+_STANDARD = vars(torch.nn.Module()).keys()  # dicts of hooks, left out where they are empty
+
+
+def hooks_of(x: torch.Tensor) -> list[Callable[[torch.Tensor], Any]]:
+    """Return the hooks on the gradient of a parameter; without the name, none."""
+    return list((getattr(x, "_backward_hooks", None) or {}).values())
+
+
+def is_hooked_after(x: torch.Tensor) -> bool:
+    """Return True if a parameter has hooks that run after its `.grad` was set."""
+    return bool(getattr(x, "_post_accumulate_grad_hooks", None))
+
+
+def same_storage(x: Any, y: Any) -> bool:
+    """Return True if two tensors use the same memory, with or without values."""
+    first = storage_id(x)
+    return first is not None and first == storage_id(y)
+
+
+def storage_id(x: Any) -> int | None:
+    """Return an id of the memory of a tensor; `None` if it has no memory of its own."""
+    if not isinstance(x, torch.Tensor) or _is_wrapped(x):
+        return None
+    try:
+        return StorageWeakRef(x.untyped_storage()).cdata
+    except NotImplementedError:  # sparse
+        return None
