@@ -11,7 +11,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from bridge import _registry
 from bridge._calls import executor
-from bridge._core.op import ForwardBackward, Op
+from bridge._core.op import ForwardBackward, Op, Rules, Traits
 from bridge._core.pytree import scatter
 from bridge._core.spec import ArraySpec
 
@@ -46,11 +46,13 @@ class Handmade:
             framework="torch",
             call=self.call,
             output_specs=self.specs,
-            vjp=self.vjp,
-            jvp=self.jvp,
-            vmap=self.vmap,
-            forward_backward=self.split if self.keep else None,
-            dependencies=(lambda: self.reach) if self.reach else None,
+            rules=Rules(
+                vjp=self.vjp,
+                jvp=self.jvp,
+                vmap=self.vmap,
+                forward_backward=self.split if self.keep else None,
+            ),
+            traits=Traits(dependencies=(lambda: self.reach) if self.reach else None),
         )
 
     def call(self, *xs):

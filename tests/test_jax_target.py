@@ -20,7 +20,7 @@ from jax.interpreters import partial_eval
 
 from bridge import ArgumentError
 from bridge._calls import executor
-from bridge._core.op import ForwardBackward, Op
+from bridge._core.op import ForwardBackward, Op, Rules
 from bridge._core.spec import ArraySpec
 from tests.handmade import Handmade, exposed, into_jax
 from tests.torch_in_jax import in_jax, in_torch
@@ -269,7 +269,11 @@ def test_narrowed_halves_serve_some_of_the_results():
             return call(*xs)
 
         return Op(
-            name=name, framework="torch", call=noted, output_specs=results, vmap=lambda *_: None
+            name=name,
+            framework="torch",
+            call=noted,
+            output_specs=results,
+            rules=Rules(vmap=lambda *_: None),
         )
 
     spec = ArraySpec((3,), "float64")
@@ -286,7 +290,8 @@ def test_narrowed_halves_serve_some_of_the_results():
         backward_from=lambda needed, given: first if given == (0,) else None,
     )
     made = Handmade(lambda x: (x.sin(), x.exp()), "f", (spec,)).op()
-    f = exposed(dataclasses.replace(made, forward_backward=lambda wanted, given: split))
+    rules = dataclasses.replace(made.rules, forward_backward=lambda wanted, given: split)
+    f = exposed(dataclasses.replace(made, rules=rules))
     x = jnp.asarray(X)
     equal(jax.grad(lambda x: f(x)[0].sum())(x), jnp.cos(x))
     equal(jax.grad(lambda x: sum(f(x)).sum())(x), jnp.cos(x) + jnp.exp(x))

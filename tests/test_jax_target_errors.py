@@ -10,6 +10,7 @@ import jax.numpy as jnp
 
 import bridge
 from bridge import ArgumentError, NoValuesError, OptionError, _registry
+from bridge._core.op import Op
 from tests.kits import bridged, kit
 
 X = jnp.array([0.5, -1.5, 2.0])
@@ -115,7 +116,7 @@ def test_a_device_that_there_is_none_of(pair, word):
 @from_jax
 def test_a_device_where_the_arrays_are_not(pair):
     runner = type("Runner", (), {"changes_device": True, "execute_into": None})()
-    op = type("Op", (), {"name": "f", "graph": None})()
+    op = Op(name="f", framework=pair[0], call=tuple, output_specs=lambda *_: ())
     with pytest.raises(bridge.DeviceError, match="f is to compute on another device than that"):
         _registry.target("jax").make_native(op, runner, None)
 

@@ -115,7 +115,7 @@ def test_what_a_rule_returns_is_not_checked():
     wrong = custom(lambda x: x * 2, vjp=lambda *_: mx.array([1, 2]))
     assert inner(wrong)(X).shape != X.shape
 
-    from bridge._core.op import Op
+    from bridge._core.op import Op, Rules
     from bridge._core.spec import ArraySpec
     from bridge._targets.mlx import TARGET
 
@@ -136,7 +136,7 @@ def test_what_a_rule_returns_is_not_checked():
         framework="torch",
         call=lambda x: (mx.array(x) * 2,),
         output_specs=lambda *_: (said,),
-        vjp=lambda wanted, given: gradient,
+        rules=Rules(vjp=lambda wanted, given: gradient),
     )
     f = TARGET.make_native(op, Runner, None)
     with pytest.raises(TypeError, match=r"f.vjp returned \(float32\[2\]\) .*but \(float32\[3\]\)"):

@@ -123,7 +123,7 @@ def written(fn, monkeypatch):
 
     def watched(op, operands, results):
         xs, places = ([filling.tensor_from_buffer(x) for x in row] for row in (operands, results))
-        outputs = op.call_into(places, xs)
+        outputs = op.traits.call_into(places, xs)
         row = [y.data_ptr() == place.data_ptr() for y, place in zip(outputs, places, strict=True)]
         found.append((row, filling._no_overlap(places, xs)))
         fill(op, operands, results)

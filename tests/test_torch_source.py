@@ -151,7 +151,7 @@ def test_vjp_of_vmap_equals_a_loop(fn, xs):
     cotangents = [like(native[i], 7 + i) for i in given]
     expected = recorded(loop, many, wanted, given, cotangents)
     close(batched.derive("vjp", wanted, given).call(*many, *cotangents), expected)
-    if split := batched.forward_backward and batched.derive("forward_backward", wanted, given):
+    if split := batched.try_forward_backward(wanted, given):
         results = split.forward.call(*many)
         close(backward(split, many, results, cotangents, wanted), expected)
 

@@ -73,7 +73,7 @@ def test_reach():
         return x * y.detach(), torch.zeros_like(z), y[n], torch.ones(2), z.sin()
 
     xs = X, X, torch.tensor([0, 1]), X
-    found = op(fn, *xs).dependencies()
+    found = op(fn, *xs).traits.dependencies()
     assert [set(positions) for positions in found] == [{0, 1}, set(), {1, 2}, set(), {3}]
 
 

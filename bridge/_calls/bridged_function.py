@@ -160,7 +160,7 @@ class BridgedFunction:
                 outputs, structure = self._target.stage(self, args, kwargs)
                 return pytree.unflatten(structure, outputs)
             plan = self._get_plan(leaves, structure)
-            if plan.op.uses_rng:
+            if plan.op.traits.uses_rng:
                 return self._call_with_new_seed(args, kwargs)
         return plan(leaves)
 
@@ -207,7 +207,7 @@ class BridgedFunction:
         """Return a call with these arguments, for a graph to hold."""
         leaves, structure = self.flatten(args, kwargs)
         plan = self._get_plan(leaves, structure)
-        if plan.op.uses_rng:  # a graph that is rerun would draw other numbers
+        if plan.op.traits.uses_rng:  # a graph that is rerun would draw other numbers
             raise missing_key_error(self._name)
         shapes = functools.partial(self._source.symbolic_shapes, **self._options)
         return make_staged_call(plan, leaves, self._target_name, shapes)
@@ -225,7 +225,7 @@ class BridgedFunction:
                 plan = self._plans.get(key)
                 if plan is None:
                     plan = self._planner.make_plan(leaves, structure, leaf_infos)
-                    if plan.op.uses_rng:
+                    if plan.op.traits.uses_rng:
                         return plan  # not stored: it is called again, with a key, or not at all
                     self._store_plan(key, plan)
                     if self.wrapper_counter is not None:

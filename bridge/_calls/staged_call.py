@@ -14,11 +14,13 @@ from bridge import _registry
 from bridge._calls.plan import Plan
 from bridge._core import pytree
 from bridge._core.errors import ArgumentError
-from bridge._core.op import AppliedRule, Arrays, Op, Specs
+from bridge._core.op import AppliedRule, Arrays, Op, OpCache, Specs
 from bridge._core.spec import differentiable_positions
 
 Names = Sequence[Sequence[int | str]]
 Shapes = Sequence[Sequence[int | str]] | None
+
+_CACHE = OpCache()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,19 +50,23 @@ class StagedCall:
 
     def symbolic_shapes(self, names: Names) -> Shapes:
         """Return shapes of the results for arrays whose shapes contain names, if known."""
-        primals, notes = self.plan.primals, self.plan.op.notes
+        primals, cache = self.plan.primals, _CACHE.of(self.plan.op)
         known_shapes: list[Sequence[int | str]] = [spec.shape for spec in primals]
         shapes = pytree.scatter(names, self.array_positions, known_shapes)
         key = ("shapes", *map(tuple, shapes))
-        if key not in notes:  # a compiler asks many times, and each time runs the function
-            notes[key] = self.source_symbolic_shapes(self.plan.flat, primals, shapes)
-        return notes[key]
+        if key not in cache:  # a compiler asks many times, and each time runs the function
+            cache[key] = self.source_symbolic_shapes(self.plan.flat, primals, shapes)
+        return cache[key]
 
     def dependent_outputs(self, steps: Sequence[AppliedRule], argnums: Sequence[int]) -> list[int]:
         """Return positions of the results that depend on an array at `argnums`."""
         op, positions = self._derive(steps)
         free = {positions[i] for i in argnums}
-        dependencies = op.dependencies() if op.dependencies else [free for _ in op.output_specs()]
+        dependencies = (
+            op.traits.dependencies()
+            if op.traits.dependencies
+            else [free for _ in op.output_specs()]
+        )
         return [i for i, primals in enumerate(dependencies) if free & primals]
 
     def differentiable_outputs(self, steps: Sequence[AppliedRule]) -> list[int]:

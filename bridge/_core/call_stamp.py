@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from typing import Any
 
-from bridge._core.op import Arrays, Op, Specs
+from bridge._core.op import Arrays, Op, OpCache, Specs
 from bridge._core.spec import ArraySpec
 
 Shape = tuple[int, ...]
@@ -17,8 +17,8 @@ Shape = tuple[int, ...]
 
 def with_stamp(op: Op, make: Callable[[Shape], Any], shape: Shape) -> Op:
     """Add an output to `op`: `make(shape)`, made before each call; a batch has it in front."""
-    op = _alone(op)
-    into, dependencies = op.call_into, op.dependencies
+    op = OpCache.forget(op)
+    into, dependencies = op.traits.call_into, op.traits.dependencies
 
     def stamped(run: Callable[[], Arrays]) -> Arrays:
         stamp = make(shape)
@@ -29,13 +29,19 @@ def with_stamp(op: Op, make: Callable[[Shape], Any], shape: Shape) -> Op:
         device = outputs[0].device if outputs else "cpu"
         return *outputs, ArraySpec(shape, "int32", device)
 
+    def vmap(axes: Sequence[int | None], size: int) -> Op:
+        return with_stamp(op.derive("vmap", axes, size), make, (size, *shape))
+
     return dataclasses.replace(
-        _alone(op),
+        OpCache.forget(op),
         call=lambda *xs: stamped(lambda: op.call(*xs)),
-        call_into=into and (lambda buffers, xs: stamped(lambda: into(buffers[:-1], xs))),
         output_specs=output_specs,
-        vmap=lambda axes, size: with_stamp(op.derive("vmap", axes, size), make, (size, *shape)),
-        dependencies=dependencies and (lambda: [*dependencies(), frozenset[int]()]),
+        rules=dataclasses.replace(op.rules, vmap=vmap),
+        traits=dataclasses.replace(
+            op.traits,
+            call_into=into and (lambda buffers, xs: stamped(lambda: into(buffers[:-1], xs))),
+            dependencies=dependencies and (lambda: [*dependencies(), frozenset[int]()]),
+        ),
     )
 
 
@@ -49,8 +55,8 @@ def taking_stamp(
 
     Of a batch along the axes `batch`, the outermost first, the first example tells.
     """
-    op = _alone(op)
-    into, dependencies = op.call_into, op.dependencies
+    op = OpCache.forget(op)
+    into, dependencies = op.traits.call_into, op.traits.dependencies
 
     def run(xs: Sequence[Any], call: Callable[[Sequence[Any]], Arrays]) -> Arrays:
         stamp, others = xs[position], [*xs[:position], *xs[position + 1 :]]
@@ -71,14 +77,12 @@ def taking_stamp(
         return [frozenset(i + (i >= position) for i in primals) for primals in reach]
 
     return dataclasses.replace(
-        _alone(op),
+        OpCache.forget(op),
         call=lambda *xs: run(xs, lambda others: op.call(*others)),
-        call_into=into and (lambda buffers, xs: run(xs, lambda others: into(buffers, others))),
-        vmap=vmap,
-        dependencies=dependencies and shifted,
+        rules=dataclasses.replace(op.rules, vmap=vmap),
+        traits=dataclasses.replace(
+            op.traits,
+            call_into=into and (lambda buffers, xs: run(xs, lambda others: into(buffers, others))),
+            dependencies=dependencies and shifted,
+        ),
     )
-
-
-def _alone(op: Op) -> Op:
-    """Copy `op` without what is stored about it: the Ops derived here are others than its own."""
-    return dataclasses.replace(op, notes={}, _derived={})

@@ -30,6 +30,61 @@ _MOST_DERIVED = 256
 
 
 @dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
+class Rules:
+    """The rules of an Op. One that is missing cannot be derived.
+
+    Attributes:
+        vjp: `(argnums, outnums) -> Op` on `(*primals, *cotangents)`: the gradients of the primals
+            at `argnums`, given cotangents of the outputs at `outnums`. All others have none.
+        jvp: `(argnums) -> Op` on `(*primals, *tangents)`: the tangents of the differentiable
+            outputs, given tangents of the primals at `argnums`.
+        vmap: `(axes, size) -> Op`: an input has one more axis where `axes` is not None, and every
+            output has a new axis 0.
+        forward_backward: `(argnums, outnums) -> ForwardBackward`, a first derivative whose backward
+            does not run `call` again; `None` where recomputing costs less. If the rule is missing
+            or returns None, a target recomputes: it calls the vjp on the primals.
+    """
+
+    vjp: Callable[[Positions, Positions], "Op"] | None = None
+    jvp: Callable[[Positions], "Op"] | None = None
+    vmap: Callable[[tuple[int | None, ...], int], "Op"] | None = None
+    forward_backward: Callable[[Positions, Positions], "ForwardBackward | None"] | None = None
+
+
+@dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
+class Traits:
+    """What a target may know of an Op to call it faster or to refuse it; none has to be there.
+
+    Attributes:
+        call_into: `(buffers, primals) -> outputs`, like `call`. The buffers are arrays like the
+            outputs; `call_into` may write outputs there and return them. Its other outputs may
+            share memory, since its caller copies them at once.
+        dependencies: For each output, the positions of the primals it may have a derivative by; if
+            missing, all. A primal without any has no gradient, where it would be zeros.
+        uses_rng: True if it draws random numbers that do not follow from a primal.
+        observed_specs: The specs that a function which looks at values was seen to return, for a
+            target that checks every call against them. If missing, `output_specs` is exact.
+        reruns: True if sizes of outputs can depend on values. `output_specs` then tells the sizes
+            for example inputs, and `call` raises where values have others.
+        fingerprint: Text that identifies the computation, except for the values of constants; the
+            same in every process.
+        graph: `() -> Graph`, the operations of `call`, for a target that compiles them instead of
+            calling `call`.
+        captured_state: `() -> CapturedState`, what it captures now, if that can change. A target
+            reads it before a call, and computes derivatives of the call on it.
+    """
+
+    call_into: Callable[[Sequence[Any], Sequence[Any]], Arrays] | None = None
+    dependencies: Callable[[], Sequence[Set[int]]] | None = None
+    uses_rng: bool = False
+    observed_specs: Callable[[], Specs] | None = None
+    reruns: bool = False
+    fingerprint: Callable[[], str] | None = None
+    graph: Callable[[], Graph | MappedGraph] | None = None
+    captured_state: Callable[[], CapturedState] | None = None
+
+
+@dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
 class Op:
     """A pure function on flat arrays of one framework, with its rules.
 
@@ -40,60 +95,29 @@ class Op:
         name: Shown in error messages, profiles and `grad_fn`.
         framework: The framework whose arrays `call` takes and returns.
         call: `(*primals) -> outputs`. No output shares memory with a primal or another output.
-        call_into: `(buffers, primals) -> outputs`, like `call`. The buffers are arrays like the
-            outputs; `call_into` may write outputs there and return them. Its other outputs may
-            share memory, since its caller copies them at once.
         output_specs: `(*input specs) -> output specs`, without looking at values.
-        vjp: `(argnums, outnums) -> Op` on `(*primals, *cotangents)`: the gradients of the primals
-            at `argnums`, given cotangents of the outputs at `outnums`. All others have none.
-        jvp: `(argnums) -> Op` on `(*primals, *tangents)`: the tangents of the differentiable
-            outputs, given tangents of the primals at `argnums`.
-        vmap: `(axes, size) -> Op`: an input has one more axis where `axes` is not None, and every
-            output has a new axis 0.
-        forward_backward: `(argnums, outnums) -> ForwardBackward`, a first derivative whose backward
-            does not run `call` again; `None` where recomputing costs less. If the rule is missing
-            or returns None, a target recomputes: it calls the vjp on the primals.
-        dependencies: For each output, the positions of the primals it may have a derivative by; if
-            missing, all. A primal without any has no gradient, where it would be zeros.
-        uses_rng: True if it draws random numbers that do not follow from a primal.
-        graph: `() -> Graph`, the operations of `call`, for a target that compiles them instead of
-            calling `call`.
-        observed_specs: The specs that a function which looks at values was seen to return, for a
-            target that checks every call against them. If missing, `output_specs` is exact.
-        reruns: True if sizes of outputs can depend on values. `output_specs` then tells the sizes
-            for example inputs, and `call` raises where values have others.
-        captured_state: `() -> CapturedState`, what it captures now, if that can change. A target
-            reads it before a call, and computes derivatives of the call on it.
-        fingerprint: Text that identifies the computation, except for the values of constants; the
-            same in every process.
+        rules: What makes Ops of it.
+        traits: What else is known of it.
         derivation: The rules that led here from the Op that `derive` was first called on.
-        notes: What callers store about this Op between calls.
     """
 
     name: str
     framework: str
     call: Callable[..., Arrays]
     output_specs: Callable[..., Specs]
-    call_into: Callable[[Sequence[Any], Sequence[Any]], Arrays] | None = None
-    vjp: Callable[[Positions, Positions], "Op"] | None = None
-    jvp: Callable[[Positions], "Op"] | None = None
-    vmap: Callable[[tuple[int | None, ...], int], "Op"] | None = None
-    forward_backward: Callable[[Positions, Positions], "ForwardBackward | None"] | None = None
-    dependencies: Callable[[], Sequence[Set[int]]] | None = None
-    uses_rng: bool = False
-    observed_specs: Callable[[], Specs] | None = None
-    reruns: bool = False
-    fingerprint: Callable[[], str] | None = None
+    rules: Rules = Rules()
+    traits: Traits = Traits()
     derivation: tuple[AppliedRule, ...] = ()
-    graph: Callable[[], Graph | MappedGraph] | None = None
-    captured_state: Callable[[], CapturedState] | None = None
 
-    notes: dict[Any, Any] = dataclasses.field(default_factory=dict, repr=False)
+    _caches: dict["OpCache", dict[Any, Any]] = dataclasses.field(
+        default_factory=dict["OpCache", dict[Any, Any]], repr=False
+    )
     _derived: dict[tuple[Any, ...], Any] = dataclasses.field(default_factory=dict, repr=False)
 
     def read_state(self) -> CapturedState | None:
         """What it captures now, if that can change."""
-        return self.captured_state() if self.captured_state else None
+        read = self.traits.captured_state
+        return read() if read else None
 
     def derive(self, kind: str, *args: Any) -> Any:
         """Return what the rule `kind` makes of `args`, an Op or a ForwardBackward, from a cache."""
@@ -101,7 +125,8 @@ class Op:
             return self._derived[kind, args]
         except KeyError:
             pass
-        rule = getattr(self, kind)
+        every_op_has_it = kind == "narrow_integers"
+        rule = self.narrow_integers if every_op_has_it else getattr(self.rules, kind)
         if rule is None:
             raise NoRuleError(
                 f"`{self.name}` has no {kind} rule, so it cannot be used under {kind}. "
@@ -117,9 +142,9 @@ class Op:
 
     def dependent_primals(self, outnums: Iterable[int], argnums: Positions) -> Positions:
         """Return those of `argnums` that one of the outputs at `outnums` depends on."""
-        if self.dependencies is None:
+        if self.traits.dependencies is None:
             return argnums
-        dependencies = self.dependencies()
+        dependencies = self.traits.dependencies()
         union = frozenset[int]().union(*(dependencies[i] for i in outnums))
         return tuple(i for i in argnums if i in union)
 
@@ -128,7 +153,7 @@ class Op:
     ) -> "ForwardBackward | None":
         """Return the forward/backward pair, or `None` if the source has no such derivative."""
         # An Op that reruns saves more than arrays, and no caller says when that can be freed.
-        if self.forward_backward is None or self.reruns:
+        if self.rules.forward_backward is None or self.traits.reruns:
             return None
         try:
             return self.derive("forward_backward", argnums, outnums)
@@ -159,6 +184,26 @@ class Op:
         """Return the strategies by which first derivatives have been taken so far."""
         pairs = [pair for (kind, _), pair in self._derived.items() if kind == "forward_backward"]
         return {pair.strategy if pair else "recompute" for pair in pairs}
+
+
+class OpCache:
+    """What one caller stores about Ops, for as long as they live.
+
+    It stands in the Op, since a dict with weak keys takes longer to read than some calls.
+    """
+
+    def of(self, op: Op) -> dict[Any, Any]:
+        """Return what is stored about `op`."""
+        caches = op._caches  # pyright: ignore[reportPrivateUsage]
+        try:
+            return caches[self]
+        except KeyError:
+            return caches.setdefault(self, {})
+
+    @staticmethod
+    def forget(op: Op) -> Op:
+        """Copy `op` without what is stored about it: Ops derived of the copy are others."""
+        return dataclasses.replace(op, _caches={}, _derived={})
 
 
 @dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
@@ -208,7 +253,7 @@ def _narrow_integers(name: str, framework: str, spec: ArraySpec) -> Op:
         framework=framework,
         call=lambda x: (x,),
         output_specs=lambda *_: (narrow,),
-        vmap=vmap,
+        rules=Rules(vmap=vmap),
     )
 
 

@@ -79,7 +79,7 @@ class MlxArrays:
     def _execute_into(self, op: Op, operands: Sequence[Any], results: Sequence[Any]) -> None:
         xs = [copy_from(x) for x in operands]
         with compute_stream():
-            outputs = op.call_into(results, xs) if op.call_into else op.call(*xs)
+            outputs = op.traits.call_into(results, xs) if op.traits.call_into else op.call(*xs)
             evaluate(outputs)
         check_output_count(outputs, results, op.name)
         for i, (y, result) in enumerate(zip(outputs, results, strict=True)):

@@ -11,7 +11,7 @@ from bridge._arrays.numpy import as_dlpack_dtype
 from bridge._arrays.torch.dtypes import PLAIN_NUMPY, dtype_name
 from bridge._arrays.torch.upstream.isolation import suspend_transforms
 from bridge._core.errors import ArgumentError
-from bridge._core.op import Op
+from bridge._core.op import Op, OpCache
 from bridge._core.spec import NARROW_INTEGERS, check_output_count, check_range
 
 
@@ -27,6 +27,7 @@ def tensor_from_buffer(x: Any) -> torch.Tensor:
 
 # Bytes. Below this size, allocating and copying costs less than checking for overlaps.
 _LARGE = 2**18
+_CACHE = OpCache()
 
 
 def execute_into(op: Op, operands: Sequence[Any], results: Sequence[Any]) -> None:
@@ -37,12 +38,13 @@ def execute_into(op: Op, operands: Sequence[Any], results: Sequence[Any]) -> Non
 
 def _execute_into(op: Op, operands: Sequence[Any], results: Sequence[Any]) -> None:
     xs, targets = [*map(tensor_from_buffer, operands)], [*map(tensor_from_buffer, results)]
-    large = op.notes.get("large")
+    cache = _CACHE.of(op)
+    large = cache.get("large")
     if large is None:
-        large = op.notes["large"] = any(y.nbytes >= _LARGE for y in targets)
+        large = cache["large"] = any(y.nbytes >= _LARGE for y in targets)
     outputs = (
-        op.call_into(targets, xs)
-        if large and op.call_into and _no_overlap(targets, xs)
+        op.traits.call_into(targets, xs)
+        if large and op.traits.call_into and _no_overlap(targets, xs)
         else op.call(*xs)
     )
     check_output_count(outputs, results, op.name)

@@ -17,7 +17,7 @@ import jax
 
 from bridge._arrays.jax import ARRAYS as ARRAYS, conjugate_all
 from bridge._core.captured_state import CapturedState
-from bridge._core.op import ForwardBackward, Op, Positions, Specs
+from bridge._core.op import ForwardBackward, Op, Positions, Rules, Specs, Traits
 from bridge._core.pytree import scatter
 from bridge._core.spec import ArraySpec
 from bridge._sources.jax.derivative import Derivative
@@ -77,22 +77,30 @@ class Function:
         return Op(
             name=self.name,
             framework="jax",
-            call=with_narrowed_integers(
-                call,
-                self.primals,
-                environment=self.settings.environment,
-                labels=self.settings.labels,
+            call=(
+                with_narrowed_integers(
+                    call,
+                    self.primals,
+                    environment=self.settings.environment,
+                    labels=self.settings.labels,
+                )
             ),
             output_specs=self.output_specs,
-            observed_specs=None if self.program else lambda: self._observed_specs,
-            vjp=self.vjp,
-            jvp=self.jvp,
-            vmap=self.vmap,
-            forward_backward=self.forward_backward
-            if self.program and self.settings.residuals != "recompute"
-            else None,
-            dependencies=self.program.dependencies if self.program else None,
-            captured_state=self.captured_state,
+            rules=Rules(
+                vjp=self.vjp,
+                jvp=self.jvp,
+                vmap=self.vmap,
+                forward_backward=(
+                    self.forward_backward
+                    if self.program and self.settings.residuals != "recompute"
+                    else None
+                ),
+            ),
+            traits=Traits(
+                observed_specs=None if self.program else lambda: self._observed_specs,
+                dependencies=self.program.dependencies if self.program else None,
+                captured_state=self.captured_state,
+            ),
         )
 
     def output_specs(self, *_: ArraySpec) -> Specs:

@@ -9,7 +9,7 @@ import mlx.core as mx
 from bridge._arrays.mlx import own_memory
 from bridge._core.captured_state import CapturedState
 from bridge._core.errors import NoRuleError
-from bridge._core.op import ForwardBackward, Op, Positions, Specs
+from bridge._core.op import ForwardBackward, Op, Positions, Rules, Specs, Traits
 from bridge._core.spec import differentiable_positions
 from bridge._sources.mlx.batching import Axes, loop_over_examples, vmap_is_safe
 from bridge._sources.mlx.call_states import CallStates, make_recompute_rule
@@ -51,22 +51,28 @@ class Function(PureFunction):
             name=self.name,
             framework="mlx",
             call=call if self._owns_outputs() else self._make_call(own_memory),
-            call_into=lambda _, xs: call(*xs),
             output_specs=lambda *_: self.outputs,
-            vjp=vjp,
-            jvp=jvp,
-            vmap=self.vmap,
-            forward_backward=self.forward_backward if saves else None,
-            dependencies=(lambda: summary.dependencies) if summary else None,
-            reruns=summary is None,
-            uses_rng=self.uses_rng,
-            captured_state=self.captured_state,
+            rules=Rules(
+                vjp=vjp,
+                jvp=jvp,
+                vmap=self.vmap,
+                forward_backward=self.forward_backward if saves else None,
+            ),
+            traits=Traits(
+                call_into=lambda _, xs: call(*xs),
+                dependencies=(lambda: summary.dependencies) if summary else None,
+                reruns=summary is None,
+                uses_rng=self.uses_rng,
+                captured_state=self.captured_state,
+            ),
         )
         states = (self.root or self)._states
-        if op.forward_backward or states is None:
+        if saves or states is None:
             return op
         recompute = make_recompute_rule(op, states, len(self.primals), vjp, jvp)
-        return dataclasses.replace(op, forward_backward=recompute)
+        return dataclasses.replace(
+            op, rules=dataclasses.replace(op.rules, forward_backward=recompute)
+        )
 
     @functools.cached_property
     def _states(self) -> CallStates | None:

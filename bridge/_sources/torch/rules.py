@@ -8,7 +8,7 @@ from typing import Any
 
 from bridge._arrays.torch.upstream.errors import is_style_error
 from bridge._core.errors import NoRuleError, NoValuesError
-from bridge._core.op import ForwardBackward, Op, Positions, Specs
+from bridge._core.op import ForwardBackward, Op, Positions, Rules, Specs, Traits
 from bridge._core.tracebacks import user_stacklevel
 from bridge._sources.torch.autodiff.consistency import (
     accepts_gradients,
@@ -61,19 +61,23 @@ class Function(FunctionInfo):
             name=self.name,
             framework="torch",
             call=call,
-            call_into=call_into,
             output_specs=lambda *_: self.outputs,
-            vjp=lambda argnums, outnums: self.vjp(argnums, outnums).make_op(),
-            jvp=lambda argnums: self.jvp(argnums).make_op(),
-            vmap=lambda axes, size: self.vmap(axes, size).make_op(),
-            forward_backward=self.forward_backward
-            if self.program or can_save_graph(self)
-            else None,
-            uses_rng=self.uses_rng and self.settings.seed_argnum is None,
-            reruns=self.program is None,
-            dependencies=gradient_dependencies(self),
-            fingerprint=self.program.fingerprint if self.program else None,
-            graph=export_graph(self.program, self.settings) if self.program else None,
+            rules=Rules(
+                vjp=lambda argnums, outnums: self.vjp(argnums, outnums).make_op(),
+                jvp=lambda argnums: self.jvp(argnums).make_op(),
+                vmap=lambda axes, size: self.vmap(axes, size).make_op(),
+                forward_backward=(
+                    self.forward_backward if self.program or can_save_graph(self) else None
+                ),
+            ),
+            traits=Traits(
+                call_into=call_into,
+                uses_rng=self.uses_rng and self.settings.seed_argnum is None,
+                reruns=self.program is None,
+                dependencies=gradient_dependencies(self),
+                fingerprint=self.program.fingerprint if self.program else None,
+                graph=export_graph(self.program, self.settings) if self.program else None,
+            ),
         )
 
     def vjp(self, argnums: Positions, outnums: Positions) -> "Function | Batched":

@@ -123,10 +123,10 @@ class Call:
         """
         pair = (
             self.op.derive("forward_backward", argnums, outnums)
-            if self.op.forward_backward
+            if self.op.rules.forward_backward
             else None
         )
-        if pair is None or pair.forward.vmap is None:
+        if pair is None or pair.forward.rules.vmap is None:
             return self
         primals = tuple(range(self.arity))
         saved = SavingForward(pair, argnums, outnums)

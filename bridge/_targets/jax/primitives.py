@@ -138,7 +138,7 @@ def _call_dce(used: Sequence[bool], eqn: Any) -> Any:
 def _checks_sizes(function: Call) -> bool:
     """Return True if a call without uses has to check sizes: NOTE [results without elements]."""
     return not function.output_specs() or (
-        function.callee.root.reruns and has_empty_output(function.op.output_specs())
+        function.callee.root.traits.reruns and has_empty_output(function.op.output_specs())
     )
 
 
@@ -158,9 +158,9 @@ def _lower(ctx: Any, operands: Sequence[Any], function: Call | Jvp, positions: P
             raise ArgumentError(f"{function} returns {actual}, where {expected} was expected.")
     avals = [ctx.avals_in[i] for i in positions]
     call_ctx = dataclasses.replace(ctx, avals_in=avals)
-    if op.graph:
-        return interpreter.lower(call_ctx, xs, op, op.graph())
-    if function.callee.root.graph:
+    if op.traits.graph:
+        return interpreter.lower(call_ctx, xs, op, op.traits.graph())
+    if function.callee.root.traits.graph:
         raise NoRuleError(
             f'{function} has no graph that could be compiled. Let torch compute with lower="ffi".'
         )
@@ -175,7 +175,7 @@ def _can_have_effect(ctx: Any, function: Call | Jvp) -> bool:
     See NOTE [results without elements].
     """
     count = device_count(ctx)
-    if count > 1 and function.callee.root.reruns:
+    if count > 1 and function.callee.root.traits.reruns:
         shapes = ", ".join(map(str, function.output_specs()))
         raise ArgumentError(
             f"{function} returned ({shapes}) for example inputs, and is rerun on every call since "

@@ -34,9 +34,9 @@ def key_for(op: Op, callee: Callee, operands: Specs) -> str:
         raise _no_key_error(op, str(error)) from None
     ops = callee.root.replay(op.derivation)
     if any(
-        derived.fingerprint is None
-        and not derived.reruns
-        and (derived.forward_backward or derived.dependencies)
+        derived.traits.fingerprint is None
+        and not derived.traits.reruns
+        and (derived.rules.forward_backward or derived.traits.dependencies)
         for derived in ops
     ):
         raise _no_key_error(op, "nothing would tell whether it has changed")
@@ -82,7 +82,7 @@ def _spec_texts(specs: Sequence[ArraySpec]) -> list[Any]:
 
 
 def _digest(ops: Sequence[Op]) -> str:
-    texts = [op.fingerprint() if op.fingerprint else "" for op in ops]
+    texts = [op.traits.fingerprint() if op.traits.fingerprint else "" for op in ops]
     return hashlib.sha256("\n".join(texts).encode()).hexdigest()[:32]
 
 

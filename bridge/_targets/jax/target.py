@@ -27,7 +27,7 @@ class JaxTarget:
         self, op: Op, runner: Executor, origin: ExportKey | None
     ) -> Callable[..., Arrays]:
         """Make a function of JAX arrays that executes `op`, under every transformation of JAX."""
-        if runner.changes_device and not op.graph:
+        if runner.changes_device and not op.traits.graph:
             raise DeviceError(
                 f"{op.name} is to compute on another device than that of its arguments, but XLA "
                 "lends it the memory of its arguments. Leave out device=, or move the arguments "
@@ -120,7 +120,7 @@ def _narrowed_outputs(op: Op) -> Positions:
     narrowed = [(i, spec) for i, spec in enumerate(op.output_specs()) if spec.dtype in NARROW]
     for i, spec in narrowed:
         # In compiled code nothing checks that integers fit.
-        if spec.dtype not in NARROW_INTEGERS or op.graph:
+        if spec.dtype not in NARROW_INTEGERS or op.traits.graph:
             raise ArgumentError(
                 f"result {i} of {op.name} is {spec}, {ARRAYS.unsupported_dtype_advice(spec.dtype)}"
             )

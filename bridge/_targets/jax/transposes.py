@@ -23,9 +23,11 @@ from jax.interpreters import ad
 from bridge._arrays.jax import conjugate_all
 from bridge._arrays.jax.upstream.tracing import match_sharding
 from bridge._core.errors import NoRuleError
-from bridge._core.op import Op, Positions
+from bridge._core.op import Op, OpCache, Positions
 from bridge._targets.jax.binding import bind_call, bind_derivative
 from bridge._targets.jax.calls import Call, Jvp
+
+_CACHE = OpCache()
 
 
 def transpose_derivative(cotangents: Sequence[Any], *operands: Any, function: Jvp) -> list[Any]:
@@ -85,7 +87,9 @@ def _find_transpose(
         derived: Op = function.op.derive("vjp", argnums, outnums)
     except NoRuleError:
         return None
-    if derived.dependencies is None or derived.dependent_primals(range(len(argnums)), argnums):
+    if derived.traits.dependencies is None or derived.dependent_primals(
+        range(len(argnums)), argnums
+    ):
         return None
     transpose = Call(derived, function.callee, function.arity + len(outnums))
     agrees = _agrees(function, transpose, operands, undefined, argnums, outnums)
@@ -94,10 +98,10 @@ def _find_transpose(
 
 def _agrees(function: Call, transpose: Call | None, operands: Sequence[Any], *key: Any) -> bool:
     """Return whether a function and its presumed transpose agree, from a cache."""
-    notes = function.op.notes
-    if ("linear", *key) not in notes:
-        notes["linear", *key] = _compare(function, transpose, operands, *key)
-    return notes["linear", *key]
+    cache = _CACHE.of(function.op)
+    if key not in cache:
+        cache[key] = _compare(function, transpose, operands, *key)
+    return cache[key]
 
 
 def _compare(

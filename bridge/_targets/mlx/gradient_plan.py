@@ -7,10 +7,12 @@ from typing import Any
 import mlx.core as mx
 
 from bridge._arrays.mlx import ARRAYS as ARRAYS, dtype_of
-from bridge._core.op import Op, Positions, Specs
+from bridge._core.op import Op, OpCache, Positions, Specs
 from bridge._core.pytree import scatter
 from bridge._core.spec import differentiable_positions
 from bridge._targets.mlx.residuals import SavingForward
+
+_CACHE = OpCache()
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -110,7 +112,7 @@ def call_plan(
     op: Op, xs: Sequence[Any], array_argnums: Positions, last_linear_count: int
 ) -> CallPlan:
     """Return the plan of a call of `op` on `xs`, from a cache."""
-    plan = op.notes.get(("calls", array_argnums))
+    plan = _CACHE.of(op).get(array_argnums)
     return plan or _make_call_plan(op, xs, array_argnums, last_linear_count)
 
 
@@ -118,11 +120,11 @@ def _make_call_plan(
     op: Op, xs: Sequence[Any], array_argnums: Positions, last_linear_count: int
 ) -> CallPlan:
     # A function that looks at values may have to run to observe its specs.
-    specs = op.observed_specs() if op.observed_specs else op.output_specs()
+    specs = op.traits.observed_specs() if op.traits.observed_specs else op.output_specs()
     argnums = tuple(i for i in array_argnums if ARRAYS.spec(xs[i]).differentiable)
     primals = tuple(i for i in argnums if i < len(xs) - last_linear_count)
     outnums = differentiable_positions(specs)
-    plan = op.notes["calls", array_argnums] = CallPlan(
+    plan = _CACHE.of(op)[array_argnums] = CallPlan(
         op=op,
         array_argnums=array_argnums,
         arity=len(xs),

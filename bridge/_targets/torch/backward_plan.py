@@ -13,11 +13,13 @@ from collections.abc import Iterable, Sequence
 
 import torch
 
-from bridge._core.op import ForwardBackward, Op, Positions
+from bridge._core.op import ForwardBackward, Op, OpCache, Positions
 from bridge._core.spec import differentiable_positions
 
 # For the Op, for its executor and for each primal: True if it requires a gradient.
 Flags = tuple[bool, ...]
+
+_CACHE = OpCache()
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -70,8 +72,8 @@ class ForwardPlan:
 
 
 def get_forward_plan(op: Op, flags: Flags) -> ForwardPlan:
-    """Return the forward pass of `op`, from its notes if it was made before."""
-    plan = op.notes.get(flags)
+    """Return the forward pass of `op`, from a cache."""
+    plan = _CACHE.of(op).get(flags)
     return plan if plan is not None else _make_forward_plan(op, flags, None)
 
 
@@ -113,7 +115,7 @@ def _make_forward_plan(op: Op, flags: Flags, outnums: Positions | None) -> Forwa
     plan = ForwardPlan(
         flags, argnums, outnums, pair, forward, differentiable, gradient_free, output_positions
     )
-    op.notes[flags] = plan
+    _CACHE.of(op)[flags] = plan
     return plan
 
 

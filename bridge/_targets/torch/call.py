@@ -176,7 +176,7 @@ class _Plain(_Rules):
     def forward(ctx: Any, op: Op, execute: Execute, *xs: Any) -> Arrays:
         ctx.set_materialize_grads(False)
         flags, ctx.state = ctx.needs_input_grad, op.read_state()
-        if op.dependencies is None:
+        if op.traits.dependencies is None:
             outputs = execute(op, xs)
             plan = plan_from_outputs(op, outputs, flags)
             save_for_backward(ctx, (op, execute, plan), xs, outputs)
@@ -215,7 +215,7 @@ class _Transformable(_Rules):
         ctx.state = executor.state
         plan = (
             get_forward_plan(op, (False, False))
-            if op.dependencies
+            if op.traits.dependencies
             else plan_from_outputs(op, output, (False, False))
         )
         save_for_backward(ctx, (op, executor.execute, plan), xs, output)

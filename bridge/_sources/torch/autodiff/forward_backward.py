@@ -4,7 +4,7 @@ import dataclasses
 import functools
 
 from bridge._core.errors import NoRuleError
-from bridge._core.op import ForwardBackward, Op, Positions, Specs
+from bridge._core.op import ForwardBackward, Op, Positions, Rules, Specs, Traits
 from bridge._sources.torch.autodiff.partition import (
     ForwardBackwardGraphs,
     partition,
@@ -83,12 +83,16 @@ def make_half(program: Program, name: str, primals: Specs, settings: Settings) -
         name=name,
         framework="torch",
         call=make_call(program, settings),
-        call_into=make_call_into(program, settings),
         output_specs=lambda *_: program.outputs,
-        vmap=lambda axes, size: _batch_half(program, name, primals, settings, axes, size),
-        dependencies=program.dependencies,
-        fingerprint=program.fingerprint,
-        graph=export_graph(program, settings),
+        rules=Rules(
+            vmap=lambda axes, size: _batch_half(program, name, primals, settings, axes, size)
+        ),
+        traits=Traits(
+            call_into=make_call_into(program, settings),
+            dependencies=program.dependencies,
+            fingerprint=program.fingerprint,
+            graph=export_graph(program, settings),
+        ),
     )
 
 

@@ -19,7 +19,7 @@ import torch
 
 from bridge._arrays.torch import ARRAYS as ARRAYS
 from bridge._core.errors import NoRuleError
-from bridge._core.op import ForwardBackward, Op, Positions, Specs
+from bridge._core.op import ForwardBackward, Op, Positions, Rules, Specs, Traits
 from bridge._core.pytree import scatter
 from bridge._core.spec import ArraySpec, check_specs_unchanged
 from bridge._sources.torch.autodiff.transforms import ACCUMULATES, take_gradients
@@ -126,8 +126,8 @@ class SavedGraph:
             framework="torch",
             call=call,
             output_specs=lambda *_: outputs,
-            vmap=lambda axes, size: loop_op(op, axes, size),
-            reruns=True,
+            rules=Rules(vmap=lambda axes, size: loop_op(op, axes, size)),
+            traits=Traits(reruns=True),
         )
         return op
 

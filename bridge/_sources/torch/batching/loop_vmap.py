@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from bridge._core.graph import MappedGraph
-from bridge._core.op import Op, Specs
+from bridge._core.op import Op, Rules, Specs, Traits
 from bridge._sources.torch.program import Settings
 
 Axes = tuple[int | None, ...]
@@ -56,7 +56,7 @@ def _select_example(xs: Sequence[torch.Tensor], axes: Axes, n: int) -> list[torc
 
 def map_graph(one: Op, axes: Axes, out_axes: Axes, size: int) -> Callable[[], MappedGraph] | None:
     """Return what makes the neutral graph of `one` for each example, if `one` has a graph."""
-    graph = one.graph
+    graph = one.traits.graph
     return graph and (lambda: MappedGraph(graph(), axes, out_axes, size))
 
 
@@ -68,9 +68,11 @@ def loop_op(one: Op, axes: Axes, size: int) -> Op:
         framework="torch",
         call=loop_call(one, axes, (0,) * len(outputs), size, outputs),
         output_specs=lambda *_: outputs,
-        vmap=lambda axes, size: loop_op(op, axes, size),
-        dependencies=one.dependencies,
-        fingerprint=one.fingerprint,
-        graph=map_graph(one, axes, (0,) * len(outputs), size),
+        rules=Rules(vmap=lambda axes, size: loop_op(op, axes, size)),
+        traits=Traits(
+            dependencies=one.traits.dependencies,
+            fingerprint=one.traits.fingerprint,
+            graph=map_graph(one, axes, (0,) * len(outputs), size),
+        ),
     )
     return op

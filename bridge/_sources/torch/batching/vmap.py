@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 from bridge._core.errors import NoRuleError
-from bridge._core.op import Op, Positions, Specs
+from bridge._core.op import Op, Positions, Rules, Specs, Traits
 from bridge._sources.torch.autodiff.transforms import vmapped
 from bridge._sources.torch.autodiff.unrecorded_outputs import gradient_dependencies
 from bridge._sources.torch.batching.loop_vmap import (
@@ -115,14 +115,18 @@ class Batched:
             name=self.name,
             framework="torch",
             call=make_call(self.program, self.settings),
-            call_into=make_call_into(self.program, self.settings),
             output_specs=lambda *_: self.outputs,
-            vjp=lambda argnums, outnums: self.vjp(argnums, outnums).make_op(),
-            jvp=lambda argnums: self.jvp(argnums).make_op(),
-            vmap=lambda axes, size: self.vmap(axes, size).make_op(),
-            dependencies=gradient_dependencies(self),
-            fingerprint=self.program.fingerprint,
-            graph=export_graph(self.program, self.settings),
+            rules=Rules(
+                vjp=lambda argnums, outnums: self.vjp(argnums, outnums).make_op(),
+                jvp=lambda argnums: self.jvp(argnums).make_op(),
+                vmap=lambda axes, size: self.vmap(axes, size).make_op(),
+            ),
+            traits=Traits(
+                call_into=make_call_into(self.program, self.settings),
+                dependencies=gradient_dependencies(self),
+                fingerprint=self.program.fingerprint,
+                graph=export_graph(self.program, self.settings),
+            ),
         )
 
     def vjp(self, argnums: Positions, outnums: Positions) -> "Batched":
@@ -183,12 +187,16 @@ class LoopedBatch(Batched):
             framework="torch",
             call=loop_call(one, self.in_axes, self.out_axes, self.size, self.outputs),
             output_specs=lambda *_: self.outputs,
-            vjp=lambda argnums, outnums: self.vjp(argnums, outnums).make_op(),
-            jvp=lambda argnums: self.jvp(argnums).make_op(),
-            vmap=lambda axes, size: self.vmap(axes, size).make_op(),
-            dependencies=one.dependencies,
-            fingerprint=one.fingerprint,
-            graph=map_graph(one, self.in_axes, self.out_axes, self.size),
+            rules=Rules(
+                vjp=lambda argnums, outnums: self.vjp(argnums, outnums).make_op(),
+                jvp=lambda argnums: self.jvp(argnums).make_op(),
+                vmap=lambda axes, size: self.vmap(axes, size).make_op(),
+            ),
+            traits=Traits(
+                dependencies=one.traits.dependencies,
+                fingerprint=one.traits.fingerprint,
+                graph=map_graph(one, self.in_axes, self.out_axes, self.size),
+            ),
         )
 
 
