@@ -241,6 +241,22 @@ def test_mx_compile_is_refused_by_name(how):
         RECORDING[how](torch2mlx(cube))
 
 
+def test_mx_compile_is_refused_by_name_after_it_was_disabled():
+    """In a fresh process, which learns at its first batch what the stack looks like."""
+    code = """if True:
+        import mlx.core as mx, torch, bridge
+        cube = bridge.torch2mlx(lambda x: x**3)
+        mx.disable_compile()
+        mx.eval(mx.vmap(cube)(mx.ones(3)))
+        mx.enable_compile()
+        try:
+            mx.compile(cube)(mx.ones(3))
+        except bridge.NoValuesError:
+            print("refused")
+    """
+    assert subprocess.check_output([sys.executable, "-c", code], text=True) == "refused\n"
+
+
 def test_mx_compile_takes_what_does_not_depend_on_its_arguments():
     cube = torch2mlx(lambda x: x**3)
     constant = mx.array([1.5, -0.5, 2.0])
@@ -282,5 +298,6 @@ def test_graphs_hold_rules_where_nobody_sees_them():
     left = mx.vjp(lambda x: [bridged(x)], [X], [X])  # a graph that is never evaluated
     del fn, left
     bridged = None
-    gc.collect()
+    for _ in range(2):  # the first time frees what MLX holds, where Python cannot look
+        gc.collect()
     assert freed() is None

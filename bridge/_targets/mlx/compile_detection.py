@@ -30,9 +30,19 @@ def _read_return_addresses() -> ReturnAddresses:
     return list(addresses[: walk(addresses, _MOST_FRAMES)])
 
 
-@functools.cache
-def _frame_signatures() -> tuple[frozenset[int | None], frozenset[int | None]]:
+Signatures = tuple[frozenset[int | None], frozenset[int | None]]
+
+
+def _frame_signatures() -> Signatures:
     """Return the addresses that are on the stack only in `mx.compile`, and only in `mx.vmap`."""
+    compiling, mapping = _learn_frame_signatures()
+    if not compiling:  # learned while `mx.disable_compile` was in effect
+        _learn_frame_signatures.cache_clear()
+    return compiling, mapping
+
+
+@functools.cache
+def _learn_frame_signatures() -> Signatures:
     compiling = _addresses_within(lambda fn: mx.compile(fn)(_X))
     # Inside of other transformations, `mx.compile` calls the function and records nothing.
     calling = _addresses_within(lambda fn: mx.vmap(mx.compile(fn))(_X))
