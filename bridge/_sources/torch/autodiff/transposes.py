@@ -62,27 +62,34 @@ def is_transpose(
         torch.set_rng_state(state)
         return (ys, dy), (dx, gradients(*xs, *dy))
 
-    # Integers that are all 0 are indices of one element, where much is undefined. Others may be out
-    # of bounds, and then CUDA ends the process.
-    indices = [i for i, spec in enumerate(primals) if not spec.differentiable and i != seed_argnum]
-    varied = indices and all(spec.device == "cpu" for spec in primals)
+    dx, dy = example_inputs(tangent_specs, 1), example_inputs(cotangent_specs, 2)
+    bounds = _integer_bounds(primals, seed_argnum)
+    seeds = (None,) if seed_argnum is None else (1, 8, 15, 22)
 
-    def agrees(bound: int, seed: int | None) -> bool:
+    def agrees(seed: int | None, bound: int) -> bool:
         xs = example_inputs(primals, bound=bound)
         if seed is not None and seed_argnum is not None:
             xs[seed_argnum] = torch.full_like(xs[seed_argnum], seed)
-        dx, dy = example_inputs(tangent_specs, 1), example_inputs(cotangent_specs, 2)
         try:
             return _agree(compare, xs, dx, dy)
         except (RuntimeError, IndexError):  # as of a singular matrix, which tells nothing
             return bound == 1
 
-    bounds = (1, sys.maxsize, 3, 2) if varied else (1,)
-    seeds = (None,) if seed_argnum is None else (1, 8, 15, 22)
     try:
-        return all(any(agrees(bound, seed) for bound in bounds) for seed in seeds)
+        return all(any(agrees(seed, bound) for bound in bounds) for seed in seeds)
     finally:
         torch.set_rng_state(state)
+
+
+def _integer_bounds(primals: Specs, seed_argnum: int | None) -> tuple[int, ...]:
+    """Return the bounds of the integers among example inputs that are worth trying.
+
+    Integers that are all 0 are indices of one element, where much is undefined. Others may be out
+    of bounds, and then CUDA ends the process.
+    """
+    indices = [i for i, spec in enumerate(primals) if not spec.differentiable and i != seed_argnum]
+    varied = indices and all(spec.device == "cpu" for spec in primals)
+    return (1, sys.maxsize, 3, 2) if varied else (1,)
 
 
 def tangent_check(
