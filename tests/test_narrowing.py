@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from bridge import ArgumentError, RangeError, torch2jax
-from bridge._core.spec import check_range
+from bridge._core.spec import check_fits_32_bits
 
 torch = pytest.importorskip("torch")
 jax = pytest.importorskip("jax")
@@ -139,5 +139,5 @@ def test_floats_are_never_narrowed(dtype):
 def test_a_range_is_checked_at_both_ends(value):
     for row in ((value, 3), (3, value)):
         with pytest.raises(RangeError, match=f"x holds {value}"):
-            check_range(*row, "uint32", "x")
-    check_range(0, 2**32 - 1, "uint32", "x")
+            check_fits_32_bits(*row, "uint32", "x")
+    check_fits_32_bits(0, 2**32 - 1, "uint32", "x")

@@ -7,7 +7,7 @@ import ml_dtypes
 import numpy as np
 
 from bridge._core.errors import ArgumentError, CopyError
-from bridge._core.spec import NARROW_INTEGERS, ArraySpec, check_range
+from bridge._core.spec import NARROW_INTEGERS, ArraySpec, check_fits_32_bits
 
 
 def as_dlpack_dtype(x: np.ndarray) -> tuple[np.ndarray, str | None]:
@@ -29,7 +29,7 @@ def narrow_checked(x: np.ndarray, dtype: np.dtype, name: str) -> np.ndarray:
     if NARROW_INTEGERS.get(x.dtype.name) != dtype.name:
         return x
     if x.size:
-        check_range(int(x.min()), int(x.max()), dtype.name, name)
+        check_fits_32_bits(int(x.min()), int(x.max()), dtype.name, name)
     return x.astype(dtype)
 
 

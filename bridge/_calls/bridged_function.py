@@ -70,7 +70,7 @@ class BridgedFunction:
         self.wrapper_counter: WrapperCounter | None = None
         self.staged_function: Any = None
         self.graph_objects: list[Any] = []
-        self.graph_constants = types.SimpleNamespace()
+        self.named_graph_objects = types.SimpleNamespace()
 
     def _check_callable(self, fn: Any) -> None:
         if not callable(fn):

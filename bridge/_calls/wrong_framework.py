@@ -124,7 +124,7 @@ def array_advice(x: Any) -> str:
     return "`.to_numpy()` of it" if hasattr(x, "to_numpy") else "`numpy.asarray` of it"
 
 
-def check_value(x: Any, target: str, *, alone: bool) -> None:
+def check_unconverted(x: Any, target: str, *, alone: bool) -> None:
     """Raise if `x` is no array, and was meant to be converted: a data frame, a module.
 
     If it is `alone`, it was all that was to be converted.
@@ -194,7 +194,7 @@ def add_note(error: Exception, fn: Any, arrays: Any, crossing: Direction) -> Non
     name = import_path.function_name(fn)
     spoken = sorted({_class(type(x)) for x in arrays if _mentions(error, type(x))})
     others = _foreign_frameworks(error, fn, crossing.source, certain=bool(spoken))
-    captured = [(n, owner) for n, owner in _arrays_named(error) if owner in others]
+    captured = [(n, owner) for n, owner in _captured_arrays_at(error) if owner in others]
     if captured:
         array, other = captured[0]
         error.add_note(
@@ -238,7 +238,7 @@ def _foreign_frameworks(error: Exception, fn: Any, source: str, *, certain: bool
     """
     while isinstance(fn, functools.partial):
         fn = fn.func
-    names = _frameworks([_module_of(fn)]) - {source} or _frameworks(_modules_named(error))
+    names = _frameworks([_module_of(fn)]) - {source} or _frameworks(_modules_captured_at(error))
     return names - {source} if certain or source not in names else set()
 
 
@@ -246,20 +246,20 @@ def _frameworks(places: Iterable[str]) -> set[str]:
     return {name for place in places if (name := _registry.framework(place))} - {"numpy"}
 
 
-def _modules_named(error: Exception) -> Iterator[str]:
+def _modules_captured_at(error: Exception) -> Iterator[str]:
     """Yield the modules of what the innermost code of the user names."""
-    return (_module_of(value) for _, value in _named(error))
+    return (_module_of(value) for _, value in _captured_at(error))
 
 
-def _arrays_named(error: Exception) -> Iterator[tuple[str, str]]:
+def _captured_arrays_at(error: Exception) -> Iterator[tuple[str, str]]:
     """Yield arrays that the innermost code of the user captures: their names and frameworks."""
-    for name, value in _named(error):
+    for name, value in _captured_at(error):
         owner = _registry.array_owner(value)
         if owner is not None and owner.name in _registry.frameworks():
             yield name, owner.name
 
 
-def _named(error: Exception) -> Iterator[tuple[str, Any]]:
+def _captured_at(error: Exception) -> Iterator[tuple[str, Any]]:
     """Yield names in the innermost code of the user that are no arguments, and their values."""
     frames: list[types.FrameType] = []
     step = error.__traceback__

@@ -19,7 +19,7 @@ from operator import is_
 from typing import Any, Protocol
 
 from bridge._core.captured_values import Holder, holders, walk_holders
-from bridge._core.trial_state import copied, is_copied
+from bridge._core.trial_state import copy_iterator, is_copyable_iterator
 
 Snapshots = Sequence[tuple[Any, Any]]  # arrays, each with what it was
 
@@ -78,7 +78,7 @@ class StateReader:
 
     def _state(self, contents: "_Contents") -> "CapturedState":
         copies = self.arrays.copy(contents.arrays) if self.arrays and contents.arrays else ()
-        iterators = [(place, key, copied(x)) for place, key, x in contents.iterators]
+        iterators = [(place, key, copy_iterator(x)) for place, key, x in contents.iterators]
         return CapturedState(self, contents, copies, iterators)
 
 
@@ -92,7 +92,7 @@ class _Contents:
         }
         self.arrays = [x for x in values.values() if arrays and arrays.can_copy(x)]
         pairs = [(p, key, x) for p, before in self.by_place for key, x in before.items()]
-        self.iterators = [each for each in pairs if is_copied(each[2])]
+        self.iterators = [each for each in pairs if is_copyable_iterator(each[2])]
         self._checks = [_check(place, before) for place, before in self.by_place]
 
     def is_current(self) -> bool:
@@ -198,7 +198,7 @@ class _Restored:
             self._now = state.reader.with_places(place for place, _ in state.contents.by_place)
             state.restore()
             for place, key, iterator in state.iterator_copies:
-                place.put(key, copied(iterator))
+                place.put(key, copy_iterator(iterator))
 
     def __exit__(self, *_: object) -> None:
         # Functions that write to arrays are refused, so that these are looked at but once.

@@ -201,7 +201,7 @@ class OpCache:
             return caches.setdefault(self, {})
 
     @staticmethod
-    def forget(op: Op) -> Op:
+    def copy_without(op: Op) -> Op:
         """Copy `op` without what is stored about it: Ops derived of the copy are others."""
         return dataclasses.replace(op, _caches={}, _derived={})
 

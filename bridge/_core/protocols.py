@@ -103,7 +103,7 @@ class StageableFunction(Protocol):
 
     staged_function: Any  # what a compiler traces
     graph_objects: list[Any]  # what graphs refer to by number
-    graph_constants: Any  # what graphs refer to by name
+    named_graph_objects: Any  # what graphs refer to by name
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Call the function."""

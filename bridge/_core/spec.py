@@ -61,7 +61,7 @@ def dtype_advice(dtype: str) -> str:
     return "its data, since it is a key for random numbers" if "key<" in dtype else "another dtype"
 
 
-def check_range(least: int, most: int, dtype: str, name: str) -> None:
+def check_fits_32_bits(least: int, most: int, dtype: str, name: str) -> None:
     """Raise if integers between `least` and `most` do not fit into a dtype of 32 bits."""
     low, high = (0, 2**32 - 1) if dtype == "uint32" else (-(2**31), 2**31 - 1)
     for value in (least, most):

@@ -69,7 +69,7 @@ class TrialState:
         if not isinstance(x, (*_COPIED, *_REFUSED)):
             return x
         if id(x) not in self._stand_ins:
-            self._stand_ins[id(x)] = copied(x) if is_copied(x) else _Refusing(x)
+            self._stand_ins[id(x)] = copy_iterator(x) if is_copyable_iterator(x) else _Refusing(x)
         return self._stand_ins[id(x)]
 
 
@@ -99,12 +99,12 @@ class _Refusing:
         return getattr(self._iterator, name)
 
 
-def is_copied(x: Any) -> bool:
+def is_copyable_iterator(x: Any) -> bool:
     """Whether `x` is an iterator that can be copied."""
     return isinstance(x, _COPIED)
 
 
-def copied(x: Any) -> Any:
+def copy_iterator(x: Any) -> Any:
     """An iterator that goes on from where `x` is."""
     if isinstance(x, itertools.count):  # its text says where; copies are deprecated since 3.12
         return itertools.count(*ast.literal_eval(f"({repr(x)[len('count(') : -1]},)"))

@@ -221,7 +221,7 @@ def _make_contiguous(xs: Sequence[mx.array], mask: Sequence[bool]) -> list[mx.ar
         return [mx.contiguous(x) if chosen else x for x, chosen in zip(xs, mask, strict=True)]
 
 
-def as_constants(xs: Sequence[mx.array]) -> list[mx.array]:
+def copy_as_constants(xs: Sequence[mx.array]) -> list[mx.array]:
     """Copy the values of `xs` into arrays that depend on nothing."""
     evaluate(xs)
     return [copy_from(host_view(x)) for x in xs]

@@ -12,7 +12,7 @@ from bridge._arrays.torch.dtypes import PLAIN_NUMPY, dtype_name
 from bridge._arrays.torch.upstream.isolation import suspend_transforms
 from bridge._core.errors import ArgumentError
 from bridge._core.op import Op, OpCache
-from bridge._core.spec import NARROW_INTEGERS, check_output_count, check_range
+from bridge._core.spec import NARROW_INTEGERS, check_fits_32_bits, check_output_count
 
 
 def tensor_from_buffer(x: Any) -> torch.Tensor:
@@ -69,7 +69,7 @@ def _narrow(y: torch.Tensor, dtype: str, name: str) -> torch.Tensor:
     if signed.numel():
         least, most = (int(value) for value in torch.aminmax(signed))
         least = least % 2**64 if y.dtype is torch.uint64 else least
-        check_range(least, most, dtype, name)
+        check_fits_32_bits(least, most, dtype, name)
     return y.to(getattr(torch, dtype))
 
 

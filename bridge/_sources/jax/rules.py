@@ -28,7 +28,7 @@ from bridge._sources.jax.trace import Program, infer_outputs, jit_program, trace
 from bridge._sources.jax.x64_boundary import (
     external_specs,
     with_narrowed_integers,
-    without_aliasing,
+    without_shared_memory,
 )
 
 
@@ -73,7 +73,11 @@ class Function:
 
     def make_op(self) -> Op:
         """Make an Op of the function; it is compiled when it is first called."""
-        call = jit_program(self.program, self.name) if self.program else without_aliasing(self.fun)
+        call = (
+            jit_program(self.program, self.name)
+            if self.program
+            else without_shared_memory(self.fun)
+        )
         return Op(
             name=self.name,
             framework="jax",

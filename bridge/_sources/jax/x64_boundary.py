@@ -73,13 +73,13 @@ def with_narrowed_integers(
     return narrow_and_call
 
 
-def _narrow(x: Any, dtype: str, label: str) -> Any:
+def _narrow(x: Any, wide_dtype: str, label: str) -> Any:
     """Return `x` with 32-bit integers; raise if its values do not fit."""
-    narrow = x.astype(NARROW[dtype])
+    narrow = x.astype(NARROW[wide_dtype])
     if (narrow != x).any():
         raise RangeError(
-            f"{label}, {dtype}{list(x.shape)}, has values that do not fit into {NARROW[dtype]}, "
-            "in which JAX computes here. Pass x64=True to compute in 64 bits."
+            f"{label}, {wide_dtype}{list(x.shape)}, has values that do not fit into "
+            f"{NARROW[wide_dtype]}, in which JAX computes here. Pass x64=True for 64 bits."
         )
     return narrow
 
@@ -88,7 +88,7 @@ def _widen(y: jax.Array) -> jax.Array:
     return y.astype(_WIDENED[str(y.dtype)]) if str(y.dtype) in _WIDENED else y
 
 
-def without_aliasing(fn: Callable[..., Any]) -> Callable[..., Sequence[Any]]:
+def without_shared_memory(fn: Callable[..., Any]) -> Callable[..., Sequence[Any]]:
     """Return `fn` so that it copies its arguments and results: safe without `jax.jit`."""
 
     def call(*xs: Any) -> list[Any]:

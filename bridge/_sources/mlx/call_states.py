@@ -14,7 +14,7 @@ from collections.abc import Callable
 
 import mlx.core as mx
 
-from bridge._core.call_stamp import taking_stamp, with_stamp
+from bridge._core.call_stamp import returning_stamp, taking_stamp
 from bridge._core.captured_state import CapturedState
 from bridge._core.errors import ArgumentError
 from bridge._core.op import ForwardBackward, Op, Positions
@@ -92,7 +92,7 @@ def make_recompute_rule(
         backward = lambda argnums, outnums: taking_stamp(vjp(argnums, outnums), count, enter)
         return ForwardBackward(
             strategy="recompute",
-            forward=with_stamp(op, make_stamp, (1,)),
+            forward=returning_stamp(op, make_stamp, (1,)),
             backward=functools.cache(lambda argnums: backward(argnums, outnums)),
             output_count=len(op.output_specs()),
             saved_primals=tuple(range(count)),

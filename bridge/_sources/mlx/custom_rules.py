@@ -116,7 +116,7 @@ def _arguments(frame: types.FrameType) -> list[Any]:
     return [*positional, *by_keyword]
 
 
-def has_forward_rules(partial: Partial, primals: Specs, argnums: Positions, name: str) -> bool:
+def has_only_forward_rules(partial: Partial, primals: Specs, argnums: Positions, name: str) -> bool:
     """Return True if tangents follow from forward rules of the user alone."""
 
     def build(observer: _Observer, args: list[mx.array]) -> None:

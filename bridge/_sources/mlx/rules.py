@@ -13,7 +13,7 @@ from bridge._core.op import ForwardBackward, Op, Positions, Rules, Specs, Traits
 from bridge._core.spec import differentiable_positions
 from bridge._sources.mlx.batching import Axes, loop_over_examples, vmap_is_safe
 from bridge._sources.mlx.call_states import CallStates, make_recompute_rule
-from bridge._sources.mlx.custom_rules import has_forward_rules
+from bridge._sources.mlx.custom_rules import has_only_forward_rules
 from bridge._sources.mlx.forward_mode import (
     Pushforward,
     check_linear,
@@ -150,7 +150,7 @@ class Function(PureFunction):
         if not (self._may_have_rules() and argnums and outnums):
             return False
         partial = lambda args: self._partial(args, argnums, outnums)
-        return has_forward_rules(partial, self.primals, argnums, self.name)
+        return has_only_forward_rules(partial, self.primals, argnums, self.name)
 
     def vmap(self, axes: Axes, size: int) -> Op:
         """Make the Op of the function mapped over these axes."""

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 import mlx.core as mx
 
-from bridge._arrays.mlx import as_constants, transforming
+from bridge._arrays.mlx import copy_as_constants, transforming
 from bridge._arrays.mlx.upstream.dot_graph import Step, read_graph
 from bridge._core.errors import NoRuleError
 from bridge._core.op import Positions
@@ -81,11 +81,11 @@ def _find_changed_output(
     key: mx.array,
 ) -> int | None:
     """Return the first of `outnums` whose output changes with the argument, if there is one."""
-    arguments = as_constants(xs)
+    arguments = copy_as_constants(xs)
     arguments[argnum] = _perturb(arguments[argnum])
     with dry_run(), with_rng_key(key):
         outputs = fun(*arguments)
-    before, after = (as_constants([results[j] for j in outnums]) for results in (ys, outputs))
+    before, after = (copy_as_constants([results[j] for j in outnums]) for results in (ys, outputs))
     for j, y, z in zip(outnums, before, after, strict=True):
         if not mx.array_equal(y, z, equal_nan=True).item():
             return j

@@ -24,7 +24,7 @@ class FunctionInfo:
         program: Its captured graph; `None` if it is rerun on each call.
         observer: Notes on what the user's function does to gradients.
         uses_rng: True if it draws random numbers.
-        recorded: True if torch.func refuses it: NOTE [two ways].
+        needs_autograd: True if torch.func cannot take its derivatives: NOTE [two ways].
         batched: If it is a batched form, the same batch by NOTE [example by example].
         strategy: If it is a derivative, the strategy by which it was taken.
         twin: The same function derived by torch.func only, if it was not: NOTE [two ways].
@@ -43,7 +43,7 @@ class FunctionInfo:
     program: Program | None
     observer: GradientObserver
     uses_rng: bool
-    recorded: bool = False
+    needs_autograd: bool = False
     batched: Batched | None = None
     strategy: Callable[..., Fun] | None = None
     twin: Fun | None = None
@@ -65,7 +65,7 @@ class FunctionInfo:
         )
 
     @property
-    def base_fun(self) -> Fun:
+    def fun_to_differentiate(self) -> Fun:
         """The function that derivatives are taken of."""
         return (
             self.differentiable_fun

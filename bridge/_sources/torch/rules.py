@@ -136,11 +136,15 @@ class Function(FunctionInfo):
         if self.observer.transforms or per_example:
             return make_batched(self, axes, size, LoopedBatch)
         # torch batches the views in a recorded derivative, but not those in one of torch.func.
-        from_graph = make_batched(dataclasses.replace(self, recorded=True), axes, size, Batched)
-        if self.recorded and self.program:
+        from_graph = make_batched(
+            dataclasses.replace(self, needs_autograd=True), axes, size, Batched
+        )
+        if self.needs_autograd and self.program:
             return from_graph.check_rng()
         loop = make_batched(self, axes, size, LoopedBatch)
-        if not self.program and (self.recorded or self.observer.hooked or self.observer.asked):
+        if not self.program and (
+            self.needs_autograd or self.observer.hooked or self.observer.asked
+        ):
             return loop
         fun = vmapped(self.fun, axes, size, from_graph.randomness)
         primals = batched_specs(self.primals, axes, size)
@@ -173,7 +177,12 @@ class Function(FunctionInfo):
             return save_graph(self, argnums).forward_backward(outnums)
         try:
             pair = make_forward_backward(
-                self.base_fun, self.name, self.primals, argnums, outnums, settings=self.settings
+                self.fun_to_differentiate,
+                self.name,
+                self.primals,
+                argnums,
+                outnums,
+                settings=self.settings,
             )
         except NoValuesError:
             return None
@@ -225,8 +234,8 @@ class Function(FunctionInfo):
                 if not accept(derivative):
                     refused = disagreement_error(self)
                     continue
-                recorded = derivative.recorded or strategy in RECORDED
-                return dataclasses.replace(derivative, recorded=recorded)
+                by_autograd = derivative.needs_autograd or strategy in RECORDED
+                return dataclasses.replace(derivative, needs_autograd=by_autograd)
         if self.batched:
             return of_batch(self.batched)
         raise no_rule_error(rule, self.name, refused) from refused
@@ -258,7 +267,7 @@ def make_function(
                 program=program,
                 observer=program.observer,
                 uses_rng=program.uses_rng,
-                recorded=program.observer.hooked or program.has_custom_ops,
+                needs_autograd=program.observer.hooked or program.has_custom_ops,
                 unrecorded=program.unrecorded,
             )
         settings = dataclasses.replace(settings, capture="never")

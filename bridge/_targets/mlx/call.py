@@ -122,7 +122,10 @@ class Call:
                 "mx.compile or mx.export_function record. Compile the functions around the call, "
                 "and leave the call out."
             )
-        return tuple(unmarked_placeholder(shape, dtype) for shape, dtype in self.plan.results)
+        return tuple(
+            unmarked_placeholder(shape, dtype)
+            for shape, dtype in self.plan.output_shapes_and_dtypes
+        )
 
     @shortens_tracebacks
     @vjp_rule
@@ -155,7 +158,7 @@ class Call:
         plan, xs = self.plan, as_tuple(primals)
         by_argnum = dict(zip(plan.array_argnums, as_tuple(tangents), strict=True))
         argnums = tuple([i for i in plan.argnums if by_argnum[i] is not None])
-        zeros = [mx.zeros(shape, dtype) for shape, dtype in plan.results]
+        zeros = [mx.zeros(shape, dtype) for shape, dtype in plan.output_shapes_and_dtypes]
         if not argnums:
             return zeros
         args = plan.arguments(xs, self.args_without_arrays)
@@ -164,7 +167,7 @@ class Call:
         with restored(self.state):
             outputs = call(op, self.executor, *args, *cast, last_linear_count=len(argnums))
         for i, y in zip(plan.outnums, outputs, strict=True):
-            if (y.shape, y.dtype) != plan.results[i]:
+            if (y.shape, y.dtype) != plan.output_shapes_and_dtypes[i]:
                 raise ArgumentError(f"{op.name} returned {ARRAYS.spec(y)}, not {plan.specs[i]}.")
         return scatter(outputs, plan.outnums, zeros)
 
@@ -182,12 +185,12 @@ class Call:
 
     def _cast(self, cotangents: Sequence[mx.array], outnums: Positions) -> list[mx.array]:
         """Return the cotangents at `outnums`, in the dtypes of their outputs."""
-        return [cotangents[i].astype(self.plan.results[i][1]) for i in outnums]
+        return [cotangents[i].astype(self.plan.output_shapes_and_dtypes[i][1]) for i in outnums]
 
     def _check_outputs(self, outputs: Arrays) -> Arrays:
         """Return `outputs`; raise if they differ from the specs, which MLX does not check."""
         results = [(y.shape, y.dtype) for y in outputs]
-        if results != self.plan.results:
+        if results != self.plan.output_shapes_and_dtypes:
             check_specs_unchanged([*map(ARRAYS.spec, outputs)], self.plan.specs, self.plan.op.name)
         return outputs
 

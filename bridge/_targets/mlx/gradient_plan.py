@@ -43,7 +43,7 @@ class CallPlan:
         argnums: Positions of the arrays that can have gradients.
         tracked_argnums: Positions of those whose gradients are computed only if they are used.
         specs: The specs of its outputs.
-        results: Shapes and dtypes of its outputs.
+        output_shapes_and_dtypes: Shapes and dtypes of its outputs.
         outnums: Positions of the outputs that can have gradients.
         constant_outnums: Positions of those that depend on none of the arrays at `argnums`.
         requested: The `argnums` and `outnums` of gradients that no saved residuals could give.
@@ -58,7 +58,7 @@ class CallPlan:
     argnums: Positions
     tracked_argnums: Positions
     specs: Specs
-    results: list[tuple[Any, mx.Dtype]]
+    output_shapes_and_dtypes: list[tuple[Any, mx.Dtype]]
     outnums: Positions
     constant_outnums: Positions
     requested: tuple[Positions, Positions] | None = None
@@ -133,7 +133,7 @@ def _make_call_plan(
         # The rule is only called if a gradient is used: if there is one primal, its own.
         tracked_argnums=primals if len(primals) > 1 else (),
         specs=specs,
-        results=[(spec.shape, dtype_of(spec.dtype)) for spec in specs],
+        output_shapes_and_dtypes=[(spec.shape, dtype_of(spec.dtype)) for spec in specs],
         outnums=outnums,
         constant_outnums=tuple(i for i in outnums if not op.dependent_primals([i], argnums)),
     )

@@ -33,11 +33,11 @@ class SavedForBackward:
 
     Attributes:
         forward: What has saved them.
-        arrays: The saved outputs and residuals, as source arrays.
+        outputs_and_residuals: The saved outputs and residuals, as source arrays.
     """
 
     forward: SavingForward
-    arrays: Sequence[Any]
+    outputs_and_residuals: Sequence[Any]
 
     def backward(self, argnums: Positions, outnums: Positions, arity: int) -> "BackwardCall | None":
         """Return the backward for these gradients and cotangents; None if it cannot give them."""
@@ -47,7 +47,9 @@ class SavedForBackward:
         op = pair.backward(argnums) if outnums == self.forward.outnums else None
         if op is None and pair.backward_from:
             op = pair.backward_from(argnums, outnums)
-        return BackwardCall(op, arity, pair.saved_primals, self.arrays) if op else None
+        return (
+            BackwardCall(op, arity, pair.saved_primals, self.outputs_and_residuals) if op else None
+        )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,15 +60,15 @@ class BackwardCall:
         op: The backward.
         arity: The number of primals.
         saved_primals: Positions of the primals that the backward takes.
-        residuals: The saved outputs and residuals that it takes, as source arrays.
+        outputs_and_residuals: The saved outputs and residuals that it takes, as source arrays.
     """
 
     op: Op
     arity: int
     saved_primals: Positions
-    residuals: Sequence[Any]
+    outputs_and_residuals: Sequence[Any]
 
     def arguments(self, args: Sequence[Any]) -> list[Any]:
         """Return the arguments of the backward; `args` are primals, then cotangents."""
         saved_primals = (args[i] for i in self.saved_primals)
-        return [*saved_primals, *self.residuals, *args[self.arity :]]
+        return [*saved_primals, *self.outputs_and_residuals, *args[self.arity :]]

@@ -47,7 +47,7 @@ def call(function: StageableFunction, args: Any, kwargs: Any) -> Any:
     _flatten(function, (args, kwargs), keys, values)
     outputs, description = function.staged_function(keys, values)
     if description is None:
-        return function.graph_constants.uncompiled(args, kwargs)
+        return function.named_graph_objects.uncompiled(args, kwargs)
     return _build(function, description, outputs)
 
 
@@ -174,7 +174,7 @@ def _stage_call(function: StageableFunction, keys: Sequence[int], values: Sequen
             raise
         reason = f"{type(error).__name__}: {error}"
         call = torch.compiler.disable(lambda args, kwargs: function(*args, **kwargs), reason=reason)
-        function.graph_constants.uncompiled = call
+        function.named_graph_objects.uncompiled = call
         return _Results([], None)
 
 
@@ -230,9 +230,9 @@ def _describe_class(function: StageableFunction, node: Any) -> tuple[str, Any]:
 
 
 def _set_constant(function: StageableFunction, x: Any) -> str:
-    """Store `x` as an attribute of `function.graph_constants` and return its name."""
+    """Store `x` as an attribute of `function.named_graph_objects` and return its name."""
     name = f"constant{keep_object(function, x)}"
-    setattr(function.graph_constants, name, x)
+    setattr(function.named_graph_objects, name, x)
     return name
 
 
@@ -245,14 +245,14 @@ def _build(function: StageableFunction, description: Any, outputs: Sequence[torc
     if kind == "dict":
         return dict(zip(data, children, strict=True))
     if kind == "namedtuple":
-        return getattr(function.graph_constants, data)(*children)
+        return getattr(function.named_graph_objects, data)(*children)
     if kind == "pytree":
-        return pytree.tree_unflatten(children, getattr(function.graph_constants, data))
+        return pytree.tree_unflatten(children, getattr(function.named_graph_objects, data))
     if kind == "instance":
         name, fields, sources = data
         values = [
-            getattr(function.graph_constants, x) if isinstance(x, str) else children[x]
+            getattr(function.named_graph_objects, x) if isinstance(x, str) else children[x]
             for x in sources
         ]
-        return make_instance(getattr(function.graph_constants, name), fields, values)
+        return make_instance(getattr(function.named_graph_objects, name), fields, values)
     return {"NoneType": None, "list": children, "tuple": tuple(children)}[kind]

@@ -18,16 +18,16 @@ class _ForkState:
     """The state of JAX's threads in this process, and in its parent before a fork.
 
     Attributes:
-        started: True if bridge has used JAX in this process.
-        started_before: True if JAX had started its threads before the fork.
+        jax_used: True if bridge has used JAX in this process.
+        jax_used_before: True if JAX had started its threads before the fork.
     """
 
-    started: bool = False
-    started_before: bool = False
+    jax_used: bool = False
+    jax_used_before: bool = False
 
     def note_fork(self) -> None:
         """Note in the child if the threads had been started, by bridge or by others."""
-        self.started_before = self.started or bool(getattr(_xla_bridge, "_backends", None))
+        self.jax_used_before = self.jax_used or bool(getattr(_xla_bridge, "_backends", None))
 
 
 try:  # it holds the backends that JAX has started, each with its threads
@@ -41,13 +41,13 @@ os.register_at_fork(after_in_child=_fork_state.note_fork)
 
 def check_not_forked() -> None:
     """Raise in a forked child where JAX would wait forever for the threads of its parent."""
-    if _fork_state.started_before:
+    if _fork_state.jax_used_before:
         raise DeviceError(
             "JAX was used before this process was forked off, and its threads are not in the "
             'child, where it would wait for them forever. Start processes with "spawn" or '
             '"forkserver", or use JAX only after the fork.'
         )
-    _fork_state.started = True
+    _fork_state.jax_used = True
 
 
 def x64_mode() -> bool:

@@ -42,7 +42,7 @@ def is_shape_error(error: BaseException) -> bool:
     return isinstance(error, UnsupportedOperatorException) or any(x in str(error) for x in texts)
 
 
-def is_value_error(error: BaseException) -> bool:
+def is_no_values_error(error: BaseException) -> bool:
     """Return True if `error` says that a function looked at values in a capture."""
     return isinstance(error, _NO_VALUES) or any(text in str(error) for text in _NO_VALUES_TEXTS)
 
@@ -64,7 +64,7 @@ def no_graph_reason(error: BaseException) -> str | None:
             "torch cannot tell the shapes of the results of an operator without values "
             f"({error}). `torch.library.register_fake` tells it, if the operator is yours."
         )
-    if is_value_error(error):
+    if is_no_values_error(error):
         return (
             f"it looks at the values of tensors ({error}): by `if`, `.item()`, NumPy, or a shape "
             "that depends on them."

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from bridge._arrays.torch.upstream.errors import is_style_error, is_value_error
+from bridge._arrays.torch.upstream.errors import is_no_values_error, is_style_error
 from bridge._core.errors import NoRuleError, NoValuesError
 from bridge._core.op import Positions, Specs
 from bridge._sources.torch.autodiff.strategies import forward_strategy
@@ -19,7 +19,7 @@ from bridge._sources.torch.capture.trace import trace
 
 def no_rule_error(rule: str, name: str, error: Exception | None) -> NoRuleError:
     """Make the error for a function that torch cannot transform by `rule`."""
-    if rule == "jvp" and error and is_value_error(error):
+    if rule == "jvp" and error and is_no_values_error(error):
         error = NoRuleError(
             "values leave torch, as by NumPy, where forward mode cannot follow. Wrap that part in "
             "an autograd.Function with a jvp, or use reverse mode."

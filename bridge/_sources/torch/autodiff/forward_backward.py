@@ -22,7 +22,11 @@ from bridge._sources.torch.capture.graph import is_random
 from bridge._sources.torch.capture.graph_export import export_graph
 from bridge._sources.torch.capture.trace import Fun, make_program, trace, trace_joint
 from bridge._sources.torch.program import Program, Settings, make_call, make_call_into
-from bridge._sources.torch.state.versions import captured_tensors, checking_versions, with_versions
+from bridge._sources.torch.state.versions import (
+    captured_tensors,
+    checking_versions,
+    returning_versions,
+)
 
 
 def make_forward_backward(
@@ -60,7 +64,7 @@ def make_forward_backward(
     forward = make_half(first, f"{name}.forward", primals, settings)
     return ForwardBackward(
         strategy="save",
-        forward=with_versions(forward, constants) if constants else forward,
+        forward=returning_versions(forward, constants) if constants else forward,
         backward=backward,
         output_count=count,
         saved_primals=graphs.saved_primals,

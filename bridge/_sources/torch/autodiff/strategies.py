@@ -31,7 +31,7 @@ def gradient_strategies(
     function: Any, argnums: Positions, outnums: Positions
 ) -> list[tuple[Fun, Strategy]]:
     """Return functions that compute the gradients of `function`, each with its strategy."""
-    fun, reruns = function.base_fun, function.program is None
+    fun, reruns = function.fun_to_differentiate, function.program is None
     if reruns or function.observer.copied:
         depends = (
             dependence_by_perturbation(fun)
@@ -40,7 +40,9 @@ def gradient_strategies(
         )
         recorded = tuple(i for i in outnums if i not in function.unrecorded)
         fun = check_attached(fun, function.name, recorded, depends)
-    no_func = function.recorded or reruns or function.is_second_order or function.observer.copied
+    no_func = (
+        function.needs_autograd or reruns or function.is_second_order or function.observer.copied
+    )
     strategies: list[Strategy] = [recorded_vjp] if no_func else [transformed_vjp, recorded_vjp]
     count = len(function.primals)
     return [(strategy(fun, count, argnums, outnums), strategy) for strategy in strategies]
@@ -50,20 +52,20 @@ def tangent_strategies(
     function: Any, argnums: Positions, outnums: Positions
 ) -> list[tuple[Fun, Strategy]]:
     """Return functions that compute the tangents of `function`, each with its strategy."""
-    count, fun = len(function.primals), function.twin or function.base_fun
+    count, fun = len(function.primals), function.twin or function.fun_to_differentiate
     strategies: list[Strategy] = [transformed_jvp, jvp_by_double_vjp, recorded_jvp]
     if forward_strategy(function) is dual_jvp:
-        strategies, fun = [dual_jvp], function.base_fun
+        strategies, fun = [dual_jvp], function.fun_to_differentiate
         _check_no_nested_jvp(function)
     elif not function.program:  # without a graph nothing tells whether a gradient is linear
         strategies = [transformed_jvp]
-    elif function.recorded or function.is_second_order:
+    elif function.needs_autograd or function.is_second_order:
         strategies = [recorded_jvp]
     elif function.observer.unrecorded:
         strategies = [jvp_by_double_vjp, recorded_jvp]
     funs = [(fun, strategy) for strategy in strategies]
     if not function.program and (function.observer.unrecorded or function.observer.hooked):
-        funs += [(function.base_fun, recorded_jvp)]
+        funs += [(function.fun_to_differentiate, recorded_jvp)]
     if function.differentiable_fun and function.program and not function.is_second_order:
         funs += [(function.differentiable_fun, recorded_jvp)]
     tangents = [(strategy(fun, count, argnums, outnums), strategy) for fun, strategy in funs]

@@ -68,10 +68,10 @@ class _CodeWriter:
         arguments += [f"{key}={self._expression(x)}" for key, x in node.kwargs.items()]
         if out_variant:
             out = self._outs[out_variant.output_position]
-            if out_variant.operator is None:
+            if out_variant.out_operator is None:
                 return f"{out}.copy_({arguments[0]})"
             arguments.append(f"out={out}.view({self._expression(out_variant.shape)})")
-            target = out_variant.operator
+            target = out_variant.out_operator
         return f"{self._bind(raw_operator(target))}({', '.join(arguments)})"
 
     def function(self) -> Run:

@@ -25,12 +25,12 @@ class OutVariant:
 
     Attributes:
         position: The position of the output.
-        operator: The operator to call with `out`; `None` if the value is copied to the buffer.
+        out_operator: The operator to call with `out`; `None` if the value is copied to the buffer.
         shape: The shape in which the node views the buffer.
     """
 
     output_position: int
-    operator: Any
+    out_operator: Any
     shape: tuple[int, ...]
 
 

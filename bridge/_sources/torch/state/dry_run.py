@@ -67,7 +67,7 @@ class Trial:
         else:
             objects = _reachable(fn)
             started = [TrialState(objects, _save)]
-            self._gradients += [(x, x.grad) for x in objects if _is_leaf(x)]
+            self._gradients += [(x, x.grad) for x in objects if _accumulates_gradient(x)]
             self._states[id(fn)] = fn, started[0]
         for state in started:
             state.protect_iterators()
@@ -216,7 +216,7 @@ def _save(x: Any) -> Callable[[], None] | None:
     return save_numpy(x)
 
 
-def _is_leaf(x: Any) -> bool:
+def _accumulates_gradient(x: Any) -> bool:
     return isinstance(x, torch.Tensor) and is_real(x) and x.requires_grad and x.is_leaf
 
 

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import torch
 from torch.fx import GraphModule
 
-from bridge._core.call_stamp import taking_stamp, with_stamp
+from bridge._core.call_stamp import returning_stamp, taking_stamp
 from bridge._core.errors import ArgumentError
 from bridge._core.op import Op
 from bridge._sources.torch.code.codegen import get_attribute
@@ -29,13 +29,13 @@ def captured_tensors(module: GraphModule) -> Constants:
     return [x for x in constants if isinstance(x, torch.Tensor)]
 
 
-def with_versions(op: Op, constants: Constants) -> Op:
+def returning_versions(op: Op, constants: Constants) -> Op:
     """Add an output to `op`, the versions of `constants`: NOTE [versions]."""
 
     def make(shape: tuple[int, ...]) -> torch.Tensor:
         return torch.tensor(_versions(constants), dtype=torch.int32).expand(shape).contiguous()
 
-    return with_stamp(op, make, (len(constants),))
+    return returning_stamp(op, make, (len(constants),))
 
 
 def checking_versions(op: Op, constants: Constants, position: int, name: str) -> Op:
