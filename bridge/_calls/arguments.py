@@ -1,4 +1,4 @@
-"""The arguments of a call: which are arrays, which are static, and what they are called."""
+"""The arguments of a call: arrays and static values, and their names."""
 
 import dataclasses
 import inspect
@@ -35,11 +35,11 @@ class Static:
 
 @dataclasses.dataclass(frozen=True)
 class LeafHandler:
-    """How leaves of one class are treated.
+    """The treatment of leaves of one class.
 
     Attributes:
-        signature: Their part in the key of a call.
-        spec: What is known of them as arrays; `None` for static ones.
+        signature: Returns the part of a leaf in the key of a call.
+        spec: Returns the spec of a leaf as an array; `None` for static ones.
         prepare: Applied before they are handed on, `None` for nothing.
         owner: The framework whose arrays they are.
     """
@@ -54,7 +54,7 @@ _NUMBERS = {int: "int64", float: "float64", complex: "complex128"}
 
 
 def leaf_handler(leaf: Any, source: str, target: str, *, traced: bool) -> LeafHandler:
-    """Return how a function of `source` called from `target` treats leaves like `leaf`."""
+    """Return the handler of leaves like `leaf` for a function of `source` called from `target`."""
     face = _registry.array_owner(leaf)
     if face is not None:
         if face.name not in (source, target, "numpy"):
@@ -72,7 +72,7 @@ def leaf_handler(leaf: Any, source: str, target: str, *, traced: bool) -> LeafHa
 
 
 def _copy_native(x: Any) -> Any:
-    """A copy of a NumPy array, in native byte order: it may change before a backward pass."""
+    """Return a copy in native byte order; the NumPy array may change before a backward pass."""
     return x.astype(x.dtype.newbyteorder("="))
 
 
@@ -87,7 +87,7 @@ def _is_numpy_number(x: Any) -> bool:
 
 
 def _numpy_number(type_: type, dtype: str) -> LeafHandler:
-    """How NumPy scalars are treated: as arrays without axes."""
+    """Return the handler of NumPy scalars, which are treated as arrays without axes."""
     spec = ArraySpec((), dtype, follows_mode=dtype in (*_NUMBERS.values(), "uint64"))
     return LeafHandler(lambda _: type_, lambda _: spec, lambda x: x.__array__())
 
@@ -139,7 +139,7 @@ def _check_hashable(value: Any) -> None:
 
 
 def static_key(value: Any) -> Hashable:
-    """A key that tells apart what Python calls equal: `1`, `1.0` and `True`; `0.0` and `-0.0`."""
+    """Return a key that tells apart equal values: `1`, `1.0` and `True`; `0.0` and `-0.0`."""
     if isinstance(value, (tuple, frozenset)):
         return type(value), type(value) is frozenset, _member_keys(value)
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
@@ -160,7 +160,7 @@ def _wrap_static(x: Any) -> Static:
 
 
 def unwrap_static(leaf: Any) -> Any:
-    """What the user passed for a static leaf."""
+    """Return the value that the user passed for a static leaf."""
     return leaf.value if isinstance(leaf, Static) else leaf
 
 
@@ -178,7 +178,7 @@ class Parameters:
     def wrap_static(
         self, args: Sequence[Any], kwargs: Mapping[str, Any]
     ) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        """The arguments with the static ones wrapped, so that they are leaves."""
+        """Return the arguments with the static ones wrapped, so that they are leaves."""
         at = {i + len(args) if i < 0 else i for i in self.static_argnums}
         return (
             tuple(_wrap_static(x) if i in at else x for i, x in enumerate(args)),
@@ -186,7 +186,7 @@ class Parameters:
         )
 
     def argument_name(self, path: Sequence[Any]) -> str:
-        """The name of the argument that a leaf is, or is a part of: `x['weights'][0]`."""
+        """Return the name of a leaf as a part of its argument: `x['weights'][0]`."""
         keyword, position, *rest = path
         if keyword:
             return pytree.format_path([position, *rest])
@@ -200,7 +200,7 @@ class Parameters:
 def parameters(
     fn: Callable[..., Any], static_argnums: Sequence[int], static_argnames: Sequence[str]
 ) -> Parameters:
-    """The parameters of `fn`; a static one is static by position and by name, as in `jax.jit`."""
+    """Return the parameters of `fn`; static ones by position and by name, as in `jax.jit`."""
     try:
         known = list(inspect.signature(fn).parameters.values())
     except (TypeError, ValueError):  # some builtins have no signature

@@ -34,7 +34,7 @@ class OpExecutor:
 
 
 def make_executor(source: str, target: str, *, device: str, compute_device: str) -> Executor:
-    """Make what executes Ops of `source` on arrays of `target` that are on `device`."""
+    """Make the executor of Ops of `source` for arrays of `target` that are on `device`."""
     source_arrays, target_arrays = _registry.source_arrays(source), _registry.target_arrays(target)
     if device == "meta":
         infer: Execute = lambda op, xs: target_arrays.meta_arrays(op.output_specs())

@@ -13,9 +13,9 @@ _MANY_OBJECTS = 10_000
 
 
 def holds_arrays(x: Any, is_meant: Callable[[str], bool]) -> bool:
-    """Return True if `x` is an array of a framework that is meant, or has one in it.
+    """Return True if `x` is, or holds, an array of a framework that `is_meant` accepts.
 
-    It is looked for in members and attributes, and in theirs.
+    Members and attributes are searched, and theirs in turn.
     """
     seen: dict[int, Any] = {}
     queue = [x]

@@ -25,7 +25,7 @@ class LeafInfo:
         name: The leaf as the user would write it: `x['weights'][0]`.
         signature: Its part in the key of the plan.
         spec: Its spec if it is an array; `None` if it is static.
-        handler: How leaves of its class are treated.
+        handler: The treatment of leaves of its class.
     """
 
     name: str
@@ -52,7 +52,7 @@ class LeafInfo:
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """How calls with arguments of one structure are executed: NOTE [plans].
+    """The Op and the functions that calls with arguments of one structure use: NOTE [plans].
 
     Attributes:
         op: The user's function of flat arrays.

@@ -29,7 +29,7 @@ class Planner:
         device: The device that the user asked it to compute on, if any.
         options: The options of its source.
         bridged: Returns the bridged function, or None once it is deleted.
-        leaf_handlers: How leaves are treated, by their classes, as far as these were seen.
+        leaf_handlers: The handlers of leaves, by the classes that were seen so far.
     """
 
     fn: Callable[..., Any]

@@ -20,17 +20,17 @@ from bridge._core import import_path, pytree
 from bridge._core.array_protocols import ArrayBackend
 from bridge._core.errors import ArgumentError, BridgeError
 
-# What frameworks raise for an argument of a class that they do not know.
+# The errors that frameworks raise for an argument of a class that they do not know.
 USER_ERRORS = (TypeError, AttributeError, ValueError, RuntimeError, BufferError, IndexError)
 _PACKAGE = __name__.partition(".")[0]
-# Notes of a call within the one that has failed: nothing is to be added to them.
+# Texts in the notes of an inner call; where one of them is, no note is added.
 _IS_WRAPPED, _IS_ARRAY = "is wrapped by", "is an array of"
 _LISTS = re.compile(r"\b(list|tuple)\b")
 
 
 @dataclasses.dataclass(frozen=True)
 class Direction:
-    """From which framework a function is brought to which, as its user wrote it.
+    """The frameworks that a function is brought from and to, as its user wrote it.
 
     Attributes:
         source: The framework the function is to be written with.
@@ -44,7 +44,7 @@ class Direction:
         return f"{self.source}2{self.target}"
 
     def suggest(self, other: str) -> str:
-        """The wrapper for a function of a framework that is not `source`."""
+        """Return the name of the wrapper for a function of `other`, which is not `source`."""
         return f"{other}2{self.target if self.target != other else self.source}"
 
 
@@ -76,7 +76,7 @@ def check_function(fn: Any, crossing: Direction) -> None:
 
 
 def check_result(output: Any, where: str, fn: Any, crossing: Direction) -> ArrayBackend:
-    """The arrays that a result of `fn` is one of; raises if they are not those of its framework."""
+    """Return the backend of a result of `fn`; raise unless it is of its framework, or NumPy."""
     owner = _registry.array_owner(output)
     kind = type(output).__name__
     if owner is not None and owner.name in (crossing.source, "numpy"):
@@ -99,7 +99,7 @@ def check_result(output: Any, where: str, fn: Any, crossing: Direction) -> Array
 
 
 def foreign_array_error(x: Any, crossing: Direction) -> ArgumentError:
-    """The error for an argument that is an array of neither framework of a crossing."""
+    """Return the error for an argument that is an array of neither framework of a crossing."""
     owner = _registry.array_owner(x)
     if owner is None or owner.name not in _registry.frameworks():
         return ArgumentError(
@@ -114,13 +114,13 @@ def foreign_array_error(x: Any, crossing: Direction) -> ArgumentError:
 
 
 def is_array_like(x: Any) -> bool:
-    """Whether `x` is no array, but has the values of one, as a data frame has."""
+    """Return True if `x` is no array, but has the values of one, as a data frame has."""
     is_numpy = any(base.__module__ == "numpy" for base in type(x).__mro__)  # bfloat16(1) too
     return hasattr(type(x), "__array__") and not is_numpy
 
 
 def array_advice(x: Any) -> str:
-    """How a user makes an array of such a thing."""
+    """Say how to make an array of an array-like object."""
     return "`.to_numpy()` of it" if hasattr(x, "to_numpy") else "`numpy.asarray` of it"
 
 
@@ -222,7 +222,7 @@ def _class(kind: type) -> str:
 
 
 def _mentions(error: Exception, kind: type) -> bool:
-    """Whether the text names the class, not just by a word that has other senses."""
+    """Return True if the text names the class, not just by a word that has other senses."""
     return bool(re.search(rf"(?:not |and |type |^|['.]){kind.__name__}\b", str(error)))
 
 
@@ -232,7 +232,7 @@ def _has_note(error: Exception) -> bool:
 
 
 def _foreign_frameworks(error: Exception, fn: Any, source: str, *, certain: bool) -> set[str]:
-    """Frameworks other than `source` whose code has failed: NOTE [whose code has failed].
+    """Return frameworks besides `source` whose code has failed: NOTE [whose code has failed].
 
     Code that names both is innocent, unless the error is `certain` to be about arrays of `source`.
     """
@@ -275,7 +275,7 @@ def _captured_at(error: Exception) -> Iterator[tuple[str, Any]]:
 
 
 def _module_of(thing: Any) -> str:
-    """The module that a function or an array is of."""
+    """Return the name of the module of a function, or of the framework of an array."""
     owner = _registry.array_owner(thing)
     if owner is not None:
         return owner.name

@@ -1,1 +1,1 @@
-"""What is the same for all frameworks: Ops, specs, trees, graphs, errors, protocols."""
+"""The parts that all frameworks share: Ops, specs, trees, graphs, errors, protocols."""

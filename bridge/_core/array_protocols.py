@@ -9,7 +9,7 @@ from bridge._core.spec import ArraySpec
 
 # The number of a device and the address of the stream on which its work is queued.
 DeviceStream = tuple[int, int]
-# How optree flattens an instance of a class, and how it rebuilds one.
+# The function that flattens an instance of a class, and the one that rebuilds it, for optree.
 PytreeNode = tuple[Callable[..., Any], Callable[..., Any]]
 
 
@@ -37,7 +37,7 @@ class ArrayBackend(Protocol):
 
     @property
     def copy_untraced(self) -> Callable[[Any], Any] | None:
-        """Return a copy of an array; raise if its gradient would be lost. None if none can be."""
+        """The function that copies an array, or raises if its gradient would be lost; or None."""
         ...
 
     def export(self, x: Any, *, dense: bool, copy: bool | None, whole: bool = True) -> Any:

@@ -1,4 +1,4 @@
-"""What a function captures at a call, put back while a derivative of that call is computed.
+"""The state that a function captures at a call, restored while a derivative of the call runs.
 
 NOTE [the state of a call]
 A function that is rerun for its derivative reads what it captures once more: a number that was
@@ -25,38 +25,38 @@ Snapshots = Sequence[tuple[Any, Any]]  # arrays, each with what it was
 
 
 def find_places(fn: Callable[..., Any], ends_walk: Callable[[Any], bool]) -> Iterator[Holder]:
-    """The places where a function finds values now; what is closed has none."""
+    """Yield the places where `fn` finds values now; objects that end the walk have none."""
     for x in walk_holders(fn, ends_walk):
         if not ends_walk(x):
             yield from holders(x)
 
 
 class MutableObjects(Protocol):
-    """Arrays that can be changed in place."""
+    """Copies, compares and restores objects that can change in place, such as arrays."""
 
     def can_copy(self, x: Any) -> bool:
-        """Whether `x` is one."""
+        """Return True if `x` can change in place and can be copied."""
         ...
 
     def copy(self, arrays: Sequence[Any]) -> Snapshots:
-        """These arrays, each with what it is now."""
+        """Return each of `arrays` with a copy of its present state."""
         ...
 
     def changed(self, copies: Snapshots) -> Snapshots:
-        """Those that are something else now."""
+        """Return those of `copies` whose objects have changed since."""
         ...
 
     def restore(self, copies: Snapshots) -> None:
-        """Make them what they were."""
+        """Restore the objects to their copied states."""
         ...
 
 
 class StateReader:
-    """What reads the state of a function: NOTE [states like the last].
+    """Reads the state of a function: NOTE [states like the last].
 
     Args:
-        find: The places where the function finds values now.
-        arrays: Arrays that can be changed in place.
+        find: Returns the places where the function finds values now.
+        arrays: Copies and restores objects that can change in place.
     """
 
     def __init__(
@@ -66,14 +66,14 @@ class StateReader:
         self._last: _Contents | None = None
 
     def __call__(self) -> "CapturedState":
-        """The state now."""
+        """Return the current state."""
         last = self._last
         if last is None or not last.is_current():
             last = self._last = _Contents(self._find(), self.arrays)
         return self._state(last)
 
     def with_places(self, others: Iterable[Holder]) -> "CapturedState":
-        """The state now, and what is in `others`."""
+        """Return the current state, with the contents of the places `others` in it."""
         return self._state(_Contents([*others, *self._find()], self.arrays))
 
     def _state(self, contents: "_Contents") -> "CapturedState":
@@ -83,7 +83,7 @@ class StateReader:
 
 
 class _Contents:
-    """Places, and what was in them."""
+    """Places, and their contents when this object was made."""
 
     def __init__(self, places: Iterable[Holder], arrays: MutableObjects | None) -> None:
         self.by_place = [(place, place.contents()) for place in places]
@@ -96,7 +96,7 @@ class _Contents:
         self._checks = [_check(place, before) for place, before in self.by_place]
 
     def is_current(self) -> bool:
-        """Whether the places hold the same objects."""
+        """Return True if the places still hold the same objects."""
         for check in self._checks:  # noqa: SIM110, all() with a generator takes twice as long
             if not check():
                 return False
@@ -104,14 +104,14 @@ class _Contents:
 
 
 def _may_change(place: Holder, x: Any) -> bool:
-    """Whether `x` may change in place: a module only by random numbers, which take long to copy."""
+    """Return True if `x` may change in place; a module counts only where code names `random`."""
     if not isinstance(x, types.ModuleType) or place.names is None:
         return True
     return "random" in {*place.names, x.__name__.rpartition(".")[2]}
 
 
 def _check(place: Holder, before: dict[Any, Any]) -> Callable[[], bool]:
-    """What tells whether a place holds the same objects as `before`."""
+    """Return a function that returns True if the place holds the same objects as `before`."""
     holder, keys, values = place.holder, [*before], [*before.values()]
     if place.names is not None:
         missing = object()
@@ -121,7 +121,7 @@ def _check(place: Holder, before: dict[Any, Any]) -> Callable[[], bool]:
     if type(holder) is list:
         return lambda: len(holder) == len(values) and all(map(is_, holder, values))
     if isinstance(holder, dict):
-        # In the order in which they were put in; in another one, they count as changed.
+        # Another order of the keys counts as a change.
         return lambda: (
             len(holder) == len(keys)
             and all(map(is_, holder.values(), values))
@@ -147,13 +147,13 @@ def _cell_holds(cell: types.CellType, value: Any) -> bool:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class CapturedState:
-    """What was in the places that a function captures: NOTE [the state of a call].
+    """The contents of the places that a function captures: NOTE [the state of a call].
 
     Attributes:
-        reader: What has read it.
-        contents: The places, with what was in them.
-        copies: Arrays among that, each with what it was.
-        iterator_copies: Places and keys of iterators, each with a copy, which goes on where it was.
+        reader: The reader that has read it.
+        contents: The places, with their contents at that time.
+        copies: Objects in them that can change in place, each with a copy of its state.
+        iterator_copies: Places and keys of iterators, each with a copy at the same position.
     """
 
     reader: StateReader
@@ -162,11 +162,11 @@ class CapturedState:
     iterator_copies: Sequence[tuple[Holder, Any, Any]]
 
     def restored(self) -> "_Restored":
-        """A context in which this state is back; what there is now comes back at its end."""
+        """Return a context with this state restored, at whose end the present one is restored."""
         return _Restored(self)
 
     def restore(self) -> list[tuple[Holder, Any]]:
-        """Put this state back; the places and keys of those of its values that had changed."""
+        """Restore this state; return the places and keys of the values that had changed."""
         by_place, replaced = self.contents.by_place, list[tuple[Holder, Any]]()
         if not self.contents.is_current():
             for place, before in by_place:
@@ -180,12 +180,12 @@ class CapturedState:
         return replaced
 
     def changed_arrays(self) -> Snapshots:
-        """The arrays that were changed in place."""
+        """Return the objects that were changed in place since, each with its copied state."""
         return self.reader.arrays.changed(self.copies) if self.copies and self.reader.arrays else ()
 
 
 class _Restored:
-    """A context with an earlier state; a generator would cost as much again."""
+    """A context with an earlier state; one made by a generator would take twice as long."""
 
     __slots__ = ("_now", "_state")
 
@@ -201,13 +201,13 @@ class _Restored:
                 place.put(key, copy_iterator(iterator))
 
     def __exit__(self, *_: object) -> None:
-        # Functions that write to arrays are refused, so that these are looked at but once.
+        # Arrays are not compared again, since functions that write to them are refused.
         if self._now is not self._state or not self._now.contents.is_current():
             self._now.restore()
 
 
 def restored(state: CapturedState | None) -> contextlib.AbstractContextManager[None]:
-    """A context in which a state is back, if there is one."""
+    """Return a context in which `state` is restored, if there is one."""
     return state.restored() if state else _NOTHING
 
 

@@ -1,9 +1,9 @@
-"""The places where a function finds values besides its arguments, and can put others.
+"""The places besides its arguments where a function finds values, and can store others.
 
 NOTE [what a function can reach]
 A function names globals and cells, and goes on from there: through containers, attributes, slots,
-classes, and functions. Code of installed packages is not looked into, whose caches are no state of
-the user's; objects of their classes are. Few objects are enough: what is long or deep are data.
+classes, and functions. Code of installed packages is left out, since their caches are no state of
+the user's; objects of their classes are. Few objects are enough: what is long or deep is data.
 """
 
 import collections
@@ -20,7 +20,7 @@ from bridge._core.holder import EMPTY, Attributes, Holder as Holder
 
 
 def holders(x: Any) -> list[Holder]:
-    """The places that `x` is, or that it can name if it is a function."""
+    """Return the places of values in `x`; for a function, those that its code can name."""
     if _is_own(x):
         return []
     if isinstance(x, types.FunctionType):
@@ -53,7 +53,7 @@ def _holders_of_function(fn: types.FunctionType) -> list[Holder]:
 
 
 def names(code: types.CodeType) -> set[str]:
-    """The names that `code` looks up, and the functions in it."""
+    """Return the names that `code`, or a function defined in it, looks up."""
     inner = (const for const in code.co_consts if isinstance(const, types.CodeType))
     return {*code.co_names}.union(*map(names, inner))
 
@@ -61,7 +61,7 @@ def names(code: types.CodeType) -> set[str]:
 def walk_holders(
     x: Any, is_module: Callable[[Any], bool], seen: set[int] | None = None
 ) -> Iterator[Any]:
-    """`x` and what it can reach, of modules no parts: NOTE [what a function can reach]."""
+    """Yield `x` and what it can reach, no parts of modules: NOTE [what a function can reach]."""
     seen, count = set() if seen is None else seen, itertools.count()
     queue = collections.deque([(x, 0)])
     while queue and next(count) < _MOST_OBJECTS:
@@ -79,13 +79,13 @@ _ATOMS = (
     *(type(None), bool, int, float, complex, str, bytes, range, slice),
     *(types.BuiltinFunctionType, types.GetSetDescriptorType, types.MemberDescriptorType),
 )
-_MOST = 100  # layers are few; what is long are data
+_MOST = 100  # a list of layers is short; a longer one is data
 _MOST_OBJECTS = 3000
 _DEPTH = 16
 
 
 def _parts(x: Any) -> list[Any]:
-    """What `x` holds; of a function what it names that is of its own file, or no function."""
+    """Return what `x` holds; for a function, what it names, but no functions of other packages."""
     if isinstance(x, types.FunctionType):
         return _parts_of_function(x)
     if isinstance(x, type):
@@ -137,7 +137,7 @@ def _attribute_values(x: Any) -> list[Any]:
 
 @functools.cache
 def _slots(cls: type) -> tuple[str, ...]:
-    """The names of the slots that objects of a class of the user's have."""
+    """Return the names of the slots that classes of the user give to objects of `cls`."""
     slotted = (c for c in cls.__mro__ if "__slots__" in vars(c) and _is_written_by_user(c))
     own = (vars(c) for c in slotted)
     kind = types.MemberDescriptorType
@@ -169,7 +169,7 @@ _PACKAGE = __name__.partition(".")[0]
 
 
 def _is_own(x: Any) -> bool:
-    """Whether `x` is a function or an object of this package."""
+    """Return True if `x` is a function or an object of this package."""
     if isinstance(x, types.FunctionType):
         name = x.__globals__.get("__name__", "")
     else:
@@ -179,7 +179,7 @@ def _is_own(x: Any) -> bool:
 
 @functools.cache
 def _is_installed(module_name: Any) -> bool:
-    """Whether a module of this name is of Python, of an installed package, or of this one."""
+    """Return True if a module of this name is of Python, an installed package, or this one."""
     if module_name in sys.builtin_module_names or str(module_name).partition(".")[0] == _PACKAGE:
         return True
     file = None

@@ -1,28 +1,28 @@
-"""Every exception bridge raises on purpose."""
+"""The exceptions that bridge raises itself."""
 
 
 class BridgeError(Exception):
-    """Base class of the errors bridge raises itself."""
+    """The base class of the errors that bridge raises itself."""
 
 
 class NoValuesError(BridgeError, TypeError):
-    """A tracer reached code that needs the values of an array."""
+    """A tracer that reaches code which needs the values of an array."""
 
 
 class NoRuleError(BridgeError, NotImplementedError):
-    """An Op was transformed in a way nobody gave it a rule for."""
+    """A transformation that an Op has no rule for."""
 
 
 class UnknownFrameworkError(BridgeError, LookupError):
-    """A name that is no framework bridge knows."""
+    """A name that is of no framework that bridge knows."""
 
 
 class MissingFrameworkError(BridgeError, ImportError):
-    """A framework bridge knows, which is not installed."""
+    """A framework that bridge knows, but that is not installed."""
 
 
 class OutdatedFrameworkError(BridgeError, ImportError):
-    """A framework that is installed in a version older than bridge needs."""
+    """A framework whose installed version is older than bridge needs."""
 
 
 class ArgumentError(BridgeError, TypeError):
@@ -38,8 +38,8 @@ class CopyError(BridgeError, ValueError):
 
 
 class RangeError(BridgeError, OverflowError):
-    """Integers too large for the dtype the other framework computes in."""
+    """Integers that are too large for the dtype that the other framework computes in."""
 
 
 class DeviceError(BridgeError, RuntimeError):
-    """A device the other framework cannot reach."""
+    """A device that the other framework cannot reach."""

@@ -64,7 +64,7 @@ class Graph:
 
 @dataclasses.dataclass(frozen=True, eq=False, slots=True)
 class MappedGraph:
-    """A function written out for one example, of an axis of its arguments.
+    """The graph of a function of one example, mapped over an axis of its arguments.
 
     Attributes:
         example: The function of one example.
@@ -80,12 +80,12 @@ class MappedGraph:
 
     @property
     def inputs(self) -> tuple[ArraySpec, ...]:
-        """Of the arguments."""
+        """The specs of the arguments."""
         pairs = zip(self.example.inputs, self.in_axes, strict=True)
         # A cotangent that nothing depends on has no spec.
         return tuple(spec and spec.with_axis(axis, self.size) for spec, axis in pairs)
 
     @property
     def rng_input(self) -> int | None:
-        """Position of the input that random numbers follow from, if there is one."""
+        """The position of the input that random numbers follow from; None if there is none."""
         return self.example.rng_input

@@ -1,4 +1,4 @@
-"""A place that holds values, which can be put back."""
+"""Places that hold values, which can be restored."""
 
 import collections
 import dataclasses
@@ -23,7 +23,7 @@ class Attributes(MutableMapping[str, Any]):
             raise KeyError(name) from None
 
     def now(self) -> dict[str, Any]:
-        """All of them at once, which is faster."""
+        """Return all attributes as a dict; for a class, faster than one by one."""
         return dict(vars(self._owner)) if self._names is None else dict(self)
 
     def __setitem__(self, name: str, value: Any) -> None:
@@ -47,8 +47,8 @@ class Holder:
 
     Attributes:
         holder: A cell of a closure, a mapping, a list, a deque or a set.
-        names: Which keys of a mapping count, if not all.
-        called: What it is to the user.
+        names: The keys of a mapping that count; None for all.
+        called: The name that errors give it.
     """
 
     holder: Any
@@ -56,7 +56,7 @@ class Holder:
     names: frozenset[str] | None = None
 
     def contents(self) -> dict[Any, Any]:
-        """What is in it by key."""
+        """Return its contents by key: an index in a list, an id in a set, None in a cell."""
         holder = self.holder
         if isinstance(holder, types.CellType):
             return {None: holder.cell_contents} if holder != EMPTY else {}
@@ -70,7 +70,7 @@ class Holder:
         return dict(enumerate(holder))
 
     def restore(self, before: dict[Any, Any]) -> list[Any]:
-        """Put back what it held `before`; the keys of what was replaced."""
+        """Restore the contents `before`; return the keys whose values had changed."""
         now = self.contents()
         replaced = [key for key, value in before.items() if now.get(key, _NONE) is not value]
         for key in replaced:
@@ -79,7 +79,7 @@ class Holder:
         return replaced
 
     def restore_all(self, before: dict[Any, Any]) -> None:
-        """Put back its contents `before`, in their order."""
+        """Restore the contents `before`, and their order."""
         holder, now = self.holder, self.contents()
         if [*map(id, now.values())] == [*map(id, before.values())] and [*now] == [*before]:
             return
@@ -100,7 +100,7 @@ class Holder:
                 holder.update(before)
 
     def put(self, key: Any, value: Any) -> None:
-        """Let it hold `value` at `key`."""
+        """Store `value` at `key`."""
         if isinstance(self.holder, types.CellType):
             self.holder.cell_contents = value
         elif isinstance(self.holder, set):

@@ -31,7 +31,7 @@ _MOST_DERIVED = 256
 
 @dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
 class Rules:
-    """The rules of an Op. One that is missing cannot be derived.
+    """The rules of an Op, each optional; where one is missing, `derive` raises.
 
     Attributes:
         vjp: `(argnums, outnums) -> Op` on `(*primals, *cotangents)`: the gradients of the primals
@@ -53,7 +53,7 @@ class Rules:
 
 @dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
 class Traits:
-    """What a target may know of an Op to call it faster or to refuse it; none has to be there.
+    """Facts about an Op by which a target calls it faster, or refuses it; each is optional.
 
     Attributes:
         call_into: `(buffers, primals) -> outputs`, like `call`. The buffers are arrays like the
@@ -96,8 +96,8 @@ class Op:
         framework: The framework whose arrays `call` takes and returns.
         call: `(*primals) -> outputs`. No output shares memory with a primal or another output.
         output_specs: `(*input specs) -> output specs`, without looking at values.
-        rules: What makes Ops of it.
-        traits: What else is known of it.
+        rules: Its derivatives and its batched form, as functions that make Ops.
+        traits: Other facts about it.
         derivation: The rules that led here from the Op that `derive` was first called on.
     """
 
@@ -115,7 +115,7 @@ class Op:
     _derived: dict[tuple[Any, ...], Any] = dataclasses.field(default_factory=dict, repr=False)
 
     def read_state(self) -> CapturedState | None:
-        """What it captures now, if that can change."""
+        """Return the state that it captures now; None if that cannot change."""
         read = self.traits.captured_state
         return read() if read else None
 
@@ -141,7 +141,7 @@ class Op:
         return self._derived.setdefault((kind, args), derived)
 
     def dependent_primals(self, outnums: Iterable[int], argnums: Positions) -> Positions:
-        """Return those of `argnums` that one of the outputs at `outnums` depends on."""
+        """Return those of `argnums` that an output at `outnums` depends on."""
         if self.traits.dependencies is None:
             return argnums
         dependencies = self.traits.dependencies()
@@ -187,9 +187,9 @@ class Op:
 
 
 class OpCache:
-    """What one caller stores about Ops, for as long as they live.
+    """A cache of one caller, with entries for Ops that live as long as these.
 
-    It stands in the Op, since a dict with weak keys takes longer to read than some calls.
+    It is stored in the Op, since a dict with weak keys takes longer to read than some calls.
     """
 
     def of(self, op: Op) -> dict[Any, Any]:
@@ -202,7 +202,7 @@ class OpCache:
 
     @staticmethod
     def copy_without(op: Op) -> Op:
-        """Copy `op` without what is stored about it: Ops derived of the copy are others."""
+        """Copy `op` without what is stored about it: Ops derived from the copy are others."""
         return dataclasses.replace(op, _caches={}, _derived={})
 
 
@@ -258,7 +258,7 @@ def _narrow_integers(name: str, framework: str, spec: ArraySpec) -> Op:
 
 
 def _with_derivation(derived: Any, derivation: tuple[AppliedRule, ...]) -> Any:
-    """Note in what a rule returned the rules that led to it."""
+    """Return what a rule returned, with a record of the rules that led to it."""
     if isinstance(derived, Op):
         return dataclasses.replace(derived, derivation=derivation)
     if not isinstance(derived, ForwardBackward):

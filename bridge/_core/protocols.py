@@ -8,11 +8,11 @@ from bridge._core.array_protocols import DeviceStream
 from bridge._core.op import AppliedRule, Arrays, Op, Specs
 from bridge._core.spec import ArraySpec
 
-# Execute an Op on buffers, and write its outputs to other buffers.
+# Executes an Op on buffers, and writes its outputs to other buffers.
 ExecuteInto = Callable[[Op, Sequence[Any], Sequence[Any], DeviceStream | None], None]
-# Execute an Op on target arrays; return target arrays.
+# Executes an Op on target arrays; returns target arrays.
 Execute = Callable[[Op, Sequence[Any]], Arrays]
-# Execute an Op; return its first `count` outputs as target arrays and all of its outputs as source
+# Executes an Op; returns its first `count` outputs as target arrays, and all of them as source
 # arrays.
 ExecuteAndSave = Callable[[Op, Sequence[Any], int], tuple[Arrays, Sequence[Any]]]
 
@@ -22,7 +22,7 @@ class Executor(Protocol):
 
     @property
     def execute_into(self) -> ExecuteInto:
-        """Execute an Op on buffers."""
+        """The function that executes an Op on buffers."""
         ...
 
     @property
@@ -32,12 +32,12 @@ class Executor(Protocol):
 
     @property
     def execute(self) -> Execute:
-        """Execute an Op on target arrays."""
+        """The function that executes an Op on target arrays."""
         ...
 
     @property
     def execute_and_save(self) -> ExecuteAndSave:
-        """Execute an Op on target arrays, and keep its outputs as source arrays too."""
+        """The function that executes an Op, and returns its outputs as source arrays too."""
         ...
 
 
@@ -157,7 +157,7 @@ class StagedCall(Protocol):
         ...
 
 
-# Return, each as text, the import path of a function, its trace context and its arguments. Raises
+# Returns, each as text, the import path of a function, its trace context and its arguments. Raises
 # `ArgumentError` if there is no such text, without naming the function.
 ExportKey = Callable[[], tuple[str, str, str]]
 

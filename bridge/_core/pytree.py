@@ -113,7 +113,7 @@ def unflattener(structure: Any) -> Callable[[Sequence[Any]], Any]:
 
 
 def caller_structure(structure: Any) -> Any:
-    """`structure` with a named tuple of the same names for each struct sequence.
+    """Return `structure` with a named tuple of the same names for each struct sequence.
 
     That is a class written in C, as those of `torch.max` or `time.localtime`, which looks like a
     named tuple and is a leaf to frameworks other than its own.
@@ -125,13 +125,13 @@ def caller_structure(structure: Any) -> Any:
 
 
 def node_types(structure: Any) -> set[type]:
-    """The classes of the containers in a structure."""
+    """Return the classes of the containers in a structure."""
     inner = (node_types(child) for child in structure.children())
     return set[type]().union(*inner) | ({structure.type} if structure.type else set())
 
 
 def is_strict_named_tuple(kind: type) -> bool:
-    """Whether a class is a named tuple with a constructor of its own, which may look at fields."""
+    """Return True for a named tuple with a constructor of its own, which may look at fields."""
     held = vars(kind)
     return optree.is_namedtuple_class(kind) and "__new__" in held and "_fields" not in held
 
@@ -149,7 +149,7 @@ def _structseqs_to_namedtuples(tree: Any) -> Any:
 @functools.cache
 def _named_tuple_class(name: str, fields: tuple[str, ...]) -> Any:
     kind: Any = collections.namedtuple(name, fields)  # pyright: ignore[reportUntypedNamedTuple]
-    # No module has it, so that pickles hold what it is made of.
+    # It is in no module, so a pickle holds what it is made of.
     kind.__reduce__ = lambda self: (_named_tuple, (name, fields, tuple(self)))
     return kind
 

@@ -1,4 +1,4 @@
-"""The state that a function keeps, put back after runs that leave no trace.
+"""The state that a function keeps, restored after runs that leave no trace.
 
 NOTE [iterators]
 An iterator cannot be told to go back. So a run that leaves no trace takes from a copy in its place,
@@ -23,7 +23,7 @@ Restore = Callable[[], None]
 
 
 class TrialState:
-    """What places hold now, and objects that change without being replaced."""
+    """The contents of places, and the states of objects that change in place, to be restored."""
 
     def __init__(
         self, objects: Iterable[Any], save: Callable[[Any], Restore | None] = lambda _: None
@@ -38,7 +38,7 @@ class TrialState:
         self._stand_ins: dict[int, Any] = {}
 
     def protect_iterators(self) -> None:
-        """Put others in the place of iterators, until all is put back: NOTE [iterators]."""
+        """Replace iterators by copies or by stand-ins, until `restore`: NOTE [iterators]."""
         self._stand_ins.clear()
         for place, before in self._contents:
             for key, x in before.items():
@@ -47,14 +47,14 @@ class TrialState:
                     place.put(key, other)
 
     def restore(self) -> None:
-        """Let the places hold what they held."""
+        """Restore the contents of the places, and the states of the objects."""
         for place, before in self._contents:
             place.restore_all(before)
         for restore in self._restore:
             restore()
 
     def newly_stored_values(self) -> list[Any]:
-        """What is in the places that was not there before."""
+        """Return the values in the places that were not there before."""
         return [
             x
             for place, before in self._contents
@@ -74,7 +74,7 @@ class TrialState:
 
 
 class _Refusing:
-    """In the place of an iterator: raises where something is taken from it."""
+    """A stand-in for an iterator, which raises where something is taken from it."""
 
     def __init__(self, iterator: Any) -> None:
         self._iterator = iterator
@@ -92,7 +92,7 @@ class _Refusing:
         )
 
     def send(self, _: Any) -> Any:
-        """Raise, as to take something does."""
+        """Raise, as `next` does."""
         return next(self)
 
     def __getattr__(self, name: str) -> Any:
@@ -100,19 +100,19 @@ class _Refusing:
 
 
 def is_copyable_iterator(x: Any) -> bool:
-    """Whether `x` is an iterator that can be copied."""
+    """Return True if `x` is an iterator that can be copied."""
     return isinstance(x, _COPIED)
 
 
 def copy_iterator(x: Any) -> Any:
-    """An iterator that goes on from where `x` is."""
+    """Return a copy of the iterator `x`, at the same position."""
     if isinstance(x, itertools.count):  # its text says where; copies are deprecated since 3.12
         return itertools.count(*ast.literal_eval(f"({repr(x)[len('count(') : -1]},)"))
     return copy.copy(x)
 
 
 def _iterator_types() -> tuple[type, ...]:
-    """The types of iterators that can be copied, over containers that stay as they are."""
+    """Return the types of iterators over built-in containers, which can be copied."""
     containers: list[Any] = [[], (), "", "é", b"", bytearray(), {}, set(), range(0), range(2**70)]
     several = [{}.keys(), {}.values(), {}.items()]
     backwards: list[Any] = [reversed([]), reversed(()), reversed({})]
@@ -127,7 +127,7 @@ _REFUSED: tuple[type, ...] = (
 
 
 def _save(x: Any) -> Restore | None:
-    """What puts back an object that changes without being replaced, if it is of a known kind."""
+    """Return a function that restores an object that changes in place; None for other kinds."""
     if isinstance(x, random.Random):
         return functools.partial(x.setstate, x.getstate())
     if isinstance(x, (bytearray, array.array)) and len(x) * memoryview(x).itemsize <= MOST_BYTES:
