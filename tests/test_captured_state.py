@@ -272,3 +272,71 @@ def test_what_cannot_go_back_is_refused():
     with pytest.raises(bridge.ArgumentError, match=r"takes from a generator that it captures"):
         mlx2torch(lambda x: x * next(numbers))(torch.ones(2))
     assert next(numbers) == 0
+
+
+class Guarded(dict):
+    """A dict whose `update` means something else."""
+
+    def update(self, *_):
+        raise TypeError("no")
+
+
+def with_an_equal_member():
+    held = {1000.5}
+
+    def change():
+        total = sum(held)
+        held.clear()
+        held.add(float("1000.5"))
+        return total
+
+    return held, change
+
+
+def in_another_order(kind=dict):
+    held = kind(a=1.0, b=2.0)
+
+    def change():
+        first = next(iter(held.values()))
+        held["a" if first == 1.0 else "b"] = held.pop("a" if first == 1.0 else "b")
+        return first
+
+    return held, change
+
+
+def of_a_subclass():
+    return in_another_order(Guarded)
+
+
+def of_a_sorted_dict():
+    return in_another_order(collections.OrderedDict)
+
+
+def of_a_deque():
+    held = collections.deque([1.0, 2.0])
+
+    def change():
+        held.rotate()
+        return held[0]
+
+    return held, change
+
+
+KEPT = [with_an_equal_member, in_another_order, of_a_subclass, of_a_sorted_dict, of_a_deque]
+
+
+@pytest.mark.parametrize("residuals", WAYS)
+@pytest.mark.parametrize("make", KEPT, ids=lambda make: make.__name__)
+def test_contents_of_containers_are_those_of_the_call_and_come_back(make, residuals):
+    held, change = make()
+    native, native_change = make()
+    fn = mlx2torch(lambda x: x * change(), residuals=residuals)
+    x = torch.tensor([0.7, -1.3], requires_grad=True)
+    calls = []
+    for _ in range(3):
+        calls.append((fn(x), native_change()))
+        assert [*held] == [*native]
+    for y, factor in calls:
+        (gradient,) = torch.autograd.grad(y.sum(), x)
+        torch.testing.assert_close(gradient, torch.full((2,), factor))
+        assert [*held] == [*native]

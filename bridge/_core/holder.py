@@ -70,19 +70,11 @@ class Holder:
         return dict(enumerate(holder))
 
     def restore(self, before: dict[Any, Any]) -> list[Any]:
-        """Restore the contents `before`; return the keys whose values had changed."""
-        now = self.contents()
-        replaced = [key for key, value in before.items() if now.get(key, _NONE) is not value]
-        for key in replaced:
-            self.put(key, before[key])
-        self._remove([key for key in now if key not in before])
-        return replaced
-
-    def restore_all(self, before: dict[Any, Any]) -> None:
-        """Restore the contents `before`, and their order."""
+        """Restore the contents `before`, in their order; return keys of values that had changed."""
         holder, now = self.holder, self.contents()
         if [*map(id, now.values())] == [*map(id, before.values())] and [*now] == [*before]:
-            return
+            return []
+        changed = [key for key, value in before.items() if now.get(key, _NONE) is not value]
         if isinstance(holder, list):
             holder[:] = before.values()
         elif isinstance(holder, (collections.deque, set)):
@@ -92,12 +84,17 @@ class Holder:
             )
         else:
             self._remove([key for key in now if key not in before])
-            for key, value in before.items():
-                if now.get(key, _NONE) is not value:
-                    self.put(key, value)
+            for key in changed:
+                self.put(key, before[key])
             if isinstance(holder, dict) and self.names is None and [*holder] != [*before]:
-                holder.clear()
-                holder.update(before)
+                self._reorder(before)
+        return changed
+
+    def _reorder(self, before: dict[Any, Any]) -> None:
+        """Put the keys of a dict into their order; a subclass may have an `update` of its own."""
+        for key, value in before.items():
+            self.holder.pop(key)
+            self.holder[key] = value
 
     def put(self, key: Any, value: Any) -> None:
         """Store `value` at `key`."""
@@ -111,12 +108,9 @@ class Holder:
             self.holder[key] = value
 
     def _remove(self, keys: list[Any]) -> None:
-        indexed = isinstance(self.holder, (list, collections.deque))
-        for key in sorted(keys, reverse=True) if indexed else keys:
+        for key in keys:
             if isinstance(self.holder, types.CellType):
                 del self.holder.cell_contents
-            elif isinstance(self.holder, set):
-                self.holder.difference_update([x for x in self.holder if id(x) == key])
             else:
                 del self.holder[key]
 

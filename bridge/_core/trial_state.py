@@ -49,7 +49,7 @@ class TrialState:
     def restore(self) -> None:
         """Restore the contents of the places, and the states of the objects."""
         for place, before in self._contents:
-            place.restore_all(before)
+            place.restore(before)
         for restore in self._restore:
             restore()
 
