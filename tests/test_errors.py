@@ -142,12 +142,20 @@ class Slotted:
         self.held = held
 
 
+class PrivatelySlotted:
+    __slots__ = "__held"
+
+    def __init__(self, held):
+        self.__held = held
+
+
 OPAQUE = {
     "attribute": lambda torch, x: Opaque(x),
     "attribute that is a list": lambda torch, x: Opaque([1, x]),
     "attribute that is a dict": lambda torch, x: Opaque({"x": x}),
     "attribute of an attribute": lambda torch, x: Opaque(Opaque(x)),
     "slot": lambda torch, x: Slotted(x),
+    "private slot": lambda torch, x: PrivatelySlotted(x),
     "torch module": lambda torch, x: torch.nn.Linear(2, 3),
     "nested torch module": lambda torch, x: torch.nn.Sequential(torch.nn.Linear(2, 3)),
 }

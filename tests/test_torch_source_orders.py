@@ -386,3 +386,27 @@ def test_tangents_that_torch_ignores_are_refused_where_gradients_look_at_values(
     close(gradient.call(x, one), [torch.tensor([3.0, 2.0, 1.0], dtype=DOUBLE)])
     second = gradient.derive("vjp", (0,), (0,)).call(x, one, x)
     close(second, [torch.tensor([3.0, 2.0, 0.0], dtype=DOUBLE)])
+
+
+def test_a_function_that_saves_a_closure_with_nothing_in_it():
+    def make(empty):
+        def helper(g):
+            return later(g)
+
+        if not empty:
+            later = torch.sin
+        return helper
+
+    class Saves(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, x):
+            ctx.helper = make(empty=True)
+            ctx.save_for_backward(x)
+            return x.sin()
+
+        @staticmethod
+        def backward(ctx, g):
+            return g * ctx.saved_tensors[0].cos()
+
+    f = op(Saves.apply, X).derive("vjp", (0,), (0,)).derive("vjp", (0,), (0,))
+    close(f.call(X, X, X), [-X * X * X.sin()])

@@ -4,10 +4,11 @@ import functools
 import inspect
 import types
 from collections import deque
-from collections.abc import Callable, ItemsView, Iterable, KeysView, Mapping, ValuesView
+from collections.abc import Callable, ItemsView, KeysView, Mapping, ValuesView
 from typing import Any
 
 from bridge import _registry
+from bridge._core.holder import slot_names
 
 _MANY_OBJECTS = 10_000
 
@@ -39,7 +40,7 @@ def _members(x: Any) -> list[Any]:
     if isinstance(x, Mapping):
         return list(x.values())
     members = list(x) if isinstance(x, _COLLECTIONS) else []
-    slots = [slot for kind in type(x).__mro__ for slot in _names(getattr(kind, "__slots__", ()))]
+    slots = [name for cls in type(x).__mro__ for name in slot_names(cls)]
     attributes = [*getattr(x, "__dict__", {}).values(), *(getattr(x, s, None) for s in slots)]
     if isinstance(x, functools.partial):
         attributes += [x.func, x.args, x.keywords]
@@ -48,7 +49,3 @@ def _members(x: Any) -> list[Any]:
 
 # Not every collection, since reading one may run code of the user's.
 _COLLECTIONS = (tuple, list, set, frozenset, deque, KeysView, ValuesView, ItemsView)
-
-
-def _names(slots: str | Iterable[str]) -> list[str]:
-    return [slots] if isinstance(slots, str) else list(slots)

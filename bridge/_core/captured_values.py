@@ -16,7 +16,7 @@ import types
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from bridge._core.holder import EMPTY, Attributes, Holder as Holder
+from bridge._core.holder import EMPTY, Attributes, Holder as Holder, slot_names
 
 
 def holders(x: Any) -> list[Holder]:
@@ -135,13 +135,11 @@ def _attribute_values(x: Any) -> list[Any]:
     return [*values, *Attributes(x, _slots(type(x))).values()]
 
 
-@functools.cache
+@functools.lru_cache(maxsize=256)  # bounded, since it keeps classes of the user alive
 def _slots(cls: type) -> tuple[str, ...]:
     """Return the names of the slots that classes of the user give to objects of `cls`."""
-    slotted = (c for c in cls.__mro__ if "__slots__" in vars(c) and _is_written_by_user(c))
-    own = (vars(c) for c in slotted)
-    kind = types.MemberDescriptorType
-    return tuple(name for row in own for name, x in row.items() if isinstance(x, kind))
+    written = filter(_is_written_by_user, cls.__mro__)
+    return tuple(name for c in written for name in slot_names(c))
 
 
 def _is_elsewhere(x: Any, fn: types.FunctionType) -> bool:

@@ -7,6 +7,15 @@ from collections.abc import Iterable, Iterator, MutableMapping
 from typing import Any
 
 
+def slot_names(cls: type) -> list[str]:
+    """Return the names of the slots that a class itself gives to its objects, as they are stored.
+
+    That of a private slot is not as it is written: `__x` is stored as `_Class__x`.
+    """
+    own = vars(cls) if "__slots__" in vars(cls) else {}
+    return [name for name, x in own.items() if isinstance(x, types.MemberDescriptorType)]
+
+
 class Attributes(MutableMapping[str, Any]):
     """Attributes of an object that are in no dictionary: those of a class, or in slots."""
 

@@ -12,6 +12,7 @@ from torch.fx import Graph, Node
 
 from bridge._arrays.torch import ARRAYS as ARRAYS
 from bridge._arrays.torch.upstream.pytrees import pytree
+from bridge._core.holder import EMPTY
 from bridge._core.pytree import scatter
 from bridge._sources.torch.autodiff.function_calls import intercept_apply, takes_context
 from bridge._sources.torch.autodiff.gradient_flow import (
@@ -51,7 +52,8 @@ class Context(FunctionCtx):
         for x in queue:
             queue += [y for y in pytree.tree_leaves(x) if y is not x]
             if callable(x):
-                queue += [cell.cell_contents for cell in getattr(x, "__closure__", None) or ()]
+                cells = getattr(x, "__closure__", None) or ()
+                queue += [cell.cell_contents for cell in cells if cell != EMPTY]
         return (x for x in queue if isinstance(x, torch.Tensor))
 
     def replace_saved(self, outputs: dict[int, torch.Tensor]) -> None:
