@@ -7,11 +7,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch.autograd import forward_ad
 
 from bridge._arrays.numpy import HostCapsule, as_dlpack_dtype
 from bridge._arrays.torch.dtypes import AS_INTEGERS, PLAIN, dtype_name
 from bridge._arrays.torch.execute import execute_into, tensor_from_buffer
+from bridge._arrays.torch.upstream.call_sites import is_dual
 from bridge._arrays.torch.upstream.isolation import suspend_transforms, without_derivatives
 from bridge._arrays.torch.upstream.memory import from_dlpack, has_plain_memory
 from bridge._arrays.torch.upstream.pytrees import pytree
@@ -127,7 +127,7 @@ class TorchArrays:
                 "without it. Pass `.detach()`, or wrap the function that takes it."
             )
         self.spec(x)
-        if forward_ad.unpack_dual(x).tangent is not None:
+        if is_dual(x):
             raise ArgumentError("a dual tensor would lose its tangent, since only values cross.")
         if not _has_memory(x):
             raise NoValuesError(

@@ -6,7 +6,8 @@ from typing import Any
 import torch
 from torch.overrides import TorchFunctionMode
 
-from bridge._arrays.torch.upstream.modes import is_transforming, set_grad_enabled
+from bridge._arrays.torch import transforming
+from bridge._arrays.torch.upstream.modes import set_grad_enabled
 
 _REQUIRES_GRAD: Any = torch.Tensor.requires_grad.__get__  # pyright: ignore[reportAttributeAccessIssue]
 
@@ -47,7 +48,7 @@ class GradientObserver(TorchFunctionMode):
         self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Any = None
     ) -> Any:
         """Note what `func` does to gradients, and call it."""
-        self.transforms = self.transforms or is_transforming()
+        self.transforms = self.transforms or transforming()
         if func is set_grad_enabled and not args[0]:
             self.unrecorded = True
         if func is torch.Tensor.register_hook:

@@ -1,4 +1,4 @@
-"""Undocumented names of JAX, each with what happens without it; no other module here uses any."""
+"""Names of JAX that are not promised, for call sites in programs: traces, shardings, lowering."""
 
 import contextlib
 import functools

@@ -1,4 +1,4 @@
-"""Private names of torch for this target, each with a fallback where torch lacks it.
+"""Private names of torch for autograd, forward mode and batches at a call site.
 
 NOTE [the vmap of the engine]
 `torch.autograd.grad(is_grads_batched=True)`, `torch.autograd.functional` and `gradcheck` batch
@@ -15,18 +15,17 @@ from typing import Any
 import torch
 from torch.autograd import forward_ad
 
-from bridge._arrays.torch import transforming
+from bridge._arrays.torch.upstream.isolation import functorch, transforming
 from bridge._core.errors import NoRuleError, NoValuesError
 
-_functorch: Any = getattr(torch._C, "_functorch", None)
-_levels = getattr(_functorch, "get_interpreter_stack", None)
+_levels = getattr(functorch, "get_interpreter_stack", None)
 
 
 def is_differentiating() -> bool:
     """Return True if torch.func does more than batch; without the names, if it does anything."""
     if _levels is None:
         return transforming()
-    return any(level.key() != _functorch.TransformType.Vmap for level in _levels() or ())
+    return any(level.key() != functorch.TransformType.Vmap for level in _levels() or ())
 
 
 def follow_grad_mode(xs: Sequence[Any]) -> Sequence[Any]:
@@ -38,7 +37,7 @@ def follow_grad_mode(xs: Sequence[Any]) -> Sequence[Any]:
     """
     if _levels is None or _set_forward_mode is None:
         return xs
-    if any(level.key() == _functorch.TransformType.Functionalize for level in _levels() or ()):
+    if any(level.key() == functorch.TransformType.Functionalize for level in _levels() or ()):
         raise NoRuleError(
             "a bridged function cannot be called within torch.func.functionalize. It changes "
             "nothing in place: functionalize the code around the call."
@@ -55,9 +54,9 @@ _set_forward_mode: Any = getattr(forward_ad, "_set_fwd_grad_enabled", None)
 
 def _was_grad_enabled(level: Any) -> bool:
     """Return True if gradients were enabled where this level was entered."""
-    if level.key() != _functorch.TransformType.Grad:
+    if level.key() != functorch.TransformType.Grad:
         return True
-    return _functorch.CGradInterpreterPtr(level).prevGradMode()
+    return functorch.CGradInterpreterPtr(level).prevGradMode()
 
 
 # The level of the older vmap can be read only by entering and leaving it.

@@ -1,4 +1,4 @@
-"""Private settings of torch, each with its fallback or the word "required"."""
+"""Private settings of torch for the capture of graphs."""
 # pyright: reportPrivateUsage=false, reportPrivateImportUsage=false
 
 import contextlib

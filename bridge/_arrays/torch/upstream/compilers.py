@@ -8,14 +8,10 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
-from torch._subclasses.fake_tensor import FakeTensor
-from torch._subclasses.functional_tensor import FunctionalTensor
 
+from bridge._arrays.torch.upstream.isolation import functorch
+from bridge._arrays.torch.upstream.tensors import is_fake
 from bridge._core.errors import NoValuesError
-
-_functorch: Any = getattr(torch._C, "_functorch", None)
-_is_batch = getattr(_functorch, "is_batchedtensor", lambda _: False)
-_get_inner = getattr(_functorch, "get_unwrapped", None)
 
 
 def has_tracing_context() -> bool:
@@ -62,9 +58,9 @@ def needs_staging(x: Any) -> bool:
             "a bridged function cannot be recorded by torch.fx.symbolic_trace, whose arguments "
             "have no shapes. Use torch.export.export, or name the function in torch.fx.wrap."
         )
-    while _get_inner and isinstance(x, torch.Tensor) and _is_batch(x):
-        x = _get_inner(x)
-    return isinstance(x, (FakeTensor, FunctionalTensor))
+    while functorch and isinstance(x, torch.Tensor) and functorch.is_batchedtensor(x):
+        x = functorch.get_unwrapped(x)
+    return is_fake(x)
 
 
 def size_hint(size: Any) -> int:

@@ -1,4 +1,4 @@
-"""Private names of torch, each with its fallback or the word "required"."""
+"""Private names of torch about graphs: their capture, and the operators in them."""
 # pyright: reportPrivateUsage=false, reportPrivateImportUsage=false
 
 import functools

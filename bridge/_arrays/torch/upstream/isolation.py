@@ -20,13 +20,14 @@ from typing import Any
 
 import torch
 
-# In a torch without these private names, always assume a transformation or a mode.
-transforming: Callable[[], bool] = getattr(
-    torch._C, "_are_functorch_transforms_active", lambda: True
-)
-_unwrap_if_dead: Callable[[Any], Any] = getattr(
-    getattr(torch._C, "_functorch", None), "unwrap_if_dead", lambda x: x
-)
+from bridge._arrays.torch.upstream.modes import without_modes
+
+# True within torch.func; required, since what observes a function must know it.
+transforming: Callable[[], bool] = torch._C._are_functorch_transforms_active
+# The wrappers of torch.func; without the name there are none.
+functorch: Any = getattr(torch._C, "_functorch", None)
+_unwrap_if_dead: Callable[[Any], Any] = getattr(functorch, "unwrap_if_dead", lambda x: x)
+# Without the name, always assume a mode.
 _modes: Callable[[], int] = getattr(torch._C, "_len_torch_dispatch_stack", lambda: 1)
 
 
@@ -37,15 +38,13 @@ def is_recording() -> bool:
 
 def without_derivatives(x: torch.Tensor) -> torch.Tensor:
     """Return `x` without the wrappers of `grad` and `jvp`; those of `vmap` stay."""
-    functorch: Any = getattr(torch._C, "_functorch", None)
-    while functorch is not None and functorch.is_gradtrackingtensor(x):
+    while functorch and functorch.is_gradtrackingtensor(x):
         x = functorch.get_unwrapped(x)
     return x
 
 
 def unwrap(x: torch.Tensor) -> torch.Tensor:
     """Return `x` without the wrappers of any transformation: a batch as one tensor."""
-    functorch: Any = getattr(torch._C, "_functorch", None)
     while functorch and (functorch.is_batchedtensor(x) or functorch.is_gradtrackingtensor(x)):
         x = functorch.get_unwrapped(x)
     return x
@@ -76,9 +75,8 @@ def suspend_transforms() -> contextlib.AbstractContextManager[Any]:
 
 @contextlib.contextmanager
 def _suspend() -> Generator[None]:
-    functorch = importlib.import_module("torch._functorch.pyfunctorch")
-    modes = importlib.import_module("torch.utils._python_dispatch")
-    with functorch.temporarily_clear_interpreter_stack(), modes._disable_current_modes():
+    stack = importlib.import_module("torch._functorch.pyfunctorch")
+    with stack.temporarily_clear_interpreter_stack(), without_modes():
         yield
 
 

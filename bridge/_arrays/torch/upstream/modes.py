@@ -11,10 +11,6 @@ import torch.utils._python_dispatch as dispatch
 TorchDispatchMode = dispatch.TorchDispatchMode
 
 
-# Without the name, transforms within a function go unnoticed.
-is_transforming: Callable[[], bool] = getattr(
-    torch._C, "_are_functorch_transforms_active", lambda: False
-)
 # `torch.no_grad` calls this; without the name it goes unnoticed.
 set_grad_enabled: Any = getattr(torch._C, "_set_grad_enabled", None)
 # Keeps operators within out of a graph that is being captured; without the name they are in it.

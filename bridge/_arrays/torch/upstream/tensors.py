@@ -9,6 +9,8 @@ from torch._subclasses.fake_tensor import FakeTensor
 from torch._subclasses.functional_tensor import FunctionalTensor
 from torch.multiprocessing.reductions import StorageWeakRef
 
+from bridge._arrays.torch.upstream.isolation import functorch
+
 
 def is_fake(x: Any) -> bool:
     """Return True if `x` is a tensor without values."""
@@ -22,13 +24,12 @@ def is_real(x: Any) -> bool:
     return not _is_wrapped(x)
 
 
-_functorch: Any = getattr(torch._C, "_functorch", None)
 # True for zeros without memory, as torch makes them for tangents; without the name they are read.
 has_no_memory: Callable[[torch.Tensor], bool] = getattr(
     torch.Tensor, "_is_zerotensor", lambda _: False
 )
 _is_wrapped: Callable[[Any], bool] = getattr(
-    _functorch, "is_functorch_wrapped_tensor", lambda _: False
+    functorch, "is_functorch_wrapped_tensor", lambda _: False
 )
 
 

@@ -16,8 +16,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from bridge._arrays.torch import unwrap_dead
-from bridge._arrays.torch.upstream.modes import is_transforming
+from bridge._arrays.torch import transforming, unwrap_dead
 from bridge._sources.torch.autodiff.recomputing_function import (
     PLAIN,
     has_own,
@@ -118,7 +117,7 @@ def _apply(cls: Any, *args: Any, **kwargs: Any) -> Any:
 def _apply_function(cls: Any, *args: Any, **kwargs: Any) -> Any:
     """Do what `apply` of Python does, where torch has it in C."""
     plain = _PLAIN.__get__(None, cls)
-    if is_transforming():  # torch.func calls `apply` again once its transforms are done
+    if transforming():  # torch.func calls `apply` again once its transforms are done
         return plain(*args, **kwargs)
     if not takes_context(cls):
         bound = inspect.signature(cls.forward).bind(*args, **kwargs)
