@@ -25,7 +25,11 @@ from typing import Any
 import optree
 import torch
 
-from bridge._arrays.torch.upstream.compilers import has_tracing_context, nonstrict_trace
+from bridge._arrays.torch.upstream.compilers import (
+    has_tracing_context,
+    mark_constant,
+    nonstrict_trace,
+)
 from bridge._arrays.torch.upstream.pytrees import pytree
 from bridge._core.errors import ArgumentError
 from bridge._core.protocols import StageableFunction
@@ -95,7 +99,7 @@ def _store_if_unchanged(function_id: int, x: Any, attributes: dict[str, Any]) ->
 
 
 for constant in (_prepare, _store, _is_foreign_array, _store_foreign_array, _store_if_unchanged):
-    constant._dynamo_marked_constant = True  # pyright: ignore[reportFunctionMemberAccess]
+    mark_constant(constant)
 
 
 @dataclasses.dataclass(frozen=True)

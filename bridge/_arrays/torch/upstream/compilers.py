@@ -39,6 +39,11 @@ def nonstrict_trace(fn: Callable[..., Any]) -> Callable[..., Any]:
     return importlib.import_module("torch._dynamo").nonstrict_trace(fn)
 
 
+def mark_constant(fn: Any) -> None:
+    """Let Dynamo run `fn` while it traces, and take the result for a constant; required."""
+    fn._dynamo_marked_constant = True
+
+
 def hide_from_dynamo(fn: Callable[..., Any]) -> Callable[..., Any]:
     """Return `fn` so that Dynamo does not read it where torch calls it from unreadable code."""
 

@@ -70,9 +70,19 @@ def graphs_have_a_loss_wrong() -> bool:
     return not torch.allclose(parts[0], kernel(x, labels, 1)[0])
 
 
+def schema_of(target: Any) -> Any:
+    """Return the schema of an operator, its arguments and results; `None` for anything else."""
+    return getattr(target, "_schema", None)
+
+
+def argument_names(target: Any) -> list[str]:
+    """Return the names of an operator's arguments."""
+    return [argument.name for argument in schema_of(target).arguments]
+
+
 def returns_view(target: Any) -> bool:
     """Return True if the results of an operator may use the memory of its arguments."""
-    schema = getattr(target, "_schema", None)
+    schema = schema_of(target)
     return schema is not None and any(result.alias_info for result in schema.returns)
 
 

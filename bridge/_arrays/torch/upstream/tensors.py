@@ -1,7 +1,7 @@
 """Private names of torch about tensors, their memory and modules."""
 # pyright: reportPrivateUsage=false, reportPrivateImportUsage=false
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
@@ -36,6 +36,16 @@ _is_wrapped: Callable[[Any], bool] = getattr(
 def tensors_of(part: torch.nn.Module) -> tuple[Any, Any]:
     """Return the dicts that hold the parameters and the buffers of a module itself; required."""
     return part._parameters, part._buffers
+
+
+def member_dicts(part: torch.nn.Module) -> list[dict[str, Any]]:
+    """Return the dicts that hold all of a module itself; required."""
+    return [*tensors_of(part), part._modules, part.__dict__]
+
+
+def versions(xs: Iterable[Any]) -> list[int]:
+    """Return how often each tensor among `xs` has been changed in place; required."""
+    return [x._version for x in xs if isinstance(x, torch.Tensor)]
 
 
 def non_tensor_values(part: torch.nn.Module) -> list[Any]:

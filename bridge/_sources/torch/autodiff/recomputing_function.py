@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 
+from bridge._arrays.torch.upstream.tensors import versions
 from bridge._core.errors import NoRuleError
 
 PLAIN = object()  # returned by a function to let the Function itself compute
@@ -68,12 +69,12 @@ class _Rules:
 
     def _call_recorded(self, args: Any) -> Any:
         """Call the function; return its outputs detached, and note which have no gradient."""
-        versions = [x._version for x in args if isinstance(x, torch.Tensor)]
+        before = versions(args)
         with torch.enable_grad():
             outputs = self._call(*args)
         if outputs is PLAIN:
             return outputs
-        if versions != [x._version for x in args if isinstance(x, torch.Tensor)]:
+        if versions(args) != before:
             name = self._cls.__name__
             raise NoRuleError(
                 f"the gradient of the autograd.Function {name} cannot be differentiated: its "

@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch.overrides import TorchFunctionMode
 
+from bridge._arrays.torch.upstream.graphs import argument_names
 from bridge._sources.torch.autodiff.gradient_flow import is_differentiable
 from bridge._sources.torch.state.escaped_values import EscapeObserver
 
@@ -84,8 +85,7 @@ def _argument(func: Any, name: str, args: Sequence[Any], kwargs: Mapping[str, An
         packet = getattr(torch.ops.aten, getattr(func, "__name__", ""), None)
     if packet is None:
         return None
-    schema = getattr(packet, packet.overloads()[0])._schema
-    names = [argument.name for argument in schema.arguments]
+    names = argument_names(getattr(packet, packet.overloads()[0]))
     return {**dict(zip(names, args, strict=False)), **kwargs}.get(name)
 
 

@@ -14,7 +14,12 @@ import torch
 from torch.fx import Graph, GraphModule, Node
 from torch.fx.graph import CodeGen
 
-from bridge._arrays.torch.upstream.graphs import returns_view, with_effects
+from bridge._arrays.torch.upstream.graphs import (
+    argument_names,
+    returns_view,
+    schema_of,
+    with_effects,
+)
 from bridge._arrays.torch.upstream.pytrees import pytree
 from bridge._arrays.torch.upstream.tensors import has_no_memory, same_storage
 from bridge._sources.torch.capture.strided_writes import rewrite_strided_write
@@ -127,7 +132,7 @@ def _rewrite_masked_assignment(graph: Graph, node: Node) -> bool:
 
 def is_check(node: Node) -> bool:
     """Return True if an operator has no results and may only raise, as an assertion."""
-    schema = getattr(node.target, "_schema", None)
+    schema = schema_of(node.target)
     return bool(node.meta.get("effect")) or (schema is not None and not schema.returns)
 
 
@@ -184,8 +189,7 @@ def is_random(node: Node) -> bool:
     """Return True if an operator draws random numbers; attention does only with dropout."""
     if torch.Tag.nondeterministic_seeded not in getattr(node.target, "tags", ()):
         return False
-    target: Any = node.target
-    names = [argument.name for argument in target._schema.arguments]
+    names = argument_names(node.target)
     if "dropout_p" not in names:
         return True
     arguments = dict(zip(names, node.args, strict=False)) | node.kwargs

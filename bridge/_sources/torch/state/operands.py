@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch.overrides import TorchFunctionMode
 
+from bridge._arrays.torch.upstream.graphs import schema_of
 from bridge._arrays.torch.upstream.modes import TorchDispatchMode
 from bridge._arrays.torch.upstream.pytrees import pytree
 from bridge._arrays.torch.upstream.tensors import is_real
@@ -38,7 +39,7 @@ class MutationGuard(TorchDispatchMode):
     ) -> Any:
         """Call `func`, unless it changes a captured tensor."""
         kwargs = kwargs or {}
-        if func._schema.is_mutable:
+        if schema_of(func).is_mutable:
             for x, written in _operands(func, args, kwargs):
                 if written and is_real(x):
                     self.refuse(x)
@@ -111,7 +112,7 @@ def _operands(
     func: Any, args: Sequence[Any], kwargs: dict[str, Any]
 ) -> Iterator[tuple[torch.Tensor, bool]]:
     """Yield each tensor that an operator takes, and whether the operator writes to it."""
-    for i, argument in enumerate(func._schema.arguments):
+    for i, argument in enumerate(schema_of(func).arguments):
         x = args[i] if i < len(args) else kwargs.get(argument.name)
         written = bool(argument.alias_info and argument.alias_info.is_write)
         for item in x if isinstance(x, (list, tuple)) else [x]:

@@ -14,7 +14,13 @@ from typing import Any
 import torch
 
 from bridge._arrays.torch.upstream.capture_settings import without_parametrization_cache
-from bridge._arrays.torch.upstream.tensors import hooks_of, is_hooked_after, storage_id, tensors_of
+from bridge._arrays.torch.upstream.tensors import (
+    hooks_of,
+    is_hooked_after,
+    member_dicts,
+    storage_id,
+    tensors_of,
+)
 from bridge._core.errors import NoRuleError
 
 # Modules, and the settings that capturing changes, are shared by all threads of a process.
@@ -102,7 +108,7 @@ def replace_tensors(
     for name, x in () if hooked else tensors.items():
         _copy_hooks(name, own[name], x)
     for part, mode in zip(module.modules(), modes, strict=True):
-        stack.callback(_restore, [(members, dict(members)) for members in _member_dicts(part)])
+        stack.callback(_restore, [(members, dict(members)) for members in member_dicts(part)])
         for members in tensors_of(part):
             members.update({name: replacements.get(id(x), x) for name, x in members.items()})
         part.training = mode
@@ -121,11 +127,6 @@ def _copy_hooks(name: str, own: torch.Tensor, x: torch.Tensor) -> None:
         )
     for hook in hooks:
         x.register_hook(hook)
-
-
-def _member_dicts(part: torch.nn.Module) -> list[dict[str, Any]]:
-    """Return the dicts that hold all of a module; `forward` may set any of it."""
-    return [*tensors_of(part), part._modules, part.__dict__]  # pyright: ignore[reportPrivateUsage]
 
 
 def _restore(saved: Sequence[tuple[dict[str, Any], dict[str, Any]]]) -> None:

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 import torch
 from torch.fx import GraphModule
 
+from bridge._arrays.torch.upstream.tensors import versions
 from bridge._core.call_stamp import returning_stamp, taking_stamp
 from bridge._core.errors import ArgumentError
 from bridge._core.op import Op
@@ -33,7 +34,7 @@ def returning_versions(op: Op, constants: Constants) -> Op:
     """Add an output to `op`, the versions of `constants`: NOTE [versions]."""
 
     def make(shape: tuple[int, ...]) -> torch.Tensor:
-        return torch.tensor(_versions(constants), dtype=torch.int32).expand(shape).contiguous()
+        return torch.tensor(versions(constants), dtype=torch.int32).expand(shape).contiguous()
 
     return returning_stamp(op, make, (len(constants),))
 
@@ -42,7 +43,7 @@ def checking_versions(op: Op, constants: Constants, position: int, name: str) ->
     """Add an input to `op` at `position`, the versions that `constants` must still have."""
 
     def check(stamp: torch.Tensor) -> contextlib.AbstractContextManager[None]:
-        before, now = stamp.tolist(), _versions(constants)
+        before, now = stamp.tolist(), versions(constants)
         if before != now:
             pairs = zip(before, now, constants, strict=True)
             changed = next(x for old, new, x in pairs if old != new)
@@ -55,8 +56,3 @@ def checking_versions(op: Op, constants: Constants, position: int, name: str) ->
         return contextlib.nullcontext()
 
     return taking_stamp(op, position, check)
-
-
-def _versions(constants: Constants) -> list[int]:
-    """Return how often each tensor has been changed in place."""
-    return [x._version for x in constants]
