@@ -9,7 +9,7 @@ from bridge._arrays.jax.backend import (
 from bridge._arrays.jax.devices import choose_compute_device as choose_compute_device
 from bridge._arrays.jax.upstream.modes import (
     allow_transfers as allow_transfers,
-    allows_transfers as allows_transfers,
     check_not_forked as check_not_forked,
+    with_transfers_allowed as with_transfers_allowed,
     x64_mode as x64_mode,
 )

@@ -26,9 +26,9 @@ from jax.extend.core import (
 
 from bridge._arrays.jax import (
     ARRAYS as ARRAYS,
-    allows_transfers,
     check_not_forked,
     shape_dtype_struct,
+    with_transfers_allowed,
 )
 from bridge._core.op import Specs
 from bridge._sources.jax.environment import Environment
@@ -174,4 +174,4 @@ def jit_program(program: Program, name: str) -> Callable[..., Any]:
         return outputs
 
     run.__name__ = run.__qualname__ = name
-    return allows_transfers(jax.jit(run))
+    return with_transfers_allowed(jax.jit(run))

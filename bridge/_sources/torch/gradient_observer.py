@@ -9,7 +9,7 @@ from torch.overrides import TorchFunctionMode
 from bridge._arrays.torch import transforming
 from bridge._arrays.torch.upstream.modes import set_grad_enabled
 
-_REQUIRES_GRAD: Any = torch.Tensor.requires_grad.__get__  # pyright: ignore[reportAttributeAccessIssue]
+REQUIRES_GRAD: Any = torch.Tensor.requires_grad.__get__  # pyright: ignore[reportAttributeAccessIssue]
 
 
 class GradientObserver(TorchFunctionMode):
@@ -56,7 +56,7 @@ class GradientObserver(TorchFunctionMode):
         # test_a_loss_that_graphs_may_have_wrong
         if func is torch.nn.functional.multilabel_margin_loss:
             self.wrong = func.__name__
-        if func == _REQUIRES_GRAD:
+        if func == REQUIRES_GRAD:
             self.asked = True
         if func in (torch.tensor, torch.Tensor.new_tensor):
             self.copied |= isinstance(args[-1] if args else None, torch.Tensor)

@@ -115,9 +115,7 @@ _BY_SHAPE = {
 
 def make_call(program: Program, settings: Settings) -> Callable[..., Any]:
     """Make the `call` of an Op from `program`; random numbers follow from its seed."""
-    run = in_clean_state(program.run, settings.dtype)
-    seed_argnum = settings.seed_argnum
-    return run if seed_argnum is None or not program.uses_rng else with_seed(run, seed_argnum)
+    return _seeded(in_clean_state(program.run, settings.dtype), program, settings)
 
 
 def make_call_into(program: Program, settings: Settings) -> Callable[..., Any]:
@@ -125,9 +123,11 @@ def make_call_into(program: Program, settings: Settings) -> Callable[..., Any]:
 
     def call_into(buffers: Sequence[torch.Tensor], primals: Sequence[torch.Tensor]) -> Any:
         run = in_clean_state(functools.partial(program.run_into, *buffers), settings.dtype)
-        seed_argnum = settings.seed_argnum
-        return (
-            run if seed_argnum is None or not program.uses_rng else with_seed(run, seed_argnum)
-        )(*primals)
+        return _seeded(run, program, settings)(*primals)
 
     return call_into
+
+
+def _seeded(run: Callable[..., Any], program: Program, settings: Settings) -> Callable[..., Any]:
+    seed_argnum = settings.seed_argnum
+    return run if seed_argnum is None or not program.uses_rng else with_seed(run, seed_argnum)

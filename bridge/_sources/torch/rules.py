@@ -9,6 +9,7 @@ from typing import Any
 from bridge._arrays.torch.upstream.errors import is_style_error
 from bridge._core.errors import NoRuleError, NoValuesError
 from bridge._core.op import ForwardBackward, Op, Positions, Rules, Specs, Traits
+from bridge._core.spec import differentiable_positions
 from bridge._core.tracebacks import user_stacklevel
 from bridge._sources.torch.autodiff.consistency import (
     accepts_gradients,
@@ -111,7 +112,7 @@ class Function(FunctionInfo):
         """Return the tangents of the differentiable outputs, by the primals at `argnums`."""
         if self.strategy and self.whole_batch:
             return self.whole_batch().jvp(argnums)
-        outnums = tuple(i for i, spec in enumerate(self.outputs) if spec.differentiable)
+        outnums = differentiable_positions(self.outputs)
         primals = (*self.primals, *(self.primals[i] for i in argnums))
         accept = lambda tangents: accepts_tangents(self, tangents, argnums, outnums)
         of_batch = lambda batch: batch.jvp(argnums)

@@ -36,7 +36,7 @@ from bridge._arrays.jax.upstream.tracing import (
     result_aval,
 )
 from bridge._core.errors import ArgumentError, NoRuleError
-from bridge._core.op import Positions, Specs
+from bridge._core.op import Specs
 from bridge._core.spec import ArraySpec, differentiable_positions
 from bridge._core.tracebacks import shortens_tracebacks
 from bridge._lowering.jax import interpreter
@@ -142,17 +142,10 @@ def _checks_sizes(function: Call) -> bool:
     )
 
 
-def _lower_call(ctx: Any, *operands: Any, function: Call) -> Sequence[Any]:
-    return _lower(ctx, operands, function, function.executed_positions)
-
-
-def _lower_linear(ctx: Any, *operands: Any, function: Jvp) -> Sequence[Any]:
-    return _lower(ctx, operands, function, function.executed_positions)
-
-
-def _lower(ctx: Any, operands: Sequence[Any], function: Call | Jvp, positions: Positions) -> Any:
-    """Emit the operations of a graph, or else a call; either takes the operands at `positions`."""
-    op, xs = function.executed_op, [operands[i] for i in positions]
+def _lower(ctx: Any, *operands: Any, function: Call | Jvp) -> Any:
+    """Emit the operations of a graph, or else a call, which take some of the operands."""
+    op, positions = function.executed_op, function.executed_positions
+    xs = [operands[i] for i in positions]
     for actual, expected in zip(op.output_specs(), function.output_specs(), strict=True):
         if (actual.shape, actual.dtype) != (expected.shape, expected.dtype):
             raise ArgumentError(f"{function} returns {actual}, where {expected} was expected.")
@@ -216,8 +209,8 @@ def _execute(primitive: Primitive, *operands: Any, function: Call | Jvp) -> list
 def _register() -> None:
     abstract_eval = lambda *operands, function: _output_avals(function.output_specs(), operands)
     rules = {
-        call_p: (_call_jvp, _call_batch, _lower_call),
-        linear_p: (_linear_jvp, _linear_batch, _lower_linear),
+        call_p: (_call_jvp, _call_batch, _lower),
+        linear_p: (_linear_jvp, _linear_batch, _lower),
     }
     for primitive, (jvp, batch, lowering) in rules.items():
         primitive.multiple_results = True

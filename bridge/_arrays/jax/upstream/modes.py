@@ -67,7 +67,7 @@ def allow_transfers() -> contextlib.AbstractContextManager[Any]:
     return _NOTHING
 
 
-def allows_transfers(call: Callable[..., Any]) -> Callable[..., Any]:
+def with_transfers_allowed(call: Callable[..., Any]) -> Callable[..., Any]:
     """Return `call`, a program, such that its arguments may be in others' memory."""
 
     def call_with_transfers(*args: Any) -> Any:

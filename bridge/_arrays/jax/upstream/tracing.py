@@ -12,6 +12,7 @@ from jax.extend.core import Primitive, set_current_trace
 from jax.interpreters import partial_eval
 from jax.sharding import NamedSharding, PartitionSpec
 
+from bridge._arrays.jax.upstream.modes import CONFIG
 from bridge._core.errors import NoValuesError
 
 
@@ -106,7 +107,4 @@ def mark_as_operation(run: Callable[..., Any]) -> Callable[..., Any]:
 
 def jit_is_disabled() -> bool:
     """Return True while `jax.disable_jit` is in effect."""
-    return getattr(jax.config, _FLAG)
-
-
-_FLAG = "jax_disable_jit"
+    return CONFIG.jax_disable_jit

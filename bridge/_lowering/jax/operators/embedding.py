@@ -4,21 +4,15 @@ from typing import Any
 
 import jax.numpy as jnp
 
+from bridge._lowering.jax.operators.bounds import READ, WRITE, negative_out_of_bounds
 from bridge._lowering.jax.operators.lowerings import OutputInfo, compute_in_float32, lowering
 
-_READ: Any = {"mode": "fill"}
-_WRITE: Any = {"mode": "drop"}
 _SUM, _MEAN, _MAX = range(3)  # the modes of bags, by torch's numbers
-
-
-def _negative_out_of_bounds(index: Any, size: int) -> Any:
-    """Return the indices with negative ones moved out of bounds."""
-    return jnp.where(index < 0, size, index)
 
 
 @lowering("aten.embedding.default")
 def _embedding(out: OutputInfo, weight: Any, index: Any, *_: Any, **__: Any) -> Any:
-    return jnp.take(weight, _negative_out_of_bounds(index, weight.shape[0]), 0, **_READ)
+    return jnp.take(weight, negative_out_of_bounds(index, weight.shape[0]), 0, **READ)
 
 
 @lowering("aten.embedding_dense_backward.default")
@@ -44,15 +38,15 @@ def _per_occurrence(rows: Any, index: Any, count: int) -> Any:
 
 def _sum_rows(rows: Any, index: Any, shape: Any, padding: int) -> Any:
     """Sum rows with the same index, leaving out the index of the padding."""
-    index = jnp.where(index == padding, shape[0], _negative_out_of_bounds(index, shape[0]))
-    return jnp.zeros(shape, rows.dtype).at[index].add(rows, **_WRITE)
+    index = jnp.where(index == padding, shape[0], negative_out_of_bounds(index, shape[0]))
+    return jnp.zeros(shape, rows.dtype).at[index].add(rows, **WRITE)
 
 
 @lowering("aten.embedding_renorm.default")
 @compute_in_float32
 def _renormalize(out: OutputInfo, weight: Any, index: Any, most: float, order: float) -> Any:
     sizes = jnp.linalg.norm(weight, ord=order, axis=-1, keepdims=True)
-    read = jnp.zeros(weight.shape[0], bool).at[index.reshape(-1)].set(values=True, **_WRITE)
+    read = jnp.zeros(weight.shape[0], bool).at[index.reshape(-1)].set(values=True, **WRITE)
     shrunk = weight * (most / (sizes + 1e-7))  # the constant is torch's
     return jnp.where(read[:, None] & (sizes > most), shrunk, weight)
 
@@ -64,7 +58,7 @@ def _bags(index: Any, offsets: Any, count: int, padding: int) -> Any:
 
 
 def _sizes(bag: Any, count: int) -> Any:
-    return jnp.zeros(count, "int64").at[bag].add(1, **_WRITE)
+    return jnp.zeros(count, "int64").at[bag].add(1, **WRITE)
 
 
 @lowering("aten._embedding_bag.default", "aten._embedding_bag_forward_only.default")
@@ -84,19 +78,19 @@ def _embedding_bag(
     del by_frequency, sparse, include_last  # of the gradient; what is last shows in the shape
     count, (_, of_bags, sizes, places) = out.shape[0], out.specs
     bag = _bags(index, offsets, count, padding)
-    rows = jnp.take(weight, _negative_out_of_bounds(index, weight.shape[0]), 0, **_READ)
+    rows = jnp.take(weight, negative_out_of_bounds(index, weight.shape[0]), 0, **READ)
     rows = rows if factors is None else rows * factors[:, None]
     within = _sizes(bag, count)
     # Results that only torch's gradient reads can have other shapes: zeros do then.
     statistics = [_zeros_unless_shaped(within * 0, of_bags), _zeros_unless_shaped(within, sizes)]
     if mode == _MAX:
-        largest = jnp.full(out.shape, -jnp.inf, rows.dtype).at[bag].max(rows, **_WRITE)
+        largest = jnp.full(out.shape, -jnp.inf, rows.dtype).at[bag].max(rows, **WRITE)
         best = _first_of_largest(
             index, bag, rows == largest[jnp.minimum(bag, count - 1)], out.shape
         )
         largest = jnp.where(within[:, None] == 0, 0, largest)
         return largest, *statistics, _zeros_unless_shaped(best, places)
-    total = jnp.zeros(out.shape, rows.dtype).at[bag].add(rows, **_WRITE)
+    total = jnp.zeros(out.shape, rows.dtype).at[bag].add(rows, **WRITE)
     if mode == _MEAN:
         total = total / jnp.maximum(within, 1)[:, None].astype(total.dtype)
     return total, *statistics, _zeros_unless_shaped(within, places)
@@ -110,7 +104,7 @@ def _first_of_largest(index: Any, bag: Any, largest: Any, shape: Any) -> Any:
     """Return the first row with the largest number of each bag, -1 if there is none."""
     count = index.shape[0]
     places = jnp.where(largest, jnp.arange(count)[:, None], count)
-    first = jnp.full(shape, count).at[bag].min(places, **_WRITE)
+    first = jnp.full(shape, count).at[bag].min(places, **WRITE)
     return index.at[first].get(mode="fill", fill_value=-1)
 
 
@@ -135,10 +129,8 @@ def _embedding_bag_backward(
     bags, width = gradient.shape
     if mode == _MAX:
         columns = jnp.broadcast_to(jnp.arange(width), places.shape)
-        at = jnp.zeros(out.shape, gradient.dtype).at[
-            _negative_out_of_bounds(places, count), columns
-        ]
-        return at.add(gradient, **_WRITE)
+        at = jnp.zeros(out.shape, gradient.dtype).at[negative_out_of_bounds(places, count), columns]
+        return at.add(gradient, **WRITE)
     bag = _bags(index, offsets, bags, padding)
     if mode == _MEAN:
         gradient = gradient / jnp.maximum(_sizes(bag, bags), 1)[:, None].astype(gradient.dtype)
@@ -164,5 +156,5 @@ def _factors_backward(
     bag = _bags(index, offsets, gradient.shape[0], padding)
     rows = gradient.at[bag].get(mode="fill", fill_value=0)
     return jnp.sum(
-        rows * jnp.take(weight, _negative_out_of_bounds(index, weight.shape[0]), 0, **_READ), -1
+        rows * jnp.take(weight, negative_out_of_bounds(index, weight.shape[0]), 0, **READ), -1
     )

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from bridge._core.errors import NoRuleError
+from bridge._lowering.jax.operators.bounds import READ, WRITE, negative_out_of_bounds
 from bridge._lowering.jax.operators.lowerings import (
     OutputInfo,
     cast,
@@ -21,18 +22,10 @@ from bridge._lowering.jax.operators.lowerings import (
     to_accumulation_dtype,
 )
 
-_READ: Any = {"mode": "fill"}
-_WRITE: Any = {"mode": "drop"}
-
 
 def _from_front(index: Any, size: int) -> Any:
     """Return indices counted from the front, where -1 is the last; others are out of bounds."""
     return jnp.where(index < 0, jnp.where(index < -size, size, index + size), index)
-
-
-def _negative_out_of_bounds(index: Any, size: int) -> Any:
-    """Return the indices with negative ones moved out of bounds."""
-    return jnp.where(index < 0, size, index)
 
 
 def _normalize_all(x: Any, indices: Sequence[Any]) -> tuple[Any, ...]:
@@ -44,7 +37,7 @@ def _normalize_all(x: Any, indices: Sequence[Any]) -> tuple[Any, ...]:
 
 @lowering("aten.index.Tensor", "aten._unsafe_index.Tensor")
 def _index(out: OutputInfo, x: Any, indices: Sequence[Any]) -> Any:
-    return x.at[_normalize_all(x, indices)].get(**_READ)
+    return x.at[_normalize_all(x, indices)].get(**READ)
 
 
 @lowering(
@@ -64,7 +57,7 @@ def _index_put(
         return _masked_fill(x, indices, values, accumulate=accumulate)
     at = (to_accumulation_dtype(x) if accumulate else x).at[_normalize_all(x, indices)]
     values = cast(values, x.dtype)
-    return at.add(values, **_WRITE) if accumulate else at.set(values, **_WRITE)
+    return at.add(values, **WRITE) if accumulate else at.set(values, **WRITE)
 
 
 def _masked_fill(x: Any, indices: Sequence[Any], values: Any, *, accumulate: bool) -> Any:
@@ -84,26 +77,26 @@ def _masked_fill(x: Any, indices: Sequence[Any], values: Any, *, accumulate: boo
 def _index_select(out: OutputInfo, x: Any, dim: int, index: Any) -> Any:
     if not x.ndim:
         return x
-    return jnp.take(x, _negative_out_of_bounds(index.reshape(-1), x.shape[dim]), dim, **_READ)
+    return jnp.take(x, negative_out_of_bounds(index.reshape(-1), x.shape[dim]), dim, **READ)
 
 
 @lowering("aten.take.default")
 def _take(out: OutputInfo, x: Any, index: Any) -> Any:
-    return x.reshape(-1).at[_from_front(index, x.size)].get(**_READ)
+    return x.reshape(-1).at[_from_front(index, x.size)].get(**READ)
 
 
 @lowering("aten.put.default")
 def _put(out: OutputInfo, x: Any, index: Any, source: Any, accumulate: bool = False) -> Any:
     at = (to_accumulation_dtype(x) if accumulate else x).reshape(-1).at[_from_front(index, x.size)]
     source = cast(source, x.dtype).reshape(index.shape)
-    result = at.add(source, **_WRITE) if accumulate else at.set(source, **_WRITE)
+    result = at.add(source, **WRITE) if accumulate else at.set(source, **WRITE)
     return result.reshape(x.shape)
 
 
 def _grid(x: Any, dim: int, index: Any) -> tuple[Any, ...]:
     """Return positions in `x` of an array shaped like `index`: `index` itself along `dim`."""
     places = [lax.broadcasted_iota(index.dtype, index.shape, axis) for axis in range(index.ndim)]
-    places[dim] = _negative_out_of_bounds(index, x.shape[dim])
+    places[dim] = negative_out_of_bounds(index, x.shape[dim])
     return tuple(places)
 
 
@@ -113,7 +106,7 @@ def _gather(out: OutputInfo, x: Any, dim: int, index: Any, **_: Any) -> Any:
         return jnp.zeros(out.shape, out.dtype) + (x if index.size else 0)
     if not index.ndim:
         index = index.reshape(1)
-    return x.at[_grid(x, dim % x.ndim, index)].get(**_READ).reshape(out.shape)
+    return x.at[_grid(x, dim % x.ndim, index)].get(**READ).reshape(out.shape)
 
 
 def _scatter_into(x: Any, dim: int, index: Any, source: Any, write: Callable[..., Any]) -> Any:
@@ -129,13 +122,13 @@ def _scatter_into(x: Any, dim: int, index: Any, source: Any, write: Callable[...
 
 @lowering("aten.scatter.src", "aten.scatter.value")
 def _scatter(out: OutputInfo, x: Any, dim: int, index: Any, source: Any) -> Any:
-    return _scatter_into(x, dim, index, source, lambda at, y: at.set(y, **_WRITE))
+    return _scatter_into(x, dim, index, source, lambda at, y: at.set(y, **WRITE))
 
 
 @lowering("aten.scatter_add.default")
 @compute_in_float32
 def _scatter_add(out: OutputInfo, x: Any, dim: int, index: Any, source: Any) -> Any:
-    return _scatter_into(x, dim, index, source, lambda at, y: at.add(y, **_WRITE))
+    return _scatter_into(x, dim, index, source, lambda at, y: at.add(y, **WRITE))
 
 
 @lowering("aten.scatter.reduce", "aten.scatter.value_reduce")
@@ -162,22 +155,22 @@ def _scatter_reduce(
     base = x
     if not include_self:
         start = cast(_initial_value(reduce, x.dtype), x.dtype)
-        base = _scatter_into(x, dim, index, start, lambda at, y: at.set(y, **_WRITE))
+        base = _scatter_into(x, dim, index, start, lambda at, y: at.set(y, **WRITE))
     result = _scatter_into(base, dim, index, source, lambda at, y: _write_reduced(at, y, reduce))
     if reduce != "mean":
         return result
     ones = jnp.ones(jnp.shape(source), "int64")
     start = jnp.ones(x.shape, "int64")
     if not include_self:
-        start = _scatter_into(start, dim, index, 0 * ones, lambda at, y: at.set(y, **_WRITE))
-    count = _scatter_into(start, dim, index, ones, lambda at, y: at.add(y, **_WRITE))
+        start = _scatter_into(start, dim, index, 0 * ones, lambda at, y: at.set(y, **WRITE))
+    count = _scatter_into(start, dim, index, ones, lambda at, y: at.add(y, **WRITE))
     count = cast(jnp.maximum(count, 1), x.dtype)
     return result / count if jnp.issubdtype(x.dtype, jnp.inexact) else result // count
 
 
 def _write_reduced(at: Any, y: Any, reduce: str) -> Any:
     names = {"sum": "add", "mean": "add", "prod": "multiply", "amax": "max", "amin": "min"}
-    return getattr(at, names[reduce])(y, **_WRITE)
+    return getattr(at, names[reduce])(y, **WRITE)
 
 
 def _initial_value(reduce: str, dtype: Any) -> Any:
@@ -192,7 +185,7 @@ def _initial_value(reduce: str, dtype: Any) -> Any:
 
 def _at_rows(x: Any, dim: int, index: Any) -> Any:
     return x.at[
-        (*[slice(None)] * (dim % x.ndim), _negative_out_of_bounds(index.reshape(-1), x.shape[dim]))
+        (*[slice(None)] * (dim % x.ndim), negative_out_of_bounds(index.reshape(-1), x.shape[dim]))
     ]
 
 
@@ -204,28 +197,28 @@ def _index_add(
     source = source * cast(alpha, x.dtype)
     if not x.ndim:
         return x + source.sum()
-    return _at_rows(x, dim, index).add(source, **_WRITE)
+    return _at_rows(x, dim, index).add(source, **WRITE)
 
 
 @lowering("aten.index_copy.default")
 def _index_copy(out: OutputInfo, x: Any, dim: int, index: Any, source: Any) -> Any:
     if not x.ndim:
         return source.reshape(())
-    return _at_rows(x, dim, index).set(source, **_WRITE)
+    return _at_rows(x, dim, index).set(source, **WRITE)
 
 
 @lowering("aten.index_fill.int_Scalar", "aten.index_fill.int_Tensor")
 def _index_fill(out: OutputInfo, x: Any, dim: int, index: Any, value: Any) -> Any:
     if not x.ndim:
         return cast(value, x.dtype)
-    return _at_rows(x, dim, index).set(cast(value, x.dtype), **_WRITE)
+    return _at_rows(x, dim, index).set(cast(value, x.dtype), **WRITE)
 
 
 @lowering("aten.masked_scatter.default")
 def _masked_scatter(out: OutputInfo, x: Any, mask: Any, source: Any) -> Any:
     x, mask = jnp.broadcast_arrays(x, mask)
     place = jnp.cumsum(mask.reshape(-1)) - 1
-    values = source.reshape(-1).at[place].get(**_READ).reshape(x.shape)
+    values = source.reshape(-1).at[place].get(**READ).reshape(x.shape)
     return jnp.where(mask, values, x)
 
 
@@ -236,7 +229,7 @@ def _masked_scatter_backward(
     gradient, mask = jnp.broadcast_arrays(gradient, mask)
     mask, count = mask.reshape(-1), math.prod(sizes)
     place = jnp.where(mask, jnp.cumsum(mask) - 1, count)
-    return jnp.zeros(count, out.dtype).at[place].set(gradient.reshape(-1), **_WRITE).reshape(sizes)
+    return jnp.zeros(count, out.dtype).at[place].set(gradient.reshape(-1), **WRITE).reshape(sizes)
 
 
 @lowering("aten.index_reduce.default")

@@ -20,6 +20,7 @@ from bridge._core.pytree import scatter
 from bridge._sources.torch.autodiff.example_inputs import example_inputs
 from bridge._sources.torch.autodiff.function_calls import has_backward, intercept_apply
 from bridge._sources.torch.autodiff.function_graphs import FunctionGraphs, Obstacles
+from bridge._sources.torch.capture.environment import preserve_rng
 from bridge._sources.torch.capture.trace import Fun
 from bridge._sources.torch.program import Settings
 
@@ -55,13 +56,11 @@ def _find_double_backward_obstacles(graphs: FunctionGraphs) -> Obstacles:
         reason = str(error).removesuffix(".")
     except NoValuesError:
         reason = "no graph can be made of it, since it looks at the values of tensors"
-    state = torch.get_rng_state()
     try:
-        obstacles = graphs.observe(example_inputs(graphs.primals))
+        with preserve_rng():
+            obstacles = graphs.observe(example_inputs(graphs.primals))
     except (RuntimeError, TypeError, ValueError):  # as of a singular matrix
         obstacles = Obstacles(code="its backward cannot be recorded")
-    finally:
-        torch.set_rng_state(state)
     return Obstacles(code=obstacles.code, graph=obstacles.graph or reason)
 
 

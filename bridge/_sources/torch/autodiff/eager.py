@@ -19,7 +19,7 @@ from bridge._core.spec import check_specs_unchanged
 from bridge._sources.torch.autodiff.example_inputs import example_inputs
 from bridge._sources.torch.autodiff.function_calls import intercept_apply
 from bridge._sources.torch.autodiff.unrecorded_outputs import TrainingRun
-from bridge._sources.torch.capture.environment import default_state, with_seed
+from bridge._sources.torch.capture.environment import default_state, preserve_rng, with_seed
 from bridge._sources.torch.capture.trace import Fun, contiguous_copy
 from bridge._sources.torch.gradient_observer import GradientObserver
 from bridge._sources.torch.program import Settings
@@ -45,9 +45,8 @@ class Inferred:
 
 def infer_outputs(fun: Fun, primals: Specs, *, settings: Settings, training: bool) -> Inferred:
     """Run `fun` on example inputs, which require gradients if `training`."""
-    before = torch.get_rng_state()
     observer, run = GradientObserver(), TrainingRun(training=training)
-    try:
+    with preserve_rng() as before:
         with (
             default_state(settings.dtype),
             dry_run(),
@@ -61,8 +60,6 @@ def infer_outputs(fun: Fun, primals: Specs, *, settings: Settings, training: boo
             outputs = [contiguous_copy(y.detach()) for y in returned]
         run.look(returned)
         uses_rng = not torch.equal(before, torch.get_rng_state())
-    finally:
-        torch.set_rng_state(before)
     return Inferred(tuple(map(ARRAYS.spec, outputs)), uses_rng, observer, run.unrecorded)
 
 

@@ -15,12 +15,12 @@ from torch.fx import Graph, Node
 from torch.overrides import TorchFunctionMode
 
 from bridge._arrays.torch.upstream.modes import set_grad_enabled
+from bridge._sources.torch.gradient_observer import REQUIRES_GRAD
 
 _T: Any = torch.Tensor
 DETACHING = {_T.detach, _T.detach_, torch.detach, _T.data.__get__}
 COPYING = {torch.tensor, _T.new_tensor}
 LEAVING = {_T.numpy, _T.item, _T.tolist, _T.__array__, _T.__float__, _T.__complex__, _T.__dlpack__}
-_REQUIRES_GRAD = _T.requires_grad.__get__
 _MAKING_LEAVES = {_T.requires_grad_, _T.requires_grad.__set__}
 
 
@@ -58,7 +58,7 @@ class GradientCuts(TorchFunctionMode):
             self.suspended |= self.backward
         if func in LEAVING and is_differentiable(args[0]):
             self.left |= self.backward
-        if func == _REQUIRES_GRAD and any(args[0] is x for x in self.inputs):
+        if func == REQUIRES_GRAD and any(args[0] is x for x in self.inputs):
             return True  # as in a call by torch
         recorded = any(isinstance(x, torch.Tensor) and x.requires_grad for x in args)
         result = func(*args, **kwargs)

@@ -26,6 +26,7 @@ from bridge._core.errors import NoRuleError
 from bridge._core.op import Positions, Specs
 from bridge._core.pytree import scatter
 from bridge._sources.torch.autodiff.example_inputs import example_inputs
+from bridge._sources.torch.capture.environment import preserve_rng
 from bridge._sources.torch.state.dry_run import dry_run
 
 DISAGREE = (
@@ -54,7 +55,6 @@ def is_transpose(
 
     Checks it for a few seeds of random numbers, if the primal at `seed_argnum` is one.
     """
-    state = torch.get_rng_state()
 
     def compare(xs: Tensors, dx: Tensors, dy: Tensors) -> Sides:
         torch.set_rng_state(state)
@@ -75,10 +75,8 @@ def is_transpose(
         except (RuntimeError, IndexError):  # as of a singular matrix, which tells nothing
             return bound == 1
 
-    try:
+    with preserve_rng() as state:
         return all(any(agrees(seed, bound) for bound in bounds) for seed in seeds)
-    finally:
-        torch.set_rng_state(state)
 
 
 def _integer_bounds(primals: Specs, seed_argnum: int | None) -> tuple[int, ...]:

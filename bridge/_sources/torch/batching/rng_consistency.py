@@ -14,6 +14,7 @@ import torch
 from bridge._core.errors import NoRuleError
 from bridge._core.op import ForwardBackward, Op, Positions, Specs
 from bridge._sources.torch.autodiff.example_inputs import example_inputs
+from bridge._sources.torch.capture.environment import preserve_rng
 from bridge._sources.torch.capture.graph import is_random
 from bridge._sources.torch.capture.trace import Fun
 from bridge._sources.torch.program import Program
@@ -53,14 +54,11 @@ def same_first_draws(one: Program, other: Program) -> bool:
 
 def same_results(one: Fun, other: Fun, primals: Specs) -> bool:
     """Return True if two functions return the same on example inputs."""
-    state = torch.get_rng_state()
-    try:
+    with preserve_rng() as state:
         xs = example_inputs(primals)
         outputs = one(*xs)
         torch.set_rng_state(state)
         return _all_close(outputs, other(*xs))
-    finally:
-        torch.set_rng_state(state)
 
 
 def same_gradients(

@@ -53,6 +53,16 @@ def _set_default_dtype(dtype: torch.dtype) -> None:
         torch.set_default_dtype(dtype)
 
 
+@contextlib.contextmanager
+def preserve_rng() -> Generator[torch.Tensor]:
+    """Restore torch's generator at the end; yields its state now."""
+    state = torch.get_rng_state()
+    try:
+        yield state
+    finally:
+        torch.set_rng_state(state)
+
+
 # All threads share a generator, so only one at a time may seed it and draw.
 _rng_lock = threading.RLock()
 

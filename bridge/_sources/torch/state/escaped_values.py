@@ -15,6 +15,7 @@ from bridge._sources.torch.autodiff.gradient_flow import (
     LEAVING,
     is_differentiable,
 )
+from bridge._sources.torch.capture.environment import preserve_rng
 from bridge._sources.torch.program import Program
 from bridge._sources.torch.state.dry_run import dry_run
 
@@ -76,14 +77,10 @@ def dependence_by_perturbation(fun: Fun) -> DependenceTest:
     """Return a test of whether an output depends on the arguments, which moves these a little."""
 
     def depends(xs: Sequence[torch.Tensor], i: int) -> bool:
-        state = torch.get_rng_state()
-        try:
-            with dry_run():
-                before, after = (
-                    _run(fun, [_moved(x, step) for x in xs], state)[i].clone() for step in (0, 1)
-                )
-        finally:
-            torch.set_rng_state(state)
+        with preserve_rng() as state, dry_run():
+            before, after = (
+                _run(fun, [_moved(x, step) for x in xs], state)[i].clone() for step in (0, 1)
+            )
         return before.shape != after.shape or not torch.equal(before, after)
 
     return depends
