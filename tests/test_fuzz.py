@@ -54,6 +54,16 @@ def tangents(fn, program):
     return torch.func.jvp(on_bases, bases, tuple(random_like(bases, program.seed + 2)))[1]
 
 
+def expected_tangents(program):
+    """Those of torch; `None` where it fails in itself, as for lazy conjugates without axes."""
+    try:
+        return tangents(program.here, program)
+    except RuntimeError as error:
+        if "INTERNAL ASSERT FAILED" not in str(error):
+            raise
+        return None
+
+
 def in_the_dtypes_of(tangents, outputs):
     """`tangents` of torch 2.13, where that of a 0-d float32 by a number is float64."""
     return [t.to(y.dtype) for t, y in zip(tangents, outputs, strict=True)]
@@ -97,8 +107,9 @@ def check_in_torch(into, program):
     axes, mapped = a_batch(program)
     agree(torch.func.vmap(there, in_dims=axes)(*mapped), one_by_one(here, axes, mapped), how)
 
-    found, expected = (tangents(f, program) for f in (there, here))
-    agree(found, in_the_dtypes_of(expected, outputs), how)
+    found, expected = tangents(there, program), expected_tangents(program)
+    if expected is not None:
+        agree(found, in_the_dtypes_of(expected, outputs), how)
 
     cotangents = random_like(outputs, program.seed + 1)
     agree(gradients(there, program, cotangents), gradients(here, program, cotangents), how)
