@@ -9,8 +9,6 @@ import jax.numpy as jnp
 from jax.core import Tracer
 from jax.extend.core import ClosedJaxpr, Jaxpr, Literal
 
-from bridge._arrays.jax.upstream.jaxprs import inner_jaxprs
-
 
 class Degree(enum.Enum):
     """How a value depends on the arguments."""
@@ -49,9 +47,8 @@ _NONLINEAR = {
 
 def is_nonlinear(closed: ClosedJaxpr) -> bool:
     """Return True if a result is surely no linear function of the arguments; a constant is none."""
-    constants = [ZERO if _is_zero(x) else CONSTANT for x in closed.consts]
     jaxpr: Any = closed.jaxpr
-    degrees = _output_degrees(jaxpr, constants, [LINEAR] * len(jaxpr.invars))
+    degrees = _output_degrees(jaxpr, closed.consts, [LINEAR] * len(jaxpr.invars))
     return any(
         degree in (CONSTANT, OTHER) and jnp.issubdtype(var.aval.dtype, jnp.inexact)
         for degree, var in zip(degrees, jaxpr.outvars, strict=True)
@@ -67,9 +64,12 @@ def _is_zero(x: Any) -> bool:
 
 
 def _output_degrees(
-    jaxpr: Jaxpr, constants: Sequence[Degree], arguments: Sequence[Degree]
+    jaxpr: Jaxpr, constants: Sequence[Any], arguments: Sequence[Degree]
 ) -> list[Degree]:
-    degrees = dict(zip(map(id, jaxpr.constvars), constants, strict=True))
+    degrees = {
+        id(var): ZERO if _is_zero(x) else CONSTANT
+        for var, x in zip(jaxpr.constvars, constants, strict=True)
+    }
     degrees |= dict(zip(map(id, jaxpr.invars), arguments, strict=True))
 
     def degree(var: Any) -> Degree:
@@ -79,13 +79,21 @@ def _output_degrees(
 
     for eqn in jaxpr.eqns:
         operands = [degree(var) for var in eqn.invars]
-        inner = inner_jaxprs(eqn) if eqn.primitive.name in _CALLS else []
-        if len(inner) == 1 and len(inner[0].invars) == len(operands):
-            results = _output_degrees(inner[0], [CONSTANT] * len(inner[0].constvars), operands)
+        callee = _callee(eqn)
+        if callee and len(callee.jaxpr.invars) == len(operands):
+            results = _output_degrees(callee.jaxpr, callee.consts, operands)
         else:
             results = [_result_degree(eqn, operands)] * len(eqn.outvars)
         degrees |= dict(zip(map(id, eqn.outvars), results, strict=True))
     return [degree(var) for var in jaxpr.outvars]
+
+
+def _callee(eqn: Any) -> ClosedJaxpr | None:
+    """Return the function that an equation calls once, on its operands; `None` if it does not."""
+    if eqn.primitive.name not in _CALLS:
+        return None
+    called = eqn.params.get("jaxpr", eqn.params.get("call_jaxpr"))
+    return called if isinstance(called, ClosedJaxpr) or called is None else ClosedJaxpr(called, ())
 
 
 def _result_degree(eqn: Any, operands: Sequence[Degree]) -> Degree:
