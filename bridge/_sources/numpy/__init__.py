@@ -1,0 +1,1 @@
+"""Functions on NumPy arrays, without autodiff, as sources of derivatives by rules."""
