@@ -19,7 +19,7 @@ import mlx.core as mx
 
 from bridge._arrays.mlx import TracerError, on_other_thread, unlocked_stream
 from bridge._arrays.mlx.upstream.dot_graph import active_arrays, read_graph
-from bridge._arrays.mlx.upstream.errors import looks_at_values
+from bridge._arrays.mlx.upstream.errors import looks_at_values, missing_rule
 from bridge._core.errors import NoRuleError
 from bridge._core.op import Positions, Specs
 from bridge._sources.mlx.dry_run import dry_run
@@ -122,7 +122,17 @@ def has_only_forward_rules(partial: Partial, primals: Specs, argnums: Positions,
     def build(observer: _Observer, args: list[mx.array]) -> None:
         xs = [args[i] for i in argnums]
         observer.derivative_frame = inspect.currentframe()
-        mx.jvp(observer.observe(partial(args)), xs, xs)
+        try:
+            mx.jvp(observer.observe(partial(args)), xs, xs)
+        except (ValueError, RuntimeError) as error:
+            reason = missing_rule(error)
+            if reason is None:
+                raise
+            raise NoRuleError(
+                f"{name} has no forward mode: {reason} in forward mode, so that nothing tells "
+                "whether a custom function after that has a forward rule. Use reverse mode, or put "
+                "that operation into an mx.custom_function with a .jvp."
+            ) from error
 
     observer = _observe(build, primals)
     if observer.rules and observer.rerun_count:
