@@ -6,11 +6,12 @@ They are compared by value, so that a function traced twice is compiled once.
 import dataclasses
 import functools
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
-from bridge._core.op import ForwardBackward, Op, Positions, Specs
+from bridge._core.op import Op, Positions, Specs
 from bridge._core.protocols import ExecuteInto, ExportKey
+from bridge._core.saving_forward import SavingForward
 from bridge._core.spec import differentiable_positions
 
 Axes = tuple[int | None, ...]  # for each operand, the axis that is mapped
@@ -36,34 +37,6 @@ class Callee:
     programs: weakref.ref[Programs] = dataclasses.field(compare=False, repr=False)
     root: Op = dataclasses.field(compare=False, repr=False)
     export_key: ExportKey | None = dataclasses.field(compare=False, repr=False)
-
-
-@dataclasses.dataclass(frozen=True)
-class SavingForward:
-    """A forward/backward pair, and the positions that it was made for."""
-
-    pair: ForwardBackward
-    argnums: Positions
-    outnums: Positions
-
-    @property
-    def residual_count(self) -> int:
-        """The number of saved outputs and residuals, which the backward takes besides primals."""
-        residuals = len(self.pair.forward.output_specs()) - self.pair.output_count
-        return len(self.pair.saved_outputs) + residuals
-
-    def read_saved(self, results: Sequence[Any]) -> list[Any]:
-        """Return the saved outputs and the residuals among the results of the forward."""
-        outputs = [results[i] for i in self.pair.saved_outputs]
-        return [*outputs, *results[self.pair.output_count :]]
-
-    def backward(self, argnums: Positions, outnums: Positions) -> Op | None:
-        """Return the backward for these positions; `None` if it needs what was not saved."""
-        if not {*argnums} <= {*self.argnums}:
-            return None
-        if outnums == self.outnums:
-            return self.pair.backward(argnums)
-        return self.pair.backward_from(argnums, outnums) if self.pair.backward_from else None
 
 
 @dataclasses.dataclass(frozen=True)

@@ -111,7 +111,7 @@ class Call:
             return self._check_outputs(self.executor.execute(op, buffers))
         pair = saving.pair
         outputs, results = self.executor.execute_and_save(pair.forward, buffers, pair.output_count)
-        self.saved = saving.save(results)
+        self.saved = SavedForBackward(saving, saving.read_saved(results))
         return self._check_outputs(outputs)
 
     def _make_placeholders(self) -> Arrays:

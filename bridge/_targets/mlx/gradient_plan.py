@@ -9,8 +9,8 @@ import mlx.core as mx
 from bridge._arrays.mlx import ARRAYS as ARRAYS, dtype_of
 from bridge._core.op import Op, OpCache, Positions, Specs
 from bridge._core.pytree import scatter
+from bridge._core.saving_forward import SavingForward
 from bridge._core.spec import differentiable_positions
-from bridge._targets.mlx.residuals import SavingForward
 
 _CACHE = OpCache()
 

@@ -4,27 +4,8 @@ import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
-from bridge._core.op import ForwardBackward, Op, Positions
-
-
-@dataclasses.dataclass(frozen=True)
-class SavingForward:
-    """A forward/backward pair, with the primals and outputs that it is made for.
-
-    Attributes:
-        pair: The forward and the backward.
-        argnums: Positions of the primals that the backward can give gradients of.
-        outnums: Positions of the outputs that have cotangents.
-    """
-
-    pair: ForwardBackward
-    argnums: Positions
-    outnums: Positions
-
-    def save(self, results: Sequence[Any]) -> "SavedForBackward":
-        """Select the residuals among the results of the forward, which are source arrays."""
-        outputs = [results[i] for i in self.pair.saved_outputs]
-        return SavedForBackward(self, [*outputs, *results[self.pair.output_count :]])
+from bridge._core.op import Op, Positions
+from bridge._core.saving_forward import SavingForward
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,15 +22,11 @@ class SavedForBackward:
 
     def backward(self, argnums: Positions, outnums: Positions, arity: int) -> "BackwardCall | None":
         """Return the backward for these gradients and cotangents; None if it cannot give them."""
-        if not {*argnums} <= {*self.forward.argnums}:
+        op = self.forward.backward(argnums, outnums)
+        if op is None:
             return None
-        pair = self.forward.pair
-        op = pair.backward(argnums) if outnums == self.forward.outnums else None
-        if op is None and pair.backward_from:
-            op = pair.backward_from(argnums, outnums)
-        return (
-            BackwardCall(op, arity, pair.saved_primals, self.outputs_and_residuals) if op else None
-        )
+        saved_primals = self.forward.pair.saved_primals
+        return BackwardCall(op, arity, saved_primals, self.outputs_and_residuals)
 
 
 @dataclasses.dataclass(frozen=True)
