@@ -189,7 +189,8 @@ class Op:
 class OpCache:
     """A cache of one caller, with entries for Ops that live as long as these.
 
-    It is stored in the Op, since a dict with weak keys takes longer to read than some calls.
+    It is stored in the Op, to which its entries refer: a dict with weak keys, whose values refer to
+    the keys, would keep both for ever.
     """
 
     def of(self, op: Op) -> dict[Any, Any]:
