@@ -1,4 +1,11 @@
-"""Shape, dtype and device of an array, known without looking at its values."""
+"""Shape, dtype and device of an array, known without looking at its values.
+
+NOTE [example inputs]
+A function that looks at values cannot be traced, so what it returns is not known before it runs.
+Where that is needed earlier, it is run once on example inputs: floats between 0 and 1 from a fixed
+generator, and integers 0. Each source draws them in arrays of its own framework. Every call must
+then return the shapes and dtypes of this run.
+"""
 
 import dataclasses
 import re

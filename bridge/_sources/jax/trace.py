@@ -3,10 +3,6 @@
 NOTE [one trace]
 The user's function is traced once, to a jaxpr. Its vjp, jvp, batched form and residuals are
 all made from the jaxpr, so that no derivative runs the user's Python again.
-
-NOTE [made-up values]
-A function that looks at values cannot be traced, so its output specs are not known before it runs.
-Where they are needed earlier, it is run on example values: floats between 0 and 1, integers 0.
 """
 
 import dataclasses
@@ -91,7 +87,7 @@ def trace(
 
 
 def infer_outputs(fn: Callable[..., Any], primals: Specs, *, environment: Environment) -> Specs:
-    """Return the output specs of `fn`; run it if it needs values: NOTE [made-up values]."""
+    """Return the output specs of `fn`; run it if it needs values: NOTE [example inputs]."""
     try:
         return trace(fn, primals, environment=environment).outputs
     except _NEEDS_VALUES:

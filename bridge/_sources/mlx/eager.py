@@ -1,10 +1,6 @@
 """Functions of MLX that are rerun on every call, since they look at values.
 
 The arrays that they evaluate have derivatives nevertheless: NOTE [values within transformations].
-
-NOTE [made-up values]
-The outputs of such a function are not known before it runs. So it is run once on made-up values:
-floats between 0 and 1 by a fixed key, integers 0.
 """
 
 import mlx.core as mx
@@ -33,7 +29,7 @@ def keep_graphs(fun: Fun) -> Fun:
 
 
 def observe_outputs(fun: Fun, primals: Specs, name: str) -> tuple[Specs, bool]:
-    """Return the output specs, and True if it draws random numbers: NOTE [made-up values]."""
+    """Return the output specs, and True if it draws random numbers: NOTE [example inputs]."""
     with compute_stream(has_float64=has_float64(primals)), dry_run():
         try:
             outputs, uses_rng = detect_rng_use(lambda: fun(*example_inputs(primals)))
@@ -47,7 +43,7 @@ def observe_outputs(fun: Fun, primals: Specs, name: str) -> tuple[Specs, bool]:
 
 
 def example_inputs(primals: Specs) -> list[mx.array]:
-    """Make values for arrays of these specs: NOTE [made-up values]."""
+    """Make values for arrays of these specs: NOTE [example inputs]."""
     keys = mx.random.split(mx.random.key(0), max(1, len(primals)))
     return [
         _example_input(spec, key) for spec, key in zip(primals, keys[: len(primals)], strict=True)

@@ -1,10 +1,4 @@
-"""Execution of functions that are rerun on each call, since they look at values.
-
-NOTE [example inputs]
-What such a function returns is not known before it runs. So it runs once on example inputs:
-numbers between 0 and 1 from a fixed generator, and integers 0. Every call must then return the
-shapes and dtypes of this run.
-"""
+"""Execution of functions that are rerun on each call, since they look at values."""
 
 import dataclasses
 import warnings

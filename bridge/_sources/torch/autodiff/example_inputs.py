@@ -1,4 +1,4 @@
-"""Example inputs: NOTE [example inputs] in eager.py."""
+"""Tensors that functions are run on before there are any: NOTE [example inputs]."""
 
 import math
 
