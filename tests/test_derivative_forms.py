@@ -48,9 +48,8 @@ def evaluate(form, arrays):
     results = []
     for result in form.results:
         kept = [label for label, _ in result.axes]
-        shape = (
-            SHAPES[result.position] if result.kind == "gradient" else [(2,), ()][result.position]
-        )
+        shapes = SHAPES if result.kind == "gradient" else OUTPUT_SHAPES
+        shape = shapes[result.position]
         total = np.zeros([*(form.sizes[n] for n in kept), *shape])
         for labels in itertools.product(*map(range, form.sizes)):
             xs = [

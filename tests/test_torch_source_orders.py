@@ -10,7 +10,7 @@ torch = pytest.importorskip("torch")
 from torch.func import grad, hessian, jacfwd, jvp, vjp, vmap  # noqa: E402
 
 from bridge import NoRuleError  # noqa: E402
-from tests.torch_functions import Clipped, Reversal, StraightThrough  # noqa: E402
+from tests.torch_functions import Clipped, Reversal, StraightThrough, Undifferentiable  # noqa: E402
 from tests.torch_ops import backward, close, cube, op, spec  # noqa: E402
 
 DOUBLE = torch.float64
@@ -276,23 +276,11 @@ def test_nothing_warns():
         backward(split, [X, W], split.forward.call(X, W), [C], (0, 1))
 
 
-class Unrecorded(torch.autograd.Function):
-    """Twice the argument, with a gradient that autograd cannot follow."""
-
-    @staticmethod
-    def forward(ctx, x):
-        return x * 2
-
-    @staticmethod
-    def backward(ctx, g):
-        return g.detach() * 2
-
-
 def test_no_tangents_where_a_gradient_cannot_be_differentiated():
     with pytest.raises(NotImplementedError, match="tangents and gradients disagree"):
-        op(lambda x: Unrecorded.apply(x.sin()), X).derive("jvp", (0,))
+        op(lambda x: Undifferentiable.apply(x.sin()), X).derive("jvp", (0,))
     with pytest.raises(NotImplementedError, match="tangents and gradients disagree"):
-        op(lambda x: Unrecorded.apply(x.sin()) + x, X).derive("jvp", (0,))
+        op(lambda x: Undifferentiable.apply(x.sin()) + x, X).derive("jvp", (0,))
 
 
 def test_in_place_code_is_batched_without_a_loop():

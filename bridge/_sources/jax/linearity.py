@@ -1,4 +1,4 @@
-"""Whether functions are linear, as far as their jaxprs tell."""
+"""Tells from the jaxpr of a function whether it is linear in its arguments."""
 
 import enum
 from collections.abc import Sequence
@@ -11,7 +11,7 @@ from jax.extend.core import ClosedJaxpr, Jaxpr, Literal
 
 
 class Degree(enum.Enum):
-    """How a value depends on the arguments."""
+    """The dependence of a value on the arguments; `OTHER` is known not to be linear."""
 
     ZERO = enum.auto()
     CONSTANT = enum.auto()
@@ -104,11 +104,14 @@ def _result_degree(eqn: Any, operands: Sequence[Degree]) -> Degree:
         positions = _SUMS[name]
         indices = range(len(operands))
         linear = indices[positions] if isinstance(positions, slice) else positions
-        others = [operands[i] for i in indices if i not in linear]
-        total = _sum_degree([operands[i] for i in linear])
+        others = {operands[i] for i in indices if i not in linear}
         is_inexact = all(jnp.issubdtype(var.aval.dtype, jnp.inexact) for var in eqn.outvars)
-        return total if is_inexact and {*others} <= {ZERO, CONSTANT} else _any_degree(operands)
-    return _any_degree(operands) if name in _NONLINEAR else _unknown_degree(operands)
+        if is_inexact and others <= {ZERO, CONSTANT}:
+            return _sum_degree([operands[i] for i in linear])
+    if {*operands} <= {ZERO, CONSTANT}:
+        return CONSTANT
+    is_known = name in _SUMS or name in _NONLINEAR
+    return OTHER if is_known and UNKNOWN not in operands else UNKNOWN
 
 
 def _product_degree(x: Degree, y: Degree) -> Degree:
@@ -126,14 +129,3 @@ def _sum_degree(terms: Sequence[Degree]) -> Degree:
     if len(degrees) <= 1:
         return next(iter(degrees), ZERO)
     return UNKNOWN if UNKNOWN in degrees else OTHER
-
-
-def _any_degree(operands: Sequence[Degree]) -> Degree:
-    """Return the degree of a function that is not linear in any operand."""
-    if {*operands} <= {ZERO, CONSTANT}:
-        return CONSTANT
-    return UNKNOWN if UNKNOWN in operands else OTHER
-
-
-def _unknown_degree(operands: Sequence[Degree]) -> Degree:
-    return CONSTANT if {*operands} <= {ZERO, CONSTANT} else UNKNOWN

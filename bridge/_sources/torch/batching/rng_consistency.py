@@ -13,13 +13,17 @@ import torch
 
 from bridge._core.errors import NoRuleError
 from bridge._core.op import ForwardBackward, Op, Positions, Specs
-from bridge._sources.torch.autodiff.example_inputs import example_inputs
+from bridge._sources.torch.autodiff.example_inputs import (
+    SEEDS,
+    example_inputs,
+    with_seed_input,
+)
+from bridge._sources.torch.autodiff.gradient_flow import is_differentiable
 from bridge._sources.torch.capture.environment import preserve_rng
 from bridge._sources.torch.capture.graph import is_random
 from bridge._sources.torch.capture.trace import Fun
 from bridge._sources.torch.program import Program
 
-_SEEDS = 4
 RNG_MISMATCH = (
     "it would draw other random numbers from the same seed, as dropout in attention does. Draw "
     "them by separate operators, such as torch.nn.functional.dropout."
@@ -36,11 +40,9 @@ def missing_key_error(name: str) -> NoRuleError:
 
 def _seeded_inputs(primals: Specs, seed_argnum: int | None) -> Iterator[list[torch.Tensor]]:
     """Yield example inputs for a few seeds; the argument at `seed_argnum` holds the seed."""
-    for n in range(_SEEDS):
+    for n, seed in enumerate(SEEDS):
         xs = example_inputs(primals, n)
-        if seed_argnum is not None:
-            xs[seed_argnum] = torch.full_like(xs[seed_argnum], 7 * n + 1)
-        yield xs
+        yield xs if seed_argnum is None else with_seed_input(xs, seed_argnum, seed)
 
 
 def same_first_draws(one: Program, other: Program) -> bool:
@@ -101,7 +103,7 @@ def same_examples(
 def _all_close(actual: Iterable[torch.Tensor], expected: Iterable[torch.Tensor]) -> bool:
     """Return True if tensors agree but for rounding; other random numbers differ by far more."""
     for x, y in zip(actual, expected, strict=False):
-        if not (x.is_floating_point() or x.is_complex()):
+        if not is_differentiable(x):
             continue
         scale = y.abs().double().nan_to_num(0, 0, 0).amax() if y.numel() else 0
         if ((x - y).abs().double() > 0.01 * scale + 1e-12).any():
