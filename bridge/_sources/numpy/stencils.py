@@ -68,9 +68,9 @@ def period(frequencies: Frequencies) -> float | None:
     pairs = zip(ratios, frequencies, strict=True)
     if any(abs(float(ratio) * frequencies[0] - f) > 1e-12 * f for ratio, f in pairs):
         return None
+    # All frequencies are multiples of the first one by this denominator, and of nothing larger.
     denominator = math.lcm(*(ratio.denominator for ratio in ratios))
-    divisor = math.gcd(*(int(ratio * denominator) for ratio in ratios))
-    return 2 * math.pi * denominator / (divisor * frequencies[0])
+    return 2 * math.pi * denominator / frequencies[0]
 
 
 @functools.lru_cache
