@@ -9,7 +9,7 @@ then return the shapes and dtypes of this run.
 
 import dataclasses
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from bridge._core.errors import ArgumentError, RangeError
 
@@ -56,6 +56,13 @@ class ArraySpec:
 def differentiable_positions(specs: Sequence[ArraySpec]) -> tuple[int, ...]:
     """Return the positions of the specs with a differentiable dtype."""
     return tuple([i for i, spec in enumerate(specs) if spec.differentiable])
+
+
+def batched_specs(
+    specs: Iterable[ArraySpec], axes: Iterable[int | None], size: int
+) -> tuple[ArraySpec, ...]:
+    """Return `specs` with a new axis of this size at each of `axes` that is not None."""
+    return tuple([spec.with_axis(axis, size) for spec, axis in zip(specs, axes, strict=True)])
 
 
 def is_device(name: object) -> bool:

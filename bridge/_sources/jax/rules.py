@@ -19,7 +19,7 @@ from bridge._arrays.jax import ARRAYS as ARRAYS, conjugate_all
 from bridge._core.captured_state import CapturedState
 from bridge._core.op import ForwardBackward, Op, Positions, Rules, Specs, Traits
 from bridge._core.pytree import scatter
-from bridge._core.spec import ArraySpec
+from bridge._core.spec import ArraySpec, batched_specs
 from bridge._sources.jax.derivative import Derivative
 from bridge._sources.jax.environment import Environment
 from bridge._sources.jax.forward_mode import jvp
@@ -160,9 +160,9 @@ class Function:
     def vmap(self, axes: tuple[int | None, ...], size: int) -> Op:
         """Make the Op that maps the function over `axes` of its primals."""
         batched = jax.vmap(self.fun, in_axes=axes, axis_size=size)
-        primals = [s.with_axis(axis, size) for s, axis in zip(self.primals, axes, strict=True)]
+        primals = batched_specs(self.primals, axes, size)
         known = lambda: tuple(spec.with_axis(0, size) for spec in self._observed_specs)
-        return self._make_derivative("vmap", batched, tuple(primals), known)
+        return self._make_derivative("vmap", batched, primals, known)
 
     def forward_backward(self, argnums: Positions, outnums: Positions) -> ForwardBackward | None:
         """Make the forward/backward pair; None where recomputing costs less."""

@@ -10,7 +10,7 @@ from bridge._arrays.mlx import own_memory
 from bridge._core.captured_state import CapturedState
 from bridge._core.errors import NoRuleError
 from bridge._core.op import ForwardBackward, Op, Positions, Rules, Specs, Traits
-from bridge._core.spec import differentiable_positions
+from bridge._core.spec import batched_specs, differentiable_positions
 from bridge._sources.mlx.batching import Axes, loop_over_examples, vmap_is_safe
 from bridge._sources.mlx.call_states import CallStates, make_recompute_rule
 from bridge._sources.mlx.custom_rules import has_only_forward_rules
@@ -159,9 +159,7 @@ class Function(PureFunction):
             return separate_nodes(run(*xs))
 
         run = self.forward_fun or self.fun
-        primals = tuple(
-            [s.with_axis(axis, size) for s, axis in zip(self.primals, axes, strict=True)]
-        )
+        primals = batched_specs(self.primals, axes, size)
         specs = tuple(spec.with_axis(0, size) for spec in self.outputs)
         fun = batched = mx.vmap(of_example, in_axes=axes)
         is_wrong = self.summary is None or not vmap_is_safe(

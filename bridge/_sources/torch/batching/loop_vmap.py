@@ -18,11 +18,6 @@ from bridge._sources.torch.program import Settings
 Axes = tuple[int | None, ...]
 
 
-def batched_specs(specs: Specs, axes: Axes, size: int) -> Specs:
-    """Return `specs` with a new axis of this size at each of `axes` that is not None."""
-    return tuple(spec.with_axis(axis, size) for spec, axis in zip(specs, axes, strict=True))
-
-
 def has_seed_per_example(settings: Settings, axes: Axes) -> bool:
     """Return True if each example has a seed of its own."""
     return settings.seed_argnum is not None and axes[settings.seed_argnum] is not None

@@ -16,11 +16,11 @@ import torch
 
 from bridge._core.errors import NoRuleError
 from bridge._core.op import Op, Positions, Rules, Specs, Traits
+from bridge._core.spec import batched_specs
 from bridge._sources.torch.autodiff.transforms import vmapped
 from bridge._sources.torch.autodiff.unrecorded_outputs import gradient_dependencies
 from bridge._sources.torch.batching.loop_vmap import (
     Axes,
-    batched_specs,
     has_seed_per_example,
     loop_call,
     map_graph,
