@@ -10,6 +10,7 @@ then return the shapes and dtypes of this run.
 import dataclasses
 import re
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 from bridge._core.errors import ArgumentError, RangeError
 
@@ -63,6 +64,11 @@ def batched_specs(
 ) -> tuple[ArraySpec, ...]:
     """Return `specs` with a new axis of this size at each of `axes` that is not None."""
     return tuple([spec.with_axis(axis, size) for spec, axis in zip(specs, axes, strict=True)])
+
+
+def batch_size(arrays: Iterable[Any], axes: Iterable[int | None]) -> Any:
+    """Return the number of examples that arrays have along their `axes`, which may be symbolic."""
+    return next(x.shape[axis] for x, axis in zip(arrays, axes, strict=True) if axis is not None)
 
 
 def is_device(name: object) -> bool:

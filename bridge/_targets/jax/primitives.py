@@ -37,7 +37,7 @@ from bridge._arrays.jax.upstream.tracing import (
 )
 from bridge._core.errors import ArgumentError, NoRuleError
 from bridge._core.op import Specs
-from bridge._core.spec import ArraySpec, differentiable_positions
+from bridge._core.spec import ArraySpec, batch_size, differentiable_positions
 from bridge._core.tracebacks import shortens_tracebacks
 from bridge._lowering.jax import interpreter
 from bridge._targets.jax.binding import bind_call, bind_derivative, call_p, linear_p
@@ -102,13 +102,13 @@ def _linear_jvp(primals: Sequence[Any], tangents: Sequence[Any], *, function: Jv
 
 
 def _call_batch(operands: Sequence[Any], axes: Sequence[Any], *, function: Call) -> Any:
-    outputs = bind_call(function.vmap(tuple(axes), _batch_size(operands, axes)), operands)
+    outputs = bind_call(function.vmap(tuple(axes), batch_size(operands, axes)), operands)
     return outputs, [0] * len(outputs)
 
 
 def _linear_batch(operands: Sequence[Any], axes: Sequence[Any], *, function: Jvp) -> Any:
     # A tangent that is not mapped gets a gradient for each example of the batch: JAX sums them.
-    size, first = _batch_size(operands, axes), function.first_tangent
+    size, first = batch_size(operands, axes), function.first_tangent
     tangents = [
         jnp.broadcast_to(x, (size, *x.shape)) if axis is None else jnp.moveaxis(x, axis, 0)
         for x, axis in zip(operands[first:], axes[first:], strict=True)
@@ -116,11 +116,6 @@ def _linear_batch(operands: Sequence[Any], axes: Sequence[Any], *, function: Jvp
     mapped = function.vmap((*axes[:first], *(0 for _ in tangents)), size)
     outputs = bind_derivative(mapped, [*operands[:first], *tangents])
     return outputs, [0] * len(outputs)
-
-
-def _batch_size(operands: Sequence[Any], axes: Sequence[Any]) -> int:
-    pairs = zip(operands, axes, strict=True)
-    return next(x.shape[axis] for x, axis in pairs if axis is not None)
 
 
 def _call_dce(used: Sequence[bool], eqn: Any) -> Any:

@@ -32,7 +32,7 @@ from bridge._core.errors import ArgumentError, NoValuesError
 from bridge._core.op import Arrays, Op, Positions
 from bridge._core.protocols import Executor
 from bridge._core.pytree import scatter
-from bridge._core.spec import check_specs_unchanged
+from bridge._core.spec import batch_size, check_specs_unchanged
 from bridge._core.tracebacks import shortens_tracebacks
 from bridge._targets.mlx.compile_detection import is_compiling
 from bridge._targets.mlx.gradient_plan import CallPlan, call_plan
@@ -176,9 +176,8 @@ class Call:
     def vmap(self, arrays: Any, axes: Any) -> tuple[list[mx.array], list[int]]:
         """Return the outputs of the call mapped over `axes` of its arrays, and their axes."""
         plan, xs, array_axes = self.plan, as_tuple(arrays), as_tuple(axes)
-        size = next(x.shape[a] for x, a in zip(xs, array_axes, strict=True) if a is not None)
         all_axes = scatter(array_axes, plan.array_argnums, [None] * plan.arity)
-        op = plan.op.derive("vmap", tuple(all_axes), size)
+        op = plan.op.derive("vmap", tuple(all_axes), batch_size(xs, array_axes))
         args = plan.arguments(xs, self.args_without_arrays)
         outputs = call(op, self.executor, *args, last_linear_count=plan.last_linear_count)
         return list(outputs), [0] * len(outputs)

@@ -2,13 +2,13 @@
 
 import json
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 
 from bridge._arrays.torch.upstream.compilers import concrete_sizes, size_hint
 from bridge._core.op import AppliedRule
 from bridge._core.protocols import StagedCall
+from bridge._core.spec import batch_size
 from bridge._targets.torch.staging import bind, symbolic_shapes
 
 Tensors = Sequence[torch.Tensor]
@@ -31,17 +31,12 @@ def parse_rules(steps: str, xs: Tensors) -> tuple[list[AppliedRule], list[Tensor
         xs = stages[0]
         if kind == "vmap":
             (axes,) = rule_args
-            rules.insert(0, ("vmap", tuple(axes), size_hint(_batch_size(xs, axes))))
+            rules.insert(0, ("vmap", tuple(axes), size_hint(batch_size(xs, axes))))
             stages.insert(0, [_batch_example(x, axis) for x, axis in zip(xs, axes, strict=True)])
         else:
             rules.insert(0, (kind, *map(tuple, rule_args)))
             stages.insert(0, xs[: len(xs) - len(rule_args[-1])])
     return rules, stages
-
-
-def _batch_size(xs: Tensors, axes: Sequence[int | None]) -> Any:
-    """Return the number of examples."""
-    return next(x.shape[axis] for x, axis in zip(xs, axes, strict=True) if axis is not None)
 
 
 def _batch_example(x: torch.Tensor, axis: int | None) -> torch.Tensor:
@@ -74,4 +69,4 @@ def empty_results(
     inner = empty_results(name, arguments, rules[:-1], stages[:-1])
     if kind == "jvp":
         return [y for y in inner if y.is_floating_point() or y.is_complex()]
-    return [y.new_empty((_batch_size(xs, rule_args[0]), *y.shape)) for y in inner]
+    return [y.new_empty((batch_size(xs, rule_args[0]), *y.shape)) for y in inner]
