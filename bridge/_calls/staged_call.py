@@ -61,13 +61,8 @@ class StagedCall:
     def dependent_outputs(self, steps: Sequence[AppliedRule], argnums: Sequence[int]) -> list[int]:
         """Return positions of the results that depend on an array at `argnums`."""
         op, positions = self._derive(steps)
-        free = {positions[i] for i in argnums}
-        dependencies = (
-            op.traits.dependencies()
-            if op.traits.dependencies
-            else [free for _ in op.output_specs()]
-        )
-        return [i for i, primals in enumerate(dependencies) if free & primals]
+        outnums = range(len(op.output_specs()))
+        return [*op.dependent_outputs(outnums, tuple(positions[i] for i in argnums))]
 
     def differentiable_outputs(self, steps: Sequence[AppliedRule]) -> list[int]:
         """Return positions of the results with a differentiable dtype."""

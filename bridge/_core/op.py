@@ -148,6 +148,10 @@ class Op:
         union = frozenset[int]().union(*(dependencies[i] for i in outnums))
         return tuple(i for i in argnums if i in union)
 
+    def dependent_outputs(self, outnums: Iterable[int], argnums: Positions) -> Positions:
+        """Return those of `outnums` that depend on a primal at `argnums`."""
+        return tuple([i for i in outnums if self.dependent_primals([i], argnums)])
+
     def try_forward_backward(
         self, argnums: Positions, outnums: Positions
     ) -> "ForwardBackward | None":

@@ -55,8 +55,7 @@ def _call_jvp(primals: Sequence[Any], tangents: Sequence[Any], *, function: Call
     """Call, with residuals if that saves a rerun, then bind the derivative at these primals."""
     op, arity = function.op, function.arity
     argnums = tuple(i for i in range(arity) if _is_nonzero(tangents[i]))
-    differentiable = differentiable_positions(op.output_specs())
-    outnums = tuple(i for i in differentiable if op.dependent_primals([i], argnums))
+    outnums = op.dependent_outputs(differentiable_positions(op.output_specs()), argnums)
     call = (
         function.with_residuals(argnums, outnums)
         if outnums and not function.residual_count

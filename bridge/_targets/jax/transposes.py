@@ -38,9 +38,7 @@ def transpose_derivative(cotangents: Sequence[Any], *operands: Any, function: Jv
     if any(i < first for i in undefined):
         raise _not_linear_error(function)
     primals = [function.argnums[i - first] for i in undefined]
-    argnums = tuple(
-        i for i in primals if any(function.op.dependent_primals([y], (i,)) for y in outnums)
-    )
+    argnums = tuple(i for i in primals if function.op.dependent_outputs(outnums, (i,)))
     if not argnums:
         return _operand_cotangents(operands, (), ())
     call, known = function.transpose(argnums, outnums), conjugate_all(_nonzero(cotangents))

@@ -133,8 +133,8 @@ def _gradient_free(
     op: Op, differentiable: Positions, outnums: Positions, argnums: Positions
 ) -> Positions:
     """Return those of `outnums` that have no derivative by any primal at `argnums`."""
-    depends = lambda i: op.dependent_primals([i], argnums)
-    return tuple(i for i in outnums if i not in differentiable or not depends(i))
+    dependent = op.dependent_outputs(differentiable, argnums)
+    return tuple(i for i in outnums if i not in dependent)
 
 
 def true_positions(flags: Iterable[bool]) -> Positions:
