@@ -12,7 +12,7 @@ from torch.fx import GraphModule, Node
 from bridge._core.op import Specs
 from bridge._sources.torch.capture.environment import in_clean_state, with_seed
 from bridge._sources.torch.capture.graph import is_random, results
-from bridge._sources.torch.code.codegen import compile_graph, compile_graph_into, get_attribute
+from bridge._sources.torch.code.codegen import compile_graph, compile_graph_into, graph_constants
 from bridge._sources.torch.gradient_observer import GradientObserver
 
 
@@ -72,11 +72,8 @@ class Program:
 
     def fingerprint(self) -> str:
         """Return the graph as text, with digests of its constants."""
-        return "\n".join([str(self.module.graph), *map(_digest, self._constants())])
-
-    def _constants(self) -> list[Any]:
-        nodes = self.module.graph.find_nodes(op="get_attr")
-        return [get_attribute(self.module, str(node.target)) for node in nodes]
+        digests = [_digest(x) for _, x in graph_constants(self.module)]
+        return "\n".join([str(self.module.graph), *digests])
 
     def dependencies(self) -> Sequence[frozenset[int]]:
         """Return for each output the positions of the arguments that it depends on."""

@@ -20,7 +20,7 @@ from bridge._core.errors import NoRuleError
 from bridge._core.graph import Graph, Operation, ValueRef
 from bridge._sources.torch.capture.graph import is_random, results
 from bridge._sources.torch.capture.trace import trace_functional
-from bridge._sources.torch.code.codegen import get_attribute
+from bridge._sources.torch.code.codegen import graph_constants
 from bridge._sources.torch.program import Program, Settings
 
 _aten: Any = torch.ops.aten
@@ -49,17 +49,16 @@ def _export_module(
     """Export the graph of `module`; its random numbers follow from the input at `seed_argnum`."""
     graph = module.graph
     inputs: list[Node] = list(graph.find_nodes(op="placeholder"))
-    attributes: list[Node] = list(graph.find_nodes(op="get_attr"))
-    constants = [get_attribute(module, str(node.target)) for node in attributes]
+    constants = dict(graph_constants(module))
     specs = {node: _specs(node.meta.get("val")) for node in graph.nodes}
-    specs |= {node: _specs(x) for node, x in zip(attributes, constants, strict=True)}
-    exporter = GraphExporter([*inputs, *attributes], specs, dtype)
+    specs |= {node: _specs(x) for node, x in constants.items()}
+    exporter = GraphExporter([*inputs, *constants], specs, dtype)
     for node in graph.nodes:
         if node.op == "call_function":
             exporter.add(node)
     return Graph(
         inputs=tuple(specs[node] for node in inputs),
-        constants=tuple(_export(constants)),
+        constants=tuple(_export([*constants.values()])),
         operations=tuple(exporter.operations),
         outputs=tuple(None if node is None else exporter.values[node] for node in results(graph)),
         rng_input=seed_argnum,

@@ -31,7 +31,7 @@ from bridge._sources.torch.capture.graph import (
 )
 from bridge._sources.torch.capture.rewrites import RewrittenFunctions
 from bridge._sources.torch.capture.sparse import DenseGradients, SparseError
-from bridge._sources.torch.code.codegen import get_attribute
+from bridge._sources.torch.code.codegen import graph_constants
 from bridge._sources.torch.gradient_observer import GradientObserver
 from bridge._sources.torch.program import Program, Settings
 from bridge._sources.torch.state.dry_run import Trial, call_user_function, trial_runs
@@ -233,8 +233,7 @@ def _check_constants(module: torch.fx.GraphModule, name: str) -> None:
     cache say, has no values, and its memory is undefined.
     """
     names = replaced_names()
-    for node in module.graph.find_nodes(op="get_attr"):
-        constant = get_attribute(module, str(node.target))
+    for _, constant in graph_constants(module):
         if is_fake(constant):
             raise _retained_tensor_error(name, constant)
         label = names.get(storage_id(constant) or 0)

@@ -3,7 +3,7 @@
 torch's own code of a graph looks up each operator by four attributes on each call.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -109,6 +109,12 @@ def _values_unused_after(graph: Graph) -> dict[Node, list[Node]]:
         if node.op not in ("output", "placeholder") and value.op == "call_function":
             unused.setdefault(node, []).append(value)
     return unused
+
+
+def graph_constants(module: GraphModule) -> Iterator[tuple[Node, Any]]:
+    """Yield each node of a constant, and the constant, detached if it is a tensor."""
+    for node in module.graph.find_nodes(op="get_attr"):
+        yield node, get_attribute(module, str(node.target))
 
 
 def get_attribute(module: Any, path: str) -> Any:

@@ -16,17 +16,14 @@ from bridge._arrays.torch.upstream.tensors import versions
 from bridge._core.call_stamp import returning_stamp, taking_stamp
 from bridge._core.errors import ArgumentError
 from bridge._core.op import Op
-from bridge._sources.torch.code.codegen import get_attribute
+from bridge._sources.torch.code.codegen import graph_constants
 
 Constants = Sequence[torch.Tensor]
 
 
 def captured_tensors(module: GraphModule) -> Constants:
     """Return the constants of a graph that a user may change: not those made in the function."""
-    nodes = module.graph.find_nodes(op="get_attr")
-    constants = [
-        get_attribute(module, str(node.target)) for node in nodes if not node.meta.get("fresh")
-    ]
+    constants = [x for node, x in graph_constants(module) if not node.meta.get("fresh")]
     return [x for x in constants if isinstance(x, torch.Tensor)]
 
 
