@@ -12,9 +12,9 @@ from collections.abc import MutableMapping
 from typing import Any
 
 from bridge._core import import_path
+from bridge._core.tracebacks import is_skipped
 
 _MOST = 16
-_PACKAGE = __name__.partition(".")[0]
 _lock = threading.Lock()
 
 Line = tuple[str, int]
@@ -81,12 +81,8 @@ def _code(fn: Any) -> Any:
 
 
 def _users_line() -> Line:
-    """Return file and number of the innermost line of code that is not in this package."""
+    """Return file and number of the innermost line of the user."""
     frame = inspect.currentframe()
-    while frame is not None and _is_ours(frame.f_globals.get("__name__", "")):
+    while frame is not None and is_skipped(frame):
         frame = frame.f_back
     return (frame.f_code.co_filename, frame.f_lineno) if frame else ("<unknown>", 0)
-
-
-def _is_ours(module: str) -> bool:
-    return module == _PACKAGE or module.startswith(f"{_PACKAGE}.")

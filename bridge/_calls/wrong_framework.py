@@ -19,6 +19,7 @@ from bridge._calls.held_arrays import holds_arrays
 from bridge._core import import_path, pytree
 from bridge._core.array_protocols import ArrayBackend
 from bridge._core.errors import ArgumentError, BridgeError
+from bridge._core.tracebacks import is_skipped
 
 # The errors that frameworks raise for an argument of a class that they do not know.
 USER_ERRORS = (TypeError, AttributeError, ValueError, RuntimeError, BufferError, IndexError)
@@ -267,8 +268,7 @@ def _captured_at(error: Exception) -> Iterator[tuple[str, Any]]:
         frames.append(step.tb_frame)
         step = step.tb_next
     for frame in reversed(frames):
-        place = frame.f_globals.get("__name__", "")
-        if place.partition(".")[0] != _PACKAGE and not _registry.framework(place):
+        if not is_skipped(frame):
             yield from ((name, frame.f_globals.get(name)) for name in frame.f_code.co_names)
             yield from ((name, frame.f_locals.get(name)) for name in frame.f_code.co_freevars)
             return

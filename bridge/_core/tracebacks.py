@@ -68,9 +68,14 @@ def shorten_traceback(error: BaseException) -> None:
 def user_stacklevel() -> int:
     """Return the `stacklevel` that makes a warning of its caller point at the code of the user."""
     level, frame = 0, inspect.currentframe()
-    while frame is not None and _is_skipped(frame):
+    while frame is not None and is_skipped(frame):
         level, frame = level + 1, frame.f_back
     return max(level, 1)
+
+
+def is_skipped(frame: types.FrameType) -> bool:
+    """Return True for a frame of this package or of a framework."""
+    return _is_ours(frame) or _is_framework(frame)
 
 
 def _without_ours(traceback: types.TracebackType | None) -> types.TracebackType | None:
@@ -93,10 +98,6 @@ def _without_ours(traceback: types.TracebackType | None) -> types.TracebackType 
         step = steps[i]
         rebuilt = types.TracebackType(rebuilt, step.tb_frame, step.tb_lasti, step.tb_lineno)
     return rebuilt
-
-
-def _is_skipped(frame: types.FrameType) -> bool:
-    return _is_ours(frame) or _is_framework(frame)
 
 
 def _is_framework(frame: types.FrameType) -> bool:
