@@ -8,7 +8,7 @@ from typing import Any
 
 from bridge._arrays.torch.upstream.errors import is_style_error
 from bridge._core.errors import NoRuleError, NoValuesError
-from bridge._core.op import ForwardBackward, Op, Positions, Rules, Specs, Traits
+from bridge._core.op import ForwardBackward, Op, Positions, Specs, Traits
 from bridge._core.spec import batched_specs, differentiable_positions
 from bridge._core.tracebacks import user_stacklevel
 from bridge._sources.torch.autodiff.consistency import (
@@ -37,7 +37,7 @@ from bridge._sources.torch.autodiff.transposes import tangent_check
 from bridge._sources.torch.autodiff.unrecorded_outputs import gradient_dependencies
 from bridge._sources.torch.batching.loop_vmap import Axes, has_seed_per_example
 from bridge._sources.torch.batching.rng_consistency import missing_key_error, same_gradients
-from bridge._sources.torch.batching.vmap import Batched, LoopedBatch, make_batched
+from bridge._sources.torch.batching.vmap import Batched, LoopedBatch, derived_rules, make_batched
 from bridge._sources.torch.capture.graph_export import export_graph
 from bridge._sources.torch.capture.trace import Fun, trace
 from bridge._sources.torch.function import FunctionInfo
@@ -63,10 +63,8 @@ class Function(FunctionInfo):
             framework="torch",
             call=call,
             output_specs=lambda *_: self.outputs,
-            rules=Rules(
-                vjp=lambda argnums, outnums: self.vjp(argnums, outnums).make_op(),
-                jvp=lambda argnums: self.jvp(argnums).make_op(),
-                vmap=lambda axes, size: self.vmap(axes, size).make_op(),
+            rules=dataclasses.replace(
+                derived_rules(self),
                 forward_backward=(
                     self.forward_backward if self.program or can_save_graph(self) else None
                 ),

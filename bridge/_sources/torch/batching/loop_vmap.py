@@ -13,6 +13,7 @@ import torch
 
 from bridge._core.graph import MappedGraph
 from bridge._core.op import Op, Rules, Specs, Traits
+from bridge._core.spec import batched_specs
 from bridge._sources.torch.program import Settings
 
 Axes = tuple[int | None, ...]
@@ -49,25 +50,24 @@ def _select_example(xs: Sequence[torch.Tensor], axes: Axes, n: int) -> list[torc
     return [x if axis is None else x.select(axis, n).contiguous() for x, axis in pairs]
 
 
-def map_graph(one: Op, axes: Axes, out_axes: Axes, size: int) -> Callable[[], MappedGraph] | None:
-    """Return what makes the neutral graph of `one` for each example, if `one` has a graph."""
-    graph = one.traits.graph
-    return graph and (lambda: MappedGraph(graph(), axes, out_axes, size))
+def loop_op(one: Op, axes: Axes, size: int, out_axes: Axes | None = None) -> Op:
+    """Make the batched form of `one`, an Op that is not differentiated.
 
-
-def loop_op(one: Op, axes: Axes, size: int) -> Op:
-    """Make the batched form of `one`, an Op that is not differentiated."""
-    outputs = tuple(spec.with_axis(0, size) for spec in one.output_specs())
+    Its outputs have the examples along `out_axes`, by default in front.
+    """
+    specs, graph = one.output_specs(), one.traits.graph
+    axes_of_outputs = (0,) * len(specs) if out_axes is None else out_axes
+    outputs = batched_specs(specs, axes_of_outputs, size)
     op = Op(
         name=f"{one.name}.vmap",
         framework="torch",
-        call=loop_call(one, axes, (0,) * len(outputs), size, outputs),
+        call=loop_call(one, axes, axes_of_outputs, size, outputs),
         output_specs=lambda *_: outputs,
         rules=Rules(vmap=lambda axes, size: loop_op(op, axes, size)),
         traits=Traits(
             dependencies=one.traits.dependencies,
             fingerprint=one.traits.fingerprint,
-            graph=map_graph(one, axes, (0,) * len(outputs), size),
+            graph=graph and (lambda: MappedGraph(graph(), axes, axes_of_outputs, size)),
         ),
     )
     return op

@@ -19,12 +19,7 @@ from bridge._core.op import Op, Positions, Rules, Specs, Traits
 from bridge._core.spec import batched_specs
 from bridge._sources.torch.autodiff.transforms import vmapped
 from bridge._sources.torch.autodiff.unrecorded_outputs import gradient_dependencies
-from bridge._sources.torch.batching.loop_vmap import (
-    Axes,
-    has_seed_per_example,
-    loop_call,
-    map_graph,
-)
+from bridge._sources.torch.batching.loop_vmap import Axes, has_seed_per_example, loop_op
 from bridge._sources.torch.batching.rng_consistency import RNG_MISMATCH, same_examples
 from bridge._sources.torch.capture.graph_export import export_graph
 from bridge._sources.torch.capture.trace import trace
@@ -116,11 +111,7 @@ class Batched:
             framework="torch",
             call=make_call(self.program, self.settings),
             output_specs=lambda *_: self.outputs,
-            rules=Rules(
-                vjp=lambda argnums, outnums: self.vjp(argnums, outnums).make_op(),
-                jvp=lambda argnums: self.jvp(argnums).make_op(),
-                vmap=lambda axes, size: self.vmap(axes, size).make_op(),
-            ),
+            rules=derived_rules(self),
             traits=Traits(
                 call_into=make_call_into(self.program, self.settings),
                 dependencies=gradient_dependencies(self),
@@ -181,23 +172,17 @@ class LoopedBatch(Batched):
 
     def make_op(self) -> Op:
         """Make the Op of the batched form."""
-        one = self.base.make_op()
-        return Op(
-            name=self.name,
-            framework="torch",
-            call=loop_call(one, self.in_axes, self.out_axes, self.size, self.outputs),
-            output_specs=lambda *_: self.outputs,
-            rules=Rules(
-                vjp=lambda argnums, outnums: self.vjp(argnums, outnums).make_op(),
-                jvp=lambda argnums: self.jvp(argnums).make_op(),
-                vmap=lambda axes, size: self.vmap(axes, size).make_op(),
-            ),
-            traits=Traits(
-                dependencies=one.traits.dependencies,
-                fingerprint=one.traits.fingerprint,
-                graph=map_graph(one, self.in_axes, self.out_axes, self.size),
-            ),
-        )
+        op = loop_op(self.base.make_op(), self.in_axes, self.size, self.out_axes)
+        return dataclasses.replace(op, rules=derived_rules(self))
+
+
+def derived_rules(function: Any) -> Rules:
+    """Make the rules of an Op from those of `function`, which return functions with rules."""
+    return Rules(
+        vjp=lambda argnums, outnums: function.vjp(argnums, outnums).make_op(),
+        jvp=lambda argnums: function.jvp(argnums).make_op(),
+        vmap=lambda axes, size: function.vmap(axes, size).make_op(),
+    )
 
 
 def _needs_loop(base: Any) -> bool:
