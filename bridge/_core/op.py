@@ -23,6 +23,7 @@ from bridge._core.spec import NARROW_INTEGERS, ArraySpec
 Arrays = tuple[Any, ...]
 Specs = tuple[ArraySpec, ...]
 Positions = tuple[int, ...]
+Axes = tuple[int | None, ...]  # for each array the axis of its examples, None if all share it
 # The name of a rule and its arguments; for a half of a ForwardBackward also the half and its own.
 AppliedRule = tuple[Any, ...]
 
@@ -47,7 +48,7 @@ class Rules:
 
     vjp: Callable[[Positions, Positions], "Op"] | None = None
     jvp: Callable[[Positions], "Op"] | None = None
-    vmap: Callable[[tuple[int | None, ...], int], "Op"] | None = None
+    vmap: Callable[[Axes, int], "Op"] | None = None
     forward_backward: Callable[[Positions, Positions], "ForwardBackward | None"] | None = None
 
 
@@ -248,7 +249,7 @@ class ForwardBackward:
 def _narrow_integers(name: str, framework: str, spec: ArraySpec) -> Op:
     narrow = dataclasses.replace(spec, dtype=NARROW_INTEGERS[spec.dtype])
 
-    def vmap(axes: tuple[int | None, ...], size: int) -> Op:
+    def vmap(axes: Axes, size: int) -> Op:
         if axes != (0,):
             raise NoRuleError(f"{name} was batched along axis {axes[0]}, where results have 0.")
         return _narrow_integers(name, framework, spec.with_axis(0, size))

@@ -17,7 +17,7 @@ import jax
 
 from bridge._arrays.jax import ARRAYS as ARRAYS, conjugate_all
 from bridge._core.captured_state import CapturedState
-from bridge._core.op import ForwardBackward, Op, Positions, Rules, Specs, Traits
+from bridge._core.op import Axes, ForwardBackward, Op, Positions, Rules, Specs, Traits
 from bridge._core.pytree import scatter
 from bridge._core.spec import ArraySpec, batched_specs
 from bridge._sources.jax.derivative import Derivative
@@ -157,7 +157,7 @@ class Function:
         known = lambda: tuple(spec for spec in self._observed_specs if spec.differentiable)
         return self._make_derivative("jvp", output_tangents, (*self.primals, *tangents), known)
 
-    def vmap(self, axes: tuple[int | None, ...], size: int) -> Op:
+    def vmap(self, axes: Axes, size: int) -> Op:
         """Make the Op that maps the function over `axes` of its primals."""
         batched = jax.vmap(self.fun, in_axes=axes, axis_size=size)
         primals = batched_specs(self.primals, axes, size)

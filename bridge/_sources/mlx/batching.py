@@ -17,12 +17,11 @@ import mlx.core as mx
 
 from bridge._arrays.mlx import dtype_of
 from bridge._core.errors import NoRuleError
-from bridge._core.op import Specs
+from bridge._core.op import Axes, Specs
 from bridge._sources.mlx.export import export, export_operations
 from bridge._sources.mlx.graph_summary import GraphSummary, summarize_graph
 from bridge._sources.mlx.random import Fun
 
-Axes = tuple[int | None, ...]
 # For operations as an export names them: from their arguments, and from which of their inputs are
 # batches, to True if `mx.vmap` is wrong.
 _WRONG: dict[str, Callable[[Sequence[Any], Sequence[bool]], bool]] = {

@@ -9,9 +9,9 @@ import mlx.core as mx
 from bridge._arrays.mlx import own_memory
 from bridge._core.captured_state import CapturedState
 from bridge._core.errors import NoRuleError
-from bridge._core.op import ForwardBackward, Op, Positions, Rules, Specs, Traits
+from bridge._core.op import Axes, ForwardBackward, Op, Positions, Rules, Specs, Traits
 from bridge._core.spec import batched_specs, differentiable_positions
-from bridge._sources.mlx.batching import Axes, loop_over_examples, vmap_is_safe
+from bridge._sources.mlx.batching import loop_over_examples, vmap_is_safe
 from bridge._sources.mlx.call_states import CallStates, make_recompute_rule
 from bridge._sources.mlx.custom_rules import has_only_forward_rules
 from bridge._sources.mlx.forward_mode import (

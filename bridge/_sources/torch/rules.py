@@ -8,7 +8,7 @@ from typing import Any
 
 from bridge._arrays.torch.upstream.errors import is_style_error
 from bridge._core.errors import NoRuleError, NoValuesError
-from bridge._core.op import ForwardBackward, Op, Positions, Specs, Traits
+from bridge._core.op import Axes, ForwardBackward, Op, Positions, Specs, Traits
 from bridge._core.spec import batched_specs, differentiable_positions
 from bridge._core.tracebacks import user_stacklevel
 from bridge._sources.torch.autodiff.consistency import (
@@ -35,7 +35,7 @@ from bridge._sources.torch.autodiff.transforms import (
 )
 from bridge._sources.torch.autodiff.transposes import tangent_check
 from bridge._sources.torch.autodiff.unrecorded_outputs import gradient_dependencies
-from bridge._sources.torch.batching.loop_vmap import Axes, has_seed_per_example
+from bridge._sources.torch.batching.loop_vmap import has_seed_per_example
 from bridge._sources.torch.batching.rng_consistency import missing_key_error, same_gradients
 from bridge._sources.torch.batching.vmap import Batched, LoopedBatch, derived_rules, make_batched
 from bridge._sources.torch.capture.graph_export import export_graph

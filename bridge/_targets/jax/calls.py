@@ -9,12 +9,10 @@ import weakref
 from collections.abc import Callable
 from typing import Any
 
-from bridge._core.op import Op, Positions, Specs
+from bridge._core.op import Axes, Op, Positions, Specs
 from bridge._core.protocols import ExecuteInto, ExportKey
 from bridge._core.saving_forward import SavingForward
 from bridge._core.spec import differentiable_positions
-
-Axes = tuple[int | None, ...]  # for each operand, the axis that is mapped
 
 
 class Programs(dict[Any, Callable[..., list[Any]]]):

@@ -4,7 +4,7 @@ import dataclasses
 import functools
 
 from bridge._core.errors import NoRuleError
-from bridge._core.op import ForwardBackward, Op, Positions, Rules, Specs, Traits
+from bridge._core.op import Axes, ForwardBackward, Op, Positions, Rules, Specs, Traits
 from bridge._core.spec import batched_specs
 from bridge._sources.torch.autodiff.partition import (
     ForwardBackwardGraphs,
@@ -12,7 +12,7 @@ from bridge._sources.torch.autodiff.partition import (
     select_gradients,
 )
 from bridge._sources.torch.autodiff.transforms import vmapped
-from bridge._sources.torch.batching.loop_vmap import Axes, has_seed_per_example, loop_op
+from bridge._sources.torch.batching.loop_vmap import has_seed_per_example, loop_op
 from bridge._sources.torch.batching.rng_consistency import RNG_MISMATCH, same_examples
 from bridge._sources.torch.capture.graph import is_random
 from bridge._sources.torch.capture.graph_export import export_graph

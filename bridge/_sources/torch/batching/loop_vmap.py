@@ -12,11 +12,9 @@ from typing import Any
 import torch
 
 from bridge._core.graph import MappedGraph
-from bridge._core.op import Op, Rules, Specs, Traits
+from bridge._core.op import Axes, Op, Rules, Specs, Traits
 from bridge._core.spec import batched_specs
 from bridge._sources.torch.program import Settings
-
-Axes = tuple[int | None, ...]
 
 
 def has_seed_per_example(settings: Settings, axes: Axes) -> bool:

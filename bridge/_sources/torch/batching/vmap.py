@@ -15,11 +15,11 @@ from typing import Any
 import torch
 
 from bridge._core.errors import NoRuleError
-from bridge._core.op import Op, Positions, Rules, Specs, Traits
+from bridge._core.op import Axes, Op, Positions, Rules, Specs, Traits
 from bridge._core.spec import batched_specs
 from bridge._sources.torch.autodiff.transforms import vmapped
 from bridge._sources.torch.autodiff.unrecorded_outputs import gradient_dependencies
-from bridge._sources.torch.batching.loop_vmap import Axes, has_seed_per_example, loop_op
+from bridge._sources.torch.batching.loop_vmap import has_seed_per_example, loop_op
 from bridge._sources.torch.batching.rng_consistency import RNG_MISMATCH, same_examples
 from bridge._sources.torch.capture.graph_export import export_graph
 from bridge._sources.torch.capture.trace import trace
