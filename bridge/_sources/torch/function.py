@@ -6,7 +6,7 @@ from typing import Any
 
 from bridge._core.op import Specs
 from bridge._sources.torch.batching.vmap import Batched
-from bridge._sources.torch.capture.trace import Fun
+from bridge._sources.torch.capture.environment import Fun
 from bridge._sources.torch.gradient_observer import GradientObserver
 from bridge._sources.torch.program import Program, Settings
 

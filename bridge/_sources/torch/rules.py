@@ -38,8 +38,9 @@ from bridge._sources.torch.autodiff.unrecorded_outputs import gradient_dependenc
 from bridge._sources.torch.batching.loop_vmap import has_seed_per_example
 from bridge._sources.torch.batching.rng_consistency import missing_key_error, same_gradients
 from bridge._sources.torch.batching.vmap import Batched, LoopedBatch, derived_rules, make_batched
+from bridge._sources.torch.capture.environment import Fun
 from bridge._sources.torch.capture.graph_export import export_graph
-from bridge._sources.torch.capture.trace import Fun, trace
+from bridge._sources.torch.capture.trace import trace
 from bridge._sources.torch.function import FunctionInfo
 from bridge._sources.torch.program import Program, Settings, make_call, make_call_into
 

@@ -20,8 +20,7 @@ from bridge._core.pytree import scatter
 from bridge._sources.torch.autodiff.example_inputs import example_inputs
 from bridge._sources.torch.autodiff.function_calls import has_backward, intercept_apply
 from bridge._sources.torch.autodiff.function_graphs import FunctionGraphs, Obstacles
-from bridge._sources.torch.capture.environment import preserve_rng
-from bridge._sources.torch.capture.trace import Fun
+from bridge._sources.torch.capture.environment import Fun, preserve_rng
 from bridge._sources.torch.program import Settings
 
 

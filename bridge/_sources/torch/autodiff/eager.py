@@ -13,8 +13,8 @@ from bridge._core.spec import check_specs_unchanged
 from bridge._sources.torch.autodiff.example_inputs import example_inputs
 from bridge._sources.torch.autodiff.function_calls import intercept_apply
 from bridge._sources.torch.autodiff.unrecorded_outputs import TrainingRun
-from bridge._sources.torch.capture.environment import default_state, preserve_rng, with_seed
-from bridge._sources.torch.capture.trace import Fun, contiguous_copy
+from bridge._sources.torch.capture.environment import Fun, default_state, preserve_rng, with_seed
+from bridge._sources.torch.capture.trace import contiguous_copy
 from bridge._sources.torch.gradient_observer import GradientObserver
 from bridge._sources.torch.program import Settings
 from bridge._sources.torch.state.dry_run import dry_run

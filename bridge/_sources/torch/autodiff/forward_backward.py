@@ -14,9 +14,10 @@ from bridge._sources.torch.autodiff.partition import (
 from bridge._sources.torch.autodiff.transforms import vmapped
 from bridge._sources.torch.batching.loop_vmap import has_seed_per_example, loop_op
 from bridge._sources.torch.batching.rng_consistency import RNG_MISMATCH, same_examples
+from bridge._sources.torch.capture.environment import Fun
 from bridge._sources.torch.capture.graph import is_random
 from bridge._sources.torch.capture.graph_export import export_graph
-from bridge._sources.torch.capture.trace import Fun, make_program, trace, trace_joint
+from bridge._sources.torch.capture.trace import make_program, trace, trace_joint
 from bridge._sources.torch.program import Program, Settings, make_call, make_call_into
 from bridge._sources.torch.state.versions import (
     captured_tensors,

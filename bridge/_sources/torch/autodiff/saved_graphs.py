@@ -26,12 +26,13 @@ from bridge._sources.torch.autodiff.transforms import ACCUMULATES, take_gradient
 from bridge._sources.torch.batching.loop_vmap import loop_op
 from bridge._sources.torch.batching.rng_consistency import missing_key_error
 from bridge._sources.torch.capture.environment import (
+    Fun,
     default_state,
     fork_generators,
     generator_states,
     with_seed,
 )
-from bridge._sources.torch.capture.trace import Fun, contiguous_copy
+from bridge._sources.torch.capture.trace import contiguous_copy
 from bridge._sources.torch.program import Settings
 from bridge._sources.torch.state.replaced_tensors import backward_setup
 

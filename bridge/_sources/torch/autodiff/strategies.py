@@ -15,7 +15,7 @@ from bridge._sources.torch.autodiff.transforms import (
     transformed_vjp,
     with_zero_output_tangents,
 )
-from bridge._sources.torch.capture.trace import Fun
+from bridge._sources.torch.capture.environment import Fun
 from bridge._sources.torch.state.escaped_values import (
     check_attached,
     dependence_by_graph,

@@ -23,9 +23,8 @@ from torch.autograd import forward_ad
 from bridge._core.errors import NoRuleError
 from bridge._core.op import Positions
 from bridge._core.pytree import scatter
+from bridge._sources.torch.capture.environment import Fun
 from bridge._sources.torch.capture.sparse import dense_gradient
-
-Fun = Callable[..., Sequence[torch.Tensor]]
 
 ACCUMULATES = (
     "a `.backward()` in it adds to the `.grad` of tensors, which is no gradient that is returned. "

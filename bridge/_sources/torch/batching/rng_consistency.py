@@ -19,9 +19,8 @@ from bridge._sources.torch.autodiff.example_inputs import (
     with_seed_input,
 )
 from bridge._sources.torch.autodiff.gradient_flow import is_differentiable
-from bridge._sources.torch.capture.environment import preserve_rng
+from bridge._sources.torch.capture.environment import Fun, preserve_rng
 from bridge._sources.torch.capture.graph import is_random
-from bridge._sources.torch.capture.trace import Fun
 from bridge._sources.torch.program import Program
 
 RNG_MISMATCH = (

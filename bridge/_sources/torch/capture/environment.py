@@ -10,10 +10,10 @@ from bridge._arrays.torch import suspend_transforms
 from bridge._arrays.torch.upstream.modes import any_autocast, below_autograd, without_autocast
 from bridge._sources.torch.state.replaced_tensors import restoring
 
-Flat = Callable[..., Sequence[torch.Tensor]]
+Fun = Callable[..., Sequence[torch.Tensor]]
 
 
-def in_clean_state(run: Flat, dtype: torch.dtype) -> Flat:
+def in_clean_state(run: Fun, dtype: torch.dtype) -> Fun:
     """Make `run`, a graph, record nothing for autograd and ignore the state of its caller."""
     inference, default = torch.is_inference_mode_enabled, torch.get_default_dtype
 
@@ -67,7 +67,7 @@ def preserve_rng() -> Generator[torch.Tensor]:
 _rng_lock = threading.RLock()
 
 
-def with_seed(run: Flat, seed_argnum: int) -> Flat:
+def with_seed(run: Fun, seed_argnum: int) -> Fun:
     """Seed the generators of torch by the input at `seed_argnum` while `run` runs."""
 
     def call(*xs: torch.Tensor) -> Sequence[torch.Tensor]:

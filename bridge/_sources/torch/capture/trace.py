@@ -22,7 +22,7 @@ from bridge._sources.torch.autodiff.function_calls import intercept_apply
 from bridge._sources.torch.autodiff.transforms import ACCUMULATES
 from bridge._sources.torch.autodiff.unrecorded_outputs import TrainingRun
 from bridge._sources.torch.capture.corrections import CorrectedFunctions
-from bridge._sources.torch.capture.environment import default_state
+from bridge._sources.torch.capture.environment import Fun, default_state
 from bridge._sources.torch.capture.graph import (
     add_missing_gradients,
     copy_aliased_outputs,
@@ -38,8 +38,6 @@ from bridge._sources.torch.state.dry_run import Trial, call_user_function, trial
 from bridge._sources.torch.state.operands import AccessGuard, MutationGuard
 from bridge._sources.torch.state.replaced_tensors import SWAP_LOCK, bypass_message, replaced_names
 from bridge._sources.torch.state.retained_tensors import tensors_read_again
-
-Fun = Callable[..., Sequence[torch.Tensor]]
 
 
 def on_copies(fn: Callable[..., Any], name: str) -> Fun:

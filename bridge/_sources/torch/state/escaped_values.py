@@ -15,11 +15,10 @@ from bridge._sources.torch.autodiff.gradient_flow import (
     LEAVING,
     is_differentiable,
 )
-from bridge._sources.torch.capture.environment import preserve_rng
+from bridge._sources.torch.capture.environment import Fun, preserve_rng
 from bridge._sources.torch.program import Program
 from bridge._sources.torch.state.dry_run import dry_run
 
-Fun = Callable[..., Sequence[torch.Tensor]]
 # `(arguments, output position) -> True if the output depends on the arguments`.
 DependenceTest = Callable[[Sequence[torch.Tensor], int], bool]
 
