@@ -60,7 +60,12 @@ class _EndedError(Exception):
 
 
 def _mark(x: mx.array) -> mx.array:
-    """Return `x` as `mx.grad` marks it: an error ends the transformation before it is unmarked."""
+    """Return `x` as `mx.grad` marks it."""
+    return _captured(mx.grad, x)
+
+
+def _captured(transform: Callable[[Any], Callable[[mx.array], Any]], x: mx.array) -> mx.array:
+    """Return what `transform` makes of `x`: an error ends it before it takes off the mark."""
     tracers: list[mx.array] = []
 
     def capture(y: mx.array) -> mx.array:
@@ -68,21 +73,13 @@ def _mark(x: mx.array) -> mx.array:
         raise _EndedError
 
     with contextlib.suppress(_EndedError):
-        mx.grad(capture)(x)
+        transform(capture)(x)
     return tracers[0]
 
 
 def placeholder(shape: Sequence[int], dtype: mx.Dtype) -> mx.array:
     """Make an array without values, which raises when it is evaluated."""
-    tracers: list[mx.array] = []
-
-    def capture(y: mx.array) -> mx.array:
-        tracers.append(y)
-        raise _EndedError
-
-    with contextlib.suppress(_EndedError):
-        mx.vmap(capture)(mx.zeros((1, *shape), dtype=dtype))
-    return tracers[0]
+    return _captured(mx.vmap, mx.zeros((1, *shape), dtype=dtype))
 
 
 def unmarked_placeholder(shape: Sequence[int], dtype: mx.Dtype) -> mx.array:
