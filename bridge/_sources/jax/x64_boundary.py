@@ -10,21 +10,22 @@ import jax.numpy as jnp
 from bridge._arrays.jax import ARRAYS as ARRAYS, NARROW, allow_transfers
 from bridge._core.errors import RangeError
 from bridge._core.op import Specs
+from bridge._core.spec import NARROW_INTEGERS
 from bridge._sources.jax.environment import Environment
 
 # NOTE [integers without 64-bit mode]
 # torch's integers have 64 bits by default, JAX's have 32. A 64-bit integer primal is narrowed if
 # its values fit, and refused if not. Where one was narrowed, the 32-bit integers among the outputs
 # are widened, so that an index that is passed through keeps its dtype.
-_WIDENED = {"int32": "int64", "uint32": "uint64"}
+_WIDENED = {narrow: wide for wide, narrow in NARROW_INTEGERS.items()}
 
 
 def narrowed_positions(primals: Specs, *, x64: bool) -> list[int]:
     """Return the positions of the primals whose values are narrowed before the call."""
     if x64:
         return []
-    dtypes = _WIDENED.values()
-    return [i for i, spec in enumerate(primals) if spec.dtype in dtypes and not spec.weak_type]
+    pairs = enumerate(primals)
+    return [i for i, s in pairs if s.dtype in NARROW_INTEGERS and not s.weak_type]
 
 
 def _widens(primals: Specs, *, x64: bool) -> bool:

@@ -10,6 +10,7 @@ from bridge._arrays.torch import is_recording
 from bridge._arrays.torch.upstream.tensors import non_tensor_values, tensors_of
 from bridge._core.errors import ArgumentError, RangeError
 from bridge._core.import_path import check_parameter_names
+from bridge._core.spec import NARROW_INTEGERS
 from bridge._sources.torch.state.purity import LOST, Purity
 from bridge._sources.torch.state.replaced_tensors import (
     enter_until_restored,
@@ -143,8 +144,7 @@ def _modes(module: torch.nn.Module) -> Modes:
 
 
 _NARROW: Mapping[torch.dtype, torch.dtype] = {
-    torch.int64: torch.int32,
-    torch.uint64: torch.uint32,
+    getattr(torch, wide): getattr(torch, narrow) for wide, narrow in NARROW_INTEGERS.items()
 }
 
 
