@@ -157,7 +157,7 @@ class FlatFunction:
             return None
 
     def _result_name(self, path: Sequence[Any]) -> str:
-        return f"result{''.join(f'[{key!r}]' for key in path)} of {self.__name__}"
+        return f"{pytree.format_path(['result', *path])} of {self.__name__}"
 
     def _check_result(self, output: Any, path: Sequence[Any]) -> None:
         """Raise for a result that the caller's framework cannot hold."""
