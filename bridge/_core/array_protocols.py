@@ -5,12 +5,11 @@ from contextlib import AbstractContextManager
 from typing import Any, Protocol
 
 from bridge._core.op import Arrays, Op, Specs
+from bridge._core.pytree import PytreeNode
 from bridge._core.spec import ArraySpec
 
 # The number of a device and the address of the stream on which its work is queued.
 DeviceStream = tuple[int, int]
-# The function that flattens an instance of a class, and the one that rebuilds it, for optree.
-PytreeNode = tuple[Callable[..., Any], Callable[..., Any]]
 
 
 class ArrayBackend(Protocol):

@@ -26,6 +26,7 @@ _settings.enter_context(optree.dict_insertion_ordered(True, namespace=NAMESPACE)
 # beforehand: every Equinox module is a class of its own. So each class among the leaves is checked
 # once. If it is a dataclass, or a node to a framework that is loaded, it is registered and the tree
 # is flattened again. Otherwise it is remembered as the class of a leaf.
+# The function that flattens an instance of a class, and the one that rebuilds it.
 PytreeNode = tuple[Callable[[Any], Any], Callable[[Any, Iterable[Any]], Any]]
 
 # Weak, so that a class made in a function goes with it.

@@ -15,9 +15,9 @@ from bridge._arrays.jax.devices import describe_spread, find_device, gather, imp
 from bridge._arrays.jax.upstream.memory import dlpack_capsule
 from bridge._arrays.jax.upstream.modes import CONFIG, allow_transfers, check_not_forked, x64_mode
 from bridge._arrays.numpy import HostCapsule, as_dlpack_dtype
-from bridge._core.array_protocols import PytreeNode
 from bridge._core.errors import ArgumentError, CopyError, NoValuesError
 from bridge._core.op import Arrays, Specs
+from bridge._core.pytree import PytreeNode
 from bridge._core.spec import NARROW_INTEGERS, ArraySpec
 
 _DTYPES = {

@@ -29,9 +29,10 @@ from bridge._arrays.mlx.streams import compute_stream, renew_after_fork
 from bridge._arrays.mlx.threads import on_python_thread
 from bridge._arrays.mlx.transforms import evaluate, is_traced
 from bridge._arrays.numpy import narrow_checked
-from bridge._core.array_protocols import DeviceStream, PytreeNode
+from bridge._core.array_protocols import DeviceStream
 from bridge._core.errors import ArgumentError, CopyError, DeviceError, NoValuesError
 from bridge._core.op import Arrays, Op, Specs
+from bridge._core.pytree import PytreeNode
 from bridge._core.spec import ArraySpec, check_output_count
 
 

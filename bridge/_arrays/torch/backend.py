@@ -15,9 +15,10 @@ from bridge._arrays.torch.upstream.call_sites import is_dual
 from bridge._arrays.torch.upstream.isolation import suspend_transforms, without_derivatives
 from bridge._arrays.torch.upstream.memory import from_dlpack, has_plain_memory
 from bridge._arrays.torch.upstream.pytrees import pytree
-from bridge._core.array_protocols import DeviceStream, PytreeNode
+from bridge._core.array_protocols import DeviceStream
 from bridge._core.errors import ArgumentError, CopyError, NoValuesError
 from bridge._core.op import Arrays, Op, Specs
+from bridge._core.pytree import PytreeNode
 from bridge._core.spec import ArraySpec, dtype_advice
 
 
