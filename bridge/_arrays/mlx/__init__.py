@@ -1,6 +1,10 @@
 """The arrays of MLX: their memory, streams, threads and transformations."""
 
-from bridge._arrays.mlx.backend import ARRAYS as ARRAYS, copy_as_constants as copy_as_constants
+from bridge._arrays.mlx.backend import (
+    ARRAYS as ARRAYS,
+    copy_as_constants as copy_as_constants,
+    is_module as is_module,
+)
 from bridge._arrays.mlx.handles import Handle as Handle, pop as pop
 from bridge._arrays.mlx.memory import (
     dtype_of as dtype_of,

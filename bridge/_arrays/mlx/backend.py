@@ -166,8 +166,13 @@ class MlxArrays:
 
     def pytree_node(self, x: Any) -> PytreeNode | None:
         """Return how to flatten an `mlx.nn.Module`, a dictionary of its parameters."""
-        nn = sys.modules.get("mlx.nn")
-        return (_flatten_module, _unflatten_module) if nn and isinstance(x, nn.Module) else None
+        return (_flatten_module, _unflatten_module) if is_module(x) else None
+
+
+def is_module(x: Any) -> bool:
+    """Return True if `x` is an `mlx.nn.Module`; a program without any need not load them."""
+    nn = sys.modules.get("mlx.nn")
+    return nn is not None and isinstance(x, nn.Module)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -2,13 +2,12 @@
 
 import ctypes
 import functools
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import mlx.core as mx
 
-from bridge._arrays.mlx import transforming
+from bridge._arrays.mlx import is_module, transforming
 from bridge._arrays.mlx.upstream.dot_graph import is_same_node
 from bridge._arrays.numpy_copies import NumpySnapshots
 from bridge._core.captured_state import Snapshots, StateReader, find_places
@@ -55,12 +54,6 @@ def _nested_containers(values: Any) -> Iterator[Holder]:
         if isinstance(x, (dict, list)) and not is_module(x):
             yield Holder(x, type(x).__name__)
             yield from _nested_containers(x.values() if isinstance(x, dict) else x)
-
-
-def is_module(x: Any) -> bool:
-    """Return True if `x` is a module of MLX."""
-    nn = sys.modules.get("mlx.nn")
-    return nn is not None and isinstance(x, nn.Module)
 
 
 class _Arrays(NumpySnapshots):

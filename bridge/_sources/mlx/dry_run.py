@@ -14,9 +14,10 @@ from typing import Any
 
 import mlx.core as mx
 
+from bridge._arrays.mlx import is_module
 from bridge._core.captured_values import Holder
 from bridge._core.errors import ArgumentError
-from bridge._sources.mlx.captured_state import is_module, state_reader, trial_state
+from bridge._sources.mlx.captured_state import state_reader, trial_state
 from bridge._sources.mlx.random import preserve_rng
 
 

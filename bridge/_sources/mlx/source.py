@@ -2,13 +2,13 @@
 
 import dataclasses
 import functools
-import sys
 from collections.abc import Callable, Hashable, Sequence
 from typing import Any
 
 import mlx.core as mx
 from mlx.utils import tree_flatten
 
+from bridge._arrays.mlx import is_module
 from bridge._core.errors import ArgumentError, DeviceError, OptionError
 from bridge._core.op import Op, Specs
 from bridge._sources.mlx.call_checks import check_captured
@@ -46,10 +46,7 @@ class MlxSource:
                 "decided by mx.set_default_device."
             )
 
-    def is_module(self, fn: Any) -> bool:
-        """Return True if `fn` is an `mlx.nn.Module`."""
-        nn = sys.modules.get("mlx.nn")
-        return nn is not None and isinstance(fn, nn.Module)
+    is_module = staticmethod(is_module)
 
     def holds_parameters(self, x: Any) -> bool:
         """Return True if `x` is a module with parameters that are trained."""
