@@ -138,9 +138,9 @@ def array_owner(x: Any) -> ArrayBackend | None:
     return next((backend for backend in loaded() if backend.is_array(x)), None)
 
 
-def pytree_node(x: Any) -> Any:
+def node_functions(x: Any) -> Any:
     """Return how to flatten and rebuild `x`, if it is a pytree node of an imported framework."""
     if array_owner(x) is not None:
         return None
-    nodes = (backend.pytree_node(x) for backend in loaded())
-    return next((node for node in nodes if node is not None), None)
+    found = (backend.node_functions(x) for backend in loaded())
+    return next((functions for functions in found if functions is not None), None)

@@ -93,7 +93,7 @@ def check_gradients(
 
 def _make_subject(fn: Callable[..., Any], args: Any, kwargs: Any) -> "_Subject":
     """Make a function of the differentiable arrays alone; all other leaves stay as they are."""
-    leaves, structure = pytree.flatten((args, kwargs), _registry.pytree_node)
+    leaves, structure = pytree.flatten((args, kwargs), _registry.node_functions)
     argnums = _differentiable_positions(leaves)
     xs = [leaves[i] for i in argnums]
     names = {owner.name for x in xs if (owner := _registry.array_owner(x))}
@@ -106,7 +106,7 @@ def _make_subject(fn: Callable[..., Any], args: Any, kwargs: Any) -> "_Subject":
 
     def flat(*xs: Any) -> tuple[Any, ...]:
         positional, named = pytree.unflatten(structure, pytree.scatter(xs, argnums, leaves))
-        outputs = pytree.flatten(fn(*positional, **named), _registry.pytree_node)[0]
+        outputs = pytree.flatten(fn(*positional, **named), _registry.node_functions)[0]
         return tuple(outputs[i] for i in _differentiable_positions(outputs))
 
     name = import_path.function_name(inspect.unwrap(fn))

@@ -256,7 +256,7 @@ def test_the_model_chooses_what_was_measured_to_be_fastest(function, dtype, shap
         residuals="auto",
     )
     op.derive("forward_backward", (0,) if len(shapes) < 3 else tuple(range(1, len(shapes))), (0,))
-    assert op.residual_strategies() == {way}
+    assert op.used_strategies() == {way}
 
 
 @pytest.mark.parametrize(("function", "shape", "way"), AUTO.values(), ids=AUTO)

@@ -102,7 +102,7 @@ def to_mlx(tree: Any, *, copy: bool | None = None) -> Any:
 def convert(tree: Any, name: str, *, copy: bool | None = None) -> Any:
     """`tree` with every array in it as one of the framework `name`."""
     to = _registry.arrays(name)
-    leaves, structure = pytree.flatten(tree, _registry.pytree_node)
+    leaves, structure = pytree.flatten(tree, _registry.node_functions)
     moved = []
     for leaf, path in zip(leaves, pytree.paths(structure), strict=True):
         owner = _registry.array_owner(leaf)
@@ -113,7 +113,7 @@ def convert(tree: Any, name: str, *, copy: bool | None = None) -> Any:
             continue
         try:
             buffer = owner.export(
-                leaf, dense=to.imports_only_contiguous, copy=copy, whole=owner is not to
+                leaf, dense=to.imports_only_contiguous, copy=copy, gathered=owner is not to
             )
             moved.append(to.convert(buffer, copy=copy))
         except (ArgumentError, CopyError, NoValuesError) as error:

@@ -37,7 +37,7 @@ def wrap(
 def _wrap(fn: Any, *, direction: Direction, **options: Any) -> Any:
     _check(fn, direction)
     source, target = direction.source, direction.target
-    if not _registry.source(source).is_module(fn):
+    if not _registry.source(source).can_functionalize(fn):
         check_no_parameters(fn, direction)
         function = BridgedFunction(fn, frameworks=(source, target), **options)
         function.wrapper_counter = make_counter(fn, str(direction))

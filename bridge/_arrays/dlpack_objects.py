@@ -17,7 +17,7 @@ class DlpackObjects:
 
     name = "dlpack"
     imports_only_contiguous = False
-    copy_untraced = None
+    copy_unless_traced = None
 
     def is_array(self, x: Any) -> bool:
         """Return True if `x` is an object, not a class, with `__dlpack__`."""
@@ -35,7 +35,7 @@ class DlpackObjects:
             f"it is a {type(x).__name__}, of which only __dlpack__ is known. Convert it first."
         )
 
-    def export(self, x: Any, *, dense: bool, copy: bool | None, whole: bool = True) -> Any:
+    def export(self, x: Any, *, dense: bool, copy: bool | None, gathered: bool = True) -> Any:
         """Return a NumPy view of `x`, or `x` itself if it is on another device."""
         reason = "it is on another device"
         if x.__dlpack_device__()[0] == _HOST:
@@ -53,7 +53,7 @@ class DlpackObjects:
         """Raise: nothing is ever converted to such arrays."""
         raise NotImplementedError
 
-    def pytree_node(self, x: Any) -> None:
+    def node_functions(self, x: Any) -> None:
         """Return None: these objects have no pytrees."""
         return
 

@@ -72,7 +72,7 @@ class NumpyArrays:
         """Return shape and dtype."""
         return x.shape, x.dtype
 
-    def export(self, x: Any, *, dense: bool, copy: bool | None, whole: bool = True) -> Any:
+    def export(self, x: Any, *, dense: bool, copy: bool | None, gathered: bool = True) -> Any:
         """Return `x` itself if others can share its memory and write to it; else a copy."""
         self.spec(x)
         plain = x.flags.aligned and x.flags.writeable and x.dtype.isnative
@@ -90,7 +90,7 @@ class NumpyArrays:
         """Make an array over the memory of `x`, or a copy of it."""
         return np.from_dlpack(x, copy=copy)
 
-    def pytree_node(self, x: Any) -> None:
+    def node_functions(self, x: Any) -> None:
         """Return None: NumPy has no pytrees."""
         return
 

@@ -62,7 +62,7 @@ def leaf_handler(leaf: Any, source: str, target: str, *, traced: bool) -> LeafHa
         if face.name == target:
             caller = _registry.target_arrays(target)
             return LeafHandler(caller.target_signature, caller.target_spec, owner=target)
-        prepare = _copy_native if face.name == "numpy" else face.copy_untraced
+        prepare = _copy_native if face.name == "numpy" else face.copy_unless_traced
         return LeafHandler(face.signature, face.spec, prepare, face.name)
     if traced and type(leaf) in _NUMBERS:
         return _number(type(leaf))

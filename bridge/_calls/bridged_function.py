@@ -19,7 +19,7 @@ from bridge._core import import_path, pytree
 from bridge._core.errors import ArgumentError
 from bridge._core.op import Op
 from bridge._core.protocols import ExecuteInto
-from bridge._core.tracebacks import entry_point, shorten_traceback
+from bridge._core.tracebacks import mark_entry_point, shorten_traceback
 
 if TYPE_CHECKING:
     from bridge._calls.rewrapping import WrapperCounter
@@ -68,7 +68,7 @@ class BridgedFunction:
         self._retraces = RetraceCounter(self._name)
         self._lock = threading.RLock()
         self.wrapper_counter: WrapperCounter | None = None
-        self.staged_function: Any = None
+        self.staging_function: Any = None
         self.graph_objects: list[Any] = []
         self.named_graph_objects = types.SimpleNamespace()
 
@@ -109,7 +109,7 @@ class BridgedFunction:
     def __repr__(self) -> str:
         options = ", ".join(f"{name}={value!r}" for name, value in self._options.items())
         strategies = sorted(
-            set[str]().union(*(p.op.residual_strategies() for p in self._plans.values()))
+            set[str]().union(*(p.op.used_strategies() for p in self._plans.values()))
         )
         derivatives = f", derivatives so far: {' and '.join(strategies)}" if strategies else ""
         return f"<{self._source_name}2{self._target_name} {self._name} ({options}){derivatives}>"
@@ -135,7 +135,7 @@ class BridgedFunction:
             return functools.partial(self, instance)
         return types.MethodType(self, instance)
 
-    @entry_point
+    @mark_entry_point
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         if self._target.is_tracing_bytecode():
             return self._target.call_in_compiled_code(self, args, kwargs)
@@ -155,12 +155,12 @@ class BridgedFunction:
         leaves, structure = pytree.flatten_known((args, kwargs))
         plan = self._cached_plan(leaves, _structure_key(structure, len(leaves)))
         if plan is None:
-            leaves, structure = pytree.flatten((args, kwargs), _registry.pytree_node)
+            leaves, structure = pytree.flatten((args, kwargs), _registry.node_functions)
             if any(self._target.needs_staging(leaf) for leaf in leaves):
                 outputs, structure = self._target.stage(self, args, kwargs)
                 return pytree.unflatten(structure, outputs)
             plan = self._get_plan(leaves, structure)
-            if plan.op.traits.uses_rng:
+            if plan.op.traits.uses_global_rng:
                 return self._call_with_new_seed(args, kwargs)
         return plan(leaves)
 
@@ -197,7 +197,7 @@ class BridgedFunction:
     def flatten(self, args: Any, kwargs: Any) -> tuple[list[Any], Any]:
         """Return the leaves of the arguments, static ones wrapped, and their structure."""
         args, kwargs = self._parameters.wrap_static(args, kwargs)
-        return pytree.flatten((args, dict(sorted(kwargs.items()))), _registry.pytree_node)
+        return pytree.flatten((args, dict(sorted(kwargs.items()))), _registry.node_functions)
 
     def unwrap_static_leaves(self, leaves: Sequence[Any]) -> list[Any]:
         """Return the leaves as they were passed, static ones unwrapped."""
@@ -207,7 +207,7 @@ class BridgedFunction:
         """Return a call with these arguments, for a graph to hold."""
         leaves, structure = self.flatten(args, kwargs)
         plan = self._get_plan(leaves, structure)
-        if plan.op.traits.uses_rng:  # a graph that is rerun would draw other numbers
+        if plan.op.traits.uses_global_rng:  # a graph that is rerun would draw other numbers
             raise missing_key_error(self._name)
         shapes = functools.partial(self._source.symbolic_shapes, **self._options)
         return make_staged_call(plan, leaves, self._target_name, shapes)
@@ -225,7 +225,7 @@ class BridgedFunction:
                 plan = self._plans.get(key)
                 if plan is None:
                     plan = self._planner.make_plan(leaves, structure, leaf_infos)
-                    if plan.op.traits.uses_rng:
+                    if plan.op.traits.uses_global_rng:
                         return plan  # not stored: it is called again, with a key, or not at all
                     self._store_plan(key, plan)
                     if self.wrapper_counter is not None:

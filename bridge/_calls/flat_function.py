@@ -27,7 +27,7 @@ from bridge._calls.wrong_framework import (
 )
 from bridge._core import pytree
 from bridge._core.errors import ArgumentError, NoValuesError
-from bridge._core.tracebacks import user_call
+from bridge._core.tracebacks import mark_user_call
 
 ARRAY = object()  # stands for a leaf whose value is passed to each call
 
@@ -77,7 +77,7 @@ class FlatFunction:
         if results.__class__ in self._signatures:  # a leaf, as others of its class were
             outputs, structure = [results], pytree.LEAF
         else:
-            outputs, structure = pytree.flatten(results, _registry.pytree_node)
+            outputs, structure = pytree.flatten(results, _registry.node_functions)
         key_impls = self._unwrap_keys(outputs)
         signature = self._results_signature(outputs)
         if signature is None or (structure, signature, key_impls) != self._checked:
@@ -89,7 +89,7 @@ class FlatFunction:
         return outputs
 
     def _set_result_structure(self, structure: Any, key_impls: dict[int, str]) -> None:
-        self.result_structure = pytree.caller_structure(structure)
+        self.result_structure = pytree.replace_structseqs(structure)
         self._key_impls = key_impls
         unflatten = pytree.unflattener(self.result_structure)
         self.build = functools.partial(self._build_with_keys, unflatten) if key_impls else unflatten
@@ -138,7 +138,7 @@ class FlatFunction:
                 ) from None
         return unflatten(results)
 
-    @user_call
+    @mark_user_call
     def _call(self, arrays: Sequence[Any]) -> Any:
         """Call the user's function."""
         if self._takes_arrays_alone:

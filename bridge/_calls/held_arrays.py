@@ -8,7 +8,7 @@ from collections.abc import Callable, ItemsView, KeysView, Mapping, ValuesView
 from typing import Any
 
 from bridge import _registry
-from bridge._core.holder import slot_names
+from bridge._core.holder import own_slot_names
 
 _MANY_OBJECTS = 10_000
 
@@ -40,7 +40,7 @@ def _members(x: Any) -> list[Any]:
     if isinstance(x, Mapping):
         return list(x.values())
     members = list(x) if isinstance(x, _COLLECTIONS) else []
-    slots = [name for cls in type(x).__mro__ for name in slot_names(cls)]
+    slots = [name for cls in type(x).__mro__ for name in own_slot_names(cls)]
     attributes = [*getattr(x, "__dict__", {}).values(), *(getattr(x, s, None) for s in slots)]
     if isinstance(x, functools.partial):
         attributes += [x.func, x.args, x.keywords]

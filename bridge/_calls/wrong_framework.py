@@ -173,7 +173,7 @@ def check_result_containers(result_structure: Any, name: str, crossing: Directio
     """Raise for results in a named tuple that takes arrays of the function's framework alone."""
     for kind in pytree.node_types(result_structure):
         own = _registry.framework(kind.__module__) == crossing.source
-        if own and pytree.is_strict_named_tuple(kind):
+        if own and pytree.is_named_tuple_with_own_new(kind):
             raise ArgumentError(
                 f"{name} returns a {_class(kind)}, which holds arrays of {crossing.source} alone. "
                 "Return its fields, as by tuple()."

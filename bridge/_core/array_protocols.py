@@ -5,7 +5,7 @@ from contextlib import AbstractContextManager
 from typing import Any, Protocol
 
 from bridge._core.op import Arrays, Op, Specs
-from bridge._core.pytree import PytreeNode
+from bridge._core.pytree import NodeFunctions
 from bridge._core.spec import ArraySpec
 
 # The number of a device and the address of the stream on which its work is queued.
@@ -35,14 +35,14 @@ class ArrayBackend(Protocol):
         ...
 
     @property
-    def copy_untraced(self) -> Callable[[Any], Any] | None:
+    def copy_unless_traced(self) -> Callable[[Any], Any] | None:
         """The function that copies an array, or raises if its gradient would be lost; or None."""
         ...
 
-    def export(self, x: Any, *, dense: bool, copy: bool | None, whole: bool = True) -> Any:
+    def export(self, x: Any, *, dense: bool, copy: bool | None, gathered: bool = True) -> Any:
         """Return the value of `x` for another framework, over the memory of `x` if possible.
 
-        Unless it must be `whole`, it may stay spread over several devices.
+        Unless it must be `gathered`, it may stay spread over several devices.
         """
         ...
 
@@ -50,7 +50,7 @@ class ArrayBackend(Protocol):
         """Make an array of what `export` returned; `copy` as in the array API standard."""
         ...
 
-    def pytree_node(self, x: Any) -> PytreeNode | None:
+    def node_functions(self, x: Any) -> NodeFunctions | None:
         """Return how to flatten and rebuild `x`, if it is a node of this framework's pytrees."""
         ...
 

@@ -17,7 +17,7 @@ Shape = tuple[int, ...]
 
 def returning_stamp(op: Op, make: Callable[[Shape], Any], shape: Shape) -> Op:
     """Add an output to `op`: `make(shape)`, made before each call; a batch has it in front."""
-    op = OpCache.copy_without(op)
+    op = OpCache.copy_without_caches(op)
     into, dependencies = op.traits.call_into, op.traits.dependencies
 
     def stamped(run: Callable[[], Arrays]) -> Arrays:
@@ -33,7 +33,7 @@ def returning_stamp(op: Op, make: Callable[[Shape], Any], shape: Shape) -> Op:
         return returning_stamp(op.derive("vmap", axes, size), make, (size, *shape))
 
     return dataclasses.replace(
-        OpCache.copy_without(op),
+        OpCache.copy_without_caches(op),
         call=lambda *xs: stamped(lambda: op.call(*xs)),
         output_specs=output_specs,
         rules=dataclasses.replace(op.rules, vmap=vmap),
@@ -55,7 +55,7 @@ def taking_stamp(
 
     Of a batch along the axes `batch`, the outermost first, the first example tells.
     """
-    op = OpCache.copy_without(op)
+    op = OpCache.copy_without_caches(op)
     into, dependencies = op.traits.call_into, op.traits.dependencies
 
     def run(xs: Sequence[Any], call: Callable[[Sequence[Any]], Arrays]) -> Arrays:
@@ -77,7 +77,7 @@ def taking_stamp(
         return [frozenset(i + (i >= position) for i in primals) for primals in reach]
 
     return dataclasses.replace(
-        OpCache.copy_without(op),
+        OpCache.copy_without_caches(op),
         call=lambda *xs: run(xs, lambda others: op.call(*others)),
         rules=dataclasses.replace(op.rules, vmap=vmap),
         traits=dataclasses.replace(

@@ -16,7 +16,7 @@ import types
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from bridge._core.holder import EMPTY, Attributes, Holder as Holder, slot_names
+from bridge._core.holder import EMPTY, Attributes, Holder as Holder, own_slot_names
 
 
 def holders(x: Any) -> list[Holder]:
@@ -116,7 +116,7 @@ def _parts_of_function(fn: types.FunctionType) -> list[Any]:
     named = [fn.__globals__[name] for name in looked_up if name in fn.__globals__]
     modules = [y for y in named if _is_users_module(y)]
     named += [vars(y)[name] for y in modules for name in looked_up if name in vars(y)]
-    here = [y for y in named if not _is_elsewhere(y, fn)]
+    here = [y for y in named if not _is_installed_elsewhere(y, fn)]
     defaults = [*(fn.__defaults__ or ()), *(fn.__kwdefaults__ or {}).values()]
     return [*cells, *here, *defaults, *vars(fn).values()]
 
@@ -139,10 +139,10 @@ def _attribute_values(x: Any) -> list[Any]:
 def _slots(cls: type) -> tuple[str, ...]:
     """Return the names of the slots that classes of the user give to objects of `cls`."""
     written = filter(_is_written_by_user, cls.__mro__)
-    return tuple(name for c in written for name in slot_names(c))
+    return tuple(name for c in written for name in own_slot_names(c))
 
 
-def _is_elsewhere(x: Any, fn: types.FunctionType) -> bool:
+def _is_installed_elsewhere(x: Any, fn: types.FunctionType) -> bool:
     if not isinstance(x, types.FunctionType) or x.__globals__ is fn.__globals__:
         return False
     return _is_installed(x.__globals__.get("__name__", ""))

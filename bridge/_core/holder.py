@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, MutableMapping
 from typing import Any
 
 
-def slot_names(cls: type) -> list[str]:
+def own_slot_names(cls: type) -> list[str]:
     """Return the names of the slots that a class itself gives to its objects, as they are stored.
 
     That of a private slot is not as it is written: `__x` is stored as `_Class__x`.

@@ -62,7 +62,7 @@ class Traits:
             share memory, since its caller copies them at once.
         dependencies: For each output, the positions of the primals it may have a derivative by; if
             missing, all. A primal without any has no gradient, where it would be zeros.
-        uses_rng: True if it draws random numbers that do not follow from a primal.
+        uses_global_rng: True if it draws random numbers that do not follow from a primal.
         observed_specs: The specs that a function which looks at values was seen to return, for a
             target that checks every call against them. If missing, `output_specs` is exact.
         reruns: True if sizes of outputs can depend on values. `output_specs` then tells the sizes
@@ -77,7 +77,7 @@ class Traits:
 
     call_into: Callable[[Sequence[Any], Sequence[Any]], Arrays] | None = None
     dependencies: Callable[[], Sequence[Set[int]]] | None = None
-    uses_rng: bool = False
+    uses_global_rng: bool = False
     observed_specs: Callable[[], Specs] | None = None
     reruns: bool = False
     fingerprint: Callable[[], str] | None = None
@@ -173,7 +173,7 @@ class Op:
         name, spec = f"result {outnum} of {self.name}", self.output_specs()[outnum]
         return _narrow_integers(name, self.framework, spec)
 
-    def replay(self, derivation: Sequence[AppliedRule]) -> list["Op"]:
+    def derive_chain(self, derivation: Sequence[AppliedRule]) -> list["Op"]:
         """Return this Op and each Op that the rules of `derivation` lead to."""
         ops: list[Op] = [self]
         for kind, *args in derivation:
@@ -185,7 +185,7 @@ class Op:
             ops.append(op_or_maker(*half_args) if half_args else op_or_maker)
         return ops
 
-    def residual_strategies(self) -> set[str]:
+    def used_strategies(self) -> set[str]:
         """Return the strategies by which first derivatives have been taken so far."""
         pairs = [pair for (kind, _), pair in self._derived.items() if kind == "forward_backward"]
         return {pair.strategy if pair else "recompute" for pair in pairs}
@@ -207,7 +207,7 @@ class OpCache:
             return caches.setdefault(self, {})
 
     @staticmethod
-    def copy_without(op: Op) -> Op:
+    def copy_without_caches(op: Op) -> Op:
         """Copy `op` without what is stored about it: Ops derived from the copy are others."""
         return dataclasses.replace(op, _caches={}, _derived={})
 

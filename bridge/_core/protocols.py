@@ -55,8 +55,8 @@ class Source(Protocol):
         """Raise if functions cannot compute on a device of this name."""
         ...
 
-    def is_module(self, fn: Any) -> bool:
-        """Return True if `fn` is a module, with parameters of its own."""
+    def can_functionalize(self, fn: Any) -> bool:
+        """Return True if `fn` is a module that `functionalize` takes."""
         ...
 
     def holds_parameters(self, x: Any) -> bool:
@@ -101,7 +101,7 @@ class Source(Protocol):
 class StageableFunction(Protocol):
     """A bridged function, as seen by a target that records its calls in a graph."""
 
-    staged_function: Any  # what a compiler traces
+    staging_function: Any  # what a compiler traces in place of a call
     graph_objects: list[Any]  # what graphs refer to by number
     named_graph_objects: Any  # what graphs refer to by name
 

@@ -27,18 +27,20 @@ _settings.enter_context(optree.dict_insertion_ordered(True, namespace=NAMESPACE)
 # once. If it is a dataclass, or a node to a framework that is loaded, it is registered and the tree
 # is flattened again. Otherwise it is remembered as the class of a leaf.
 # The function that flattens an instance of a class, and the one that rebuilds it.
-PytreeNode = tuple[Callable[[Any], Any], Callable[[Any, Iterable[Any]], Any]]
+NodeFunctions = tuple[Callable[[Any], Any], Callable[[Any, Iterable[Any]], Any]]
 
 # Weak, so that a class made in a function goes with it.
 _leaves: weakref.WeakSet[type] = weakref.WeakSet()
 
 
-def flatten(tree: Any, container: Callable[[Any], PytreeNode | None]) -> tuple[list[Any], Any]:
-    """Return the leaves of `tree` and its structure; `container` returns further nodes."""
+def flatten(
+    tree: Any, node_functions: Callable[[Any], NodeFunctions | None]
+) -> tuple[list[Any], Any]:
+    """Return the leaves of `tree` and its structure; `node_functions` tells further nodes."""
     while True:
         leaves, structure = flatten_known(tree)
         unknown = {leaf.__class__: leaf for leaf in leaves if leaf.__class__ not in _leaves}
-        registered = [_register(kind, leaf, container) for kind, leaf in unknown.items()]
+        registered = [_register(kind, leaf, node_functions) for kind, leaf in unknown.items()]
         if not any(registered):
             return leaves, structure
 
@@ -57,17 +59,19 @@ def args_structure(count: int) -> Any:
     return flatten_known((tuple(range(count)), {}))[1]
 
 
-def _register(kind: type, leaf: Any, container: Callable[[Any], PytreeNode | None]) -> bool:
-    node = container(leaf) or (_dataclass(kind) if dataclasses.is_dataclass(kind) else None)
-    if node is None:
+def _register(kind: type, leaf: Any, node_functions: Callable[[Any], NodeFunctions | None]) -> bool:
+    functions = node_functions(leaf) or (
+        _dataclass(kind) if dataclasses.is_dataclass(kind) else None
+    )
+    if functions is None:
         _leaves.add(kind)
         return False
     with contextlib.suppress(ValueError):  # another thread has registered the class
-        optree.register_pytree_node(cast(Any, kind), *node, namespace=NAMESPACE)
+        optree.register_pytree_node(cast(Any, kind), *functions, namespace=NAMESPACE)
     return True
 
 
-def _dataclass(kind: type) -> PytreeNode:
+def _dataclass(kind: type) -> NodeFunctions:
     """Return how to flatten a dataclass, and how to rebuild it without its constructor.
 
     `__init__` and `__post_init__` may check or convert values, which tracers do not survive.
@@ -112,7 +116,7 @@ def unflattener(structure: Any) -> Callable[[Sequence[Any]], Any]:
     return tuple if structure == flatten_known((0,) * count)[1] else structure.unflatten
 
 
-def caller_structure(structure: Any) -> Any:
+def replace_structseqs(structure: Any) -> Any:
     """Return `structure` with a named tuple of the same names for each struct sequence.
 
     That is a class written in C, as those of `torch.max` or `time.localtime`, which looks like a
@@ -130,7 +134,7 @@ def node_types(structure: Any) -> set[type]:
     return set[type]().union(*inner) | ({structure.type} if structure.type else set())
 
 
-def is_strict_named_tuple(kind: type) -> bool:
+def is_named_tuple_with_own_new(kind: type) -> bool:
     """Return True for a named tuple with a constructor of its own, which may look at fields."""
     held = vars(kind)
     return optree.is_namedtuple_class(kind) and "__new__" in held and "_fields" not in held

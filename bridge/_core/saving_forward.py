@@ -22,7 +22,7 @@ class SavingForward:
     outnums: Positions
 
     @property
-    def residual_count(self) -> int:
+    def saved_count(self) -> int:
         """The number of saved outputs and residuals, which the backward takes besides primals."""
         residuals = len(self.pair.forward.output_specs()) - self.pair.output_count
         return len(self.pair.saved_outputs) + residuals

@@ -23,13 +23,13 @@ _ENTRANCES: set[types.CodeType] = set()
 _EXITS: set[types.CodeType] = set()
 
 
-def entry_point(fn: F) -> F:
+def mark_entry_point(fn: F) -> F:
     """Mark a function that a user or a framework calls, and return it."""
     _ENTRANCES.add(fn.__code__)
     return fn
 
 
-def user_call(fn: F) -> F:
+def mark_user_call(fn: F) -> F:
     """Mark a function that calls the function of the user, and return it."""
     _EXITS.add(fn.__code__)
     return fn
@@ -46,7 +46,7 @@ def shortens_tracebacks(fn: F) -> F:
             shorten_traceback(error)
             raise
 
-    entry_point(bridged)
+    mark_entry_point(bridged)
     return bridged  # pyright: ignore[reportReturnType]
 
 

@@ -133,15 +133,15 @@ def _save(x: Any) -> Restore | None:
     if isinstance(x, (bytearray, array.array)) and len(x) * memoryview(x).itemsize <= MOST_BYTES:
         return functools.partial(x.__setitem__, slice(None), x[:])
     if isinstance(x, functools._lru_cache_wrapper):  # pyright: ignore[reportPrivateUsage]
-        return functools.partial(_forget, x, x.cache_info())
+        return functools.partial(_clear_if_changed, x, x.cache_info())
     return None
 
 
 MOST_BYTES = 2**27  # of which a copy takes some 50 ms; what is larger is left as it is
 
 
-def _forget(cached: Any, before: Any) -> None:
-    if cached.cache_info() != before:  # nothing can be taken out of it alone
+def _clear_if_changed(cached: Any, info: Any) -> None:
+    if cached.cache_info() != info:  # nothing can be taken out of it alone
         cached.cache_clear()
 
 

@@ -17,7 +17,7 @@ from bridge._arrays.jax.upstream.modes import CONFIG, allow_transfers, check_not
 from bridge._arrays.numpy import HostCapsule, as_dlpack_dtype
 from bridge._core.errors import ArgumentError, CopyError, NoValuesError
 from bridge._core.op import Arrays, Specs
-from bridge._core.pytree import PytreeNode
+from bridge._core.pytree import NodeFunctions
 from bridge._core.spec import NARROW_INTEGERS, ArraySpec
 
 _DTYPES = {
@@ -34,7 +34,7 @@ class JaxArrays:
     name = "jax"
     imports_only_contiguous = True
     compute_context = None
-    copy_untraced = None
+    copy_unless_traced = None
 
     def is_array(self, x: Any) -> bool:
         """Return True if `x` is an array or a tracer of JAX."""
@@ -112,7 +112,7 @@ class JaxArrays:
             return [lend_one(x) if self.is_array(x) else x for x in xs]
 
         def lend_one(x: Any) -> Any:
-            checked = self.export(x, dense=False, copy=None, whole=False)
+            checked = self.export(x, dense=False, copy=None, gathered=False)
             return jax.device_put(checked, find_device(device))
 
         return lend
@@ -146,7 +146,7 @@ class JaxArrays:
         """Raise: JAX has no arrays without values."""
         raise NoValuesError("JAX has no arrays without values.")
 
-    def export(self, x: Any, *, dense: bool, copy: bool | None, whole: bool = True) -> Any:
+    def export(self, x: Any, *, dense: bool, copy: bool | None, gathered: bool = True) -> Any:
         """Return `x`, gathered on one device; raise for a tracer or a PRNG key."""
         if isinstance(x, Tracer):
             raise NoValuesError(f"a JAX tracer ({self.spec(x)}) has no values to convert.")
@@ -155,7 +155,7 @@ class JaxArrays:
                 f"a JAX array of dtype {x.dtype} has no counterpart. "
                 "For a PRNG key, convert `jax.random.key_data(key)`."
             )
-        if not whole:
+        if not gathered:
             return x
         if copy is False and len(x.sharding.device_set) > 1:
             raise CopyError(
@@ -185,7 +185,7 @@ class JaxArrays:
         y = y.view(low) if low else y
         return jax.block_until_ready(jnp.array(y) if copy else y)
 
-    def pytree_node(self, x: Any) -> PytreeNode | None:
+    def node_functions(self, x: Any) -> NodeFunctions | None:
         """Return how to flatten a class registered with `jax.tree_util`, such as Flax structs."""
         if jax.tree_util.all_leaves([x]):  # unlike flattening, it does not warn of generators
             return None

@@ -32,7 +32,7 @@ from bridge._arrays.numpy import narrow_checked
 from bridge._core.array_protocols import DeviceStream
 from bridge._core.errors import ArgumentError, CopyError, DeviceError, NoValuesError
 from bridge._core.op import Arrays, Op, Specs
-from bridge._core.pytree import PytreeNode
+from bridge._core.pytree import NodeFunctions
 from bridge._core.spec import ArraySpec, check_output_count
 
 
@@ -131,10 +131,12 @@ class MlxArrays:
         """Raise: MLX has no arrays without values."""
         raise NoValuesError("MLX has no arrays without values.")
 
-    def export(self, x: Any, *, dense: bool, copy: bool | None, whole: bool = True) -> np.ndarray:
+    def export(
+        self, x: Any, *, dense: bool, copy: bool | None, gathered: bool = True
+    ) -> np.ndarray:
         """Return a NumPy view of `x`, or a copy if others do not support its strides."""
         evaluate([x])
-        self.copy_untraced(x)
+        self.copy_unless_traced(x)
         view = host_view(x)
         if has_shareable_strides(view) and (view.flags.forc or not dense):
             return view
@@ -142,7 +144,7 @@ class MlxArrays:
             raise CopyError("copy=False, but it has strides that cannot be shared.")
         return contiguous_copy(view)
 
-    def copy_untraced(self, x: mx.array) -> mx.array:
+    def copy_unless_traced(self, x: mx.array) -> mx.array:
         """Return a copy of `x`, or raise if its gradient would be lost."""
         if is_traced(x):
             raise ArgumentError(
@@ -164,7 +166,7 @@ class MlxArrays:
         """Make an array of a Python number or of an array of NumPy."""
         return copy_from(x) if isinstance(x, np.ndarray) else mx.array(x)
 
-    def pytree_node(self, x: Any) -> PytreeNode | None:
+    def node_functions(self, x: Any) -> NodeFunctions | None:
         """Return how to flatten an `mlx.nn.Module`, a dictionary of its parameters."""
         return (_flatten_module, _unflatten_module) if is_module(x) else None
 

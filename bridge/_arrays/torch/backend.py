@@ -18,7 +18,7 @@ from bridge._arrays.torch.upstream.pytrees import pytree
 from bridge._core.array_protocols import DeviceStream
 from bridge._core.errors import ArgumentError, CopyError, NoValuesError
 from bridge._core.op import Arrays, Op, Specs
-from bridge._core.pytree import PytreeNode
+from bridge._core.pytree import NodeFunctions
 from bridge._core.spec import ArraySpec, dtype_advice
 
 
@@ -119,7 +119,7 @@ class TorchArrays:
             execute_into(op, operands, results)
 
     def export(
-        self, x: torch.Tensor, *, dense: bool, copy: bool | None, whole: bool = True
+        self, x: torch.Tensor, *, dense: bool, copy: bool | None, gathered: bool = True
     ) -> torch.Tensor:
         """Return `x` with its values in memory; raise if it requires grad, as `.numpy()` does."""
         if x.requires_grad:
@@ -145,7 +145,7 @@ class TorchArrays:
             )
         return y
 
-    def copy_untraced(self, x: torch.Tensor) -> torch.Tensor:
+    def copy_unless_traced(self, x: torch.Tensor) -> torch.Tensor:
         """Return a copy of `x`, which may change before a derivative; raise as `export` does."""
         return self.export(x, dense=True, copy=None).clone(memory_format=torch.contiguous_format)
 
@@ -160,7 +160,7 @@ class TorchArrays:
             return y.view(getattr(torch, low)) if low else y
         return torch.from_dlpack(x, copy=copy)
 
-    def pytree_node(self, x: Any) -> PytreeNode | None:
+    def node_functions(self, x: Any) -> NodeFunctions | None:
         """Return how to flatten a class registered with `torch.utils._pytree`, if it is one."""
         if pytree.tree_structure(x, is_leaf=lambda child: child is not x).is_leaf():
             return None

@@ -36,7 +36,7 @@ class JaxSource:
                 'one of several, "cuda:1", or leave it out to compute where the arguments are.'
             )
 
-    def is_module(self, fn: Any) -> bool:
+    def can_functionalize(self, fn: Any) -> bool:
         """Return False: modules of JAX libraries are pytrees, to be passed as arguments."""
         return False
 

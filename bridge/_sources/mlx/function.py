@@ -34,7 +34,7 @@ class PureFunction:
         is_builtin_vjp: True if its outputs are gradients that MLX alone computes.
         has_custom_rules: True if it derives from a function that may have rules of the user.
         forward_fun: The function that MLX calls, if `fun` is only for derivatives.
-        uses_rng: True if it draws random numbers that follow from no primal.
+        uses_global_rng: True if it draws random numbers that follow from no primal.
         check_captures: Raises if a captured array would lose its gradient; None for derivatives.
     """
 
@@ -47,7 +47,7 @@ class PureFunction:
     is_builtin_vjp: bool = False
     has_custom_rules: bool = False
     forward_fun: Fun | None = None
-    uses_rng: bool = False
+    uses_global_rng: bool = False
     check_captures: functools.partial[None] | None = None
 
     def _make_call(self, own: Callable[[Sequence[mx.array]], Arrays]) -> Callable[..., Arrays]:
@@ -62,7 +62,7 @@ class PureFunction:
 
     @functools.cached_property
     def _call_checker(self) -> CallChecker:
-        may_draw = self.uses_rng or self.settings.seed_argnum is not None
+        may_draw = self.uses_global_rng or self.settings.seed_argnum is not None
         return CallChecker(self.outputs, self.name, may_draw, self.check_captures)
 
     def _owns_outputs(self) -> bool:

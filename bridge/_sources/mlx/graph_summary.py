@@ -36,7 +36,7 @@ class GraphSummary:
         operations_in_order: All operations; outputs are named `y_0` and so on, primals `x_0`.
         allocates_outputs: True if each output is the result of an operation that allocates memory
             for it alone: NOTE [gradients of our own].
-        uses_rng: True if it draws random numbers that follow from no primal.
+        uses_global_rng: True if it draws random numbers that follow from no primal.
     """
 
     outputs: Specs
@@ -44,7 +44,7 @@ class GraphSummary:
     operations: frozenset[str]
     operations_in_order: tuple[Step, ...]
     allocates_outputs: bool
-    uses_rng: bool
+    uses_global_rng: bool
 
 
 def has_float64(primals: Specs) -> bool:
@@ -74,7 +74,7 @@ def summarize_graph(fun: Fun, primals: Specs, name: str) -> GraphSummary | None:
         named |= {f"y_{i}": y for i, y in enumerate(outputs)}
         steps = read_graph(outputs, named) if outputs else ()
         facts = _analyze(steps, len(xs), len(outputs))
-        return GraphSummary(outputs=specs, uses_rng=uses_rng, **facts)
+        return GraphSummary(outputs=specs, uses_global_rng=uses_rng, **facts)
 
 
 # Some of the operations that allocate, and that gradients often end in.

@@ -62,7 +62,7 @@ class Function(PureFunction):
                 call_into=lambda _, xs: call(*xs),
                 dependencies=(lambda: summary.dependencies) if summary else None,
                 reruns=summary is None,
-                uses_rng=self.uses_rng,
+                uses_global_rng=self.uses_global_rng,
                 captured_state=self.captured_state,
             ),
         )
@@ -198,7 +198,7 @@ class Function(PureFunction):
         if rule != "vmap" and self.settings.seed_argnum is not None and self._may_have_rules():
             fun = rules_with_seed(fun, self.settings.seed_argnum)
         summary = self.summary and summarize_checked(fun, f"{self.name}.{rule}", primals)
-        if summary and summary.uses_rng and self.settings.seed_argnum is None:
+        if summary and summary.uses_global_rng and self.settings.seed_argnum is None:
             raise NoRuleError(
                 f"a rule of a custom function in {self.name} draws random numbers, which would "
                 "follow from nothing. Draw them in the function."

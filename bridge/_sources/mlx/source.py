@@ -46,11 +46,11 @@ class MlxSource:
                 "decided by mx.set_default_device."
             )
 
-    is_module = staticmethod(is_module)
+    can_functionalize = staticmethod(is_module)
 
     def holds_parameters(self, x: Any) -> bool:
         """Return True if `x` is a module with parameters that are trained."""
-        return self.is_module(x) and bool(tree_flatten(x.trainable_parameters()))
+        return self.can_functionalize(x) and bool(tree_flatten(x.trainable_parameters()))
 
     functionalize = staticmethod(functionalize)
 
@@ -114,7 +114,7 @@ def _make_function(fun: Fun, name: str, primals: Specs, settings: Settings) -> F
     check_captures()
     summary = summarize_checked(fun, name, primals)
     if summary:
-        outputs, draws = summary.outputs, summary.uses_rng
+        outputs, draws = summary.outputs, summary.uses_global_rng
     else:
         fun = keep_graphs(fun)
         outputs, draws = observe_outputs(fun, primals, name)
@@ -125,7 +125,7 @@ def _make_function(fun: Fun, name: str, primals: Specs, settings: Settings) -> F
         fun,
         outputs,
         summary,
-        uses_rng=draws and settings.seed_argnum is None,
+        uses_global_rng=draws and settings.seed_argnum is None,
         check_captures=check_captures,
     )
 

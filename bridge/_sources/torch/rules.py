@@ -72,7 +72,7 @@ class Function(FunctionInfo):
             ),
             traits=Traits(
                 call_into=call_into,
-                uses_rng=self.uses_rng and self.settings.seed_argnum is None,
+                uses_global_rng=self.uses_rng and self.settings.seed_argnum is None,
                 reruns=self.program is None,
                 dependencies=gradient_dependencies(self),
                 fingerprint=self.program.fingerprint if self.program else None,

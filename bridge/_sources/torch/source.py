@@ -41,13 +41,13 @@ class TorchSource:
                 'or one of several, "cuda:1", or leave it out to compute where the arguments are.'
             )
 
-    def is_module(self, fn: Any) -> bool:
+    def can_functionalize(self, fn: Any) -> bool:
         """Return True if `fn` is an `nn.Module`."""
         return isinstance(fn, torch.nn.Module)
 
     def holds_parameters(self, x: Any) -> bool:
         """Return True if `x` is a module with parameters that are trained."""
-        return self.is_module(x) and any(p.requires_grad for p in x.parameters())
+        return self.can_functionalize(x) and any(p.requires_grad for p in x.parameters())
 
     functionalize = staticmethod(functionalize)
 

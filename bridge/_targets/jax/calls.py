@@ -156,7 +156,7 @@ class Jvp:
     @property
     def first_tangent(self) -> int:
         """The position of the first tangent among the operands."""
-        return self.arity + (self.saved.residual_count if self.saved else 0)
+        return self.arity + (self.saved.saved_count if self.saved else 0)
 
     @functools.cached_property
     def op_of_primals(self) -> Op:
@@ -214,7 +214,7 @@ class Jvp:
         gradient = Gradient(Jvp(self.op, self.callee, self.arity, argnums), outnums)
         call = Call(vjp, self.callee, self.arity + len(outnums), computed_gradient=gradient)
         if saved and (backward := saved.backward(argnums, outnums)):
-            residuals = range(call.arity, call.arity + saved.residual_count)
+            residuals = range(call.arity, call.arity + saved.saved_count)
             cotangents = range(self.arity, call.arity)
             positions = (*saved.pair.saved_primals, *residuals, *cotangents)
             call = dataclasses.replace(call, implementation=backward, operand_positions=positions)

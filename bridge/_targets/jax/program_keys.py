@@ -32,7 +32,7 @@ def key_for(op: Op, callee: Callee, operands: Specs) -> str:
         export_key = callee.export_key()
     except ArgumentError as error:
         raise _no_key_error(op, str(error)) from None
-    ops = callee.root.replay(op.derivation)
+    ops = callee.root.derive_chain(op.derivation)
     if any(
         derived.traits.fingerprint is None
         and not derived.traits.reruns
@@ -67,7 +67,7 @@ def op_for(name: str) -> tuple[Op, ExecuteInto, Specs]:
         ) from error
     with jax.enable_x64(True):  # noqa: FBT003 - else results of 64 bits would be refused
         root, execute_into = rebuild(trace_context, arguments)
-        ops = root.replay(_as_tuples(derivation))
+        ops = root.derive_chain(_as_tuples(derivation))
     if _spec_texts(ops[-1].output_specs()) != results or _digest(ops) != digest:
         raise ArgumentError(
             f"{path} is not what it was when the program that calls it was made: it, or torch, "

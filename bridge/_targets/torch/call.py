@@ -33,7 +33,7 @@ from bridge._core.captured_state import CapturedState, restored
 from bridge._core.op import Arrays, Op, Positions
 from bridge._core.protocols import Execute
 from bridge._core.pytree import scatter
-from bridge._core.tracebacks import entry_point, shorten_traceback, shortens_tracebacks
+from bridge._core.tracebacks import mark_entry_point, shorten_traceback, shortens_tracebacks
 from bridge._targets.torch.backward_plan import (
     get_backward_plan,
     get_forward_plan,
@@ -111,7 +111,7 @@ class _Rules(torch.autograd.Function):
     """The derivatives of a call, from what `save_for_backward` put into its context."""
 
     @staticmethod
-    @entry_point
+    @mark_entry_point
     def backward(ctx: Any, *cotangents: torch.Tensor | None) -> Any:
         if dynamo_reads_caller():  # like `hide_from_dynamo`, which would cost one more call
             return torch.compiler.disable(_Rules.backward)(ctx, *cotangents)

@@ -45,11 +45,11 @@ def call(function: StageableFunction, args: Any, kwargs: Any) -> Any:
     """Call `function` in compiled code: NOTE [what Dynamo lets in and out]."""
     if not torch.compiler.is_dynamo_compiling():  # between compiled parts, as after a graph break
         return torch.compiler.disable(function)(*args, **kwargs)
-    _prepare(id(function))
+    _set_staging_function(id(function))
     keys: list[int] = []
     values: list[Any] = []
     _flatten(function, (args, kwargs), keys, values)
-    outputs, description = function.staged_function(keys, values)
+    outputs, description = function.staging_function(keys, values)
     if description is None:
         return function.named_graph_objects.uncompiled(args, kwargs)
     return _build(function, description, outputs)
@@ -63,11 +63,11 @@ def _from_id(function_id: int) -> StageableFunction:
     return ctypes.cast(function_id, ctypes.py_object).value
 
 
-def _prepare(function_id: int) -> None:
+def _set_staging_function(function_id: int) -> None:
     """Let Dynamo trace a function by running it."""
     function = _from_id(function_id)
-    if function.staged_function is None:
-        function.staged_function = nonstrict_trace(
+    if function.staging_function is None:
+        function.staging_function = nonstrict_trace(
             lambda keys, values: _stage_call(function, keys, values)
         )
 
@@ -98,7 +98,13 @@ def _store_if_unchanged(function_id: int, x: Any, attributes: dict[str, Any]) ->
     return keep_object(_from_id(function_id), x)
 
 
-for constant in (_prepare, _store, _is_foreign_array, _store_foreign_array, _store_if_unchanged):
+for constant in (
+    _set_staging_function,
+    _store,
+    _is_foreign_array,
+    _store_foreign_array,
+    _store_if_unchanged,
+):
     mark_constant(constant)
 
 
