@@ -35,11 +35,11 @@ def _power(x: Any, y: Any) -> Any:
         return jnp.power(x, y)
     # An integer to a negative power is what its reciprocal rounds to.
     odd = jnp.where(y % 2 == 0, jnp.ones_like(x), x)
-    whole = _integer_power(x, jnp.maximum(y, 0))
+    whole = _power_by_squaring(x, jnp.maximum(y, 0))
     return jnp.where(y >= 0, whole, jnp.where(abs(x) == 1, odd, jnp.zeros_like(x)))
 
 
-def _integer_power(x: Any, y: Any) -> Any:
+def _power_by_squaring(x: Any, y: Any) -> Any:
     """Square as long as there are bits: jnp.power looks at six of them only."""
 
     def step(state: Any) -> Any:

@@ -11,7 +11,7 @@ from bridge._lowering.jax.operators.lowerings import OutputInfo, cast, lowering
 Sizes = Sequence[int]
 
 
-def _factor(sizes: Sizes, normalization: int) -> float:
+def _divisor(sizes: Sizes, normalization: int) -> float:
     """Return the divisor of a Fourier transform: 1, the root of its size, or its size."""
     total = math.prod(sizes)
     return (1.0, total**0.5, float(total))[normalization]
@@ -19,7 +19,9 @@ def _factor(sizes: Sizes, normalization: int) -> float:
 
 @lowering("aten._fft_c2c.default")
 def _fft(out: OutputInfo, x: Any, dims: Sizes, normalization: int, forward: bool) -> Any:
-    return _transform(x, dims, forward=forward) / _factor([x.shape[d] for d in dims], normalization)
+    return _transform(x, dims, forward=forward) / _divisor(
+        [x.shape[d] for d in dims], normalization
+    )
 
 
 def _transform(x: Any, dims: Sizes, *, forward: bool) -> Any:
@@ -31,11 +33,11 @@ def _transform(x: Any, dims: Sizes, *, forward: bool) -> Any:
 
 @lowering("aten._fft_r2c.default")
 def _rfft(out: OutputInfo, x: Any, dims: Sizes, normalization: int, onesided: bool) -> Any:
-    factor = _factor([x.shape[d] for d in dims], normalization)
+    divisor = _divisor([x.shape[d] for d in dims], normalization)
     if not onesided:
-        return _transform(cast(x, out.dtype), dims, forward=True) / factor
+        return _transform(cast(x, out.dtype), dims, forward=True) / divisor
     *others, last = dims
-    return _transform(jnp.fft.rfft(x, axis=last), others, forward=True) / factor
+    return _transform(jnp.fft.rfft(x, axis=last), others, forward=True) / divisor
 
 
 @lowering("aten._fft_c2r.default")
@@ -43,7 +45,7 @@ def _irfft(out: OutputInfo, x: Any, dims: Sizes, normalization: int, size: int) 
     *others, last = dims
     x = _transform(x, others, forward=False)
     y = jnp.fft.irfft(x, size, axis=last, norm="forward")
-    return y / _factor([y.shape[d] for d in dims], normalization)
+    return y / _divisor([y.shape[d] for d in dims], normalization)
 
 
 @lowering("aten.fft_fftfreq.default")

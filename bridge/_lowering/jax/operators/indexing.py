@@ -28,7 +28,7 @@ def _from_front(index: Any, size: int) -> Any:
     return jnp.where(index < 0, jnp.where(index < -size, size, index + size), index)
 
 
-def _normalize_all(x: Any, indices: Sequence[Any]) -> tuple[Any, ...]:
+def _indices_from_front(x: Any, indices: Sequence[Any]) -> tuple[Any, ...]:
     return tuple(
         slice(None) if index is None else _from_front(index, x.shape[axis])
         for axis, index in enumerate(indices)
@@ -37,7 +37,7 @@ def _normalize_all(x: Any, indices: Sequence[Any]) -> tuple[Any, ...]:
 
 @lowering("aten.index.Tensor", "aten._unsafe_index.Tensor")
 def _index(out: OutputInfo, x: Any, indices: Sequence[Any]) -> Any:
-    return x.at[_normalize_all(x, indices)].get(**READ)
+    return x.at[_indices_from_front(x, indices)].get(**READ)
 
 
 @lowering(
@@ -55,7 +55,7 @@ def _index_put(
     masks = [index for index in indices if index is not None and index.dtype == bool]
     if masks:
         return _masked_fill(x, indices, values, accumulate=accumulate)
-    at = (to_accumulation_dtype(x) if accumulate else x).at[_normalize_all(x, indices)]
+    at = (to_accumulation_dtype(x) if accumulate else x).at[_indices_from_front(x, indices)]
     values = cast(values, x.dtype)
     return at.add(values, **WRITE) if accumulate else at.set(values, **WRITE)
 

@@ -151,7 +151,7 @@ for _rank in (1, 2, 3):
         lowering(f"aten.{_name}.default")(compute_in_float32(functools.partial(_compute, _rank)))
 
 
-def _even_windows(size: int, count: int) -> tuple[np.ndarray, np.ndarray]:
+def _window_indices_and_lengths(size: int, count: int) -> tuple[np.ndarray, np.ndarray]:
     """Return positions and lengths of `count` windows that divide an axis evenly.
 
     A window that is shorter than others repeats its last position.
@@ -166,7 +166,7 @@ def _adaptive_max(rank: int, out: OutputInfo, x: Any, sizes: Sizes) -> tuple[Any
     lead, axes = x.ndim - rank, x.shape[x.ndim - rank :]
     places = jnp.arange(math.prod(axes)).reshape(axes)
     for i, count in enumerate(sizes):  # a window's axes follow one another at the end
-        at, _ = _even_windows(axes[i], count)
+        at, _ = _window_indices_and_lengths(axes[i], count)
         x = jnp.moveaxis(jnp.take(x, at, lead + i), lead + i + 1, -1)
         places = jnp.moveaxis(jnp.take(places, at, i), i + 1, -1)
     x = x.reshape(*x.shape[: lead + rank], -1)
@@ -183,7 +183,7 @@ for _rank in (2, 3):
 
 def _means(x: Any, axis: int, count: int) -> Any:
     """Return the means of `count` windows that divide an axis evenly."""
-    places, lengths = _even_windows(x.shape[axis], count)
+    places, lengths = _window_indices_and_lengths(x.shape[axis], count)
     # Not a product with weights: 0 times infinity would be NaN.
     inside = np.arange(places.shape[1]) < lengths[:, None]
     inside = inside.reshape(count, -1, *(1,) * (x.ndim - 1 - axis))

@@ -201,26 +201,26 @@ def _log_softmax_backward(out: OutputInfo, gradient: Any, y: Any, dim: int, *_: 
     return gradient - jnp.exp(y) * total
 
 
-def _accumulate(x: Any, dim: int, compute: Callable[..., Any]) -> Any:
+def _apply_cumulative(x: Any, dim: int, compute: Callable[..., Any]) -> Any:
     return compute(x, axis=dim % x.ndim) if x.ndim else x
 
 
 @lowering("aten.cumsum.default")
 @compute_in_float32
 def _cumsum(out: OutputInfo, x: Any, dim: int, **_: Any) -> Any:
-    return _accumulate(cast(x, out.dtype), dim, lax.cumsum)
+    return _apply_cumulative(cast(x, out.dtype), dim, lax.cumsum)
 
 
 @lowering("aten.cumprod.default")
 @compute_in_float32
 def _cumprod(out: OutputInfo, x: Any, dim: int, **_: Any) -> Any:
-    return _accumulate(cast(x, out.dtype), dim, lax.cumprod)
+    return _apply_cumulative(cast(x, out.dtype), dim, lax.cumprod)
 
 
 @lowering("aten.logcumsumexp.default")
 @compute_in_float32
 def _logcumsumexp(out: OutputInfo, x: Any, dim: int) -> Any:
-    return _accumulate(x, dim, lax.cumlogsumexp)
+    return _apply_cumulative(x, dim, lax.cumlogsumexp)
 
 
 @lowering("aten.cummax.default")

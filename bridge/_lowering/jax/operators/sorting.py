@@ -62,11 +62,11 @@ def _topk(
 @lowering("aten.kthvalue.default")
 def _kthvalue(out: OutputInfo, x: Any, k: int, dim: int = -1, *_: Any) -> tuple[Any, ...]:
     pair = _sort_along(x, dim, descending=False)
-    return tuple(_pick(y, k - 1, dim).reshape(out.shape) for y in pair)
+    return tuple(_index_in_dim(y, k - 1, dim).reshape(out.shape) for y in pair)
 
 
-def _pick(x: Any, k: int, dim: int) -> Any:
-    return lax.index_in_dim(x, k, dim % x.ndim, keepdims=False) if x.ndim else x
+def _index_in_dim(x: Any, index: int, dim: int) -> Any:
+    return lax.index_in_dim(x, index, dim % x.ndim, keepdims=False) if x.ndim else x
 
 
 @lowering("aten.median.default")
