@@ -3,7 +3,7 @@
 from typing import Any
 
 from bridge import _registry
-from bridge._calls.wrong_framework import check_unconverted
+from bridge._calls.wrong_framework import check_non_array
 from bridge._core import pytree
 from bridge._core.errors import ArgumentError, CopyError, NoValuesError
 
@@ -108,7 +108,7 @@ def convert(tree: Any, name: str, *, copy: bool | None = None) -> Any:
         owner = _registry.array_owner(leaf)
         if owner is None or (owner is to and not copy):
             if owner is None:
-                check_unconverted(leaf, name, alone=not path)
+                check_non_array(leaf, name, alone=not path)
             moved.append(leaf)
             continue
         try:

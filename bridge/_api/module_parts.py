@@ -17,7 +17,9 @@ _MOST = 100
 def check_no_parameters(fn: Any, direction: Direction) -> None:
     """Raise if `fn` is made of a module, such as one of its methods or a partial function of it."""
     source = _registry.source(direction.source)
-    module = next((part for part in _parts(fn, source) if source.holds_parameters(part)), None)
+    module = next(
+        (part for part in _function_parts(fn, source) if source.holds_parameters(part)), None
+    )
     if module is None:
         return
     kind = type(module).__name__
@@ -39,7 +41,7 @@ def check_no_parameters(fn: Any, direction: Direction) -> None:
     )
 
 
-def _parts(fn: Any, source: Source) -> Iterator[Any]:
+def _function_parts(fn: Any, source: Source) -> Iterator[Any]:
     """Yield `fn` and the parts of partial functions, methods and wrapped functions in it.
 
     A module among the arguments of a partial function need not be called with its own parameters:

@@ -53,7 +53,7 @@ class LeafHandler:
 _NUMBERS = {int: "int64", float: "float64", complex: "complex128"}
 
 
-def leaf_handler(leaf: Any, source: str, target: str, *, traced: bool) -> LeafHandler:
+def leaf_handler(leaf: Any, source: str, target: str, *, traces_scalars: bool) -> LeafHandler:
     """Return the handler of leaves like `leaf` for a function of `source` called from `target`."""
     face = _registry.array_owner(leaf)
     if face is not None:
@@ -62,16 +62,16 @@ def leaf_handler(leaf: Any, source: str, target: str, *, traced: bool) -> LeafHa
         if face.name == target:
             caller = _registry.target_arrays(target)
             return LeafHandler(caller.target_signature, caller.target_spec, owner=target)
-        prepare = _copy_native if face.name == "numpy" else face.copy_unless_traced
+        prepare = _copy_in_native_byte_order if face.name == "numpy" else face.copy_unless_traced
         return LeafHandler(face.signature, face.spec, prepare, face.name)
-    if traced and type(leaf) in _NUMBERS:
+    if traces_scalars and type(leaf) in _NUMBERS:
         return _number(type(leaf))
-    if traced and _is_numpy_number(leaf):
+    if traces_scalars and _is_numpy_number(leaf):
         return _numpy_number(type(leaf), leaf.dtype.name)
     return LeafHandler(_static_key)
 
 
-def _copy_native(x: Any) -> Any:
+def _copy_in_native_byte_order(x: Any) -> Any:
     """Return a copy in native byte order; the NumPy array may change before a backward pass."""
     return x.astype(x.dtype.newbyteorder("="))
 

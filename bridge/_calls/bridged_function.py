@@ -84,7 +84,7 @@ class BridgedFunction:
         if self._device is not None:
             self._source.check_device(self._device)
         if self._supports_rng:
-            random_keys.check_parameters(self._name, self._parameters)
+            random_keys.check_no_rng_parameter(self._name, self._parameters)
 
     def _make_planner(self) -> Planner:
         return Planner(

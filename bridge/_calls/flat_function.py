@@ -23,7 +23,7 @@ from bridge._calls.wrong_framework import (
     Direction,
     add_note,
     check_result,
-    check_result_containers,
+    check_result_named_tuples,
 )
 from bridge._core import pytree
 from bridge._core.errors import ArgumentError, NoValuesError
@@ -83,7 +83,7 @@ class FlatFunction:
         if signature is None or (structure, signature, key_impls) != self._checked:
             for output, path in zip(outputs, pytree.paths(structure), strict=True):
                 self._check_result(output, path)
-            check_result_containers(structure, self.__name__, self._direction)
+            check_result_named_tuples(structure, self.__name__, self._direction)
             self._set_result_structure(structure, key_impls)
             self._checked = structure, self._results_signature(outputs), key_impls
         return outputs
@@ -98,7 +98,7 @@ class FlatFunction:
         """Return the user's function and the static arguments that it is called with."""
         return [self._fn, *map(arguments.unwrap_static, self._leaves)]
 
-    def describe_key(self) -> str | None:
+    def describe_key_result(self) -> str | None:
         """Describe a result that is a typed key, which a graph cannot hold; None without one."""
         paths = pytree.paths(self.result_structure) if self._key_impls else []
         return next(
@@ -132,7 +132,7 @@ class FlatFunction:
                 results[i] = wrap_key(target.export_detached(outputs[i]), impl)
             except (ArgumentError, NoValuesError) as error:
                 raise type(error)(
-                    f"{self.describe_key()}, which has to be made of values here. Within a "
+                    f"{self.describe_key_result()}, which has to be made of values here. Within a "
                     "transformation of the caller, return the data of the key, as of "
                     f"jax.random.key_data. ({error})"
                 ) from None

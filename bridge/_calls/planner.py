@@ -66,8 +66,10 @@ class Planner:
                 return LeafInfo(label, signature, spec, handler)
             handler = self.leaf_handlers.get(leaf.__class__)
             if handler is None:
-                traced = self.source.traces_scalars
-                handler = arguments.leaf_handler(leaf, source_name, target_name, traced=traced)
+                traces_scalars = self.source.traces_scalars
+                handler = arguments.leaf_handler(
+                    leaf, source_name, target_name, traces_scalars=traces_scalars
+                )
             is_key = label == SEED and self.source.supports_rng
             if handler.spec is None and not is_key:  # a key of no array is refused later
                 arguments.check_static(leaf, target_name)

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 SEED = "rng"
 
 
-def check_parameters(name: str, parameters: "Parameters") -> None:
+def check_no_rng_parameter(name: str, parameters: "Parameters") -> None:
     """Raise if the user's function `name` has a parameter of its own called `rng`."""
     if SEED in parameters.all_names:
         raise OptionError(

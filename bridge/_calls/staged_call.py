@@ -29,13 +29,13 @@ class StagedCall:
 
     Attributes:
         plan: The plan of such calls.
-        leaves: The primals of its Op: staged arrays of the target, and constants.
-        array_positions: Positions of the staged arrays among the leaves.
+        primal_values: The primals of its Op: staged arrays of the target, and constants.
+        array_positions: Positions of the staged arrays among the primals.
         source_symbolic_shapes: `(flat, primals, names) -> shapes`, `symbolic_shapes` of the source.
     """
 
     plan: Plan
-    leaves: Sequence[Any]
+    primal_values: Sequence[Any]
     array_positions: Sequence[int]
     source_symbolic_shapes: Callable[..., Any]
 
@@ -76,12 +76,12 @@ class StagedCall:
         """Compute the results for these arrays."""
         op, positions = self._derive(steps)
         derivative_args = [None] * (len(positions) - len(self.array_positions))
-        primals = pytree.scatter(arrays, positions, [*self.leaves, *derivative_args])
+        primals = pytree.scatter(arrays, positions, [*self.primal_values, *derivative_args])
         return self.plan.executor.execute(op, primals)
 
     def _derive(self, steps: Sequence[AppliedRule]) -> tuple[Op, list[int]]:
         """Return the Op and the positions of its arrays: NOTE [steps of a recorded call]."""
-        op, positions, count = self.plan.op, list(self.array_positions), len(self.leaves)
+        op, positions, count = self.plan.op, list(self.array_positions), len(self.primal_values)
         for kind, *args in steps:
             if kind == "vmap":
                 axes, size = args
@@ -100,7 +100,7 @@ def make_staged_call(
     plan: Plan, leaves: Sequence[Any], target: str, source_symbolic_shapes: Callable[..., Any]
 ) -> StagedCall:
     """Make the call of `plan` with these leaves; raise if a graph cannot hold its results."""
-    if key_result := plan.flat.describe_key():
+    if key_result := plan.flat.describe_key_result():
         raise ArgumentError(
             f"{key_result}, but a graph holds tensors alone. Return its data, and make a key of "
             "that where it is used: jax.random.key_data, jax.random.wrap_key_data."

@@ -125,7 +125,7 @@ def array_advice(x: Any) -> str:
     return "`.to_numpy()` of it" if hasattr(x, "to_numpy") else "`numpy.asarray` of it"
 
 
-def check_unconverted(x: Any, target: str, *, alone: bool) -> None:
+def check_non_array(x: Any, target: str, *, alone: bool) -> None:
     """Raise if `x` is no array, and was meant to be converted: a data frame, a module.
 
     If it is `alone`, it was all that was to be converted.
@@ -169,7 +169,7 @@ def _container_advice(x: Any) -> str:
     return "Make it a dataclass, or register it as a pytree, or pass its arrays."
 
 
-def check_result_containers(result_structure: Any, name: str, crossing: Direction) -> None:
+def check_result_named_tuples(result_structure: Any, name: str, crossing: Direction) -> None:
     """Raise for results in a named tuple that takes arrays of the function's framework alone."""
     for kind in pytree.node_types(result_structure):
         own = _registry.framework(kind.__module__) == crossing.source
@@ -182,7 +182,7 @@ def check_result_containers(result_structure: Any, name: str, crossing: Directio
 
 def _wrappers(fn: Any, target: str) -> str:
     sources = [source for source, other in _registry.directions() if other == target]
-    source = _registry.framework(_module_of(fn))
+    source = _registry.framework(_defining_module(fn))
     return (
         f"{source}2{target}" if source in sources else " or ".join(f"{s}2{target}" for s in sources)
     )
@@ -194,7 +194,7 @@ def add_note(error: Exception, fn: Any, arrays: Any, crossing: Direction) -> Non
         return
     name = import_path.function_name(fn)
     spoken = sorted({_class(type(x)) for x in arrays if _mentions(error, type(x))})
-    others = _foreign_frameworks(error, fn, crossing.source, certain=bool(spoken))
+    others = _foreign_frameworks(error, fn, crossing.source, about_arrays=bool(spoken))
     captured = [(n, owner) for n, owner in _captured_arrays_at(error) if owner in others]
     if captured:
         array, other = captured[0]
@@ -232,15 +232,17 @@ def _has_note(error: Exception) -> bool:
     return any(text in note for note in notes for text in (_IS_WRAPPED, _IS_ARRAY))
 
 
-def _foreign_frameworks(error: Exception, fn: Any, source: str, *, certain: bool) -> set[str]:
+def _foreign_frameworks(error: Exception, fn: Any, source: str, *, about_arrays: bool) -> set[str]:
     """Return frameworks besides `source` whose code has failed: NOTE [whose code has failed].
 
-    Code that names both is innocent, unless the error is `certain` to be about arrays of `source`.
+    Code that names both is innocent, unless the error is surely about arrays of `source`.
     """
     while isinstance(fn, functools.partial):
         fn = fn.func
-    names = _frameworks([_module_of(fn)]) - {source} or _frameworks(_modules_captured_at(error))
-    return names - {source} if certain or source not in names else set()
+    names = _frameworks([_defining_module(fn)]) - {source} or _frameworks(
+        _modules_captured_at(error)
+    )
+    return names - {source} if about_arrays or source not in names else set()
 
 
 def _frameworks(places: Iterable[str]) -> set[str]:
@@ -249,7 +251,7 @@ def _frameworks(places: Iterable[str]) -> set[str]:
 
 def _modules_captured_at(error: Exception) -> Iterator[str]:
     """Yield the modules of what the innermost code of the user names."""
-    return (_module_of(value) for _, value in _captured_at(error))
+    return (_defining_module(value) for _, value in _captured_at(error))
 
 
 def _captured_arrays_at(error: Exception) -> Iterator[tuple[str, str]]:
@@ -274,7 +276,7 @@ def _captured_at(error: Exception) -> Iterator[tuple[str, Any]]:
             return
 
 
-def _module_of(thing: Any) -> str:
+def _defining_module(thing: Any) -> str:
     """Return the name of the module of a function, or of the framework of an array."""
     owner = _registry.array_owner(thing)
     if owner is not None:

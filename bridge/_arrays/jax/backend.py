@@ -101,8 +101,8 @@ class JaxArrays:
         if device != "cpu":
             return lambda outputs: [gather(y, device) for y in outputs]
         # All devices of the host have one memory, so an array on any single one need not move.
-        near = SingleDeviceSharding if jax.default_backend() == "cpu" else None
-        return functools.partial(_make_capsules, near=near)
+        host_sharding_type = SingleDeviceSharding if jax.default_backend() == "cpu" else None
+        return functools.partial(_make_capsules, host_sharding_type=host_sharding_type)
 
     def lender(self, device: str) -> Callable[[Sequence[Any]], Sequence[Any]]:
         """Return the function that puts arrays, which have `__dlpack__`, on `device`."""
@@ -217,9 +217,11 @@ def shape_dtype_struct(spec: ArraySpec, *, x64: bool) -> jax.ShapeDtypeStruct:
     return jax.ShapeDtypeStruct(spec.shape, dtype, weak_type=spec.weak_type)
 
 
-def _make_capsules(outputs: Sequence[Any], near: type | None) -> Sequence[Any]:
+def _make_capsules(outputs: Sequence[Any], host_sharding_type: type | None) -> Sequence[Any]:
     try:
-        gathered = [y if type(y.sharding) is near else gather(y, "cpu") for y in outputs]
+        gathered = [
+            y if type(y.sharding) is host_sharding_type else gather(y, "cpu") for y in outputs
+        ]
         return [dlpack_capsule(y) for y in gathered]
     except (RuntimeError, AttributeError) as error:  # a tracer has no sharding and no buffer
         if not any(isinstance(y, Tracer) for y in outputs):

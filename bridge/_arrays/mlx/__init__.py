@@ -14,9 +14,9 @@ from bridge._arrays.mlx.memory import (
 )
 from bridge._arrays.mlx.streams import (
     compute_stream as compute_stream,
+    lazy_stream as lazy_stream,
     release_lock as release_lock,
     releases_lock as releases_lock,
-    unlocked_stream as unlocked_stream,
 )
 from bridge._arrays.mlx.threads import (
     note_thread as note_thread,

@@ -23,7 +23,7 @@ from bridge._arrays.mlx.memory import (
     has_shareable_strides,
     host_view,
     is_contiguous,
-    replacement,
+    replacement_advice,
 )
 from bridge._arrays.mlx.streams import compute_stream, renew_after_fork
 from bridge._arrays.mlx.threads import on_python_thread
@@ -121,7 +121,8 @@ class MlxArrays:
 
     def unsupported_dtype_advice(self, dtype: str) -> str:
         """Say why there are no results of this dtype, and what to write instead."""
-        return f"which MLX does not support. Convert it in the function, to {replacement(dtype)}."
+        advice = replacement_advice(dtype)
+        return f"which MLX does not support. Convert it in the function, to {advice}."
 
     def check_dtype(self, dtype: str) -> None:
         """Raise if MLX does not support this dtype."""

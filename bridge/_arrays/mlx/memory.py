@@ -42,12 +42,12 @@ def dtype_of(name: str) -> mx.Dtype:
     """Return MLX's dtype of this name; raise if there is none, rather than narrow."""
     if name not in DTYPES:
         raise ArgumentError(
-            f"MLX has no dtype {name}. Convert it yourself, to {replacement(name)}."
+            f"MLX has no dtype {name}. Convert it yourself, to {replacement_advice(name)}."
         )
     return DTYPES[name]
 
 
-def replacement(name: str) -> str:
+def replacement_advice(name: str) -> str:
     """Say what an array of a dtype that MLX does not support can be converted to."""
     replacements = (to for prefix, to in _REPLACEMENTS.items() if name.startswith(prefix))
     return next(replacements, dtype_advice(name))

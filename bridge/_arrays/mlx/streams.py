@@ -62,7 +62,7 @@ def renew_after_fork() -> None:
         mx.set_default_stream(mx.new_stream(mx.default_device()))
 
 
-def unlocked_stream(*, has_float64: bool = False) -> contextlib.AbstractContextManager[Any]:
+def lazy_stream(*, has_float64: bool = False) -> contextlib.AbstractContextManager[Any]:
     """Queue operations on the shared stream without the lock: nothing may be evaluated inside.
 
     Args:
@@ -139,7 +139,7 @@ class compute_stream:  # noqa: N801 - as above
         self._has_float64 = has_float64
 
     def __enter__(self) -> None:
-        self._stream, self._lock = unlocked_stream(has_float64=self._has_float64), evaluation_lock()
+        self._stream, self._lock = lazy_stream(has_float64=self._has_float64), evaluation_lock()
         self._lock.__enter__()
         self._stream.__enter__()
 

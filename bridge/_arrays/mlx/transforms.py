@@ -30,7 +30,7 @@ from typing import Any
 
 import mlx.core as mx
 
-from bridge._arrays.mlx.streams import evaluation_lock, renew_after_fork, unlocked_stream
+from bridge._arrays.mlx.streams import evaluation_lock, lazy_stream, renew_after_fork
 from bridge._arrays.mlx.threads import on_python_thread
 from bridge._arrays.mlx.upstream.dot_graph import graph_text
 from bridge._core.errors import NoValuesError
@@ -59,7 +59,7 @@ class _EndedError(Exception):
     pass
 
 
-def _mark(x: mx.array) -> mx.array:
+def _mark_tracer(x: mx.array) -> mx.array:
     """Return `x` as `mx.grad` marks it."""
     return _captured(mx.grad, x)
 
@@ -114,14 +114,14 @@ def is_traced(x: mx.array) -> bool:
     if not transforming():
         return False
     text = graph_text(x)
-    return '"Copy"' in text or ("->" in text and _is_marked(x))
+    return '"Copy"' in text or ("->" in text and _has_tracer_mark(x))
 
 
-def _is_marked(x: mx.array) -> bool:
+def _has_tracer_mark(x: mx.array) -> bool:
     """Return True if `x` is marked; False if every graph is kept, when marks tell nothing."""
     if _local.keeps_graphs:
         return False
-    with unlocked_stream():
+    with lazy_stream():
         dependent = mx.depends([_ZERO], [x])[0]
     return _is_tracer(dependent)
 
@@ -142,14 +142,14 @@ def captures_traced(build: Callable[[], Sequence[mx.array]]) -> bool:
     Its results then have marks. They also have marks if `build` takes a derivative itself, but then
     in a thread without a transformation too. If both are the case, this returns False.
     """
-    if _local.keeps_graphs or not transforming() or not any(map(_is_marked, build())):
+    if _local.keeps_graphs or not transforming() or not any(map(_has_tracer_mark, build())):
         return False
-    if _is_marked(_ZERO):  # a rule that is not ours runs, so MLX keeps every graph
+    if _has_tracer_mark(_ZERO):  # a rule that is not ours runs, so MLX keeps every graph
         return False
     marked: list[bool] = []
 
     def build_in_thread() -> None:
-        with unlocked_stream():
+        with lazy_stream():
             outputs = build()
             mx.grad(lambda x: (marked.append(any(map(_async_eval_refuses, outputs))), x)[1])(_ZERO)
 
@@ -168,7 +168,7 @@ def _probe_runs_uncompiled(x: mx.array) -> bool:
 def _async_eval_refuses(x: mx.array) -> bool:
     """Return True if `x` is marked and a transformation is under way, in whatever thread."""
     try:
-        with unlocked_stream():
+        with lazy_stream():
             mx.async_eval(mx.depends([_VALUELESS], [x]))
     except ValueError:
         return True
@@ -197,12 +197,12 @@ def _identity(x: mx.array) -> mx.array:
 
 
 @vjp_rule
-def _identity_vjp(_: mx.array, cotangent: mx.array, __: mx.array) -> mx.array:
+def _run_body(_: mx.array, cotangent: mx.array, __: mx.array) -> mx.array:
     _local.result = _local.body()
     return cotangent
 
 
-_identity.vjp(_identity_vjp)
+_identity.vjp(_run_body)
 
 
 def keeping_graph(run: Callable[[], Any]) -> Any:
@@ -284,7 +284,7 @@ _OTHER_THREAD = (
 
 def _make_probe_arrays() -> tuple[mx.array, mx.array, mx.array]:
     zero = mx.array(0.0)
-    marked, valueless = _mark(zero), unmarked_placeholder((), mx.float32)
+    marked, valueless = _mark_tracer(zero), unmarked_placeholder((), mx.float32)
     mx.eval(marked)  # another thread could not evaluate it
     return zero, marked, valueless
 

@@ -65,7 +65,7 @@ class TorchArrays:
 
     def adopter(self, device: str) -> Callable[[Sequence[Any]], Arrays]:
         """Return the function from buffers to tensors over their memory, moved to `device`."""
-        return _adopt if device == "cpu" else functools.partial(_adopt_from, device=device)
+        return _adopt if device == "cpu" else functools.partial(_adopt_on, device=device)
 
     def supports_dtype(self, dtype: str) -> bool:
         """Return True if torch has a dtype of this name."""
@@ -136,7 +136,7 @@ class TorchArrays:
                 "torch.func.vmap and other transformations, wrap the function that takes it."
             )
         y = _materialize(x)
-        if dense and not _is_contiguous(y):
+        if dense and not _is_non_overlapping_and_dense(y):
             y = y.contiguous()
         if copy is False and y is not x:
             raise CopyError(
@@ -193,7 +193,7 @@ def _has_memory(x: torch.Tensor) -> bool:
     return True
 
 
-def _is_contiguous(x: torch.Tensor) -> bool:
+def _is_non_overlapping_and_dense(x: torch.Tensor) -> bool:
     """Return True if `x` is contiguous for some order of its axes."""
     order = sorted(range(x.dim()), key=lambda axis: -x.stride(axis))
     return x.permute(order).is_contiguous()
@@ -241,7 +241,7 @@ def _adopt(buffers: Sequence[Any]) -> Arrays:
     return tuple([from_dlpack(y) for y in buffers])
 
 
-def _adopt_from(buffers: Sequence[Any], *, device: str) -> Arrays:
+def _adopt_on(buffers: Sequence[Any], *, device: str) -> Arrays:
     # Given an object rather than a capsule, torch passes its current stream to the producer.
     return tuple(torch.from_dlpack(y).to(device) for y in buffers)
 

@@ -15,7 +15,7 @@ from bridge._arrays.mlx import (
     ARRAYS as ARRAYS,
     captures_traced,
     dtype_of,
-    unlocked_stream,
+    lazy_stream,
     unmarked_placeholder,
 )
 from bridge._arrays.mlx.upstream.errors import looks_at_values
@@ -32,7 +32,7 @@ def check_captured(fun: Fun, primals: Specs, name: str) -> None:
 
     def build() -> Sequence[mx.array]:
         xs = [unmarked_placeholder(spec.shape, dtype_of(spec.dtype)) for spec in primals]
-        with unlocked_stream(has_float64=has_float64(primals)), dry_run():
+        with lazy_stream(has_float64=has_float64(primals)), dry_run():
             try:
                 return fun(*xs)
             except (ValueError, RuntimeError) as error:

@@ -17,9 +17,9 @@ from typing import Any
 
 import mlx.core as mx
 
-from bridge._arrays.mlx import TracerError, on_other_thread, unlocked_stream
+from bridge._arrays.mlx import TracerError, lazy_stream, on_other_thread
 from bridge._arrays.mlx.upstream.dot_graph import active_arrays, read_graph
-from bridge._arrays.mlx.upstream.errors import looks_at_values, missing_rule
+from bridge._arrays.mlx.upstream.errors import describe_missing_rule, looks_at_values
 from bridge._core.errors import NoRuleError
 from bridge._core.op import Positions, Specs
 from bridge._sources.mlx.dry_run import dry_run
@@ -125,7 +125,7 @@ def has_only_forward_rules(partial: Partial, primals: Specs, argnums: Positions,
         try:
             mx.jvp(observer.observe(partial(args)), xs, xs)
         except (ValueError, RuntimeError) as error:
-            reason = missing_rule(error)
+            reason = describe_missing_rule(error)
             if reason is None:
                 raise
             raise NoRuleError(
@@ -172,7 +172,7 @@ def _observe(
 
     def run(make_arrays: Callable[[Specs], list[mx.array]]) -> _Observer:
         observer = _Observer()
-        with unlocked_stream(has_float64=has_float64(specs)), dry_run():
+        with lazy_stream(has_float64=has_float64(specs)), dry_run():
             args = make_arrays(specs)
             sys.setprofile(observer)
             try:

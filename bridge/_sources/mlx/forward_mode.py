@@ -12,7 +12,7 @@ from collections.abc import Callable
 import mlx.core as mx
 
 from bridge._arrays.mlx import compute_stream
-from bridge._arrays.mlx.upstream.errors import missing_rule
+from bridge._arrays.mlx.upstream.errors import describe_missing_rule
 from bridge._core.errors import NoRuleError
 from bridge._core.op import Specs
 from bridge._sources.mlx.dry_run import dry_run
@@ -45,7 +45,7 @@ def jvp_with_fallback(check: Callable[[], None]) -> Pushforward:
         try:
             return mx.jvp(fun, xs, tangents)[1]
         except (ValueError, RuntimeError) as error:
-            if missing_rule(error) is None:
+            if describe_missing_rule(error) is None:
                 raise
         check()
         return double_vjp(fun, xs, tangents)

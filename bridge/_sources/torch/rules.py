@@ -6,7 +6,7 @@ import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from bridge._arrays.torch.upstream.errors import is_style_error
+from bridge._arrays.torch.upstream.errors import is_setup_context_error
 from bridge._core.errors import NoRuleError, NoValuesError
 from bridge._core.op import Axes, ForwardBackward, Op, Positions, Specs, Traits
 from bridge._core.spec import batched_specs, differentiable_positions
@@ -226,7 +226,7 @@ class Function(FunctionInfo):
             try:
                 derivative = make_function(fun, f"{self.name}.{rule}", primals, self.settings)
             except RuntimeError as error:
-                refused = error if refused is None or is_style_error(refused) else refused
+                refused = error if refused is None or is_setup_context_error(refused) else refused
             else:
                 derivative = dataclasses.replace(
                     derivative, strategy=strategy, observer=self.observer

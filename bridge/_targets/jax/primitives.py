@@ -31,7 +31,7 @@ from bridge._arrays.jax.upstream.tracing import (
     device_count,
     hold_weakly,
     jit_is_disabled,
-    mark_as_operation,
+    mark_for_debug_nans,
     register_dead_code_rule,
     result_aval,
 )
@@ -187,7 +187,7 @@ def _compile(primitive: Primitive, function: Call | Jvp) -> Callable[..., list[A
         return primitive.bind(*operands, function=function)
 
     run.__name__ = run.__qualname__ = repr(function)
-    return jax.jit(mark_as_operation(run))
+    return jax.jit(mark_for_debug_nans(run))
 
 
 _compile_orphan = functools.lru_cache(maxsize=64)(_compile)

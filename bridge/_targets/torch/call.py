@@ -19,14 +19,14 @@ import torch
 
 from bridge._arrays.torch import transforming, unwrap_dead
 from bridge._arrays.torch.upstream.call_sites import (
-    batch_level,
     check_not_tracing,
     follow_grad_mode,
     in_forward_mode,
     is_dual,
     is_plain_autograd,
-    unwrap_batched,
-    wrap_batched,
+    legacy_vmap_level,
+    unwrap_legacy_batched,
+    wrap_legacy_batched,
 )
 from bridge._arrays.torch.upstream.compilers import dynamo_reads_caller, hide_from_dynamo
 from bridge._core.captured_state import CapturedState, restored
@@ -60,7 +60,7 @@ def _plain_apply(name: str) -> Callable[..., Arrays]:
 
 def _call_transformed(op: Op, execute: Execute, xs: tuple[Any, ...]) -> Arrays:
     """Call `op` where forward mode, `torch.func` or a tracer may take part."""
-    if batch_level() and (outputs := _call_batched(op, execute, xs)) is not None:
+    if legacy_vmap_level() and (outputs := _call_batched(op, execute, xs)) is not None:
         return outputs
     check_not_tracing()
     if transforming():
@@ -77,16 +77,18 @@ def _call_transformed(op: Op, execute: Execute, xs: tuple[Any, ...]) -> Arrays:
 
 def _call_batched(op: Op, execute: Execute, xs: Sequence[Any]) -> Arrays | None:
     """Return the outputs if one of `xs` is batched, else None: NOTE [the vmap of the engine]."""
-    for level in range(batch_level(), 0, -1):
+    for level in range(legacy_vmap_level(), 0, -1):
         unwrapped = {
-            i: inner for i, x in enumerate(xs) if (inner := unwrap_batched(x, level)) is not None
+            i: inner
+            for i, x in enumerate(xs)
+            if (inner := unwrap_legacy_batched(x, level)) is not None
         }
         if unwrapped:
             axes = tuple(0 if i in unwrapped else None for i in range(len(xs)))
             size = len(next(iter(unwrapped.values())))
             inner_xs = [unwrapped.get(i, x) for i, x in enumerate(xs)]
             outputs = call_op(op.derive("vmap", axes, size), execute, *inner_xs)
-            return tuple(wrap_batched(y, level) for y in outputs)
+            return tuple(wrap_legacy_batched(y, level) for y in outputs)
     return None
 
 

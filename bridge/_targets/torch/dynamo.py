@@ -26,8 +26,8 @@ import optree
 import torch
 
 from bridge._arrays.torch.upstream.compilers import (
+    assume_constant_result,
     has_tracing_context,
-    mark_constant,
     nonstrict_trace,
 )
 from bridge._arrays.torch.upstream.pytrees import pytree
@@ -105,7 +105,7 @@ for constant in (
     _store_foreign_array,
     _store_if_unchanged,
 ):
-    mark_constant(constant)
+    assume_constant_result(constant)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 
 from bridge._arrays.torch import dtype_name
-from bridge._arrays.torch.upstream.call_sites import in_forward_mode, is_differentiating
+from bridge._arrays.torch.upstream.call_sites import in_derivative_transform, in_forward_mode
 from bridge._arrays.torch.upstream.compilers import guard_equal_sizes, name_sizes, size_hint
 from bridge._arrays.torch.upstream.pytrees import pytree
 from bridge._core.errors import ArgumentError, NoRuleError
@@ -49,7 +49,7 @@ def stage(
     function: StageableFunction, args: Sequence[Any], kwargs: dict[str, Any]
 ) -> tuple[list[torch.Tensor], Any]:
     """Record a call as an operator; return its outputs and their structure."""
-    if in_forward_mode() or is_differentiating():
+    if in_forward_mode() or in_derivative_transform():
         raise NoRuleError(
             "a bridged function inside torch.func.grad and the like, or under forward mode, cannot "
             "be recorded in a graph. Apply the transformation outside of torch.compile."

@@ -96,7 +96,7 @@ def device_count(ctx: Any) -> int:
     return getattr(getattr(context, "mesh", None), "size", 1) if count is None else count
 
 
-def mark_as_operation(run: Callable[..., Any]) -> Callable[..., Any]:
+def mark_for_debug_nans(run: Callable[..., Any]) -> Callable[..., Any]:
     """Mark `run` as one operation, which `jax.debug_nans` names when its results are invalid.
 
     Without this mark JAX looks for a smaller operation, calls `run`, and comes back here forever.

@@ -28,7 +28,7 @@ def looks_at_values(error: Exception) -> bool:
     return any(text in str(error) for text in _LOOKING)
 
 
-def missing_rule(error: Exception) -> str | None:
+def describe_missing_rule(error: Exception) -> str | None:
     """Return in words which rule MLX lacks, or `None` if `error` is about something else."""
     match = _PRIMITIVE.match(str(error))
     if match:
@@ -42,7 +42,7 @@ def raise_no_rule(name: str) -> Generator[None]:
     try:
         yield
     except (ValueError, RuntimeError) as error:
-        text = missing_rule(error)
+        text = describe_missing_rule(error)
         if text is None:
             raise
         raise NoRuleError(

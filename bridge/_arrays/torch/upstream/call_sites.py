@@ -2,10 +2,10 @@
 
 NOTE [the vmap of the engine]
 `torch.autograd.grad(is_grads_batched=True)`, `torch.autograd.functional` and `gradcheck` batch
-with an older vmap that `torch.func` and `Function.vmap` do not know. Its tensors have no storage,
-and autograd records operations on the tensors inside them: its levels are removed before a Function
-is applied, and added again afterwards. Without these names such tensors look like others, and fail
-where their memory is read.
+with an older vmap that `torch.func` and `Function.vmap` do not know. Its tensors, which torch calls
+legacy batched tensors, have no storage, and autograd records operations on the tensors inside them:
+its levels are removed before a Function is applied, and added again afterwards. Without these names
+such tensors look like others, and fail where their memory is read.
 """
 # pyright: reportPrivateUsage=false, reportPrivateImportUsage=false
 
@@ -21,7 +21,7 @@ from bridge._core.errors import NoRuleError, NoValuesError
 _levels = getattr(functorch, "get_interpreter_stack", None)
 
 
-def is_differentiating() -> bool:
+def in_derivative_transform() -> bool:
     """Return True if torch.func does more than batch; without the names, if it does anything."""
     if _levels is None:
         return transforming()
@@ -73,14 +73,14 @@ def is_plain_autograd() -> bool:
     return _get_mode is None or _get_mode(_PROXY) is None
 
 
-def batch_level() -> int:
+def legacy_vmap_level() -> int:
     """Return the number of active levels of the older vmap: NOTE [the vmap of the engine]."""
     level = _enter_batch()
     _leave_batch()
     return level - 1
 
 
-def unwrap_batched(x: Any, level: int) -> torch.Tensor | None:
+def unwrap_legacy_batched(x: Any, level: int) -> torch.Tensor | None:
     """Return `x` with its axis of this level in front; None if it has none."""
     if not isinstance(x, torch.Tensor) or "Batched" not in repr(torch._C._dispatch_keys(x)):
         return None
@@ -88,7 +88,7 @@ def unwrap_batched(x: Any, level: int) -> torch.Tensor | None:
     return inner if len(inner) else None
 
 
-def wrap_batched(x: torch.Tensor, level: int) -> torch.Tensor:
+def wrap_legacy_batched(x: torch.Tensor, level: int) -> torch.Tensor:
     """Return `x` with axis 0 as the axis of this level."""
     return torch._add_batch_dim(x, 0, level)
 

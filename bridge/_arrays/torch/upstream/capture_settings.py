@@ -30,7 +30,7 @@ def capture_settings() -> Generator[None]:
         dynamo = sys.modules.get("torch._dynamo")  # not imported, which takes seconds
         if dynamo is not None:
             stack.enter_context(dynamo.config.patch(error_on_nested_fx_trace=False))
-        stack.callback(_keep_check_errors())
+        stack.callback(_keep_linalg_checks())
         for enabled, set_enabled in _BACKENDS:
             stack.callback(set_enabled, enabled())
             set_enabled(False)
@@ -78,7 +78,7 @@ def _free_guards(error: BaseException | None) -> None:
         error = error.__cause__ or error.__context__
 
 
-def _keep_check_errors() -> Callable[[], object]:
+def _keep_linalg_checks() -> Callable[[], object]:
     """Keep the checks of `torch.linalg` in graphs, which torch 2.11 drops; return the undoing."""
     get = getattr(effects, "_get_effect", None)
     if get is None or get(_CHECK_ERRORS) is not None:

@@ -39,7 +39,7 @@ def nonstrict_trace(fn: Callable[..., Any]) -> Callable[..., Any]:
     return importlib.import_module("torch._dynamo").nonstrict_trace(fn)
 
 
-def mark_constant(fn: Any) -> None:
+def assume_constant_result(fn: Any) -> None:
     """Let Dynamo run `fn` while it traces, and take the result for a constant; required."""
     fn._dynamo_marked_constant = True
 

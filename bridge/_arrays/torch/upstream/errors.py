@@ -25,7 +25,7 @@ _NO_VALUES_TEXTS = (
 )
 
 
-def is_accumulation_error(error: BaseException) -> bool:
+def is_backward_call_error(error: BaseException) -> bool:
     """Return True if `error` says that `.backward()` was called in a capture."""
     return "Cannot backprop through mirrored meta" in str(error)
 
@@ -36,7 +36,7 @@ def is_change_error(error: BaseException) -> bool:
     return "entirely functional graph" in text or ("n=copy_" in text and "placeholders=" in text)
 
 
-def is_shape_error(error: BaseException) -> bool:
+def is_no_fake_impl_error(error: BaseException) -> bool:
     """Return True if `error` says that torch needs values to know the results of an operator."""
     texts = "There was no fake impl registered", "self.shape_env must not be None"
     return isinstance(error, UnsupportedOperatorException) or any(x in str(error) for x in texts)
@@ -47,7 +47,7 @@ def is_no_values_error(error: BaseException) -> bool:
     return isinstance(error, _NO_VALUES) or any(text in str(error) for text in _NO_VALUES_TEXTS)
 
 
-def is_style_error(error: BaseException) -> bool:
+def is_setup_context_error(error: BaseException) -> bool:
     """Return True if `error` says that torch.func refuses a Function in the style of torch 1."""
     return "it must override the setup_context staticmethod" in str(error)
 
@@ -59,7 +59,7 @@ def no_graph_reason(error: BaseException) -> str | None:
             "it changes in place a tensor that it has computed only from tensors that it captures. "
             "Pass them as arguments."
         )
-    if is_shape_error(error):
+    if is_no_fake_impl_error(error):
         return (
             "torch cannot tell the shapes of the results of an operator without values "
             f"({error}). `torch.library.register_fake` tells it, if the operator is yours."

@@ -31,7 +31,7 @@ _unwrap_if_dead: Callable[[Any], Any] = getattr(functorch, "unwrap_if_dead", lam
 _modes: Callable[[], int] = getattr(torch._C, "_len_torch_dispatch_stack", lambda: 1)
 
 
-def is_recording() -> bool:
+def in_dispatch_mode() -> bool:
     """Return True if a dispatch mode sees each operator that torch runs, as tracers do."""
     return _modes() > 0
 

@@ -66,7 +66,7 @@ def hooks_of(x: torch.Tensor) -> list[Callable[[torch.Tensor], Any]]:
     return list((getattr(x, "_backward_hooks", None) or {}).values())
 
 
-def is_hooked_after(x: torch.Tensor) -> bool:
+def has_post_accumulate_hooks(x: torch.Tensor) -> bool:
     """Return True if a parameter has hooks that run after its `.grad` was set."""
     return bool(getattr(x, "_post_accumulate_grad_hooks", None))
 

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from bridge._arrays.torch.upstream.errors import is_no_values_error, is_style_error
+from bridge._arrays.torch.upstream.errors import is_no_values_error, is_setup_context_error
 from bridge._core.errors import NoRuleError, NoValuesError
 from bridge._core.op import Positions, Specs
 from bridge._sources.torch.autodiff.strategies import forward_strategy
@@ -24,7 +24,7 @@ def no_rule_error(rule: str, name: str, error: Exception | None) -> NoRuleError:
             "values leave torch, as by NumPy, where forward mode cannot follow. Wrap that part in "
             "an autograd.Function with a jvp, or use reverse mode."
         )
-    if rule == "jvp" and error and is_style_error(error):
+    if rule == "jvp" and error and is_setup_context_error(error):
         error = NoRuleError(
             "forward mode supports an autograd.Function that looks at values only if it has a jvp "
             "or a setup_context. Give it one, or use reverse mode."

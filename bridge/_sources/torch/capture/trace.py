@@ -8,7 +8,7 @@ import torch
 
 from bridge._arrays.torch import ARRAYS as ARRAYS
 from bridge._arrays.torch.upstream.capture_settings import capture_settings
-from bridge._arrays.torch.upstream.errors import is_accumulation_error, no_graph_reason
+from bridge._arrays.torch.upstream.errors import is_backward_call_error, no_graph_reason
 from bridge._arrays.torch.upstream.graphs import (
     export,
     fake_tensors,
@@ -216,7 +216,7 @@ def _explain(name: str, error: Exception) -> Exception | None:
     """Return the error for the user in place of one that torch raised in a capture, if known."""
     if "mutating a non-functional tensor" in str(error):
         return _mutation_error(name, "a tensor")
-    if is_accumulation_error(error):
+    if is_backward_call_error(error):
         return NoRuleError(ACCUMULATES)
     reason = str(error) if isinstance(error, SparseError) else no_graph_reason(error)
     return (

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from bridge._arrays.torch import is_recording
+from bridge._arrays.torch import in_dispatch_mode
 from bridge._arrays.torch.upstream.tensors import non_tensor_values, tensors_of
 from bridge._core.errors import ArgumentError, RangeError
 from bridge._core.import_path import check_parameter_names
@@ -52,7 +52,7 @@ class PureModule:
         restore_now()
         aliases, purity = self._buffer_aliases(), Purity(self._module, self._name, tensors)
         replace_tensors(self._module, tensors, modes)
-        if is_recording():  # a capture checks its constants at its end
+        if in_dispatch_mode():  # a capture checks its constants at its end
             with purity.watch():
                 output = self._module(*args, **kwargs)
         else:

@@ -15,8 +15,8 @@ import torch
 
 from bridge._arrays.torch.upstream.capture_settings import without_parametrization_cache
 from bridge._arrays.torch.upstream.tensors import (
+    has_post_accumulate_hooks,
     hooks_of,
-    is_hooked_after,
     member_dicts,
     storage_id,
     tensors_of,
@@ -116,7 +116,7 @@ def replace_tensors(
 
 def _copy_hooks(name: str, own: torch.Tensor, x: torch.Tensor) -> None:
     """Let the gradient of `x` go through the hooks of the parameter that it replaces."""
-    hooks, late = hooks_of(own), is_hooked_after(own)
+    hooks, late = hooks_of(own), has_post_accumulate_hooks(own)
     # `requires_grad` is read last, since an observer notes who reads it.
     if not (hooks or late) or not x.requires_grad:
         return
