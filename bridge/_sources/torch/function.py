@@ -24,14 +24,15 @@ class FunctionInfo:
         program: Its captured graph; `None` if it is rerun on each call.
         observer: Notes on what the user's function does to gradients.
         uses_rng: True if it draws random numbers.
-        needs_autograd: True if torch.func cannot take its derivatives: NOTE [two ways].
-        batched: If it is a batched form, the same batch by NOTE [example by example].
+        needs_recorded_derivatives: True if torch.func cannot take its derivatives: NOTE [two ways].
+        by_example: If it is a batched form, the same batch by NOTE [example by example].
         strategy: If it is a derivative, the strategy by which it was taken.
-        twin: The same function derived by torch.func only, if it was not: NOTE [two ways].
+        transformed_fun: The same function derived by torch.func only, if it was not:
+            NOTE [two ways].
         check: Raises if the results of a rerun are wrong; takes the arguments and the results.
         differentiable_fun: The same function with differentiable gradients, if it calls an
             `autograd.Function`: NOTE [gradients of gradients].
-        whole_batch: If it is a derivative of a batched form, makes the batch of derivatives.
+        make_by_example: If it is a derivative of a batched form, makes its `by_example`.
         unrecorded: Positions of the outputs that torch records no gradient of.
     """
 
@@ -43,22 +44,22 @@ class FunctionInfo:
     program: Program | None
     observer: GradientObserver
     uses_rng: bool
-    needs_autograd: bool = False
-    batched: Batched | None = None
+    needs_recorded_derivatives: bool = False
+    by_example: Batched | None = None
     strategy: Callable[..., Fun] | None = None
-    twin: Fun | None = None
+    transformed_fun: Fun | None = None
     check: Callable[[Any, Any], None] | None = None
     differentiable_fun: Fun | None = None
-    whole_batch: Callable[[], Batched] | None = None
+    make_by_example: Callable[[], Batched] | None = None
     unrecorded: frozenset[int] = frozenset()
 
     @property
-    def is_seeded(self) -> bool:
+    def has_seeded_program(self) -> bool:
         """True if it is captured, and its random numbers follow from a seed."""
         return self.uses_rng and self.settings.seed_argnum is not None and self.program is not None
 
     @property
-    def is_second_order(self) -> bool:
+    def computes_custom_gradients(self) -> bool:
         """True if its derivative is the derivative of a user's gradient."""
         return self.differentiable_fun is not None and (
             self.strategy is not None or self.observer.differentiates
@@ -69,12 +70,12 @@ class FunctionInfo:
         """The function that derivatives are taken of."""
         return (
             self.differentiable_fun
-            if self.differentiable_fun and self.is_second_order
+            if self.differentiable_fun and self.computes_custom_gradients
             else self.fun
         )
 
     @property
-    def graph_settings(self) -> Settings:
+    def batch_settings(self) -> Settings:
         """Settings for a transformed form that is useless unless it is captured as this is."""
         return (
             dataclasses.replace(self.settings, capture="require") if self.program else self.settings

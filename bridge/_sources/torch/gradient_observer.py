@@ -19,7 +19,7 @@ class GradientObserver(TorchFunctionMode):
         unrecorded: True if it switches gradients off, by `torch.no_grad`; forward mode ignores it.
         asked: True if it reads `requires_grad`, which has another value in `torch.func.vmap`.
         hooked: True if it registers hooks on gradients, which `torch.func.vmap` ignores.
-        wrong: The name of a function that it calls and a graph may compute wrongly, see
+        wrong_in_graphs: The name of a function that it calls and a graph may compute wrongly, see
             `graphs_have_a_loss_wrong`.
         transforms: True if it uses torch.func, which graphs of batches differentiate wrongly.
         copied: True if it copies a tensor by `torch.tensor`; the copy has no gradient.
@@ -30,7 +30,7 @@ class GradientObserver(TorchFunctionMode):
     unrecorded = False
     asked = False
     hooked = False
-    wrong: str | None = None
+    wrong_in_graphs: str | None = None
     transforms = False
     copied = False
     differentiates = False
@@ -55,7 +55,7 @@ class GradientObserver(TorchFunctionMode):
             self.hooked = True
         # test_a_loss_that_graphs_may_have_wrong
         if func is torch.nn.functional.multilabel_margin_loss:
-            self.wrong = func.__name__
+            self.wrong_in_graphs = func.__name__
         if func == REQUIRES_GRAD:
             self.asked = True
         if func in (torch.tensor, torch.Tensor.new_tensor):

@@ -18,13 +18,13 @@ from bridge._sources.torch.autodiff.consistency import (
     no_rule_error,
 )
 from bridge._sources.torch.autodiff.differentiable_functions import with_differentiable_functions
-from bridge._sources.torch.autodiff.eager import infer_outputs, run_eagerly
+from bridge._sources.torch.autodiff.eager import observe_outputs, run_eagerly
 from bridge._sources.torch.autodiff.forward_backward import make_forward_backward
 from bridge._sources.torch.autodiff.saved_graphs import can_save_graph, save_graph
 from bridge._sources.torch.autodiff.strategies import (
     RECORDED,
-    forward_strategy,
     gradient_strategies,
+    recorded_tangent_strategy,
     tangent_strategies,
 )
 from bridge._sources.torch.autodiff.transforms import (
@@ -36,7 +36,7 @@ from bridge._sources.torch.autodiff.transforms import (
 from bridge._sources.torch.autodiff.transposes import tangent_check
 from bridge._sources.torch.autodiff.unrecorded_outputs import gradient_dependencies
 from bridge._sources.torch.batching.loop_vmap import has_seed_per_example
-from bridge._sources.torch.batching.rng_consistency import missing_key_error, same_gradients
+from bridge._sources.torch.batching.rng_consistency import random_gradient_error, same_gradients
 from bridge._sources.torch.batching.vmap import Batched, LoopedBatch, derived_rules, make_batched
 from bridge._sources.torch.capture.environment import Fun
 from bridge._sources.torch.capture.graph_export import export_graph
@@ -87,8 +87,8 @@ class Function(FunctionInfo):
                 f"{self.name} draws random numbers, is rerun for its derivative, and would draw "
                 "others. Let the function take a seed."
             )
-        if self.strategy and self.whole_batch:
-            return self.whole_batch().vjp(argnums, outnums)
+        if self.strategy and self.make_by_example:
+            return self.make_by_example().vjp(argnums, outnums)
         primals = (*self.primals, *(self.outputs[i] for i in outnums))
         accept = lambda gradients: accepts_gradients(self, gradients, argnums, outnums, primals)
         of_batch = lambda batch: batch.vjp(argnums, outnums)
@@ -98,19 +98,21 @@ class Function(FunctionInfo):
         if not isinstance(gradients, Function):
             return gradients
         if gradients.uses_rng and self.settings.seed_argnum is None:
-            raise missing_key_error(self.name)
+            raise random_gradient_error(self.name)
         gradients = self._with_differentiable_fun(
             gradients, recorded_vjp, (argnums, outnums), of_batch
         )
         if self.program:
             return gradients
-        twin = transformed_vjp(self.twin or self.fun, len(self.primals), argnums, outnums)
-        return dataclasses.replace(gradients, twin=twin)
+        transformed_fun = transformed_vjp(
+            self.transformed_fun or self.fun, len(self.primals), argnums, outnums
+        )
+        return dataclasses.replace(gradients, transformed_fun=transformed_fun)
 
     def jvp(self, argnums: Positions) -> "Function | Batched":
         """Return the tangents of the differentiable outputs, by the primals at `argnums`."""
-        if self.strategy and self.whole_batch:
-            return self.whole_batch().jvp(argnums)
+        if self.strategy and self.make_by_example:
+            return self.make_by_example().jvp(argnums)
         outnums = differentiable_positions(self.outputs)
         primals = (*self.primals, *(self.primals[i] for i in argnums))
         accept = lambda tangents: accepts_tangents(self, tangents, argnums, outnums)
@@ -121,9 +123,9 @@ class Function(FunctionInfo):
         if not isinstance(tangents, Function):
             return tangents
         tangents = self._with_differentiable_fun(
-            tangents, forward_strategy(self), (argnums, outnums), of_batch
+            tangents, recorded_tangent_strategy(self), (argnums, outnums), of_batch
         )
-        if tangents.program or forward_strategy(self) is dual_jvp:
+        if tangents.program or recorded_tangent_strategy(self) is dual_jvp:
             return tangents
         outputs = tuple(self.outputs[i] for i in outnums)
         maps = tangents.make_op().call, self.vjp(argnums, outnums).make_op().call
@@ -137,42 +139,44 @@ class Function(FunctionInfo):
             return make_batched(self, axes, size, LoopedBatch)
         # torch batches the views in a recorded derivative, but not those in one of torch.func.
         from_graph = make_batched(
-            dataclasses.replace(self, needs_autograd=True), axes, size, Batched
+            dataclasses.replace(self, needs_recorded_derivatives=True), axes, size, Batched
         )
-        if self.needs_autograd and self.program:
+        if self.needs_recorded_derivatives and self.program:
             return from_graph.check_rng()
         loop = make_batched(self, axes, size, LoopedBatch)
         if not self.program and (
-            self.needs_autograd or self.observer.hooked or self.observer.asked
+            self.needs_recorded_derivatives or self.observer.hooked or self.observer.asked
         ):
             return loop
         fun = vmapped(self.fun, axes, size, from_graph.randomness)
         primals = batched_specs(self.primals, axes, size)
         try:
-            batch = make_function(fun, f"{self.name}.vmap", primals, self.graph_settings)
+            batch = make_function(fun, f"{self.name}.vmap", primals, self.batch_settings)
         except (RuntimeError, NoValuesError):
             return from_graph.check_rng() if self.program else loop
-        if self.is_seeded and not from_graph.same_draws(batch.make_op()):
+        if self.has_seeded_program and not from_graph.same_draws(batch.make_op()):
             return from_graph.check_rng()
         by_example = from_graph if self.program else loop
         batch = dataclasses.replace(
             batch,
-            batched=by_example,
+            by_example=by_example,
             observer=self.observer,
             settings=self.settings,
             unrecorded=self.unrecorded,
         )
         if self.differentiable_fun:
-            whole_batch = lambda: by_example
-            batch = dataclasses.replace(batch, strategy=self.strategy, whole_batch=whole_batch)
+            make_by_example = lambda: by_example
+            batch = dataclasses.replace(
+                batch, strategy=self.strategy, make_by_example=make_by_example
+            )
         return batch
 
     def forward_backward(self, argnums: Positions, outnums: Positions) -> ForwardBackward | None:
         """Make the forward/backward pair; return `None` if there is none."""
-        if self.strategy and self.whole_batch:
+        if self.strategy and self.make_by_example:
             return None
         if not self.program:
-            if self.batched and not isinstance(self.vjp(argnums, outnums), Function):
+            if self.by_example and not isinstance(self.vjp(argnums, outnums), Function):
                 return None  # torch differentiates the examples, not the batch
             return save_graph(self, argnums).forward_backward(outnums)
         try:
@@ -188,8 +192,8 @@ class Function(FunctionInfo):
             return None
         except RuntimeError as error:
             raise no_rule_error("derivative", self.name, error) from error
-        if pair and self.batched and self.observer.asked:
-            ops = self.make_op(), self.batched.vjp(argnums, outnums).make_op()
+        if pair and self.by_example and self.observer.asked:
+            ops = self.make_op(), self.by_example.vjp(argnums, outnums).make_op()
             seed_argnum, primals = self.settings.seed_argnum, self.primals
             if not same_gradients(
                 *ops, pair, argnums, outnums, primals=primals, seed_argnum=seed_argnum
@@ -205,11 +209,11 @@ class Function(FunctionInfo):
         of_batch: Callable[[Batched], Batched],
     ) -> "Function":
         """Add to a derivative of this function what its own derivatives are taken of."""
-        fun, whole_batch = self.differentiable_fun, self.whole_batch
+        fun, make_by_example = self.differentiable_fun, self.make_by_example
         return dataclasses.replace(
             derivative,
             differentiable_fun=fun and strategy(fun, len(self.primals), *positions),
-            whole_batch=(lambda: of_batch(whole_batch())) if whole_batch else None,
+            make_by_example=((lambda: of_batch(make_by_example())) if make_by_example else None),
         )
 
     def _derive(
@@ -234,10 +238,10 @@ class Function(FunctionInfo):
                 if not accept(derivative):
                     refused = disagreement_error(self)
                     continue
-                by_autograd = derivative.needs_autograd or strategy in RECORDED
-                return dataclasses.replace(derivative, needs_autograd=by_autograd)
-        if self.batched:
-            return of_batch(self.batched)
+                recorded = derivative.needs_recorded_derivatives or strategy in RECORDED
+                return dataclasses.replace(derivative, needs_recorded_derivatives=recorded)
+        if self.by_example:
+            return of_batch(self.by_example)
         raise no_rule_error(rule, self.name, refused) from refused
 
 
@@ -267,12 +271,12 @@ def make_function(
                 program=program,
                 observer=program.observer,
                 uses_rng=program.uses_rng,
-                needs_autograd=program.observer.hooked or program.has_custom_ops,
+                needs_recorded_derivatives=program.observer.hooked or program.has_custom_ops,
                 unrecorded=program.unrecorded,
             )
         settings = dataclasses.replace(settings, capture="never")
-    inferred = infer_outputs(fun, primals, settings=settings, training=training)
-    return make(settings=settings, program=None, **vars(inferred))
+    observed = observe_outputs(fun, primals, settings=settings, training=training)
+    return make(settings=settings, program=None, **vars(observed))
 
 
 def _capture(

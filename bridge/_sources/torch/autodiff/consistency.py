@@ -5,9 +5,9 @@ from typing import Any
 from bridge._arrays.torch.upstream.errors import is_no_values_error, is_setup_context_error
 from bridge._core.errors import NoRuleError, NoValuesError
 from bridge._core.op import Positions, Specs
-from bridge._sources.torch.autodiff.strategies import forward_strategy
+from bridge._sources.torch.autodiff.strategies import recorded_tangent_strategy
 from bridge._sources.torch.autodiff.transforms import dual_jvp, transformed_jvp
-from bridge._sources.torch.autodiff.transposes import DISAGREE, follows_tangents, is_transpose
+from bridge._sources.torch.autodiff.transposes import DISAGREE, gradients_are_wrong, is_transpose
 from bridge._sources.torch.batching.rng_consistency import (
     RNG_MISMATCH,
     same_first_draws,
@@ -34,7 +34,7 @@ def no_rule_error(rule: str, name: str, error: Exception | None) -> NoRuleError:
 
 def disagreement_error(function: Any) -> NoRuleError:
     """Make the error for derivatives of `function` that disagree."""
-    is_random = function.is_seeded and not _has_custom_gradients(function)
+    is_random = function.has_seeded_program and not _has_custom_gradients(function)
     return NoRuleError(RNG_MISMATCH if is_random else DISAGREE)
 
 
@@ -48,12 +48,12 @@ def accepts_gradients(
     function: Any, gradients: Any, argnums: Positions, outnums: Positions, primals: Specs
 ) -> bool:
     """Return True if gradients agree with the function in random numbers and in branches."""
-    if function.batched and function.observer.asked:
-        each = function.batched.vjp(argnums, outnums).program
+    if function.by_example and function.observer.asked:
+        each = function.by_example.vjp(argnums, outnums).program
         return gradients.program is not None and same_results(
             gradients.program.run, each.run, primals
         )
-    if not function.is_seeded:
+    if not function.has_seeded_program:
         return True
     pair = function.forward_backward(argnums, outnums)
     if pair is None:  # the gradients draw random numbers too, after those of the function
@@ -67,7 +67,7 @@ def accepts_gradients(
 
 def accepts_tangents(function: Any, tangents: Any, argnums: Positions, outnums: Positions) -> bool:
     """Return True if tangents agree with the gradients; raise if no tangents can."""
-    if forward_strategy(function) is dual_jvp:  # a user's rule for tangents may differ
+    if recorded_tangent_strategy(function) is dual_jvp:  # a user's rule for tangents may differ
         return True
     return _is_transpose(function, tangents, argnums, outnums)
 
@@ -77,7 +77,7 @@ def _is_transpose(function: Any, tangents: Any, argnums: Positions, outnums: Pos
     if tangents.strategy is not transformed_jvp and not _is_eager_without_custom_gradients(
         function
     ):
-        _check_linear(function, tangents, outnums)
+        _check_linear_gradients(function, tangents, outnums)
     gradients = function.vjp(argnums, outnums)
     tangent_specs = tuple(function.primals[i] for i in argnums)
     cotangent_specs = tuple(function.outputs[i] for i in outnums)
@@ -87,15 +87,15 @@ def _is_transpose(function: Any, tangents: Any, argnums: Positions, outnums: Pos
         function.primals,
         tangent_specs=tangent_specs,
         cotangent_specs=cotangent_specs,
-        seed_argnum=function.settings.seed_argnum if function.is_seeded else None,
+        seed_argnum=function.settings.seed_argnum if function.has_seeded_program else None,
     ):
         return True
     # torch.func.jvp ignores what the user changes in gradients, and that is no fault of torch.
     changes = function.observer
     native = tangents.strategy is transformed_jvp and not _has_custom_gradients(function)
-    if native and not (changes.hooked or changes.unrecorded or function.is_seeded):
+    if native and not (changes.hooked or changes.unrecorded or function.has_seeded_program):
         values = function.make_op().call
-        if follows_tangents(values, maps, function.primals, argnums, outnums):
+        if gradients_are_wrong(values, maps, function.primals, argnums, outnums):
             raise NoRuleError(
                 f"torch has the gradient of {function.name} wrong: its tangents agree with its "
                 "values, but its gradient does not. Replace the operator that is wrong by others, "
@@ -110,7 +110,7 @@ def _is_eager_without_custom_gradients(function: Any) -> bool:
     return function.program is None and not observer.functions and not observer.hooked
 
 
-def _check_linear(function: Any, tangents: Any, outnums: Positions) -> None:
+def _check_linear_gradients(function: Any, tangents: Any, outnums: Positions) -> None:
     """Raise unless gradients are linear in the cotangents: NOTE [tangents from gradients]."""
     primals = (*tangents.primals, *(function.outputs[i] for i in outnums))
     count, name = len(tangents.primals), function.name

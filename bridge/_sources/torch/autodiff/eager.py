@@ -21,7 +21,7 @@ from bridge._sources.torch.state.dry_run import dry_run
 
 
 @dataclasses.dataclass(frozen=True)
-class Inferred:
+class Observed:
     """Facts about a function, learned from a run on example inputs.
 
     Attributes:
@@ -37,7 +37,7 @@ class Inferred:
     unrecorded: frozenset[int]
 
 
-def infer_outputs(fun: Fun, primals: Specs, *, settings: Settings, training: bool) -> Inferred:
+def observe_outputs(fun: Fun, primals: Specs, *, settings: Settings, training: bool) -> Observed:
     """Run `fun` on example inputs, which require gradients if `training`."""
     observer, run = GradientObserver(), TrainingRun(training=training)
     with preserve_rng() as before:
@@ -54,7 +54,7 @@ def infer_outputs(fun: Fun, primals: Specs, *, settings: Settings, training: boo
             outputs = [contiguous_copy(y.detach()) for y in returned]
         run.look(returned)
         uses_rng = not torch.equal(before, torch.get_rng_state())
-    return Inferred(tuple(map(ARRAYS.spec, outputs)), uses_rng, observer, run.unrecorded)
+    return Observed(tuple(map(ARRAYS.spec, outputs)), uses_rng, observer, run.unrecorded)
 
 
 def run_eagerly(

@@ -72,7 +72,7 @@ def has_backward(cls: Any) -> bool:
 
 def takes_context(cls: Any) -> bool:
     """Return True if `forward` takes the context, as it did before torch 2."""
-    # By `type.__getattribute__`, since `_look_up` calls this while it looks attributes up.
+    # By `type.__getattribute__`, since `_getattribute` calls this while it looks attributes up.
     look_up = type.__getattribute__
     return look_up(cls, "setup_context") is look_up(_BASE, "setup_context")
 
@@ -96,8 +96,8 @@ def _install() -> Generator[None]:
 
 def _replace_apply() -> None:
     if _IN_C:
-        _FUNCTION.apply = classmethod(_apply_function)
-        _META.__getattribute__ = _look_up
+        _FUNCTION.apply = classmethod(_apply_in_python)
+        _META.__getattribute__ = _getattribute
     else:
         _BASE.apply = classmethod(_apply)
 
@@ -114,7 +114,7 @@ def _apply(cls: Any, *args: Any, **kwargs: Any) -> Any:
     return _call_intercept(cls, super(_BASE, cls).apply, args, kwargs)
 
 
-def _apply_function(cls: Any, *args: Any, **kwargs: Any) -> Any:
+def _apply_in_python(cls: Any, *args: Any, **kwargs: Any) -> Any:
     """Do what `apply` of Python does, where torch has it in C."""
     plain = _PLAIN.__get__(None, cls)
     if transforming():  # torch.func calls `apply` again once its transforms are done
@@ -128,7 +128,7 @@ def _apply_function(cls: Any, *args: Any, **kwargs: Any) -> Any:
 
 def _call_intercept(cls: Any, plain: Callable[..., Any], args: Any, kwargs: Any) -> Any:
     """Call the innermost intercept in this thread, or `apply` if there is none."""
-    stack, apply = _intercept_stack(), _with_notice(cls, plain)
+    stack, apply = _intercept_stack(), _noting_applied(cls, plain)
     # torch.func makes classes of its own from Functions, which are not intercepted.
     if not stack or kwargs or not issubclass(cls, torch.autograd.Function):
         return apply(*args, **kwargs)
@@ -139,7 +139,7 @@ def _call_intercept(cls: Any, plain: Callable[..., Any], args: Any, kwargs: Any)
         stack.append(top)
 
 
-def _with_notice(cls: Any, plain: Callable[..., Any]) -> Callable[..., Any]:
+def _noting_applied(cls: Any, plain: Callable[..., Any]) -> Callable[..., Any]:
     """Make `plain`, the `apply` of `cls`, leave a notice before C reads the class of the node."""
 
     def apply(*args: Any, **kwargs: Any) -> Any:
@@ -149,7 +149,7 @@ def _with_notice(cls: Any, plain: Callable[..., Any]) -> Callable[..., Any]:
     return apply
 
 
-def _look_up(cls: Any, name: str) -> Any:
+def _getattribute(cls: Any, name: str) -> Any:
     """Get an attribute of a Function, or of its substitute: NOTE [apply that was bound before]."""
     value = type.__getattribute__(cls, name)
     is_call = name == "_backward_cls" and issubclass(cls, torch.autograd.Function)

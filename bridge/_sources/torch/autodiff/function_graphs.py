@@ -56,12 +56,12 @@ class Context(FunctionCtx):
                 queue += [cell.cell_contents for cell in cells if cell != EMPTY]
         return (x for x in queue if isinstance(x, torch.Tensor))
 
-    def replace_saved(self, outputs: dict[int, torch.Tensor]) -> None:
+    def replace_saved(self, replacements_by_id: dict[int, torch.Tensor]) -> None:
         """Let `backward` see other tensors in the place of saved ones with these ids."""
-        self.saved_tensors = tuple(outputs.get(id(x), x) for x in self.to_save)
+        self.saved_tensors = tuple(replacements_by_id.get(id(x), x) for x in self.to_save)
         for key, x in list(vars(self).items()):
-            if id(x) in outputs:
-                setattr(self, key, outputs[id(x)])
+            if id(x) in replacements_by_id:
+                setattr(self, key, replacements_by_id[id(x)])
 
 
 @dataclasses.dataclass
@@ -236,7 +236,7 @@ class Backward:
         if cuts.suspended or cuts.left:
             self.obstacles.code = _LEFT if cuts.left else _SUSPENDED
         self.counts = len(saved), len(cuts.stops), len(cuts.leaves)
-        return [*self._select(gradients), *saved, *cuts.stops, *cuts.leaves]
+        return [*self._select_needed_gradients(gradients), *saved, *cuts.stops, *cuts.leaves]
 
     def _note_function(self, cls: Any, args: Any, apply: Any) -> Any:
         """Note another Function that is called within this one, and call it."""
@@ -257,7 +257,7 @@ class Backward:
         is_tensor = [isinstance(y, torch.Tensor) for y in self._graphs.results]
         return [next(of_tensors) if present else None for present in is_tensor]
 
-    def _select(self, gradients: Any) -> list[torch.Tensor]:
+    def _select_needed_gradients(self, gradients: Any) -> list[torch.Tensor]:
         """Return the gradients of arguments that need one, and note their positions."""
         gradients = list(gradients) if isinstance(gradients, tuple) else [gradients]
         pairs = enumerate(zip(gradients, self._graphs.needs_grad, strict=False))

@@ -100,11 +100,11 @@ _PIECEWISE_CONSTANT = {
 }
 
 
-def flow_nodes(graph: Graph, sources: Iterable[Node], ends: Sequence[Node] = ()) -> set[Node]:
-    """Return the values with a derivative by those of `sources`, except through `ends`."""
+def dependent_nodes(graph: Graph, sources: Iterable[Node], cuts: Sequence[Node] = ()) -> set[Node]:
+    """Return the values with a derivative by those of `sources`, except through `cuts`."""
     dependent = set(sources)
     for node in graph.nodes:
-        if node.op != "call_function" or node.target in _PIECEWISE_CONSTANT or node in ends:
+        if node.op != "call_function" or node.target in _PIECEWISE_CONSTANT or node in cuts:
             continue
         if _has_differentiable_output(node) and dependent.intersection(node.all_input_nodes):
             dependent.add(node)
@@ -127,6 +127,6 @@ def stops_matter(
 
     Derivatives that continue through one of the `leaves` do not count.
     """
-    dependent = flow_nodes(graph, filter(_has_differentiable_output, inputs))
+    dependent = dependent_nodes(graph, filter(_has_differentiable_output, inputs))
     stopped = dependent.intersection(stops).difference(leaves)
-    return not flow_nodes(graph, stopped, leaves).isdisjoint(outputs)
+    return not dependent_nodes(graph, stopped, leaves).isdisjoint(outputs)

@@ -39,10 +39,11 @@ class _Rules:
     """The rules of one call of such a Function.
 
     Attributes:
-        constant: For each output, True if it has no gradient; None if `cls` computes the outputs.
+        constant_outputs: For each output, True if it has no gradient; None if `cls` computes
+            them.
     """
 
-    constant: list[bool] | None = None
+    constant_outputs: list[bool] | None = None
 
     def __init__(self, cls: Any, call: Callable[..., Any]) -> None:
         self._cls, self._call = cls, call
@@ -50,7 +51,7 @@ class _Rules:
     def forward(self, ctx: Any, *args: Any) -> Any:
         """Compute the outputs and save the arguments; the `forward` of torch 1."""
         outputs = self._call_recorded(args)
-        if self.constant is None:
+        if self.constant_outputs is None:
             return self._cls.forward(ctx, *args)
         self._save(ctx, args, outputs)
         return outputs
@@ -58,11 +59,11 @@ class _Rules:
     def compute(self, *args: Any) -> Any:
         """Compute the outputs; the `forward` of torch 2."""
         outputs = self._call_recorded(args)
-        return self._cls.forward(*args) if self.constant is None else outputs
+        return self._cls.forward(*args) if self.constant_outputs is None else outputs
 
     def set_up(self, ctx: Any, args: Any, outputs: Any) -> None:
         """Save the arguments; the `setup_context` of torch 2."""
-        if self.constant is None:
+        if self.constant_outputs is None:
             self._cls.setup_context(ctx, args, outputs)
         else:
             self._save(ctx, args, outputs)
@@ -82,7 +83,9 @@ class _Rules:
                 "by a name that was given to it before."
             )
         values = _as_tuple(outputs)
-        self.constant = [isinstance(y, torch.Tensor) and not y.requires_grad for y in values]
+        self.constant_outputs = [
+            isinstance(y, torch.Tensor) and not y.requires_grad for y in values
+        ]
         detached = tuple(y.detach() if isinstance(y, torch.Tensor) else y for y in values)
         return detached if isinstance(outputs, tuple) else detached[0]
 
@@ -92,12 +95,12 @@ class _Rules:
         ctx.argnums = [i for i, x in enumerate(args) if isinstance(x, torch.Tensor)]
         ctx.save_for_backward(*(args[i] for i in ctx.argnums))
         ctx.set_materialize_grads(False)
-        pairs = zip(_as_tuple(outputs), self.constant or (), strict=True)
+        pairs = zip(_as_tuple(outputs), self.constant_outputs or (), strict=True)
         ctx.mark_non_differentiable(*(y for y, is_constant in pairs if is_constant))
 
     def backward(self, ctx: Any, *cotangents: Any) -> Any:
         """Rerun the function, and take its gradients."""
-        if self.constant is None:
+        if self.constant_outputs is None:
             rule = self._cls.backward if has_own(self._cls, "backward") else self._cls.vjp
             return rule(ctx, *cotangents)
         args = list(ctx.others)
@@ -123,7 +126,7 @@ class _Rules:
 
     def jvp(self, ctx: Any, *tangents: Any) -> Any:
         """Call the user's rule; raise if the function is rerun."""
-        if self.constant is None:
+        if self.constant_outputs is None:
             return self._cls.jvp(ctx, *tangents)
         name = self._cls.__name__
         raise NoRuleError(f"the autograd.Function {name} has no tangents of what it recomputes.")

@@ -24,7 +24,7 @@ from bridge._core.pytree import scatter
 from bridge._core.spec import ArraySpec, check_specs_unchanged
 from bridge._sources.torch.autodiff.transforms import ACCUMULATES, take_gradients
 from bridge._sources.torch.batching.loop_vmap import loop_op
-from bridge._sources.torch.batching.rng_consistency import missing_key_error
+from bridge._sources.torch.batching.rng_consistency import random_gradient_error
 from bridge._sources.torch.capture.environment import (
     Fun,
     default_state,
@@ -193,12 +193,12 @@ class SavedGraph:
             if self.settings.seed_argnum is None and not all(
                 map(torch.equal, graph.rng_states, now)
             ):
-                raise missing_key_error(self.name)
+                raise random_gradient_error(self.name)
 
 
 def can_save_graph(function: Any) -> bool:
     """Return True if a function is rerun, and its forward can save an autograd graph."""
-    derived = function.strategy is not None or function.is_second_order
+    derived = function.strategy is not None or function.computes_custom_gradients
     unseeded = function.uses_rng and function.settings.seed_argnum is None
     return not function.program and not derived and not unseeded
 

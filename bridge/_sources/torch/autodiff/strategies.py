@@ -41,7 +41,10 @@ def gradient_strategies(
         recorded = tuple(i for i in outnums if i not in function.unrecorded)
         fun = check_attached(fun, function.name, recorded, depends)
     no_func = (
-        function.needs_autograd or reruns or function.is_second_order or function.observer.copied
+        function.needs_recorded_derivatives
+        or reruns
+        or function.computes_custom_gradients
+        or function.observer.copied
     )
     strategies: list[Strategy] = [recorded_vjp] if no_func else [transformed_vjp, recorded_vjp]
     count = len(function.primals)
@@ -52,21 +55,21 @@ def tangent_strategies(
     function: Any, argnums: Positions, outnums: Positions
 ) -> list[tuple[Fun, Strategy]]:
     """Return functions that compute the tangents of `function`, each with its strategy."""
-    count, fun = len(function.primals), function.twin or function.fun_to_differentiate
+    count, fun = len(function.primals), function.transformed_fun or function.fun_to_differentiate
     strategies: list[Strategy] = [transformed_jvp, jvp_by_double_vjp, recorded_jvp]
-    if forward_strategy(function) is dual_jvp:
+    if recorded_tangent_strategy(function) is dual_jvp:
         strategies, fun = [dual_jvp], function.fun_to_differentiate
         _check_no_nested_jvp(function)
     elif not function.program:  # without a graph nothing tells whether a gradient is linear
         strategies = [transformed_jvp]
-    elif function.needs_autograd or function.is_second_order:
+    elif function.needs_recorded_derivatives or function.computes_custom_gradients:
         strategies = [recorded_jvp]
     elif function.observer.unrecorded:
         strategies = [jvp_by_double_vjp, recorded_jvp]
     funs = [(fun, strategy) for strategy in strategies]
     if not function.program and (function.observer.unrecorded or function.observer.hooked):
         funs += [(function.fun_to_differentiate, recorded_jvp)]
-    if function.differentiable_fun and function.program and not function.is_second_order:
+    if function.differentiable_fun and function.program and not function.computes_custom_gradients:
         funs += [(function.differentiable_fun, recorded_jvp)]
     tangents = [(strategy(fun, count, argnums, outnums), strategy) for fun, strategy in funs]
     zeros = [i for i, outnum in enumerate(outnums) if outnum in function.unrecorded]
@@ -77,7 +80,7 @@ def tangent_strategies(
     )
 
 
-def forward_strategy(function: Any) -> Strategy:
+def recorded_tangent_strategy(function: Any) -> Strategy:
     """Return the strategy for tangents without torch.func: by the jvp rules of users, if any."""
     return dual_jvp if any(map(has_jvp, function.observer.functions)) else recorded_jvp
 

@@ -66,7 +66,7 @@ def recorded_vjp(fun: Fun, primal_count: int, argnums: Positions, outnums: Posit
         xs, cotangents = args[:primal_count], args[primal_count:]
         create_graph = any(x.requires_grad for x in args)
         with torch.enable_grad():
-            free = [_as_leaf(xs[i]) for i in argnums]
+            free = [_require_grad(xs[i]) for i in argnums]
             outputs = with_free_args(fun, xs, argnums, outnums)(*free)
             gradients = take_gradients(outputs, free, cotangents, create_graph=create_graph)
         if any(x.is_leaf and x.grad is not None for x in free):
@@ -109,10 +109,10 @@ def recorded_jvp(fun: Fun, primal_count: int, argnums: Positions, outnums: Posit
         xs, tangents = args[:primal_count], args[primal_count : primal_count + len(argnums)]
         create_graph = any(x.requires_grad for x in args)
         with torch.enable_grad():
-            free = [_as_leaf(xs[i]) for i in argnums]
+            free = [_require_grad(xs[i]) for i in argnums]
             outputs = with_free_args(fun, xs, argnums, outnums)(*free)
             points = args[primal_count + len(argnums) :] or [torch.zeros_like(y) for y in outputs]
-            cotangents = [_as_leaf(c) for c in points]
+            cotangents = [_require_grad(c) for c in points]
             gradients = take_gradients(outputs, free, cotangents, create_graph=True)
             return take_gradients(gradients, cotangents, tangents, create_graph=create_graph)
 
@@ -143,7 +143,7 @@ def with_zero_output_tangents(jvp: Fun, positions: Sequence[int]) -> Fun:
     return jvp_with_zeros
 
 
-def _as_leaf(x: torch.Tensor) -> torch.Tensor:
+def _require_grad(x: torch.Tensor) -> torch.Tensor:
     """Return `x` as a tensor to take gradients by; one that is recorded stays connected."""
     if x.requires_grad:
         return x.view_as(x)

@@ -116,7 +116,7 @@ def tangent_check(
     return check
 
 
-def follows_tangents(
+def gradients_are_wrong(
     function: Any, maps: tuple[Any, Any], primals: Specs, argnums: Positions, outnums: Positions
 ) -> bool:
     """Return True if finite differences agree with the jvp, and not with the vjp.
@@ -200,25 +200,25 @@ class _PrecisionObserver(TorchFunctionMode):
 def _relative_difference(sides: Sides) -> float:
     """Return the difference between the inner products, relative to the size of their terms."""
     left, right = (_inner(*side) for side in sides)
-    terms = (abs(a * b) for side in sides for a, b in _pairs(*side))
+    terms = (abs(a * b) for side in sides for a, b in _vector_pairs(*side))
     return (left - right) / size if (size := _sum(terms)) else 0.0
 
 
 def _inner(xs: Tensors, ys: Tensors) -> float:
     """Return the real inner product of two lists of tensors."""
-    return _sum(a * b for a, b in _pairs(xs, ys))
+    return _sum(a * b for a, b in _vector_pairs(xs, ys))
 
 
 def _sum(terms: Iterable[torch.Tensor]) -> float:
     return sum(float(term.sum()) for term in terms)
 
 
-def _pairs(xs: Any, ys: Any) -> Any:
+def _vector_pairs(xs: Any, ys: Any) -> Any:
     """Return pairs of tensors, as vectors of float64."""
-    return zip(map(_in_double, xs), map(_in_double, ys), strict=True)
+    return zip(map(_as_double_vector, xs), map(_as_double_vector, ys), strict=True)
 
 
-def _in_double(x: torch.Tensor) -> torch.Tensor:
+def _as_double_vector(x: torch.Tensor) -> torch.Tensor:
     """Return `x` as a vector of float64."""
     x = torch.view_as_real(x) if x.is_complex() else x
     return x.double().reshape(-1)

@@ -29,7 +29,7 @@ RNG_MISMATCH = (
 )
 
 
-def missing_key_error(name: str) -> NoRuleError:
+def random_gradient_error(name: str) -> NoRuleError:
     """Make the error for a function that would draw other random numbers in its gradient."""
     return NoRuleError(
         f"{name} draws random numbers in its gradient, which have to follow from an argument. Pass "

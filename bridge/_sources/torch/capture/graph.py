@@ -180,7 +180,7 @@ def results(graph: Graph) -> list[Any]:
     return list(graph.output_node().args[0])  # pyright: ignore[reportArgumentType, reportReturnType]
 
 
-def add_missing_gradients(graph: Graph, count: int) -> None:
+def add_none_gradients(graph: Graph, count: int) -> None:
     """Let a graph without gradients return `None` in place of so many."""
     graph.output_node().args = ((*results(graph), *[None] * count),)
 

@@ -19,7 +19,7 @@ from bridge._arrays.torch.upstream.graphs import decomposition
 from bridge._core.errors import NoRuleError
 from bridge._core.graph import Graph, Operation, ValueRef
 from bridge._sources.torch.capture.graph import is_random, results
-from bridge._sources.torch.capture.trace import trace_functional
+from bridge._sources.torch.capture.trace import trace_decomposition
 from bridge._sources.torch.code.codegen import graph_constants
 from bridge._sources.torch.program import Program, Settings
 
@@ -90,7 +90,7 @@ class GraphExporter:
         rng_index = self._random_count if is_random(node) else None
         self._random_count += rng_index is not None
         kwargs = {k: self._neutral(x) for k, x in node.kwargs.items() if k not in _STORAGE_KEYWORDS}
-        if node.target in _TRANSPOSING and _is_transposed(node.all_input_nodes[0].meta["val"]):
+        if node.target in _TRANSPOSING and _factors_transpose(node.all_input_nodes[0].meta["val"]):
             kwargs["transposed"] = True
         operation = Operation(
             operator=str(node.target),
@@ -139,7 +139,7 @@ class GraphExporter:
             return outputs if isinstance(outputs, (list, tuple)) else [outputs]
 
         primals = tuple(self._specs[x] for x in inputs)
-        module = trace_functional(fun, primals, name=str(node.target), dtype=self._dtype)
+        module = trace_decomposition(fun, primals, name=str(node.target), dtype=self._dtype)
         return _export_module(module, self._dtype)
 
 
@@ -159,7 +159,7 @@ def _specs(value: Any) -> Any:
     return ARRAYS.spec(value) if isinstance(value, torch.Tensor) else None
 
 
-def _is_transposed(matrix: torch.Tensor) -> bool:
+def _factors_transpose(matrix: torch.Tensor) -> bool:
     """Return True if torch factors the transpose of `matrix`."""
     return matrix.is_contiguous() and not matrix.is_complex()
 

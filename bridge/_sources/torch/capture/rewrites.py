@@ -76,7 +76,7 @@ def _index_fill(x: torch.Tensor, dim: Any, index: torch.Tensor, value: Any) -> t
     return torch.where(written.view(shape), value.to(x.dtype), x)
 
 
-def _is_valid(valid: torch.Tensor) -> bool:
+def _assume_valid(valid: torch.Tensor) -> bool:
     """Let each run of the graph check whether what a distribution checks is `valid`."""
     _assert_valid(valid, "a parameter or value of a distribution is not within its constraint")
     return True
@@ -90,7 +90,7 @@ def _assert_valid(valid: torch.Tensor, message: str = "") -> None:
 _aten: Any = torch.ops.aten
 
 _REWRITTEN: list[tuple[Any, _Function]] = [
-    (is_all_true, _is_valid),
+    (is_all_true, _assume_valid),
     (assert_async, _assert_valid),
     (_aten._assert_async.msg, _assert_valid),
     (torch.cov, _covariance),

@@ -24,7 +24,7 @@ from bridge._sources.torch.autodiff.unrecorded_outputs import TrainingRun
 from bridge._sources.torch.capture.corrections import CorrectedFunctions
 from bridge._sources.torch.capture.environment import Fun, default_state
 from bridge._sources.torch.capture.graph import (
-    add_missing_gradients,
+    add_none_gradients,
     copy_aliased_outputs,
     results,
     simplify,
@@ -104,14 +104,15 @@ def trace(
         _check_state(trial, outputs, fakes, name)
         simplify(module)
         copy_aliased_outputs(module.graph)
-    if observer.wrong and graphs_have_a_loss_wrong():
+    if observer.wrong_in_graphs and graphs_have_a_loss_wrong():
         raise NoValuesError(
-            f"{name} cannot be captured as a graph: torch computes {observer.wrong} wrongly there."
+            f"{name} cannot be captured as a graph: torch computes "
+            f"{observer.wrong_in_graphs} wrongly there."
         )
     return make_program(module, observer, run.unrecorded)
 
 
-def trace_functional(
+def trace_decomposition(
     fun: Callable[..., Sequence[Any]], primals: Specs, *, name: str, dtype: torch.dtype
 ) -> torch.fx.GraphModule:
     """Capture the graph of `fun`, with `None` for each result that is not a tensor."""
@@ -168,7 +169,7 @@ def trace_joint(
         _check_constants(module, name)
         simplify(module)
     if not recorded:
-        add_missing_gradients(module.graph, len(primals))
+        add_none_gradients(module.graph, len(primals))
     return module, tuple(recorded)
 
 

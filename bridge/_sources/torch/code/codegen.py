@@ -70,7 +70,7 @@ class _CodeWriter:
             out = self._outs[out_variant.output_position]
             if out_variant.out_operator is None:
                 return f"{out}.copy_({arguments[0]})"
-            arguments.append(f"out={out}.view({self._expression(out_variant.shape)})")
+            arguments.append(f"out={out}.view({self._expression(out_variant.view_shape)})")
             target = out_variant.out_operator
         return f"{self._bind(raw_operator(target))}({', '.join(arguments)})"
 

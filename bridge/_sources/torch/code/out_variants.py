@@ -24,14 +24,14 @@ class OutVariant:
     """A way for a node to write to the buffer of an output.
 
     Attributes:
-        position: The position of the output.
+        output_position: The position of the output.
         out_operator: The operator to call with `out`; `None` if the value is copied to the buffer.
-        shape: The shape in which the node views the buffer.
+        view_shape: The shape in which the node views the buffer.
     """
 
     output_position: int
     out_operator: Any
-    shape: tuple[int, ...]
+    view_shape: tuple[int, ...]
 
 
 def find_out_variants(graph: Graph) -> dict[Node, OutVariant]:

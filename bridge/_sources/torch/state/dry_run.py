@@ -46,7 +46,7 @@ class Trial:
 
     has_leftovers = False
     accumulated = False
-    _continues = False
+    _keeps_state = False
 
     def __init__(self) -> None:
         self._states: dict[int, tuple[Any, TrialState]] = {}
@@ -57,9 +57,9 @@ class Trial:
         self._captured, self._fresh = set[int](), set[int]()
         self._restore_random = save_numpy_random()
 
-    def begin(self, fn: Any) -> None:
+    def save_or_restore(self, fn: Any) -> None:
         """Let a run of `fn` start from the state before the first run."""
-        if self._continues:
+        if self._keeps_state:
             return
         if id(fn) in self._states:
             self.restore()
@@ -73,13 +73,13 @@ class Trial:
             state.protect_iterators()
 
     @contextlib.contextmanager
-    def continuing(self) -> Generator[None]:
+    def keeping_state(self) -> Generator[None]:
         """Let runs within start where the last run ended."""
-        self._continues = True
+        self._keeps_state = True
         try:
             yield
         finally:
-            self._continues = False
+            self._keeps_state = False
 
     def record_leftovers(self) -> None:
         """Record whether a run has left tensors without values, or has accumulated gradients."""
@@ -109,7 +109,7 @@ class Trial:
         if is_real(x) and storage_id(x) not in self._fresh and name not in saved:
             saved[name] = getattr(x, name)
 
-    def look_at_result(self, x: torch.Tensor) -> None:
+    def note_allocation(self, x: torch.Tensor) -> None:
         """Note that a run has allocated the memory of `x` itself, so that it is not restored."""
         key = storage_id(x)
         if key is not None and key not in self._captured:
@@ -150,7 +150,7 @@ def dry_run() -> Generator[None]:
     """Restore the state of functions that run within on values, and may write to memory."""
     with (
         trial_runs() as trial,
-        OperandObserver(trial.look, trial.look_at_result),
+        OperandObserver(trial.look, trial.note_allocation),
         _AccessObserver(trial),
     ):
         yield
@@ -160,7 +160,7 @@ def call_user_function(fn: Callable[..., Any], xs: Sequence[torch.Tensor]) -> An
     """Call `fn`; in a trial, from the state before the trial."""
     with without_functions():
         for trial in _local.trials:
-            trial.begin(fn)
+            trial.save_or_restore(fn)
     results = fn(*xs)
     with without_functions():
         for trial in _local.trials:

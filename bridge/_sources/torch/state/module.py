@@ -61,7 +61,7 @@ class PureModule:
             now = [*self._module.named_parameters(), *self._module.named_buffers()]
             after_call = {name: x for name, x in now if name in tensors}
             set_backward_setup(functools.partial(self._replace_for_backward, after_call, modes))
-        self._check_parameters(params)
+        self._check_parameters_kept(params)
         new_buffers = self._new_buffers(aliases)
         outer = {name: new_buffers[name].to(buffer.dtype) for name, buffer in buffers.items()}
         return output, outer
@@ -69,7 +69,7 @@ class PureModule:
     def _replace_for_backward(self, tensors: Tensors, modes: Modes) -> None:
         """Let the module hold what it held after its call, for a later backward pass."""
         purity = Purity(self._module, self._name, tensors)
-        replace_tensors(self._module, tensors, modes, hooked=True)
+        replace_tensors(self._module, tensors, modes, already_hooked=True)
         enter_until_restored(purity.watch())
 
     def _new_buffers(self, aliases: Sequence[Sequence[str]]) -> Tensors:
@@ -88,7 +88,7 @@ class PureModule:
                 )
         return buffers
 
-    def _check_parameters(self, params: Tensors) -> None:
+    def _check_parameters_kept(self, params: Tensors) -> None:
         """Raise if the module has replaced a parameter."""
         now = dict(self._module.named_parameters())
         changed = [name for name, x in params.items() if now.get(name) is not x]

@@ -1,7 +1,7 @@
 """Modes that observe the tensors that operators take and return."""
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from torch.overrides import TorchFunctionMode
@@ -29,7 +29,7 @@ class MutationGuard(TorchDispatchMode):
 
     refused: torch.Tensor | None = None
 
-    def refuse(self, x: torch.Tensor) -> None:
+    def refuse_mutation(self, x: torch.Tensor) -> NoReturn:
         """Raise, since `x` is about to be changed, and remember it."""
         self.refused = x if self.refused is None else self.refused
         raise ChangeError
@@ -42,7 +42,7 @@ class MutationGuard(TorchDispatchMode):
         if schema_of(func).is_mutable:
             for x, written in _operands(func, args, kwargs):
                 if written and is_real(x):
-                    self.refuse(x)
+                    self.refuse_mutation(x)
         return func(*args, **kwargs)
 
 
@@ -69,7 +69,7 @@ class AccessGuard(TorchFunctionMode):
     ) -> Any:
         """Call `func`, unless it changes a captured tensor or hands out its memory."""
         if func in SETTERS and is_real(args[0]):
-            self._guard.refuse(args[0])
+            self._guard.refuse_mutation(args[0])
         if func in LENDING and is_real(args[0]):
             raise NoValuesError(
                 f"{self._name} cannot be captured as a graph, since it takes the memory of a "

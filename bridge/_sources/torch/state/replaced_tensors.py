@@ -92,12 +92,12 @@ def replace_tensors(
     tensors: Mapping[str, torch.Tensor],
     modes: Sequence[bool],
     *,
-    hooked: bool = False,
+    already_hooked: bool = False,
 ) -> None:
     """Let `module` hold these parameters and buffers, and its submodules be in these modes.
 
-    A tensor that the module holds under several names is replaced under each of them. If `hooked`,
-    the new tensors have the hooks of those that they replace already.
+    A tensor that the module holds under several names is replaced under each of them. If they are
+    `already_hooked`, the new tensors have the hooks of those that they replace.
     """
     stack = _stack()
     stack.enter_context(SWAP_LOCK)
@@ -105,7 +105,7 @@ def replace_tensors(
     own = {**dict(module.named_parameters()), **dict(module.named_buffers())}
     replacements = {id(own[name]): x for name, x in tensors.items()}
     _current.names = {key: name for name in tensors if (key := storage_id(own[name])) is not None}
-    for name, x in () if hooked else tensors.items():
+    for name, x in () if already_hooked else tensors.items():
         _copy_hooks(name, own[name], x)
     for part, mode in zip(module.modules(), modes, strict=True):
         stack.callback(_restore, [(members, dict(members)) for members in member_dicts(part)])
