@@ -28,10 +28,10 @@ _EQUATION = 5e-8  # seconds of overhead per equation; small because many are fus
 _HEAVY = {"exp", "log", "sin", "cos", "tan", "tanh", "logistic", "erf", "pow", "sqrt", "rsqrt"}
 
 
-def residual_cost(arrays: Sequence[ArraySpec], packed_count: int = 0) -> float:
-    """Estimate the seconds to save and restore `arrays`, with `packed_count` others in them."""
-    size = sum(math.prod(spec.shape) * _item_size(spec.dtype) for spec in arrays)
-    return len(arrays) * _BUFFER + packed_count * _JOIN + size / _BYTES
+def residual_cost(buffers: Sequence[ArraySpec], packed_count: int = 0) -> float:
+    """Estimate the seconds to save and restore `buffers`, with `packed_count` arrays in them."""
+    size = sum(math.prod(spec.shape) * _item_size(spec.dtype) for spec in buffers)
+    return len(buffers) * _BUFFER + packed_count * _JOIN + size / _BYTES
 
 
 def recompute_cost(jaxpr: Jaxpr) -> float:

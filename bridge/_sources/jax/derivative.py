@@ -33,7 +33,7 @@ class Derivative:
     argnums: Positions
     outnums: Positions
 
-    def linearize(self, xs: Sequence[Any]) -> tuple[list[Any], Callable[..., Any]]:
+    def pullback(self, xs: Sequence[Any]) -> tuple[list[Any], Callable[..., Any]]:
         """Return all outputs, and the function from cotangents of those at `outnums` to gradients.
 
         The outputs are auxiliary results too, since the function that is differentiated returns
@@ -49,7 +49,7 @@ class Derivative:
         return outputs, pullback
 
     def make_half(
-        self, fun: Callable[..., Any], half: str, primals: Specs, results: int | None = None
+        self, fun: Callable[..., Any], half: str, primals: Specs, widened_count: int | None = None
     ) -> Op:
         """Make an Op of one half.
 
@@ -58,7 +58,7 @@ class Derivative:
         program = trace(fun, primals, environment=self.environment)
         call = jit_program(program, f"{self.name}.{half}")
         call = with_narrowed_integers(
-            call, primals, environment=self.environment, widened_count=results
+            call, primals, environment=self.environment, widened_count=widened_count
         )
         return Op(
             name=self.name, framework="jax", call=call, output_specs=lambda *_: program.outputs

@@ -40,7 +40,7 @@ def with_argument_names(
         arrays: The arrays that it takes.
         labels: Their names, like `argument x['weights'][0] of f`.
     """
-    names = argument_names(labels)
+    names = array_names(labels)
     positions: dict[str, list[int]] = {}
     for i, name in enumerate(names):
         positions.setdefault(name.partition("[")[0], []).append(i)
@@ -63,6 +63,6 @@ def with_argument_names(
     ]
 
 
-def argument_names(labels: Sequence[str]) -> list[str]:
+def array_names(labels: Sequence[str]) -> list[str]:
     """Return the part `x['weights'][0]` of each label `argument x['weights'][0] of f`."""
     return [label[len("argument ") : label.rindex(" of ")] for label in labels]

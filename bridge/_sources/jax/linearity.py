@@ -10,17 +10,17 @@ from jax.core import Tracer
 from jax.extend.core import ClosedJaxpr, Jaxpr, Literal
 
 
-class Degree(enum.Enum):
-    """The dependence of a value on the arguments; `OTHER` is known not to be linear."""
+class Linearity(enum.Enum):
+    """The dependence of a value on the arguments; `NONLINEAR` is known not to be linear."""
 
     ZERO = enum.auto()
     CONSTANT = enum.auto()
     LINEAR = enum.auto()
-    OTHER = enum.auto()
+    NONLINEAR = enum.auto()
     UNKNOWN = enum.auto()
 
 
-ZERO, CONSTANT, LINEAR, OTHER, UNKNOWN = Degree
+ZERO, CONSTANT, LINEAR, NONLINEAR, UNKNOWN = Linearity
 # Operations, with the positions of the operands that they are linear in together.
 _SUMS: dict[str, slice | tuple[int, ...]] = {
     **dict.fromkeys(("add", "add_any", "sub", "neg", "concatenate", "pad", "complex"), slice(None)),
@@ -48,10 +48,10 @@ _NONLINEAR = {
 def is_nonlinear(closed: ClosedJaxpr) -> bool:
     """Return True if a result is surely no linear function of the arguments; a constant is none."""
     jaxpr: Any = closed.jaxpr
-    degrees = _output_degrees(jaxpr, closed.consts, [LINEAR] * len(jaxpr.invars))
+    linearities = _output_linearities(jaxpr, closed.consts, [LINEAR] * len(jaxpr.invars))
     return any(
-        degree in (CONSTANT, OTHER) and jnp.issubdtype(var.aval.dtype, jnp.inexact)
-        for degree, var in zip(degrees, jaxpr.outvars, strict=True)
+        linearity in (CONSTANT, NONLINEAR) and jnp.issubdtype(var.aval.dtype, jnp.inexact)
+        for linearity, var in zip(linearities, jaxpr.outvars, strict=True)
     )
 
 
@@ -63,29 +63,29 @@ def _is_zero(x: Any) -> bool:
         return not jnp.any(x)
 
 
-def _output_degrees(
-    jaxpr: Jaxpr, constants: Sequence[Any], arguments: Sequence[Degree]
-) -> list[Degree]:
-    degrees = {
+def _output_linearities(
+    jaxpr: Jaxpr, constants: Sequence[Any], arguments: Sequence[Linearity]
+) -> list[Linearity]:
+    linearities = {
         id(var): ZERO if _is_zero(x) else CONSTANT
         for var, x in zip(jaxpr.constvars, constants, strict=True)
     }
-    degrees |= dict(zip(map(id, jaxpr.invars), arguments, strict=True))
+    linearities |= dict(zip(map(id, jaxpr.invars), arguments, strict=True))
 
-    def degree(var: Any) -> Degree:
+    def linearity(var: Any) -> Linearity:
         if isinstance(var, Literal):
             return ZERO if _is_zero(var.val) else CONSTANT
-        return degrees[id(var)]
+        return linearities[id(var)]
 
     for eqn in jaxpr.eqns:
-        operands = [degree(var) for var in eqn.invars]
+        operands = [linearity(var) for var in eqn.invars]
         callee = _callee(eqn)
         if callee and len(callee.jaxpr.invars) == len(operands):
-            results = _output_degrees(callee.jaxpr, callee.consts, operands)
+            results = _output_linearities(callee.jaxpr, callee.consts, operands)
         else:
-            results = [_result_degree(eqn, operands)] * len(eqn.outvars)
-        degrees |= dict(zip(map(id, eqn.outvars), results, strict=True))
-    return [degree(var) for var in jaxpr.outvars]
+            results = [_result_linearity(eqn, operands)] * len(eqn.outvars)
+        linearities |= dict(zip(map(id, eqn.outvars), results, strict=True))
+    return [linearity(var) for var in jaxpr.outvars]
 
 
 def _callee(eqn: Any) -> ClosedJaxpr | None:
@@ -96,10 +96,10 @@ def _callee(eqn: Any) -> ClosedJaxpr | None:
     return called if isinstance(called, ClosedJaxpr) or called is None else ClosedJaxpr(called, ())
 
 
-def _result_degree(eqn: Any, operands: Sequence[Degree]) -> Degree:
+def _result_linearity(eqn: Any, operands: Sequence[Linearity]) -> Linearity:
     name = eqn.primitive.name
     if name in _PRODUCTS:
-        return _product_degree(*operands)
+        return _product_linearity(*operands)
     if name in _SUMS:
         positions = _SUMS[name]
         indices = range(len(operands))
@@ -107,25 +107,25 @@ def _result_degree(eqn: Any, operands: Sequence[Degree]) -> Degree:
         others = {operands[i] for i in indices if i not in linear}
         is_inexact = all(jnp.issubdtype(var.aval.dtype, jnp.inexact) for var in eqn.outvars)
         if is_inexact and others <= {ZERO, CONSTANT}:
-            return _sum_degree([operands[i] for i in linear])
+            return _sum_linearity([operands[i] for i in linear])
     if {*operands} <= {ZERO, CONSTANT}:
         return CONSTANT
     is_known = name in _SUMS or name in _NONLINEAR
-    return OTHER if is_known and UNKNOWN not in operands else UNKNOWN
+    return NONLINEAR if is_known and UNKNOWN not in operands else UNKNOWN
 
 
-def _product_degree(x: Degree, y: Degree) -> Degree:
+def _product_linearity(x: Linearity, y: Linearity) -> Linearity:
     if ZERO in (x, y):
         return ZERO
     if UNKNOWN in (x, y):
         return UNKNOWN
     if CONSTANT in (x, y):
         return y if x is CONSTANT else x
-    return OTHER
+    return NONLINEAR
 
 
-def _sum_degree(terms: Sequence[Degree]) -> Degree:
-    degrees = {*terms} - {ZERO}
-    if len(degrees) <= 1:
-        return next(iter(degrees), ZERO)
-    return UNKNOWN if UNKNOWN in degrees else OTHER
+def _sum_linearity(terms: Sequence[Linearity]) -> Linearity:
+    linearities = {*terms} - {ZERO}
+    if len(linearities) <= 1:
+        return next(iter(linearities), ZERO)
+    return UNKNOWN if UNKNOWN in linearities else NONLINEAR

@@ -74,7 +74,7 @@ class SavedResiduals:
     packing: Packing
 
     @functools.cached_property
-    def residual_specs(self) -> Specs:
+    def saved_primal_and_output_specs(self) -> Specs:
         """The specs of the primals and outputs that are residuals, as the caller sees them."""
         primals = self.derivative.primals
         outputs = external_specs(
@@ -107,7 +107,7 @@ class SavedResiduals:
 
         It takes the saved primals and outputs, the buffers of other residuals, and cotangents.
         """
-        buffer_specs, saved_count = self.packing.buffers(), len(self.residual_specs)
+        buffer_specs, saved_count = self.packing.buffers(), len(self.saved_primal_and_output_specs)
         residual_count = saved_count + len(buffer_specs)
 
         def backward(*args: Any) -> tuple[Any, ...]:
@@ -118,7 +118,7 @@ class SavedResiduals:
 
         cotangents = (self.forward.outputs[i] for i in self.derivative.outnums)
         return self.derivative.make_half(
-            backward, "backward", (*self.residual_specs, *buffer_specs, *cotangents)
+            backward, "backward", (*self.saved_primal_and_output_specs, *buffer_specs, *cotangents)
         )
 
 
@@ -127,7 +127,7 @@ def save_residuals(derivative: Derivative) -> SavedResiduals:
     observed: dict[str, Any] = {}
 
     def forward(*xs: Any) -> list[Any]:
-        outputs, pull = derivative.linearize(xs)
+        outputs, pull = derivative.pullback(xs)
         leaves, observed["tree"] = jax.tree.flatten(pull)
         encoded = [_encode_residual(leaf) for leaf in leaves]
         observed["decoders"] = [decode for _, decode in encoded]

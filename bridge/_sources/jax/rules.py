@@ -24,7 +24,7 @@ from bridge._sources.jax.derivative import Derivative
 from bridge._sources.jax.environment import Environment
 from bridge._sources.jax.forward_mode import jvp
 from bridge._sources.jax.strategy import choose_strategy
-from bridge._sources.jax.trace import Program, infer_outputs, jit_program, trace
+from bridge._sources.jax.trace import Program, jit_program, observe_outputs, trace
 from bridge._sources.jax.x64_boundary import (
     external_specs,
     with_narrowed_integers,
@@ -117,7 +117,7 @@ class Function:
     def _observed_specs(self) -> Specs:
         if self.known:
             return self.known()
-        outputs = infer_outputs(self.fun, self.primals, environment=self.settings.environment)
+        outputs = observe_outputs(self.fun, self.primals, environment=self.settings.environment)
         return external_specs(outputs, self.primals, x64=self.settings.environment.x64)
 
     def vjp(self, argnums: Positions, outnums: Positions) -> Op:

@@ -23,7 +23,7 @@ from bridge._arrays.jax.upstream.jaxprs import inner_jaxprs
 from bridge._core.op import ForwardBackward, Op, Positions
 from bridge._sources.jax.derivative import Derivative
 
-_WIDE_DTYPES = {"float32", "float64", "complex64", "complex128"}
+_FULL_PRECISION = {"float32", "float64", "complex64", "complex128"}
 
 
 def is_scalable(derivative: Derivative) -> bool:
@@ -32,17 +32,17 @@ def is_scalable(derivative: Derivative) -> bool:
     return (
         [math.prod(spec.shape) for spec in outputs] == [1]
         and outputs[0].dtype in ("float32", "float64")
-        and all(derivative.primals[i].dtype in _WIDE_DTYPES for i in derivative.argnums)
-        and _is_linear(derivative.program.jaxpr.jaxpr)
+        and all(derivative.primals[i].dtype in _FULL_PRECISION for i in derivative.argnums)
+        and _has_scalable_vjp(derivative.program.jaxpr.jaxpr)
     )
 
 
-def _is_linear(jaxpr: Jaxpr) -> bool:
+def _has_scalable_vjp(jaxpr: Jaxpr) -> bool:
     """Return True if the vjp is linear in the cotangent and computes in 32 bits or more."""
     for eqn in jaxpr.eqns:
-        if "custom_vjp" in eqn.primitive.name or not all(map(_is_linear, inner_jaxprs(eqn))):
+        if "custom_vjp" in eqn.primitive.name or not all(map(_has_scalable_vjp, inner_jaxprs(eqn))):
             return False
-    return all(_is_wide(var.aval) for var in _variables(jaxpr))
+    return not any(_is_low_precision(var.aval) for var in _variables(jaxpr))
 
 
 def _variables(jaxpr: Jaxpr) -> Iterator[Any]:
@@ -51,10 +51,11 @@ def _variables(jaxpr: Jaxpr) -> Iterator[Any]:
         yield from eqn.outvars
 
 
-def _is_wide(aval: Any) -> bool:
-    """Return True unless these are floats of less than 32 bits."""
+def _is_low_precision(aval: Any) -> bool:
+    """Return True if these are floats of less than 32 bits."""
     dtype = getattr(aval, "dtype", None)
-    return dtype is None or not jnp.issubdtype(dtype, jnp.inexact) or str(dtype) in _WIDE_DTYPES
+    is_inexact = dtype is not None and jnp.issubdtype(dtype, jnp.inexact)
+    return is_inexact and str(dtype) not in _FULL_PRECISION
 
 
 def gradient_with_value(derivative: Derivative) -> ForwardBackward:
@@ -63,7 +64,7 @@ def gradient_with_value(derivative: Derivative) -> ForwardBackward:
     scalar = derivative.program.outputs[derivative.outnums[0]]
 
     def value_and_grad(*xs: Any) -> list[Any]:
-        outputs, pullback = derivative.linearize(xs)
+        outputs, pullback = derivative.pullback(xs)
         return [*outputs, *conjugate_all(pullback([jnp.ones(scalar.shape, scalar.dtype)]))]
 
     forward = derivative.make_half(

@@ -28,7 +28,7 @@ from bridge._arrays.jax import (
 )
 from bridge._core.op import Specs
 from bridge._sources.jax.environment import Environment
-from bridge._sources.jax.error_names import argument_names, with_argument_names
+from bridge._sources.jax.error_names import array_names, with_argument_names
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -86,7 +86,7 @@ def trace(
     return Program(jaxpr, tuple(map(ARRAYS.spec, shapes)))
 
 
-def infer_outputs(fn: Callable[..., Any], primals: Specs, *, environment: Environment) -> Specs:
+def observe_outputs(fn: Callable[..., Any], primals: Specs, *, environment: Environment) -> Specs:
     """Return the output specs of `fn`; run it if it needs values: NOTE [example inputs]."""
     try:
         return trace(fn, primals, environment=environment).outputs
@@ -137,7 +137,7 @@ def _add_advice(error: Exception, primals: Specs, labels: Sequence[str]) -> None
     text = str(error)
     if not labels or not ("Tracer" in text or "traced array" in text or "_concrete_" in text):
         return
-    names = argument_names(labels)
+    names = array_names(labels)
     blame = "".join(re.findall(r"value.? of the argument.? (.*)", text))
     blamed = [
         i for i, n in enumerate(names) if re.search(rf"(?<!\w){re.escape(n)}(?![\w\[])", blame)

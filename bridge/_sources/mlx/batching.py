@@ -113,7 +113,7 @@ def _scatter_shapes(scatter: dict[str, Any]) -> tuple[tuple[int, ...], tuple[int
 
 
 def loop_over_examples(
-    fun: Fun, axes: Axes, size: int, outputs: Specs, *, dense: bool = False
+    fun: Fun, axes: Axes, size: int, outputs: Specs, *, dense_examples: bool = False
 ) -> Fun:
     """Return `fun` applied to each example; outputs are stacked along their first axis.
 
@@ -122,14 +122,14 @@ def loop_over_examples(
         axes: For each primal the axis of its examples, if it has one.
         size: The number of examples.
         outputs: The specs of the outputs of one example.
-        dense: True if examples have to be dense, as for `mx.as_strided`.
+        dense_examples: True if examples have to be dense, as for `mx.as_strided`.
     """
 
     def split(x: mx.array, axis: int | None) -> list[mx.array]:
         if axis is None:
             return [x] * size
         examples = [mx.squeeze(part, axis) for part in mx.split(x, size, axis)]
-        return [*map(mx.contiguous, examples)] if dense else examples
+        return [*map(mx.contiguous, examples)] if dense_examples else examples
 
     def run(*xs: mx.array) -> list[mx.array]:
         examples = [split(x, axis) for x, axis in zip(xs, axes, strict=True)]

@@ -27,7 +27,7 @@ from bridge._sources.mlx.graph_summary import has_float64
 from bridge._sources.mlx.random import Fun
 
 
-def check_captured(fun: Fun, primals: Specs, name: str) -> None:
+def check_no_captured_tracers(fun: Fun, primals: Specs, name: str) -> None:
     """Raise if a captured array would lose its gradient; not if `fun` looks at values."""
 
     def build() -> Sequence[mx.array]:
@@ -56,13 +56,13 @@ class CallChecker:
         outputs: The specs of the outputs.
         name: The name of the function.
         may_draw: True if random numbers may be drawn.
-        check_captures: Raises if a captured array would lose its gradient.
+        check_no_captured_tracers: Raises if a captured array would lose its gradient.
     """
 
     outputs: Specs
     name: str
     may_draw: bool
-    check_captures: functools.partial[None] | None
+    check_no_captured_tracers: functools.partial[None] | None
 
     @functools.cached_property
     def _expected(self) -> list[tuple[tuple[int, ...], mx.Dtype]]:
@@ -76,8 +76,8 @@ class CallChecker:
                 f"{self.name} draws random numbers now, and drew none in its first run. Pass a "
                 "key, `rng=`, or wrap it again if a module has changed its mode."
             )
-        if self.check_captures:
-            self.check_captures()
+        if self.check_no_captured_tracers:
+            self.check_no_captured_tracers()
 
     def check_outputs(self, outputs: Sequence[mx.array]) -> Sequence[mx.array]:
         """Return the outputs of a call; raise unless they have the expected shapes and dtypes."""

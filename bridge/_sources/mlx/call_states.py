@@ -46,7 +46,7 @@ class CallStates:
                 before = self._states[last]
                 if state.contents is before.contents and not before.changed_arrays():
                     return last
-                self._sizes[last] = _unshared_size(before, state)
+                self._sizes[last] = _dropped_size(before, state)
                 self._bytes += self._sizes[last]
             number = next(self._numbers)
             self._states[number] = state
@@ -68,7 +68,7 @@ class CallStates:
         return state.restored()
 
 
-def _unshared_size(before: CapturedState, now: CapturedState) -> int:
+def _dropped_size(before: CapturedState, now: CapturedState) -> int:
     """Return the bytes of the arrays that a state has and the next one has not."""
     shared = {id(x) for x, _ in now.copies} - {id(x) for x, _ in before.changed_arrays()}
     return sum(getattr(x, "nbytes", 0) for x, _ in before.copies if id(x) not in shared)

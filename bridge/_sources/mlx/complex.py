@@ -59,7 +59,7 @@ def _possibly_complex(fun: Fun, primals: Specs, summary: GraphSummary) -> set[st
     inputs = {x for step in steps for x in step.inputs}
     records, _ = try_export(fun, primals)
     constant = _may_have_complex_constants(records)
-    real = _are_real(records, [step for step in steps if step.name == "AsType"])
+    real = _conversions_are_real(records, [step for step in steps if step.name == "AsType"])
     possible = {x for x in inputs - outputs if arguments.get(x, constant)}
     compared = {x for step in steps if step.name in COMPARISONS for x in step.outputs}
     for step in steps:
@@ -76,7 +76,7 @@ def _may_have_complex_constants(records: Sequence[dict[str, Any]]) -> bool:
     return not constants or any(x.dtype == mx.complex64 for _, x in constants[0])
 
 
-def _are_real(records: Sequence[dict[str, Any]], conversions: Sequence[Step]) -> bool:
+def _conversions_are_real(records: Sequence[dict[str, Any]], conversions: Sequence[Step]) -> bool:
     """Return True if all conversions were exported, and none of them is to complex numbers."""
     dtypes = [record["arguments"] for record in records if record.get("name") == "AsType"]
     return len(dtypes) == len(conversions) and [mx.complex64] not in dtypes

@@ -65,7 +65,7 @@ class _Observer:
     rerun_count: int = 0
     has_run: bool = False
     _functions: set[tuple[Any, ...]] = dataclasses.field(default_factory=set)
-    _arguments: list[Any] = dataclasses.field(default_factory=list)
+    _last_arguments: list[Any] = dataclasses.field(default_factory=list)
 
     def __call__(self, frame: types.FrameType, event: str, result: Any) -> None:
         """Note an event, as `sys.setprofile` reports it."""
@@ -76,12 +76,12 @@ class _Observer:
         elif frame.f_back is not self.derivative_frame:
             return
         elif event == "call":
-            self._arguments = _arguments(frame)
+            self._last_arguments = _arguments(frame)
             self.rerun_count += _function_key(frame) in self._functions
         elif _function_key(frame) not in self._functions:
-            self.rules.append(_RuleCall(frame.f_code.co_name, self._arguments, result))
+            self.rules.append(_RuleCall(frame.f_code.co_name, self._last_arguments, result))
 
-    def observe(self, fun: Fun) -> Fun:
+    def noting_run(self, fun: Fun) -> Fun:
         """Return `fun` so that it notes its arguments, and that it has run."""
 
         def run(*xs: mx.array) -> list[mx.array]:
@@ -116,14 +116,14 @@ def _arguments(frame: types.FrameType) -> list[Any]:
     return [*positional, *by_keyword]
 
 
-def has_only_forward_rules(partial: Partial, primals: Specs, argnums: Positions, name: str) -> bool:
+def has_forward_rules(partial: Partial, primals: Specs, argnums: Positions, name: str) -> bool:
     """Return True if tangents follow from forward rules of the user alone."""
 
     def build(observer: _Observer, args: list[mx.array]) -> None:
         xs = [args[i] for i in argnums]
         observer.derivative_frame = inspect.currentframe()
         try:
-            mx.jvp(observer.observe(partial(args)), xs, xs)
+            mx.jvp(observer.noting_run(partial(args)), xs, xs)
         except (ValueError, RuntimeError) as error:
             reason = describe_missing_rule(error)
             if reason is None:
@@ -152,7 +152,7 @@ def check_rule_gradients(
 
     def build(observer: _Observer, args: list[mx.array]) -> None:
         observer.derivative_frame = inspect.currentframe()
-        fun = observer.observe(partial(args[:count]))
+        fun = observer.noting_run(partial(args[:count]))
         mx.vjp(fun, [args[i] for i in argnums], args[count:])
 
     def check(observer: _Observer) -> None:

@@ -41,7 +41,7 @@ def dry_run() -> Generator[None]:
         _local.in_dry_run = outer
 
 
-def call_checked(fn: Callable[..., Any], xs: list[mx.array]) -> Any:
+def call_or_dry_run(fn: Callable[..., Any], xs: list[mx.array]) -> Any:
     """Call `fn`; in a dry run, undo its changes: NOTE [functions that change what they capture]."""
     if not _local.in_dry_run:
         return fn(*xs)

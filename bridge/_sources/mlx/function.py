@@ -32,10 +32,11 @@ class PureFunction:
         outputs: The specs of its outputs.
         summary: A summary of its graph; None if it looks at values.
         is_builtin_vjp: True if its outputs are gradients that MLX alone computes.
-        has_custom_rules: True if it derives from a function that may have rules of the user.
-        forward_fun: The function that MLX calls, if `fun` is only for derivatives.
+        may_inherit_rules: True if it derives from a function that may have rules of the user.
+        called_fun: The function that MLX calls, if `fun` is only for derivatives.
         uses_global_rng: True if it draws random numbers that follow from no primal.
-        check_captures: Raises if a captured array would lose its gradient; None for derivatives.
+        check_no_captured_tracers: Raises if a captured array would lose its gradient; None for
+            derivatives.
     """
 
     name: str
@@ -45,14 +46,14 @@ class PureFunction:
     outputs: Specs
     summary: GraphSummary | None
     is_builtin_vjp: bool = False
-    has_custom_rules: bool = False
-    forward_fun: Fun | None = None
+    may_inherit_rules: bool = False
+    called_fun: Fun | None = None
     uses_global_rng: bool = False
-    check_captures: functools.partial[None] | None = None
+    check_no_captured_tracers: functools.partial[None] | None = None
 
     def _make_call(self, own: Callable[[Sequence[mx.array]], Arrays]) -> Callable[..., Arrays]:
         """Return the function for calls on values; its outputs are passed through `own`."""
-        run = self.forward_fun or self.fun
+        run = self.called_fun or self.fun
         if self.summary is None:
             run = raise_no_rule(self.name)(run)
         elif self.settings.compile:
@@ -63,7 +64,7 @@ class PureFunction:
     @functools.cached_property
     def _call_checker(self) -> CallChecker:
         may_draw = self.uses_global_rng or self.settings.seed_argnum is not None
-        return CallChecker(self.outputs, self.name, may_draw, self.check_captures)
+        return CallChecker(self.outputs, self.name, may_draw, self.check_no_captured_tracers)
 
     def _owns_outputs(self) -> bool:
         """Return True if nobody else has the memory of outputs: NOTE [gradients of our own]."""

@@ -7,7 +7,7 @@ from typing import Any
 import mlx.core as mx
 
 from bridge._arrays.mlx import ARRAYS as ARRAYS
-from bridge._sources.mlx.dry_run import call_checked
+from bridge._sources.mlx.dry_run import call_or_dry_run
 from bridge._sources.mlx.random import Fun, with_seed
 
 
@@ -31,7 +31,7 @@ def as_flat_function(fn: Callable[..., Any], seed_argnum: int | None) -> Fun:
 
     def fun(*xs: mx.array) -> list[mx.array]:
         # As new objects, since `fn` may write to its arguments in place.
-        results = call_checked(fn, [x[...] for x in xs])
+        results = call_or_dry_run(fn, [x[...] for x in xs])
         return [y if isinstance(y, mx.array) else ARRAYS.make_array(y) for y in results]
 
     return fun if seed_argnum is None else with_seed(fun, seed_argnum)

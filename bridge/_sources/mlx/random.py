@@ -27,7 +27,7 @@ def with_seed(fun: Fun, seed_argnum: int) -> Fun:
     return call
 
 
-def rules_with_seed(fun: Fun, seed_argnum: int) -> Fun:
+def with_salted_seed(fun: Fun, seed_argnum: int) -> Fun:
     """Return the derivative `fun` so that its rules draw from a key derived from an argument.
 
     It differs from the key of the function itself, which the derivative runs first.

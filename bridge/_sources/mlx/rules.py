@@ -13,7 +13,7 @@ from bridge._core.op import Axes, ForwardBackward, Op, Positions, Rules, Specs, 
 from bridge._core.spec import batched_specs, differentiable_positions
 from bridge._sources.mlx.batching import loop_over_examples, vmap_is_safe
 from bridge._sources.mlx.call_states import CallStates, make_recompute_rule
-from bridge._sources.mlx.custom_rules import has_only_forward_rules
+from bridge._sources.mlx.custom_rules import has_forward_rules
 from bridge._sources.mlx.forward_mode import (
     Pushforward,
     check_linear,
@@ -24,7 +24,7 @@ from bridge._sources.mlx.forward_mode import (
 )
 from bridge._sources.mlx.function import PureFunction
 from bridge._sources.mlx.nodes import separate_nodes
-from bridge._sources.mlx.random import Fun, rules_with_seed
+from bridge._sources.mlx.random import Fun, with_salted_seed
 from bridge._sources.mlx.residuals import SavedGraph, saves_graph
 from bridge._sources.mlx.upstream_bugs import summarize_checked
 
@@ -150,7 +150,7 @@ class Function(PureFunction):
         if not (self._may_have_rules() and argnums and outnums):
             return False
         partial = lambda args: self._partial(args, argnums, outnums)
-        return has_only_forward_rules(partial, self.primals, argnums, self.name)
+        return has_forward_rules(partial, self.primals, argnums, self.name)
 
     def vmap(self, axes: Axes, size: int) -> Op:
         """Make the Op of the function mapped over these axes."""
@@ -158,7 +158,7 @@ class Function(PureFunction):
         def of_example(*xs: mx.array) -> list[mx.array]:
             return separate_nodes(run(*xs))
 
-        run = self.forward_fun or self.fun
+        run = self.called_fun or self.fun
         primals = batched_specs(self.primals, axes, size)
         specs = tuple(spec.with_axis(0, size) for spec in self.outputs)
         fun = batched = mx.vmap(of_example, in_axes=axes)
@@ -167,9 +167,9 @@ class Function(PureFunction):
         )
         if is_wrong or self._may_have_rules():
             strided = self.summary is not None and "AsStrided" in self.summary.operations
-            fun = loop_over_examples(self.fun, axes, size, self.outputs, dense=strided)
+            fun = loop_over_examples(self.fun, axes, size, self.outputs, dense_examples=strided)
         run_batch = fun if is_wrong else batched
-        return self._derive("vmap", fun, primals, specs, forward_fun=run_batch).make_op()
+        return self._derive("vmap", fun, primals, specs, called_fun=run_batch).make_op()
 
     def forward_backward(self, argnums: Positions, outnums: Positions) -> ForwardBackward | None:
         """Make the forward/backward pair; None where it would not give the right gradients."""
@@ -192,18 +192,18 @@ class Function(PureFunction):
         return saved_graph.forward_backward()
 
     def _derive(
-        self, rule: str, fun: Fun, primals: Specs, outputs: Specs, forward_fun: Fun | None = None
+        self, rule: str, fun: Fun, primals: Specs, outputs: Specs, called_fun: Fun | None = None
     ) -> "Function":
         """Make the function that a rule leads to, with a dry run of it."""
         if rule != "vmap" and self.settings.seed_argnum is not None and self._may_have_rules():
-            fun = rules_with_seed(fun, self.settings.seed_argnum)
+            fun = with_salted_seed(fun, self.settings.seed_argnum)
         summary = self.summary and summarize_checked(fun, f"{self.name}.{rule}", primals)
         if summary and summary.uses_global_rng and self.settings.seed_argnum is None:
             raise NoRuleError(
                 f"a rule of a custom function in {self.name} draws random numbers, which would "
                 "follow from nothing. Draw them in the function."
             )
-        has_custom_rules = self.has_custom_rules or self._may_have_rules()
+        may_inherit_rules = self.may_inherit_rules or self._may_have_rules()
         return Function(
             name=f"{self.name}.{rule}",
             primals=primals,
@@ -211,9 +211,9 @@ class Function(PureFunction):
             fun=fun,
             outputs=outputs,
             summary=summary,
-            is_builtin_vjp=rule == "vjp" and not has_custom_rules,
-            has_custom_rules=has_custom_rules,
-            forward_fun=forward_fun,
+            is_builtin_vjp=rule == "vjp" and not may_inherit_rules,
+            may_inherit_rules=may_inherit_rules,
+            called_fun=called_fun,
             root=self.root or self,
             captured_state=self.captured_state,
         )

@@ -11,7 +11,7 @@ from mlx.utils import tree_flatten
 from bridge._arrays.mlx import is_module
 from bridge._core.errors import ArgumentError, DeviceError, OptionError
 from bridge._core.op import Op, Specs
-from bridge._sources.mlx.call_checks import check_captured
+from bridge._sources.mlx.call_checks import check_no_captured_tracers
 from bridge._sources.mlx.captured_state import state_reader
 from bridge._sources.mlx.eager import keep_graphs, observe_outputs
 from bridge._sources.mlx.module import functionalize
@@ -110,8 +110,8 @@ class MlxSource:
 
 def _make_function(fun: Fun, name: str, primals: Specs, settings: Settings) -> Function:
     """Make a function with its rules, after a dry run."""
-    check_captures = functools.partial(check_captured, fun, primals, name)
-    check_captures()
+    check = functools.partial(check_no_captured_tracers, fun, primals, name)
+    check()
     summary = summarize_checked(fun, name, primals)
     if summary:
         outputs, draws = summary.outputs, summary.uses_global_rng
@@ -126,7 +126,7 @@ def _make_function(fun: Fun, name: str, primals: Specs, settings: Settings) -> F
         outputs,
         summary,
         uses_global_rng=draws and settings.seed_argnum is None,
-        check_captures=check_captures,
+        check_no_captured_tracers=check,
     )
 
 
