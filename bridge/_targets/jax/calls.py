@@ -49,7 +49,7 @@ class Call:
             then residuals. It may take operands after those of `op`, residuals of an earlier call.
         operand_positions: Positions of the operands that `implementation` takes.
         saving_forward: The pair that the residuals belong to, if there are any.
-        computed_gradient: The gradient that this call computes, if it is one.
+        as_gradient: The gradient that this call computes, if it is one.
     """
 
     op: Op
@@ -58,7 +58,7 @@ class Call:
     implementation: Op | None = None
     operand_positions: Positions = ()
     saving_forward: SavingForward | None = None
-    computed_gradient: "Gradient | None" = None
+    as_gradient: "Gradient | None" = None
 
     def __repr__(self) -> str:
         return self.executed_op.name
@@ -107,9 +107,9 @@ class Call:
         """Return the call mapped over `axes` of its operands."""
         op = self.op.derive("vmap", axes[: self.arity], size)
         call = Call(op, self.callee, self.arity)
-        if self.computed_gradient:
+        if self.as_gradient:
             call = dataclasses.replace(
-                call, computed_gradient=self.computed_gradient.vmap(axes[: self.arity], size)
+                call, as_gradient=self.as_gradient.vmap(axes[: self.arity], size)
             )
         if self.implementation is None:
             return call
@@ -159,7 +159,7 @@ class Jvp:
         return self.arity + (self.saved.saved_count if self.saved else 0)
 
     @functools.cached_property
-    def op_of_primals(self) -> Op:
+    def jvp_op(self) -> Op:
         """The Op from primals and tangents to the tangents of differentiable outputs."""
         op = self.op.derive("jvp", self.argnums)
         for axes, size in self.levels:
@@ -171,7 +171,7 @@ class Jvp:
         """The Op that is executed, which may take residuals after the primals."""
         tangents = self.saved and self.saved.pair.tangents
         if not tangents:
-            return self.op_of_primals
+            return self.jvp_op
         op = tangents(self.argnums)
         for axes, size in self.levels:
             op = op.derive("vmap", axes, size)
@@ -193,7 +193,7 @@ class Jvp:
         """Return the derivative mapped over `axes` of its operands."""
         return dataclasses.replace(self, levels=(*self.levels, (axes, size)))
 
-    def with_tangents_at(self, positions: Positions) -> "Jvp":
+    def select_tangents(self, positions: Positions) -> "Jvp":
         """Return the derivative for some of the tangents; `positions` counts the tangents only."""
         levels = tuple(
             (
@@ -212,7 +212,7 @@ class Jvp:
         """
         vjp, saved = self.op.derive("vjp", argnums, outnums), self.saved
         gradient = Gradient(Jvp(self.op, self.callee, self.arity, argnums), outnums)
-        call = Call(vjp, self.callee, self.arity + len(outnums), computed_gradient=gradient)
+        call = Call(vjp, self.callee, self.arity + len(outnums), as_gradient=gradient)
         if saved and (backward := saved.backward(argnums, outnums)):
             residuals = range(call.arity, call.arity + saved.saved_count)
             cotangents = range(self.arity, call.arity)
@@ -246,7 +246,7 @@ class Gradient:
         """
         outputs = self.linear.differentiable_outputs
         tangents = tuple(outputs.index(i) for i in self.outnums)
-        return self.linear.with_tangents_at(positions), tangents
+        return self.linear.select_tangents(positions), tangents
 
 
 def has_empty_output(specs: Specs) -> bool:

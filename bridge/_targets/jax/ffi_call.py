@@ -59,7 +59,7 @@ class FfiCall:
 
 
 @atexit.register
-def _drain() -> None:
+def _await_calls() -> None:
     """Wait for calls: NOTE [the end of the process]."""
     if _pids != {os.getpid()}:  # JAX never ran here; a forked child has none of its threads
         return

@@ -89,14 +89,14 @@ def _linear_jvp(primals: Sequence[Any], tangents: Sequence[Any], *, function: Jv
     """Bind the derivative again; if primals move, differentiate the jvp as a call."""
     arity, first = function.arity, function.first_tangent
     if any(map(_is_nonzero, tangents[:arity])):
-        jvp_call = Call(function.op_of_primals, function.callee, arity + len(function.argnums))
+        jvp_call = Call(function.jvp_op, function.callee, arity + len(function.argnums))
         operands = [*primals[:arity], *primals[first:]]
         return _call_jvp(operands, [*tangents[:arity], *tangents[first:]], function=jvp_call)
     positions = tuple(i for i, tangent in enumerate(tangents[first:]) if _is_nonzero(tangent))
     outputs = bind_derivative(function, primals)
     if not positions:
         return outputs, [ad.Zero(jax.typeof(y).to_tangent_aval()) for y in outputs]
-    linear, nonzero = function.with_tangents_at(positions), [tangents[first + i] for i in positions]
+    linear, nonzero = function.select_tangents(positions), [tangents[first + i] for i in positions]
     return outputs, bind_derivative(linear, [*primals[:first], *nonzero])
 
 

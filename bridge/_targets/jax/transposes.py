@@ -65,9 +65,9 @@ def transpose_call(cotangents: Sequence[Any], *operands: Any, function: Call) ->
     if transpose:
         xs = [_zeros(x) if ad.is_undefined_primal(x) else x for x in operands[:arity]]
         return _operand_cotangents(operands, argnums, bind_call(transpose, [*xs, *known]))
-    if function.computed_gradient is None or argnums[0] < function.computed_gradient.linear.arity:
+    if function.as_gradient is None or argnums[0] < function.as_gradient.linear.arity:
         raise _not_linear_error(function)
-    linear, tangent_positions = function.computed_gradient.transpose(outnums)
+    linear, tangent_positions = function.as_gradient.transpose(outnums)
     tangents = bind_derivative(linear, [*operands[: linear.arity], *known])
     gradients = [tangents[tangent_positions[i - linear.arity]] for i in argnums]
     return _operand_cotangents(operands, argnums, gradients)
@@ -118,9 +118,9 @@ def _compare(
     arity, op = function.arity, function.op
     plain = Call(op, function.callee, arity)
     with jax.ensure_compile_time_eval():
-        xs = [_random_like(x, seed) for seed, x in enumerate(operands[:arity])]
+        xs = [_as_concrete(x, seed) for seed, x in enumerate(operands[:arity])]
         ys = [jax.ShapeDtypeStruct(s.shape, jnp.dtype(s.dtype)) for s in op.output_specs()]
-        weights = [_example_like(ys[i], arity + i) for i in outnums]
+        weights = [_random_like(ys[i], arity + i) for i in outnums]
         zeros = [jnp.zeros_like(x) if i in undefined else x for i, x in enumerate(xs)]
         try:
             values, offsets = bind_call(plain, xs), bind_call(plain, zeros)
@@ -140,14 +140,14 @@ def _real_part(x: Any) -> np.ndarray:
     return np.real(np.asarray(x)).astype(np.float64)
 
 
-def _random_like(x: Any, seed: int) -> Any:
+def _as_concrete(x: Any, seed: int) -> Any:
     """Return `x`, or random values like it if it has none."""
     if ad.is_undefined_primal(x):
-        return _example_like(x.aval, seed)
-    return _example_like(jax.typeof(x), seed) if isinstance(x, Tracer) else x
+        return _random_like(x.aval, seed)
+    return _random_like(jax.typeof(x), seed) if isinstance(x, Tracer) else x
 
 
-def _example_like(like: Any, seed: int) -> Any:
+def _random_like(like: Any, seed: int) -> Any:
     if not jnp.issubdtype(like.dtype, jnp.inexact):
         return jnp.zeros(like.shape, like.dtype)
     random = np.random.default_rng(seed)

@@ -59,12 +59,14 @@ def call(
     """
     array_argnums = tuple([i for i, x in enumerate(xs) if isinstance(x, mx.array)])
     plan = call_plan(op, xs, array_argnums, last_linear_count)
-    constants = [None if isinstance(x, mx.array) else x for x in xs]
+    args_without_arrays = [None if isinstance(x, mx.array) else x for x in xs]
     arrays = [xs[i] for i in array_argnums]
     transformed = transforming()
     usage = UsageTracker(plan) if transformed and plan.tracks_usage else None
-    one = Call(plan, executor, constants, backward, transformed, usage)
-    if not array_argnums or not plan.specs:  # MLX aborts over a custom function without outputs
+    one = Call(plan, executor, args_without_arrays, backward, transformed, usage)
+    if (
+        not array_argnums or not plan.output_specs
+    ):  # MLX aborts over a custom function without outputs
         return one.outputs(*arrays)
     outputs = custom_function(one.outputs, one.vjp, one.jvp, one.vmap)(*arrays)
     tracked = usage.track(outputs, xs) if usage else tuple(outputs)
@@ -78,7 +80,7 @@ class Call:
     Attributes:
         plan: What it shares with other calls of the Op.
         executor: What executes it.
-        constants: Its arguments, with `None` for arrays of MLX.
+        args_without_arrays: Its arguments, with `None` for arrays of MLX.
         backward_call: What is executed instead of its Op, if its forward has saved residuals.
         transformed: True if a transformation is under way, so that it may be differentiated.
         usage: What notes which of its gradients and outputs are used, if that is unknown.
@@ -168,7 +170,9 @@ class Call:
             outputs = call(op, self.executor, *args, *cast, last_linear_count=len(argnums))
         for i, y in zip(plan.outnums, outputs, strict=True):
             if (y.shape, y.dtype) != plan.output_shapes_and_dtypes[i]:
-                raise ArgumentError(f"{op.name} returned {ARRAYS.spec(y)}, not {plan.specs[i]}.")
+                raise ArgumentError(
+                    f"{op.name} returned {ARRAYS.spec(y)}, not {plan.output_specs[i]}."
+                )
         return scatter(outputs, plan.outnums, zeros)
 
     @shortens_tracebacks
@@ -190,7 +194,9 @@ class Call:
         """Return `outputs`; raise if they differ from the specs, which MLX does not check."""
         results = [(y.shape, y.dtype) for y in outputs]
         if results != self.plan.output_shapes_and_dtypes:
-            check_specs_unchanged([*map(ARRAYS.spec, outputs)], self.plan.specs, self.plan.op.name)
+            check_specs_unchanged(
+                [*map(ARRAYS.spec, outputs)], self.plan.output_specs, self.plan.op.name
+            )
         return outputs
 
 

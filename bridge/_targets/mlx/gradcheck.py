@@ -84,9 +84,9 @@ def _differences(
     fn: Function, xs: list[mx.array], tangents: list[mx.array], eps: float
 ) -> list[mx.array]:
     """Return central differences of the outputs along `tangents`."""
-    points = [[x + sign * eps * t for x, t in _pairs(xs, tangents)] for sign in (1, -1)]
+    points = [[x + sign * eps * t for x, t in _zip_strict(xs, tangents)] for sign in (1, -1)]
     above, below = (fn(*point) for point in points)
-    return [(a - b) / (2 * eps) for a, b in _pairs(above, below)]
+    return [(a - b) / (2 * eps) for a, b in _zip_strict(above, below)]
 
 
 _MODES = {"rev": "reverse mode", "fwd": "forward mode"}
@@ -105,12 +105,12 @@ def _compute(derivative: Callable[[], float]) -> float:
 def _random_like(xs: Sequence[mx.array], seed: int) -> list[mx.array]:
     key = mx.random.key(seed)
     keys = [mx.random.split(key, i + 1)[i] for i in range(len(xs))]
-    return [mx.random.normal(x.shape, key=k).astype(x.dtype) for x, k in _pairs(xs, keys)]
+    return [mx.random.normal(x.shape, key=k).astype(x.dtype) for x, k in _zip_strict(xs, keys)]
 
 
 def _inner_product(xs: Sequence[mx.array], ys: Sequence[mx.array]) -> float:
-    return float(sum((x * y).sum().item() for x, y in _pairs(xs, ys)))
+    return float(sum((x * y).sum().item() for x, y in _zip_strict(xs, ys)))
 
 
-def _pairs(xs: Sequence[mx.array], ys: Sequence[mx.array]) -> Any:
+def _zip_strict(xs: Sequence[mx.array], ys: Sequence[mx.array]) -> Any:
     return zip(xs, ys, strict=True)

@@ -42,7 +42,7 @@ class CallPlan:
             tangents if it is a derivative, else none.
         argnums: Positions of the arrays that can have gradients.
         tracked_argnums: Positions of those whose gradients are computed only if they are used.
-        specs: The specs of its outputs.
+        output_specs: The specs of its outputs.
         output_shapes_and_dtypes: Shapes and dtypes of its outputs.
         outnums: Positions of the outputs that can have gradients.
         constant_outnums: Positions of those that depend on none of the arrays at `argnums`.
@@ -57,7 +57,7 @@ class CallPlan:
     last_linear_count: int
     argnums: Positions
     tracked_argnums: Positions
-    specs: Specs
+    output_specs: Specs
     output_shapes_and_dtypes: list[tuple[Any, mx.Dtype]]
     outnums: Positions
     constant_outnums: Positions
@@ -72,13 +72,13 @@ class CallPlan:
     @property
     def tracks_usage(self) -> bool:
         """True if a call must find out which of its gradients and outputs are used."""
-        return bool(self.tracked_argnums) or len(self.specs) > 1
+        return bool(self.tracked_argnums) or len(self.output_specs) > 1
 
-    def arguments(self, arrays: Sequence[Any], constants: Sequence[Any]) -> Sequence[Any]:
-        """Return all arguments; `constants` has `None` at the positions of arrays."""
+    def arguments(self, arrays: Sequence[Any], args_without_arrays: Sequence[Any]) -> Sequence[Any]:
+        """Return all arguments; `args_without_arrays` has `None` at the positions of arrays."""
         if len(self.array_argnums) == self.arity:
             return arrays
-        return scatter(arrays, self.array_argnums, constants)
+        return scatter(arrays, self.array_argnums, args_without_arrays)
 
     def gradient_plan(self, argnums: Positions, outnums: Positions) -> GradientPlan:
         """Return the plan of these gradients for cotangents of these outputs, from a cache."""
@@ -132,7 +132,7 @@ def _make_call_plan(
         argnums=argnums,
         # The rule is only called if a gradient is used: if there is one primal, its own.
         tracked_argnums=primals if len(primals) > 1 else (),
-        specs=specs,
+        output_specs=specs,
         output_shapes_and_dtypes=[(spec.shape, dtype_of(spec.dtype)) for spec in specs],
         outnums=outnums,
         constant_outnums=tuple(i for i in outnums if not op.dependent_primals([i], argnums)),

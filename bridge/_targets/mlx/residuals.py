@@ -14,11 +14,11 @@ class SavedForBackward:
 
     Attributes:
         forward: What has saved them.
-        outputs_and_residuals: The saved outputs and residuals, as source arrays.
+        saved_arrays: The saved outputs and residuals, as source arrays.
     """
 
     forward: SavingForward
-    outputs_and_residuals: Sequence[Any]
+    saved_arrays: Sequence[Any]
 
     def backward(self, argnums: Positions, outnums: Positions, arity: int) -> "BackwardCall | None":
         """Return the backward for these gradients and cotangents; None if it cannot give them."""
@@ -26,7 +26,7 @@ class SavedForBackward:
         if op is None:
             return None
         saved_primals = self.forward.pair.saved_primals
-        return BackwardCall(op, arity, saved_primals, self.outputs_and_residuals)
+        return BackwardCall(op, arity, saved_primals, self.saved_arrays)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,15 +37,15 @@ class BackwardCall:
         op: The backward.
         arity: The number of primals.
         saved_primals: Positions of the primals that the backward takes.
-        outputs_and_residuals: The saved outputs and residuals that it takes, as source arrays.
+        saved_arrays: The saved outputs and residuals that it takes, as source arrays.
     """
 
     op: Op
     arity: int
     saved_primals: Positions
-    outputs_and_residuals: Sequence[Any]
+    saved_arrays: Sequence[Any]
 
     def arguments(self, args: Sequence[Any]) -> list[Any]:
         """Return the arguments of the backward; `args` are primals, then cotangents."""
         saved_primals = (args[i] for i in self.saved_primals)
-        return [*saved_primals, *self.outputs_and_residuals, *args[self.arity :]]
+        return [*saved_primals, *self.saved_arrays, *args[self.arity :]]

@@ -42,25 +42,25 @@ class ForwardPlan:
     """A forward pass for some of the primals requiring gradients.
 
     Attributes:
-        flags: The flags that it was made for.
+        needs_input_grad: The flags that it was made for.
         argnums: Positions of the primals that require gradients.
         outnums: Positions of the outputs that are expected to have cotangents.
         pair: The forward/backward pair; None if the backward pass recomputes.
         forward: The Op that computes the outputs.
         differentiable_outnums: Positions of the outputs with a differentiable dtype.
         gradient_free_outnums: Positions of the outputs that no gradient can flow through.
-        output_positions: Positions of all outputs.
+        all_outnums: Positions of all outputs.
         backward_plans: The backward passes so far.
     """
 
-    flags: Flags
+    needs_input_grad: Flags
     argnums: Positions
     outnums: Positions
     pair: ForwardBackward | None
     forward: Op
     differentiable_outnums: Positions
     gradient_free_outnums: Positions
-    output_positions: Positions
+    all_outnums: Positions
     backward_plans: dict[tuple[Flags, Positions], BackwardPlan] = dataclasses.field(
         default_factory=dict
     )
@@ -68,32 +68,32 @@ class ForwardPlan:
     def gradient_free_for(self, op: Op, argnums: Iterable[int]) -> Positions:
         """Return positions of the outputs of `op` without a derivative by any of `argnums`."""
         differentiable = self.differentiable_outnums
-        return _gradient_free(op, differentiable, self.output_positions, tuple(argnums))
+        return _gradient_free(op, differentiable, self.all_outnums, tuple(argnums))
 
 
-def get_forward_plan(op: Op, flags: Flags) -> ForwardPlan:
+def get_forward_plan(op: Op, needs_input_grad: Flags) -> ForwardPlan:
     """Return the forward pass of `op`, from a cache."""
-    plan = _CACHE.of(op).get(flags)
-    return plan if plan is not None else _make_forward_plan(op, flags, None)
+    plan = _CACHE.of(op).get(needs_input_grad)
+    return plan if plan is not None else _make_forward_plan(op, needs_input_grad, None)
 
 
 def get_backward_plan(
-    op: Op, forward_plan: ForwardPlan, flags: Flags, outnums: Positions
+    op: Op, forward_plan: ForwardPlan, needs_input_grad: Flags, outnums: Positions
 ) -> BackwardPlan:
     """Return the backward pass for cotangents of the outputs at `outnums`, cached likewise."""
-    plan = forward_plan.backward_plans.get((flags, outnums))
+    plan = forward_plan.backward_plans.get((needs_input_grad, outnums))
     if plan is None:
-        plan = _make_backward_plan(op, forward_plan, flags, outnums)
-        forward_plan.backward_plans[flags, outnums] = plan
+        plan = _make_backward_plan(op, forward_plan, needs_input_grad, outnums)
+        forward_plan.backward_plans[needs_input_grad, outnums] = plan
     if forward_plan.pair and outnums != forward_plan.outnums:
-        _make_forward_plan(op, forward_plan.flags, outnums)  # NOTE [outputs nobody uses]
+        _make_forward_plan(op, forward_plan.needs_input_grad, outnums)  # NOTE [outputs nobody uses]
     return plan
 
 
 def _make_backward_plan(
-    op: Op, forward_plan: ForwardPlan, flags: Flags, outnums: Positions
+    op: Op, forward_plan: ForwardPlan, needs_input_grad: Flags, outnums: Positions
 ) -> BackwardPlan:
-    argnums = op.dependent_primals(outnums, true_positions(flags[2:]))
+    argnums = op.dependent_primals(outnums, true_positions(needs_input_grad[2:]))
     if not argnums or not outnums:
         return BackwardPlan(argnums, None, uses_residuals=False)
     if forward_plan.pair and outnums == forward_plan.outnums:
@@ -101,31 +101,40 @@ def _make_backward_plan(
     return BackwardPlan(argnums, op.derive("vjp", argnums, outnums), uses_residuals=False)
 
 
-def _make_forward_plan(op: Op, flags: Flags, outnums: Positions | None) -> ForwardPlan:
-    argnums = true_positions(flags[2:])
+def _make_forward_plan(op: Op, needs_input_grad: Flags, outnums: Positions | None) -> ForwardPlan:
+    argnums = true_positions(needs_input_grad[2:])
     specs = op.output_specs()
-    differentiable, output_positions = differentiable_positions(specs), tuple(range(len(specs)))
-    gradient_free = _gradient_free(op, differentiable, output_positions, argnums)
+    differentiable, all_outnums = differentiable_positions(specs), tuple(range(len(specs)))
+    gradient_free = _gradient_free(op, differentiable, all_outnums, argnums)
     if outnums is None:
-        outnums = tuple(i for i in output_positions if i not in gradient_free)
+        outnums = tuple(i for i in all_outnums if i not in gradient_free)
     pair = op.try_forward_backward(argnums, outnums) if argnums and outnums else None
     if pair and pair.strategy == "recompute":  # the context of a Function saves what that needs
         pair = None
     forward = pair.forward if pair else op
     plan = ForwardPlan(
-        flags, argnums, outnums, pair, forward, differentiable, gradient_free, output_positions
+        needs_input_grad,
+        argnums,
+        outnums,
+        pair,
+        forward,
+        differentiable,
+        gradient_free,
+        all_outnums,
     )
-    _CACHE.of(op)[flags] = plan
+    _CACHE.of(op)[needs_input_grad] = plan
     return plan
 
 
-def plan_from_outputs(op: Op, outputs: Sequence[torch.Tensor], flags: Flags) -> ForwardPlan:
+def plan_from_outputs(
+    op: Op, outputs: Sequence[torch.Tensor], needs_input_grad: Flags
+) -> ForwardPlan:
     """Make the forward pass of an Op whose outputs are not known before it is called."""
     floating = [y.is_floating_point() or y.is_complex() for y in outputs]
     differentiable, others = true_positions(floating), true_positions(not flag for flag in floating)
-    argnums, output_positions = true_positions(flags[2:]), tuple(range(len(outputs)))
+    argnums, all_outnums = true_positions(needs_input_grad[2:]), tuple(range(len(outputs)))
     return ForwardPlan(
-        flags, argnums, differentiable, None, op, differentiable, others, output_positions
+        needs_input_grad, argnums, differentiable, None, op, differentiable, others, all_outnums
     )
 
 

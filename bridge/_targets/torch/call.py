@@ -139,16 +139,14 @@ class _Rules(torch.autograd.Function):
         with restored(ctx.state):
             outputs = call_op(op.derive("jvp", argnums), execute, *xs, *input_tangents)
         by_outnum = dict(zip(plan.differentiable_outnums, outputs, strict=True))
-        return tuple(
-            None if i in ctx.gradient_free else by_outnum[i] for i in plan.output_positions
-        )
+        return tuple(None if i in ctx.gradient_free else by_outnum[i] for i in plan.all_outnums)
 
 
 def _compute_gradients(ctx: Any, cotangents: Sequence[Any]) -> tuple[Sequence[Any], Positions]:
     """Return the gradients of some primals, and the positions of these."""
     op, execute, forward_plan = ctx.call
     dense = [c.to_dense() if c.is_sparse else c for c in cotangents if c is not None]
-    outnums = forward_plan.output_positions
+    outnums = forward_plan.all_outnums
     if len(dense) < len(outnums):
         outnums = tuple([i for i in outnums if cotangents[i] is not None])
     plan = get_backward_plan(op, forward_plan, ctx.needs_input_grad, outnums)
@@ -177,13 +175,13 @@ class _Plain(_Rules):
     @staticmethod
     def forward(ctx: Any, op: Op, execute: Execute, *xs: Any) -> Arrays:
         ctx.set_materialize_grads(False)
-        flags, ctx.state = ctx.needs_input_grad, op.read_state()
+        needs_input_grad, ctx.state = ctx.needs_input_grad, op.read_state()
         if op.traits.dependencies is None:
             outputs = execute(op, xs)
-            plan = plan_from_outputs(op, outputs, flags)
+            plan = plan_from_outputs(op, outputs, needs_input_grad)
             save_for_backward(ctx, (op, execute, plan), xs, outputs)
             return outputs
-        plan = get_forward_plan(op, flags)
+        plan = get_forward_plan(op, needs_input_grad)
         results = execute(plan.forward, xs)
         if plan.pair is None:
             save_for_backward(ctx, (op, execute, plan), xs, results)

@@ -34,7 +34,7 @@ from bridge._arrays.torch.upstream.pytrees import pytree
 from bridge._core.errors import ArgumentError
 from bridge._core.protocols import StageableFunction
 from bridge._core.pytree import attributes, make_instance
-from bridge._targets.torch.staging import example_of, keep_object, stage
+from bridge._targets.torch.staging import keep_object, specialize_number, stage
 
 _VALUE, _DATACLASS = -1, -2
 _CONSTANT = (type, types.FunctionType, types.BuiltinFunctionType, functools.partial, enum.Enum)
@@ -147,7 +147,7 @@ def _unflatten(objects: Sequence[Any], keys: Iterator[int], values: Iterator[Any
     for _ in range(count):
         key = next(keys)
         if key == _VALUE:
-            leaves.append(example_of(next(values)))
+            leaves.append(specialize_number(next(values)))
         elif key == _DATACLASS:
             kind, names = objects[next(keys)], objects[next(keys)]
             leaves.append(make_instance(kind, names, _unflatten(objects, keys, values)))

@@ -38,10 +38,10 @@ def register_tangents(
         *others, xs = args
         tangents = _tangents(xs) if in_forward_mode() else {}
         if not tangents:
-            _check_differentiable(xs)
+            _check_not_func_grad(xs)
             return plain.call_boxed(keys, *args)
         if torch.is_grad_enabled() and any(x.requires_grad for x in xs):
-            _check_differentiable(xs)
+            _check_not_func_grad(xs)
             return list(with_gradient(*args))
         primals = [forward_ad.unpack_dual(x).primal for x in xs]
         outputs = operator(*others, primals)
@@ -65,7 +65,7 @@ def _tangents(xs: Sequence[torch.Tensor]) -> dict[int, torch.Tensor]:
     return {i: tangent for i, tangent in tangents.items() if tangent is not None}
 
 
-def _check_differentiable(xs: Sequence[torch.Tensor]) -> None:
+def _check_not_func_grad(xs: Sequence[torch.Tensor]) -> None:
     """Raise where torch would raise, and ask for a `setup_context` that nobody can write."""
     if transforming() and torch.is_grad_enabled() and any(x.requires_grad for x in xs):
         raise NoRuleError(

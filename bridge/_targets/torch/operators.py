@@ -134,12 +134,12 @@ def _transpose(
     steps = json.dumps([*inner, rule, *batch_rules])
     computed = torch.ops.bridge.derived(name, text, steps, [*primals, *cotangents])
     return {
-        i: _move_batch_axes(computed[result], [axes[count + i] for axes in batches])
+        i: _restore_batch_axes(computed[result], [axes[count + i] for axes in batches])
         for i, result in enumerate(results)
     }
 
 
-def _move_batch_axes(x: torch.Tensor, axes: Sequence[int | None]) -> torch.Tensor:
+def _restore_batch_axes(x: torch.Tensor, axes: Sequence[int | None]) -> torch.Tensor:
     """Move the batches of `x`, in front with the last one outermost, to `axes`; sum where None."""
     for depth, axis in zip(reversed(range(len(axes))), axes, strict=True):
         x = x.sum(depth) if axis is None else x.movedim(depth, depth + axis)

@@ -54,7 +54,7 @@ def stage(
             "a bridged function inside torch.func.grad and the like, or under forward mode, cannot "
             "be recorded in a graph. Apply the transformation outside of torch.compile."
         )
-    args, kwargs = pytree.tree_map(example_of, (args, kwargs))
+    args, kwargs = pytree.tree_map(specialize_number, (args, kwargs))
     leaves, structure = function.flatten(args, kwargs)
     leaves = [x if isinstance(x, torch.Tensor) else _check_constant(x) for x in leaves]
     tensors = [x for x in leaves if isinstance(x, torch.Tensor)]
@@ -76,7 +76,7 @@ def stage(
 # without an error: so the dtype is checked when the operator runs.
 
 
-def example_of(x: Any) -> Any:
+def specialize_number(x: Any) -> Any:
     """Return `x`; for a symbolic number its example, which adds a guard."""
     if isinstance(x, torch.SymInt):
         return int(x)
