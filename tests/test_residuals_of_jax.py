@@ -250,7 +250,7 @@ def test_the_model_chooses_what_was_measured_to_be_fastest(function, dtype, shap
         lambda *xs: [function(jax.numpy, *xs)],
         name="f",
         primals=primals,
-        labels=[f"argument xs[{i}] of f" for i in range(len(shapes))],
+        argument_names=[f"xs[{i}]" for i in range(len(shapes))],
         jit=True,
         x64=None,
         residuals="auto",

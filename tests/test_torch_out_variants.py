@@ -156,7 +156,11 @@ def test_a_place_that_an_argument_lies_in_is_written_last(shift):
     expected = np.exp(x), np.sin(x)
     like = spec(torch.ones(6))
     op = SOURCE.make_op(
-        lambda x: [x.exp(), x.sin()], name="f", primals=(like,), labels=["x"], capture="require"
+        lambda x: [x.exp(), x.sin()],
+        name="f",
+        primals=(like,),
+        argument_names=["x"],
+        capture="require",
     )
     tensors.ARRAYS.execute_into(op, [x], [place, other], None)
     np.testing.assert_allclose(place, expected[0], rtol=1e-6)

@@ -25,10 +25,15 @@ def spec(x):
 
 
 def op(fn, *xs, capture="require", seed_argnum=None):
-    labels = [f"argument {i} of f" for i in range(len(xs))]
+    names = [str(i) for i in range(len(xs))]
     primals = tuple(map(spec, xs))
     return SOURCE.make_op(
-        fn, name="f", primals=primals, labels=labels, capture=capture, seed_argnum=seed_argnum
+        fn,
+        name="f",
+        primals=primals,
+        argument_names=names,
+        capture=capture,
+        seed_argnum=seed_argnum,
     )
 
 

@@ -1,13 +1,21 @@
 """The array backend of NumPy, whose arrays any framework takes as arguments."""
 
-from collections.abc import Hashable
+import ctypes
+from collections.abc import Callable, Hashable, Sequence
 from typing import Any
 
 import ml_dtypes
 import numpy as np
 
-from bridge._core.errors import ArgumentError, CopyError
-from bridge._core.spec import NARROW_INTEGERS, ArraySpec, check_fits_32_bits
+from bridge._core.array_protocols import DeviceStream
+from bridge._core.errors import ArgumentError, CopyError, DeviceError
+from bridge._core.op import Op
+from bridge._core.spec import (
+    NARROW_INTEGERS,
+    ArraySpec,
+    check_fits_32_bits,
+    check_output_count,
+)
 
 
 def as_dlpack_dtype(x: np.ndarray) -> tuple[np.ndarray, str | None]:
@@ -53,6 +61,15 @@ class NumpyArrays:
 
     name = "numpy"
     imports_only_contiguous = False
+    compute_context = None
+    unwrap_key = None
+    wrap_key = None
+    copy_unless_traced = None
+    scalar_types = (np.generic,)
+    rounding_advice = (
+        ' Or pass dtype="float64" where it is wrapped: then the function computes in double, and '
+        "its results are rounded to the precision of its arguments."
+    )
 
     def is_array(self, x: Any) -> bool:
         """Return True if `x` is an array; a NumPy scalar counts as a Python number."""
@@ -93,6 +110,63 @@ class NumpyArrays:
     def node_functions(self, x: Any) -> None:
         """Return None: NumPy has no pytrees."""
         return
+
+    def check_dtype(self, dtype: str) -> None:
+        """Do nothing: NumPy has the dtypes of all frameworks."""
+
+    def borrower(self, device: str) -> Callable[[Sequence[Any]], Sequence[Any]]:
+        """Return the function from buffers to arrays over their memory."""
+        return lambda buffers: [_borrow(x) for x in buffers]
+
+    def releaser(self, device: str) -> Callable[[Sequence[Any]], Sequence[Any]]:
+        """Return the function from outputs, which own their memory, to capsules."""
+        return lambda outputs: [_release(y) for y in outputs]
+
+    def execute_into(
+        self, op: Op, operands: Sequence[Any], results: Sequence[Any], stream: DeviceStream | None
+    ) -> None:
+        """Execute `op` on the operands, and copy its outputs to the results."""
+        if stream is not None:
+            raise DeviceError(f"{op.name} is a function on NumPy arrays, which are on the host.")
+        outputs = op.call(*operands)
+        check_output_count(outputs, results, op.name)
+        for i, (y, result) in enumerate(zip(outputs, results, strict=True)):
+            values = narrow_checked(y, result.dtype, op.name)
+            if values.shape != result.shape or values.dtype != result.dtype:
+                expected = ArraySpec(result.shape, result.dtype.name)
+                raise ArgumentError(
+                    f"result {i} of {op.name} is {self.spec(y)}, where {expected} was expected."
+                )
+            np.copyto(result, values)
+
+
+def _borrow(x: Any) -> Any:
+    return np.from_dlpack(x) if hasattr(x, "__dlpack__") and not isinstance(x, np.ndarray) else x
+
+
+def _release(y: np.ndarray) -> Any:
+    buffer, low = as_dlpack_dtype(y)
+    capsule = buffer.__dlpack__()
+    if low is None:
+        return capsule
+    if low != "bfloat16":
+        raise ArgumentError(f"a result of {low} cannot leave NumPy. Convert it in the function.")
+    address = _capsule_address(capsule, b"dltensor")
+    ctypes.c_uint8.from_address(address + _DTYPE_CODE).value = _BFLOAT
+    return capsule
+
+
+# NumPy has no code for bfloat16, but the standard has. In the struct DLTensor the code of the dtype
+# comes after a pointer, the two integers of a device and the number of axes.
+_DTYPE_CODE, _BFLOAT = 20, 4
+_capsule_address = ctypes.pythonapi.PyCapsule_GetPointer
+_capsule_address.restype, _capsule_address.argtypes = (
+    ctypes.c_void_p,
+    [
+        ctypes.py_object,
+        ctypes.c_char_p,
+    ],
+)
 
 
 ARRAYS = NumpyArrays()

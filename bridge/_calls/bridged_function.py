@@ -12,13 +12,13 @@ from bridge._calls import arguments, random_keys
 from bridge._calls.export_key import decode_arguments, describe_leaves
 from bridge._calls.plan import Plan
 from bridge._calls.planner import Planner
-from bridge._calls.random_keys import SEED, missing_key_error
+from bridge._calls.random_keys import missing_key_error
 from bridge._calls.retracing import RetraceCounter
 from bridge._calls.staged_call import StagedCall, make_staged_call
 from bridge._core import import_path, pytree
 from bridge._core.errors import ArgumentError
 from bridge._core.op import Op
-from bridge._core.protocols import ExecuteInto
+from bridge._core.protocols import SEED, ExecuteInto
 from bridge._core.tracebacks import mark_entry_point, shorten_traceback
 
 if TYPE_CHECKING:
@@ -60,8 +60,9 @@ class BridgedFunction:
         self._target = _registry.target(self._target_name)
         self._trace_context = self._source.trace_context
         self._parameters = arguments.parameters(fn, *static)
-        self._supports_rng, self._uses_rng = self._source.supports_rng, False
         self._check_options()
+        self._takes_key = random_keys.takes_key(self._source, self._name, self._parameters)
+        self._uses_rng = False
         self._planner = self._make_planner()
         self._leaf_handlers = self._planner.leaf_handlers
         self._plans: dict[Any, Plan] = {}
@@ -83,8 +84,6 @@ class BridgedFunction:
         self._source.check_options(**self._options)
         if self._device is not None:
             self._source.check_device(self._device)
-        if self._supports_rng:
-            random_keys.check_no_rng_parameter(self._name, self._parameters)
 
     def _make_planner(self) -> Planner:
         return Planner(
@@ -92,6 +91,7 @@ class BridgedFunction:
             name=self._name,
             frameworks=(self._source_name, self._target_name),
             parameters=self._parameters,
+            takes_key=self._takes_key,
             device=self._device,
             options=self._options,
             bridged=weakref.ref(self),  # plans are kept by us, and must not keep us alive
@@ -119,8 +119,12 @@ class BridgedFunction:
         if path is not None:
             return path.partition(":")[2]
         options = {"frameworks": (self._source_name, self._target_name), "static": self._static}
-        options |= {"device": self._device, "options": self._options}
-        return functools.partial(BridgedFunction, **options), (self._fn,)
+        options |= {"device": self._device, "options": self._picklable_options()}
+        return functools.partial(type(self), **options), (self._fn,)
+
+    def _picklable_options(self) -> dict[str, Any]:
+        """Return the options that a pickle holds."""
+        return self._options
 
     def __copy__(self) -> "BridgedFunction":
         return self
@@ -168,9 +172,9 @@ class BridgedFunction:
         """Return the arguments with static ones wrapped, and with a seed if they need one."""
         if self._parameters.static:
             args, kwargs = self._parameters.wrap_static(args, kwargs)
-        if self._supports_rng and kwargs.get(SEED, self) is None:  # rng=None is no key
+        if self._takes_key and kwargs.get(SEED, self) is None:  # rng=None is no key
             kwargs = {name: value for name, value in kwargs.items() if name != SEED}
-        if SEED in kwargs and self._supports_rng:
+        if SEED in kwargs and self._takes_key:
             kwargs = {**kwargs, SEED: self._target.key_data(kwargs[SEED])}
         elif self._uses_rng:
             kwargs = {**kwargs, SEED: self._target.fresh_seed()}

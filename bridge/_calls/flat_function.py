@@ -12,12 +12,13 @@ class and signature determine all that a check looks at, once a result of that c
 """
 
 import functools
+import inspect
 from collections.abc import Callable, Sequence
 from typing import Any
 
 from bridge import _registry
 from bridge._calls import arguments
-from bridge._calls.random_keys import SEED
+from bridge._calls.argument_tree import ArgumentTree
 from bridge._calls.wrong_framework import (
     USER_ERRORS,
     Direction,
@@ -27,6 +28,8 @@ from bridge._calls.wrong_framework import (
 )
 from bridge._core import pytree
 from bridge._core.errors import ArgumentError, NoValuesError
+from bridge._core.protocols import SEED
+from bridge._core.spec import ArraySpec
 from bridge._core.tracebacks import mark_user_call
 
 ARRAY = object()  # stands for a leaf whose value is passed to each call
@@ -37,6 +40,9 @@ class FlatFunction:
 
     Attributes:
         written: The user's function, for errors that name it.
+        arguments: The structure of the arguments.
+        round_spec: From the spec of a result to that which the caller gets, if a source rounds
+            results later.
         result_structure: The structure of the results of the last call, for the caller.
         build: The function from flat results to what the caller gets.
     """
@@ -53,18 +59,20 @@ class FlatFunction:
     ) -> None:
         self.__name__ = self.__qualname__ = name  # shown in the errors of tracers
         self.written = fn
-        self._fn, self._structure, self._leaves = fn, structure, leaves
+        self._fn, self._leaves = fn, leaves
         self._direction = Direction(*frameworks)
         self._seeded = seeded
-        self._array_positions = [i for i, leaf in enumerate(leaves) if leaf is ARRAY]
+        positions = [i for i, leaf in enumerate(leaves) if leaf is ARRAY]
+        self.arguments = ArgumentTree(fn, structure, leaves, positions)
         count = len(leaves)
-        self._takes_arrays_alone = len(
-            self._array_positions
-        ) == count and structure == pytree.args_structure(count)
+        self._takes_arrays_alone = len(positions) == count and structure == pytree.args_structure(
+            count
+        )
         self._signatures: dict[type, Callable[[Any], Any]] = {}
         self._checked: Any = None
         self._source_arrays = _registry.source_arrays(self._direction.source)
         self._key_impls: dict[int, str] = {}
+        self.round_spec: Callable[[ArraySpec], ArraySpec] | None = None
         self.result_structure: Any = None
         self.build: Callable[[Sequence[Any]], Any] = list
 
@@ -97,6 +105,34 @@ class FlatFunction:
     def referents(self) -> list[Any]:
         """Return the user's function and the static arguments that it is called with."""
         return [self._fn, *map(arguments.unwrap_static, self._leaves)]
+
+    def unflatten_results(self, outputs: Sequence[Any]) -> Any:
+        """Return a tree like the results."""
+        return pytree.unflatten(self.result_structure, outputs)
+
+    def flatten_results(self, tree: Any, name: str) -> list[Any]:
+        """Return the leaves of a tree like the results; `name` is its name in errors."""
+        leaves, structure = pytree.flatten(tree, _registry.node_functions)
+        if pytree.replace_structseqs(structure) != self.result_structure:
+            raise ArgumentError(
+                f"{name} returned {structure}, where {self.result_structure} was expected, like "
+                f"the result of {self.__name__}."
+            )
+        return leaves
+
+    @property
+    def takes_seed(self) -> bool:
+        """True if the user's function has a parameter `rng`."""
+        try:
+            return SEED in inspect.signature(self._fn).parameters
+        except (TypeError, ValueError):  # some builtins have no signature
+            return False
+
+    def set_results(self, tree: Any) -> list[Any]:
+        """Take the structure of the results from a tree like them; return its leaves."""
+        leaves, structure = pytree.flatten(tree, _registry.node_functions)
+        self._set_result_structure(structure, {})
+        return leaves
 
     def describe_key_result(self) -> str | None:
         """Describe a result that is a typed key, which a graph cannot hold; None without one."""
@@ -143,8 +179,7 @@ class FlatFunction:
         """Call the user's function."""
         if self._takes_arrays_alone:
             return self._fn(*arrays)
-        leaves = pytree.scatter(arrays, self._array_positions, self._leaves)
-        args, kwargs = pytree.unflatten(self._structure, leaves)
+        args, kwargs = self.arguments.unflatten(arrays)
         if self._seeded:  # the source has already seeded its generators with the key
             del kwargs[SEED]
         return self._fn(*args, **kwargs)
@@ -161,7 +196,7 @@ class FlatFunction:
 
     def _check_result(self, output: Any, path: Sequence[Any]) -> None:
         """Raise for a result that the caller's framework cannot hold."""
-        if isinstance(output, (bool, int, float, complex)):
+        if isinstance(output, (bool, int, float, complex, *self._source_arrays.scalar_types)):
             return
         name = self._result_name(path)
         owner = check_result(output, name, self._fn, self._direction)
@@ -169,7 +204,11 @@ class FlatFunction:
             spec = owner.spec(output)
         except ArgumentError as error:
             raise ArgumentError(f"{name} cannot cross: {error}") from None
+        self._check_dtype(self.round_spec(spec) if self.round_spec else spec, name)
+        self._signatures[type(output)] = owner.signature
+
+    def _check_dtype(self, spec: ArraySpec, name: str) -> None:
         target = _registry.target_arrays(self._direction.target)
         if not target.supports_dtype(spec.dtype):
-            raise ArgumentError(f"{name} is {spec}, {target.unsupported_dtype_advice(spec.dtype)}")
-        self._signatures[type(output)] = owner.signature
+            advice = target.unsupported_dtype_advice(spec.dtype)
+            raise ArgumentError(f"{name} is {spec}, {advice}{self._source_arrays.rounding_advice}")

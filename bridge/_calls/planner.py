@@ -10,11 +10,11 @@ from bridge._calls import arguments, export_key
 from bridge._calls.executor import make_executor
 from bridge._calls.flat_function import ARRAY, FlatFunction
 from bridge._calls.plan import LeafInfo, Plan
-from bridge._calls.random_keys import SEED, seed_positions
+from bridge._calls.random_keys import seed_positions
 from bridge._core import pytree
 from bridge._core.errors import ArgumentError, NoValuesError
 from bridge._core.op import Op, Specs
-from bridge._core.protocols import ExportKey, Source, Target
+from bridge._core.protocols import SEED, ExportKey, Source, Target
 
 
 @dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
@@ -26,6 +26,7 @@ class Planner:
         name: Its name in errors.
         frameworks: The names of its source and of its target.
         parameters: Its parameters.
+        takes_key: True if a call may have a key for random numbers, `rng=`.
         device: The device that the user asked it to compute on, if any.
         options: The options of its source.
         bridged: Returns the bridged function, or None once it is deleted.
@@ -36,6 +37,7 @@ class Planner:
     name: str
     frameworks: tuple[str, str]
     parameters: arguments.Parameters
+    takes_key: bool
     device: str | None
     options: dict[str, Any]
     bridged: Callable[[], Any]
@@ -70,7 +72,7 @@ class Planner:
                 handler = arguments.leaf_handler(
                     leaf, source_name, target_name, traces_scalars=traces_scalars
                 )
-            is_key = label == SEED and self.source.supports_rng
+            is_key = label == SEED and self.takes_key
             if handler.spec is None and not is_key:  # a key of no array is refused later
                 arguments.check_static(leaf, target_name)
             # Before the signature: a leaf that its spec refuses may have none.
@@ -95,7 +97,12 @@ class Planner:
         ]
         seeds = self._seed_positions(leaf_infos, array_infos)
         flat = FlatFunction(
-            self.fn, self.name, self.frameworks, structure, constants, seeded=bool(seeds)
+            self.fn,
+            self.name,
+            self.frameworks,
+            structure,
+            constants,
+            seeded=bool(seeds) and not self.source.passes_rng,
         )
         device, compute_device = self._devices(array_infos)
         op = self._make_op(flat, array_infos, seeds)
@@ -122,7 +129,7 @@ class Planner:
             flat,
             name=self.name,
             primals=_specs(array_infos),
-            labels=[f"argument {info.name} of {self.name}" for info in array_infos],
+            argument_names=[info.name for info in array_infos],
             **({"seed_argnum": seeds[0]} if seeds else {}),
             **self.options,
         )
@@ -134,7 +141,7 @@ class Planner:
     def _seed_positions(
         self, leaf_infos: Sequence[LeafInfo], array_infos: Sequence[LeafInfo]
     ) -> list[int]:
-        if not self.source.supports_rng:  # `rng` is an argument like others
+        if not self.takes_key:  # `rng` is an argument like others
             return []
         return seed_positions(self.name, leaf_infos, array_infos)
 

@@ -4,21 +4,30 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from bridge._core.errors import ArgumentError, OptionError
+from bridge._core.protocols import SEED
 
 if TYPE_CHECKING:
     from bridge._calls.arguments import Parameters
     from bridge._calls.plan import LeafInfo
+    from bridge._core.protocols import Source
 
-SEED = "rng"
 
-
-def check_no_rng_parameter(name: str, parameters: "Parameters") -> None:
-    """Raise if the user's function `name` has a parameter of its own called `rng`."""
-    if SEED in parameters.all_names:
+def takes_key(source: "Source", name: str, parameters: "Parameters") -> bool:
+    """Return True if the function `name` takes a key, `rng=`; raise if its own `rng` forbids it."""
+    has_parameter = SEED in parameters.all_names
+    if source.supports_rng and has_parameter:
         raise OptionError(
             f"{name} has a parameter `{SEED}`, which is how the bridged function takes its key "
             "for random numbers. Give the parameter another name."
         )
+    if not (source.passes_rng and has_parameter):
+        return source.supports_rng
+    if SEED in (*parameters.positional_names, parameters.variadic):
+        raise OptionError(
+            f"{name} takes its generator of random numbers, `{SEED}`, by position. Make it "
+            f"keyword-only: def {name}(..., *, {SEED})."
+        )
+    return True
 
 
 def missing_key_error(name: str) -> ArgumentError:

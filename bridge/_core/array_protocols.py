@@ -64,6 +64,10 @@ class SourceArrays(ArrayBackend, Protocol):
     # its kind, or None; and from its values and kind back. None if there are no such results.
     unwrap_key: Callable[[Any], tuple[Any, str] | None] | None
     wrap_key: Callable[[Any, str], Any] | None
+    # Classes of scalars that a function may return as it may return Python numbers.
+    scalar_types: tuple[type, ...]
+    # What an error says about a result whose dtype the caller lacks, besides the caller's advice.
+    rounding_advice: str
 
     def check_dtype(self, dtype: str) -> None:
         """Raise if arguments of this dtype are not supported."""

@@ -71,6 +71,9 @@ class Traits:
             same in every process.
         graph: `() -> Graph`, the operations of `call`, for a target that compiles them instead of
             calling `call`.
+        knows_outputs: `() -> bool`, False as long as `output_specs` would have to run the function
+            for example inputs. A target that can calls it first. If missing, always True. Where it
+            is not, a pair saves nothing but primals and outputs.
         captured_state: `() -> CapturedState`, what it captures now, if that can change. A target
             reads it before a call, and computes derivatives of the call on it.
     """
@@ -82,6 +85,7 @@ class Traits:
     reruns: bool = False
     fingerprint: Callable[[], str] | None = None
     graph: Callable[[], Graph | MappedGraph] | None = None
+    knows_outputs: Callable[[], bool] | None = None
     captured_state: Callable[[], CapturedState] | None = None
 
 

@@ -17,6 +17,9 @@ Execute = Callable[[Op, Sequence[Any]], Arrays]
 ExecuteAndSave = Callable[[Op, Sequence[Any], int], tuple[Arrays, Sequence[Any]]]
 
 
+SEED = "rng"  # the argument that is a key, from which random numbers follow
+
+
 class Executor(Protocol):
     """Executes Ops of a source for a target."""
 
@@ -46,6 +49,7 @@ class Source(Protocol):
 
     traces_scalars: bool  # True if a trace takes Python numbers as arrays, not as constants
     supports_rng: bool  # True if random numbers follow from a seed that is no argument
+    passes_rng: bool  # True if a parameter `rng` gets a generator, whose seed is the caller's key
 
     def check_options(self, **options: Any) -> None:
         """Raise if an option of a wrapper has an unknown value."""
@@ -81,7 +85,7 @@ class Source(Protocol):
         *,
         name: str,
         primals: Specs,
-        labels: Sequence[str],
+        argument_names: Sequence[str],
         **options: Any,
     ) -> Op:
         """Make an Op of `fn`, a function of flat arrays; its rules are the source's autodiff."""
@@ -95,6 +99,50 @@ class Source(Protocol):
         **options: Any,
     ) -> list[tuple[int | str, ...]] | None:
         """Return the shapes of the outputs of `fn` for primals whose shapes contain names."""
+        ...
+
+
+class ArgumentTrees(Protocol):
+    """The arguments of a function as trees of flat arrays."""
+
+    def unflatten(self, arrays: Sequence[Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """Return the positional and the keyword arguments with these arrays."""
+        ...
+
+    def primals(self, arrays: Sequence[Any]) -> tuple[Any, ...]:
+        """Return the arguments with these arrays, in the order of parameters, without a key."""
+        ...
+
+    def match(self, tree: Any, name: str) -> dict[int, Any]:
+        """Return the leaves of a tree like the primals, by array; `name` is its name in errors."""
+        ...
+
+
+class StructuredFunction(Protocol):
+    """A function of flat arrays that knows the trees of the user's function."""
+
+    round_spec: Callable[[ArraySpec], ArraySpec] | None
+    takes_seed: bool  # True if the user's function takes a generator as its argument `rng`
+
+    @property
+    def arguments(self) -> ArgumentTrees:
+        """The structure of the arguments."""
+        ...
+
+    def __call__(self, *arrays: Any) -> Sequence[Any]:
+        """Call the user's function; return the leaves of its results."""
+        ...
+
+    def unflatten_results(self, outputs: Sequence[Any]) -> Any:
+        """Return a tree like the results."""
+        ...
+
+    def flatten_results(self, tree: Any, name: str) -> list[Any]:
+        """Return the leaves of a tree like the results; `name` is its name in errors."""
+        ...
+
+    def set_results(self, tree: Any) -> list[Any]:
+        """Take the structure of the results from a tree like them; return its leaves."""
         ...
 
 

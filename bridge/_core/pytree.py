@@ -50,6 +50,17 @@ def flatten_known(tree: Any) -> tuple[list[Any], Any]:
     return optree.tree_flatten(tree, namespace=NAMESPACE)
 
 
+def children(tree: Any) -> dict[Any, Any] | None:
+    """Return the parts of a known container, by key or index; None for a leaf, as None is."""
+    try:
+        parts, _, entries, _ = optree.tree_flatten_one_level(
+            tree, none_is_leaf=True, namespace=NAMESPACE
+        )
+    except ValueError:
+        return None
+    return dict(zip(entries, parts, strict=True))
+
+
 LEAF = flatten_known(0)[1]
 
 

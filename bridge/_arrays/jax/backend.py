@@ -32,6 +32,8 @@ class JaxArrays:
     """JAX's arrays."""
 
     name = "jax"
+    scalar_types = ()
+    rounding_advice = ""
     imports_only_contiguous = True
     compute_context = None
     copy_unless_traced = None

@@ -40,6 +40,8 @@ class MlxArrays:
     """MLX's arrays, whose memory the host can read wherever they are computed."""
 
     name = "mlx"
+    scalar_types = ()
+    rounding_advice = ""
     imports_only_contiguous = True
     compute_context = compute_stream
     unwrap_key = wrap_key = None

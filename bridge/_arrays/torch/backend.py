@@ -26,6 +26,8 @@ class TorchArrays:
     """PyTorch's tensors."""
 
     name = "torch"
+    scalar_types = ()
+    rounding_advice = ""
     imports_only_contiguous = False
     compute_context = staticmethod(suspend_transforms)
     unwrap_key = wrap_key = None

@@ -22,6 +22,7 @@ class JaxSource:
 
     traces_scalars = True
     supports_rng = False
+    passes_rng = False
 
     def check_options(self, *, residuals: str, **_: Any) -> None:
         """Raise unless `residuals` names a strategy."""
@@ -53,12 +54,13 @@ class JaxSource:
         *,
         name: str,
         primals: Specs,
-        labels: Sequence[str],
+        argument_names: Sequence[str],
         jit: bool,
         x64: bool | None,
         residuals: str,
     ) -> Op:
         """Make an Op of `fn` for primals of these specs; trace it now unless `jit` is False."""
+        labels = [f"argument {argument} of {name}" for argument in argument_names]
         environment = current_environment(x64=_needs_x64(primals, labels, x64=x64))
         settings = Settings(jit, environment, residuals, tuple(labels))
         flat = make_function(fn, name, primals, settings)

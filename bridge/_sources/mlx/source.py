@@ -26,6 +26,7 @@ class MlxSource:
 
     traces_scalars = False
     supports_rng = True
+    passes_rng = False
 
     def check_options(self, *, residuals: str, compile: bool) -> None:
         """Raise unless `residuals` is one of the three strategies, and possible with `compile`."""
@@ -74,7 +75,7 @@ class MlxSource:
         *,
         name: str,
         primals: Specs,
-        labels: Sequence[str],
+        argument_names: Sequence[str],
         compile: bool,
         residuals: str,
         seed_argnum: int | None = None,
@@ -83,11 +84,11 @@ class MlxSource:
 
         Random numbers follow from the argument at the position `seed_argnum`, one or more integers.
         """
-        for spec, label in zip(primals, labels, strict=True):
+        for spec, argument in zip(primals, argument_names, strict=True):
             if spec.weak_type:
                 raise ArgumentError(
-                    f"{label} is a Python number, which reaches a function of MLX as it is. Name "
-                    "it static, or pass an array."
+                    f"argument {argument} of {name} is a Python number, which reaches a function "
+                    "of MLX as it is. Name it static, or pass an array."
                 )
         settings = Settings(compile, residuals, seed_argnum)
         function = _make_function(as_flat_function(fn, seed_argnum), name, primals, settings)

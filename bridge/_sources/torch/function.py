@@ -32,7 +32,7 @@ class FunctionInfo:
         check: Raises if the results of a rerun are wrong; takes the arguments and the results.
         differentiable_fun: The same function with differentiable gradients, if it calls an
             `autograd.Function`: NOTE [gradients of gradients].
-        make_by_example: If it is a derivative of a batched form, makes the batch of derivatives.
+        make_by_example: If it is a derivative of a batched form, makes its `by_example`.
         unrecorded: Positions of the outputs that torch records no gradient of.
     """
 

@@ -20,6 +20,7 @@ class TorchSource:
 
     traces_scalars = False
     supports_rng = True
+    passes_rng = False
 
     def check_options(self, *, capture: str, lower: str = "ffi", **_: Any) -> None:
         """Raise unless `capture` and `lower` have known values that go together."""
@@ -78,7 +79,7 @@ class TorchSource:
         *,
         name: str,
         primals: Specs,
-        labels: Sequence[str],
+        argument_names: Sequence[str],
         capture: str,
         lower: str = "ffi",
         seed_argnum: int | None = None,

@@ -176,13 +176,17 @@ class _Plain(_Rules):
     def forward(ctx: Any, op: Op, execute: Execute, *xs: Any) -> Arrays:
         ctx.set_materialize_grads(False)
         needs_input_grad, ctx.state = ctx.needs_input_grad, op.read_state()
-        if op.traits.dependencies is None:
+        knows_outputs = op.traits.knows_outputs
+        if op.traits.dependencies is None and knows_outputs is None:
             outputs = execute(op, xs)
             plan = plan_from_outputs(op, outputs, needs_input_grad)
             save_for_backward(ctx, (op, execute, plan), xs, outputs)
             return outputs
+        # A call that tells what the outputs are comes first: its pair would compute the same.
+        results = None if knows_outputs is None or knows_outputs() else execute(op, xs)
         plan = get_forward_plan(op, needs_input_grad)
-        results = execute(plan.forward, xs)
+        if results is None:
+            results = execute(plan.forward, xs)
         if plan.pair is None:
             save_for_backward(ctx, (op, execute, plan), xs, results)
             return results
