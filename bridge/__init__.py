@@ -1,9 +1,14 @@
 """Functions of JAX, MLX and PyTorch, each called from the others."""
 
-from bridge import testing as testing
+from bridge import rules as rules, testing as testing
 from bridge._api.convert import to_jax as to_jax, to_mlx as to_mlx, to_torch as to_torch
 from bridge._api.jax import jax2mlx as jax2mlx, jax2torch as jax2torch
 from bridge._api.mlx import mlx2jax as mlx2jax, mlx2torch as mlx2torch
+from bridge._api.numpy import (
+    numpy2jax as numpy2jax,
+    numpy2mlx as numpy2mlx,
+    numpy2torch as numpy2torch,
+)
 from bridge._api.torch import torch2jax as torch2jax, torch2mlx as torch2mlx
 from bridge._calls.bridged_function import BridgedFunction as BridgedFunction
 from bridge._calls.bridged_module import BridgedModule as BridgedModule

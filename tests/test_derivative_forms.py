@@ -1,4 +1,4 @@
-"""The form of derivatives of functions without autodiff, against transformations of JAX."""
+"""Derivatives of functions without autodiff, in every order, against transformations of JAX."""
 
 import itertools
 

@@ -5,10 +5,11 @@ import doctest
 import pytest
 
 import bridge
-from bridge import testing
+from bridge import rules, testing
 
 PUBLIC = {name: getattr(bridge, name) for name in dir(bridge) if not name.startswith("_")}
 PUBLIC["check_gradients"] = testing.check_gradients
+PUBLIC |= {name: getattr(rules, name) for name in dir(rules) if not name.startswith("_")}
 EXAMPLES = {
     name: found
     for name, thing in PUBLIC.items()

@@ -21,12 +21,14 @@ def wrap(
     static: tuple[int | Sequence[int], str | Sequence[str]],
     device: str | None,
     options: dict[str, Any],
+    make_function: type[BridgedFunction] = BridgedFunction,
 ) -> Any:
     """Wrap `fn` for callers of another framework; without `fn`, return a decorator."""
     nums, names = static
     make = functools.partial(
         _wrap,
         direction=direction,
+        make_function=make_function,
         static=(_sequence(nums), _sequence(names)),
         device=device,
         options=options,
@@ -34,12 +36,14 @@ def wrap(
     return make if fn is None else make(fn)
 
 
-def _wrap(fn: Any, *, direction: Direction, **options: Any) -> Any:
+def _wrap(
+    fn: Any, *, direction: Direction, make_function: type[BridgedFunction], **options: Any
+) -> Any:
     _check(fn, direction)
     source, target = direction.source, direction.target
     if not _registry.source(source).can_functionalize(fn):
         check_no_parameters(fn, direction)
-        function = BridgedFunction(fn, frameworks=(source, target), **options)
+        function = make_function(fn, frameworks=(source, target), **options)
         function.wrapper_counter = make_counter(fn, str(direction))
         return function
     if any(options["static"]):
@@ -48,7 +52,7 @@ def _wrap(fn: Any, *, direction: Direction, **options: Any) -> Any:
             "arrays reach it as they are."
         )
     has_64_bits = _registry.target_arrays(target).supports_dtype("float64")
-    rewrap = functools.partial(_wrap, direction=direction, **options)
+    rewrap = functools.partial(_wrap, direction=direction, make_function=make_function, **options)
     apply, modes, *values = _registry.source(source).functionalize(fn, allow_64_bits=has_64_bits)
     apply.__name__ = apply.__qualname__ = type(fn).__name__
     options["static"] = ((0,), ())  # the modes, such as training or evaluation

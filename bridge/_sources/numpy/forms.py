@@ -32,12 +32,13 @@ class Input:
     """An input of a derivative.
 
     Attributes:
-        kind: What it is to the function.
-        position: The primal that it is, or is a tangent of; the output that it is a cotangent of.
+        kind: What it is to the function; an output is one that is known already.
+        position: The primal that it is, or is a tangent of; the output that it is, or is a
+            cotangent of.
         axes: Its batches: NOTE [labels of batches].
     """
 
-    kind: Literal["primal", "cotangent", "tangent"]
+    kind: Literal["primal", "output", "cotangent", "tangent"]
     position: int
     axes: Axes = ()
 
@@ -168,6 +169,30 @@ class Form:
             tangents = tuple(i for i in term.tangents if i != argnum)
             return [dataclasses.replace(term, tangents=tangents, argnum=x.position)]
         return []
+
+    def with_outputs(self, primal_count: int, outputs: Sequence[Result]) -> "Form":
+        """Return the form with known outputs of the function as inputs after the primals."""
+        added = [Input("output", y.position, y.axes) for y in outputs]
+
+        def move(i: int) -> int:
+            return i if i < primal_count else i + len(added)
+
+        results = [
+            dataclasses.replace(
+                result,
+                terms=tuple(
+                    dataclasses.replace(
+                        term,
+                        cotangent=None if term.cotangent is None else move(term.cotangent),
+                        tangents=tuple(map(move, term.tangents)),
+                    )
+                    for term in result.terms
+                ),
+            )
+            for result in self.results
+        ]
+        inputs = (*self.inputs[:primal_count], *added, *self.inputs[primal_count:])
+        return dataclasses.replace(self, inputs=inputs, results=tuple(results))
 
 
 def _tangent_of(x: Input) -> Input:

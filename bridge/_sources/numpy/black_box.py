@@ -1,0 +1,228 @@
+"""A function on NumPy arrays, evaluated at points; what it returns is learned from its values."""
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from bridge._core.errors import ArgumentError, NoRuleError, OptionError
+from bridge._core.gradient_rules import SPSA, Jacobian, Jvp, Rule, Vjp
+from bridge._core.op import Specs
+from bridge._core.protocols import StructuredFunction
+from bridge._core.spec import ArraySpec, check_specs_unchanged
+from bridge._sources.numpy.elements import is_complex
+from bridge._sources.numpy.forms import Result
+from bridge._sources.numpy.moves import Direction
+from bridge._sources.numpy.noise import Generators, draw_signs, random_signs
+from bridge._sources.numpy.point_batch import PointBatch
+from bridge._sources.numpy.point_caller import PointCaller
+from bridge._sources.numpy.user_rules import UserDerivative
+
+
+@dataclasses.dataclass(eq=False, kw_only=True)
+class BlackBox:
+    """A function of flat arrays that cannot be looked into.
+
+    Attributes:
+        fn: The function.
+        name: Its name in errors.
+        primals: The specs of its arguments.
+        argument_names: What the user calls them.
+        rules: The gradient rule of each argument; None where it has none.
+        caller: Calls it at many points.
+        compute_dtype: What floating arguments are converted to; None if they stay as they are.
+        seed_argnum: The argument that is the key of its random numbers, if it draws any.
+        max_points: How many points a derivative may take; None for any number.
+        known_outputs: The specs of its results, once they are known.
+    """
+
+    fn: StructuredFunction
+    name: str
+    primals: Specs
+    argument_names: Sequence[str]
+    rules: Sequence[Rule | None]
+    caller: PointCaller
+    compute_dtype: np.dtype | None = None
+    max_points: int | None = None
+    seed_argnum: int | None = None
+    known_outputs: Specs | None = None
+
+    def __post_init__(self) -> None:
+        floats = [np.dtype(spec.dtype) for spec in self.primals if spec.differentiable]
+        widest = np.result_type(*floats) if floats else np.dtype("float64")
+        self._precision = np.real(np.empty(0, widest)).dtype
+        self._generators: dict[int, np.random.Generator] = {}
+
+    @property
+    def outputs(self) -> Specs:
+        """The specs of its results, with one evaluation if they are not known yet."""
+        if self.known_outputs is None:
+            self.evaluate(self._example_batch())
+        assert self.known_outputs is not None
+        return self.known_outputs
+
+    def _example_batch(self) -> PointBatch:
+        """Return one point of example inputs: NOTE [example inputs]."""
+        generator = np.random.default_rng(0)
+        primals = [
+            self.to_compute_dtype(
+                generator.random(spec.shape).astype(spec.dtype)
+                if spec.differentiable
+                else np.zeros(spec.shape, spec.dtype)
+            ).reshape(1, -1)
+            for spec in self.primals
+        ]
+        return PointBatch(None, 1, primals, {}, None, 0, lambda _: "example inputs")
+
+    def spec_of(self, result: Result) -> ArraySpec:
+        """Return the spec of one example of a result."""
+        return (self.primals if result.kind == "gradient" else self.outputs)[result.position]
+
+    # Rules.
+
+    def rule(self, argnum: int) -> Rule:
+        """Return the rule of an argument; raise if it has none."""
+        rule = self.rules[argnum]
+        if rule is None:
+            raise NoRuleError(
+                f"argument {self.argument_names[argnum]} of {self.name} has no gradient rule. Pass "
+                "`gradient=`, such as bridge.rules.FiniteDifference(), or detach the argument."
+            )
+        return rule
+
+    def rule_after(self, rule: Vjp | Jvp | Jacobian, argnum: int) -> Rule:
+        """Return the rule by which a derivative of the user is differentiated by an argument."""
+        if rule.then is None:
+            raise NoRuleError(
+                f"the {type(rule).__name__} of {self.name} is differentiated by argument "
+                f"{self.argument_names[argnum]}, and has no rule for that. Pass `then=` to it, "
+                "such as bridge.rules.FiniteDifference()."
+            )
+        return rule.then
+
+    def direction(self, argnum: int, input: int | None) -> Direction:
+        """Describe a direction in which an argument is moved."""
+        spec = self.primals[argnum]
+        dtype = self.to_compute_dtype(np.empty(0, spec.dtype)).dtype.name
+        name = f"argument {self.argument_names[argnum]} of {self.name}"
+        return Direction(argnum, input, dataclasses.replace(spec, dtype=dtype), name)
+
+    def random_directions(
+        self, primals: Sequence[np.ndarray], argnums: Sequence[int], count: int, tag: int
+    ) -> dict[int, np.ndarray]:
+        """Draw `count` random signs for each element of these arguments."""
+        shapes = {i: primals[i].shape for i in argnums}
+        if self.seed_argnum is not None and argnums:
+            return random_signs(shapes, count, primals[self.seed_argnum], tag)
+        directions: dict[int, np.ndarray] = {}
+        for i, shape in shapes.items():
+            rule = self.rules[i]
+            seed = rule.seed if isinstance(rule, SPSA) else None
+            generator = self._generators.setdefault(id(rule), np.random.default_rng(seed))
+            directions[i] = draw_signs(generator, (*shape[:-1], count, shape[-1]))
+        return directions
+
+    # Values.
+
+    def evaluate(self, batch: PointBatch) -> dict[Any, np.ndarray]:
+        """Return the results of a callee at points, along the first axis, by position."""
+        if self.max_points is not None and batch.total > self.max_points:
+            raise OptionError(
+                f"{self.name} would be evaluated at {batch.total} points, and "
+                f"max_points={self.max_points}."
+            )
+        primals: list[Any] = batch.stacked_primals(self.primals)
+        if self.seed_argnum is not None:
+            i = self.seed_argnum
+            primals[i] = Generators(primals[i], batch.tag, batch.count)
+        if batch.rule is not None:
+            return self._evaluate_rule(batch, primals)
+        if not batch.total:
+            return {
+                i: np.empty((0, *spec.shape), spec.dtype) for i, spec in enumerate(self.outputs)
+            }
+        results = self.caller(self.fn, primals, batch.total, batch.describe, self.as_array)
+        moved_off_axis = [
+            i
+            for i, (x, spec) in enumerate(zip(primals, self.primals, strict=True))
+            if np.iscomplexobj(x) and not is_complex(spec)
+        ]
+        self._check(results, [self.argument_names[i] for i in moved_off_axis])
+        return dict(enumerate(results))
+
+    def _evaluate_rule(
+        self, batch: PointBatch, primals: Sequence[np.ndarray]
+    ) -> dict[Any, np.ndarray]:
+        """Return the results of a derivative that the user gave, by position."""
+        specs = self.primals if isinstance(batch.rule, Jvp) else self.outputs
+        derivative = UserDerivative(batch.rule, self, list(batch.linear))
+        arrays = [
+            *primals,
+            *(batch.stack(self.to_compute_dtype(x), specs[i]) for i, x in batch.linear.items()),
+            *(batch.stack(y, self.outputs[i]) for i, y in (batch.outputs or {}).items()),
+        ]
+        if not batch.total:
+            values = derivative.empty()
+        else:
+            values = self.caller(derivative, arrays, batch.total, batch.describe, np.array)
+        return dict(zip(derivative.positions, values, strict=True))
+
+    def as_array(self, y: Any) -> np.ndarray:
+        """Return a copy of a result; a Python number has the precision of the arguments."""
+        if type(y) in (float, complex) and self.compute_dtype is None:
+            return np.array(y, self._in_precision(np.dtype(type(y))))
+        return np.array(y)
+
+    def _check(self, results: Sequence[np.ndarray], complex_steps: Sequence[str]) -> None:
+        """Learn the specs of the results, or raise if they are others than before."""
+        specs = tuple(self.rounded_spec(ArraySpec(y.shape[1:], y.dtype.name)) for y in results)
+        if self.known_outputs is None:
+            self.known_outputs = specs
+            return
+        if complex_steps:
+            specs = self._real_specs(specs, complex_steps[0])
+        if specs != self.known_outputs:
+            check_specs_unchanged(specs, self.known_outputs, self.name)
+
+    def _real_specs(self, specs: Specs, argument: str) -> Specs:
+        """Return the specs without the imaginary parts of complex steps; raise if one has none."""
+        real = list(specs)
+        for i, known in enumerate(self.outputs):
+            if not known.differentiable:
+                continue
+            if is_complex(known) or not is_complex(specs[i]):
+                kind = "complex numbers" if is_complex(known) else "real numbers for complex ones"
+                raise ArgumentError(
+                    f"ComplexStep reads the derivative of {self.name} by {argument} from the "
+                    f"imaginary part of a real function, but its result {i} has {kind}."
+                )
+            real[i] = dataclasses.replace(specs[i], dtype=_real_dtype(specs[i].dtype))
+        return tuple(real)
+
+    def rounded_spec(self, spec: ArraySpec) -> ArraySpec:
+        """Return what the caller gets for a result of this spec."""
+        if self.compute_dtype is None:
+            return spec
+        return dataclasses.replace(spec, dtype=self._in_precision(np.dtype(spec.dtype)).name)
+
+    def _in_precision(self, dtype: np.dtype) -> np.dtype:
+        if dtype.kind == "c":
+            return np.result_type(self._precision, np.complex64)
+        return self._precision if _is_real_floating(dtype) else dtype
+
+    def to_compute_dtype(self, x: np.ndarray) -> np.ndarray:
+        """Return an array in the dtype that is computed with."""
+        if self.compute_dtype is None:
+            return x
+        if x.dtype.kind == "c":
+            return x.astype(np.result_type(self.compute_dtype, np.complex64))
+        return x.astype(self.compute_dtype) if _is_real_floating(x.dtype) else x
+
+
+def _is_real_floating(dtype: np.dtype) -> bool:
+    return ArraySpec((), dtype.name).differentiable and dtype.kind != "c"
+
+
+def _real_dtype(dtype: str) -> str:
+    return np.real(np.empty(0, dtype)).dtype.name

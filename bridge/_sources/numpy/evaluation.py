@@ -1,0 +1,151 @@
+"""The results of a form: values of the function at its points, weighed and summed.
+
+Arrays in here have an axis for each label, NOTE [labels of batches], then one for points if they
+are values, and one for elements; weights have one for rows in place of points.
+"""
+
+import functools
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from bridge._core.gradient_rules import Jvp, Vjp
+from bridge._core.op import Arrays
+from bridge._sources.numpy.black_box import BlackBox
+from bridge._sources.numpy.contraction import Contraction, Values
+from bridge._sources.numpy.elements import as_real, real_size, unit_vectors
+from bridge._sources.numpy.forms import Form, Result
+from bridge._sources.numpy.labels import with_labels, without_labels
+from bridge._sources.numpy.noise import tag_of
+from bridge._sources.numpy.plans import Plan, PointSet
+from bridge._sources.numpy.point_batch import PointBatch
+from bridge._sources.numpy.shifting import Shifter
+
+
+class Evaluation:
+    """One evaluation of a form.
+
+    Args:
+        form: The form.
+        plan: Its points.
+        box: The function.
+        xs: The inputs.
+        tag: The number of the derivative: NOTE [noise].
+    """
+
+    def __init__(
+        self, form: Form, plan: Plan, box: BlackBox, xs: Sequence[np.ndarray], tag: int = 0
+    ) -> None:
+        self._form, self._box, self._tag = form, box, tag
+        self._plan = plan
+        self._inputs = [
+            box.to_compute_dtype(with_labels(x, entry.axes, len(form.sizes)))
+            for x, entry in zip(xs, form.inputs, strict=True)
+        ]
+        self._outputs = {
+            entry.position: x[..., None, :]
+            for entry, x in zip(form.inputs, self._inputs, strict=True)
+            if entry.kind == "output"
+        }
+        primals = self._inputs[: len(box.primals)]
+        directions = box.random_directions(primals, plan.random_argnums, plan.random_count, tag)
+        self._shifter = Shifter(form, box, self._inputs, directions)
+
+    def values(self) -> dict[Any, Values]:
+        """Return the values of each callee at its points."""
+        return {key: self._evaluate(points) for key, points in self._plan.point_sets.items()}
+
+    def results(self, values: dict[Any, Values]) -> Arrays:
+        """Return the results that follow from these values."""
+        contraction = Contraction(self._box, self._inputs, self._shifter)
+        return tuple(
+            self._sum(result, [contraction.term(term, values[term.callee.key]) for term in terms])
+            for result, terms in zip(self._form.results, self._plan.results, strict=True)
+        )
+
+    def _sum(self, result: Result, terms: Sequence[np.ndarray]) -> np.ndarray:
+        spec = self._box.spec_of(result)
+        shape = (*(1 for _ in self._form.sizes), math.prod(spec.shape))
+        total = sum(terms[1:], terms[0]) if terms else np.zeros(shape)
+        placed = without_labels(total, result.axes, self._form.sizes, spec.shape)
+        return np.array(placed, spec.dtype, order="C")
+
+    # Values at points.
+
+    def _evaluate(self, points: PointSet) -> Values:
+        """Return the values of a callee at its points, by position."""
+        primals = self._shifter.primals(points)
+        if points.callee.rule is None:
+            values = self._call(points, primals) if points.count else {}
+            if points.has_known_origin:
+                values = {i: _append(values.get(i), y) for i, y in self._outputs.items()}
+            return values
+        outputs = self._outputs_at(points, primals)
+        if points.callee.is_matrix:
+            return self._matrices(points, primals, outputs)
+        linear = {position: self._inputs[i][..., None, :] for position, i in points.callee.inputs}
+        return self._call(points, primals, points.callee.rule, linear, outputs)
+
+    def _call(
+        self,
+        points: PointSet,
+        primals: Sequence[np.ndarray],
+        rule: Any = None,
+        linear: Mapping[int, np.ndarray] | None = None,
+        outputs: Values | None = None,
+    ) -> Values:
+        describe = functools.partial(self._shifter.describe, points)
+        # The outputs for a rule of the user are those of the function itself, with their noise.
+        tag = self._tag if rule is points.callee.rule else tag_of(())
+        batch = PointBatch(rule, points.count, primals, linear or {}, outputs, tag, describe)
+        values = self._box.evaluate(batch)
+        return {i: batch.unstack(y) for i, y in values.items()}
+
+    def _outputs_at(self, points: PointSet, primals: Sequence[np.ndarray]) -> Values | None:
+        """Return the outputs of the function at the points of a `Vjp`, which takes them."""
+        if not isinstance(points.callee.rule, Vjp):
+            return None
+        if points.is_origin and self._outputs:
+            return self._outputs
+        return self._call(points, primals)
+
+    def _matrices(
+        self, points: PointSet, primals: Sequence[np.ndarray], outputs: Values | None
+    ) -> Values:
+        """Return Jacobians by output and primal, in the real elements of both."""
+        rule, box = points.callee.rule, self._box
+        if not isinstance(rule, (Vjp, Jvp)):
+            values = self._call(points, primals, rule)
+            return {
+                (o, i): y.reshape((*y.shape[:-1], -1, real_size(box.primals[i])))
+                for (o, i), y in values.items()
+            }
+        specs = box.outputs if isinstance(rule, Vjp) else box.primals
+        units = unit_vectors({i: specs[i] for i in points.callee.positions}, len(self._form.sizes))
+        # The unit vectors are one more batch, in front of all others.
+        values = self._call(
+            points,
+            [x[None] for x in primals],
+            rule,
+            {i: vectors for i, (_, vectors) in units.items()},
+            outputs and {i: y[None] for i, y in outputs.items()},
+        )
+        matrices: Values = {}
+        for i, (rows, _) in units.items():
+            for j, y in values.items():
+                block = as_real(y[rows])
+                if isinstance(rule, Vjp):
+                    matrices[i, j] = np.moveaxis(block, 0, -2)
+                else:
+                    matrices[j, i] = np.moveaxis(block, 0, -1)
+        return matrices
+
+
+def _append(values: np.ndarray | None, last: np.ndarray) -> np.ndarray:
+    """Return the values at one more point."""
+    if values is None:
+        return last
+    sizes = np.broadcast_shapes(values.shape[:-2], last.shape[:-2])
+    return np.concatenate([np.broadcast_to(x, (*sizes, *x.shape[-2:])) for x in (values, last)], -2)

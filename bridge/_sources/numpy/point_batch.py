@@ -1,0 +1,65 @@
+"""The arguments of a function at many points, as arrays with one axis for all of them."""
+
+import dataclasses
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from bridge._core.op import Specs
+from bridge._core.spec import ArraySpec
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class PointBatch:
+    """Points for one callee, in every example of each batch.
+
+    The arrays have an axis for each label, one for points and one for elements; each of these,
+    but for that of elements, has size 1 where the array does not vary.
+
+    Attributes:
+        rule: The rule of the user that is evaluated; None for the function itself.
+        count: How many points there are, for one example of each batch.
+        primals: The primals.
+        linear: For a rule of the user: cotangents by output, or tangents by primal.
+        outputs: For a rule of the user: the outputs of the function at the points.
+        tag: The number of the derivative that they are for: NOTE [noise].
+        describe: Returns what a point is, for errors.
+    """
+
+    rule: Any
+    count: int
+    primals: Sequence[np.ndarray]
+    linear: Mapping[int, np.ndarray]
+    outputs: Mapping[int, np.ndarray] | None
+    tag: int
+    describe: Callable[[int], str]
+
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        """The size of each label."""
+        arrays = [*self.primals, *self.linear.values(), *(self.outputs or {}).values()]
+        return np.broadcast_shapes(*(x.shape[:-2] for x in arrays))
+
+    @property
+    def total(self) -> int:
+        """The number of all points."""
+        return math.prod(self.sizes) * self.count
+
+    def stack(self, x: np.ndarray, spec: ArraySpec) -> np.ndarray:
+        """Return an array with one axis for all points, as a copy; a view of one where it can."""
+        shape = (self.total, *spec.shape)
+        if math.prod(x.shape[:-1]) == 1:
+            return np.broadcast_to(x.copy().reshape(1, *spec.shape), shape)
+        full = np.broadcast_to(x, (*self.sizes, self.count, x.shape[-1]))
+        return np.array(full).reshape(shape)
+
+    def stacked_primals(self, specs: Specs) -> list[np.ndarray]:
+        """Return the primals with one axis for all points."""
+        return [self.stack(x, spec) for x, spec in zip(self.primals, specs, strict=True)]
+
+    def unstack(self, values: np.ndarray, axes: int = 1) -> np.ndarray:
+        """Return values with the axes of labels and of points in place of the first one."""
+        rest = values.shape[1:] if axes == 2 else (math.prod(values.shape[1:]),)
+        return values.reshape((*self.sizes, self.count, *rest))

@@ -1,0 +1,148 @@
+"""The primals at the points of a derivative, and how far these are from each other."""
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+
+from bridge._sources.numpy.black_box import BlackBox
+from bridge._sources.numpy.elements import as_real
+from bridge._sources.numpy.forms import Form
+from bridge._sources.numpy.moves import Block
+from bridge._sources.numpy.plans import PointSet, Shifts, Weight
+
+
+class Shifter:
+    """Moves the primals of one evaluation.
+
+    Args:
+        form: The form.
+        box: The function.
+        inputs: The inputs, with axes of labels and of elements.
+        directions: For each primal that is moved along random directions, these, with an axis for
+            them before that of elements.
+    """
+
+    def __init__(
+        self,
+        form: Form,
+        box: BlackBox,
+        inputs: Sequence[np.ndarray],
+        directions: dict[int, np.ndarray],
+    ) -> None:
+        self._form, self._box = form, box
+        self._inputs, self._directions = inputs, directions
+        self._scales: dict[int, np.ndarray] = {}
+        self._norms: dict[Block, np.ndarray] = {}
+
+    def primals(self, points: PointSet) -> list[np.ndarray]:
+        """Return the primals at these points; an axis of size 1 where they do not vary."""
+        return [
+            self._moved(i, points.count, [s for s in points.shifts if self._moves(s.block, i)])
+            for i in range(len(self._box.primals))
+        ]
+
+    def _moves(self, block: Block, argnum: int) -> bool:
+        if block.kind == "random":
+            return argnum in self._directions
+        return self._argnum(block) == argnum
+
+    def _argnum(self, block: Block) -> int:
+        """Return the primal that moves along an element or an input are those of."""
+        position = block.position
+        return self._form.inputs[position].position if block.kind == "input" else position
+
+    def _moved(self, argnum: int, count: int, shifts: Sequence[Shifts]) -> np.ndarray:
+        x = self._inputs[argnum][..., None, :]
+        if not shifts:
+            return x
+        changes = [change for s in shifts for change in self._changes(argnum, s)]
+        sizes = np.broadcast_shapes(x.shape[:-2], *(sizes for sizes, _, _ in changes))
+        imaginary = any(np.iscomplexobj(s.shifts) for s in shifts)
+        dtype = np.result_type(x.dtype, np.complex64) if imaginary else x.dtype
+        moved = np.array(np.broadcast_to(x, (*sizes, count, x.shape[-1])), dtype)
+        for _, index, change in changes:
+            moved[index] += change.astype(dtype)
+        return moved
+
+    def _changes(self, argnum: int, shifts: Shifts) -> Iterator[tuple[Any, Any, np.ndarray]]:
+        """Yield the sizes of labels of a change, where it is added, and the change."""
+        if shifts.block.kind != "element":
+            vectors = self._vectors(argnum, shifts)
+            change = shifts.shifts[:, None] * vectors
+            yield change.shape[:-2], (..., shifts.points, slice(None)), change
+            return
+        size = self._inputs[argnum].shape[-1]
+        for unit, start in ((1, 0), (1j, size)):
+            own = (shifts.elements >= start) & (shifts.elements < start + size)
+            if own.any():
+                elements = shifts.elements[own] - start
+                change = unit * shifts.shifts[own]
+                if shifts.block.is_relative:
+                    change = change * self.scale(argnum)[..., elements]
+                yield change.shape[:-1], (..., shifts.points[own], elements), change
+
+    def _vectors(self, argnum: int, shifts: Shifts) -> np.ndarray:
+        """Return the direction of each shift."""
+        if shifts.block.kind == "random":
+            return self._directions[argnum][..., shifts.elements, :]
+        return (self._inputs[shifts.block.position] / self.norm(shifts.block))[..., None, :]
+
+    def scale(self, argnum: int) -> np.ndarray:
+        """Return what steps are relative to, for each element."""
+        if argnum not in self._scales:
+            self._scales[argnum] = np.maximum(1, np.abs(self._inputs[argnum]))
+        return self._scales[argnum]
+
+    def norm(self, block: Block) -> np.ndarray:
+        """Return the length of an input that is a direction, so that its steps are bounded."""
+        if block not in self._norms:
+            lengths = np.abs(self._inputs[block.position])
+            if block.is_relative:
+                lengths = lengths / self.scale(self._argnum(block))
+            norm = lengths.max(-1, keepdims=True, initial=0)
+            self._norms[block] = np.where(norm == 0, 1, norm)
+        return self._norms[block]
+
+    def weight(self, weight: Weight) -> np.ndarray | None:
+        """Return the factor of each row, besides its coefficient; None where there is none."""
+        block = weight.block
+        if block.kind == "input":
+            return self.norm(block)
+        if block.kind == "random":
+            return None
+        factor = None if weight.input is None else as_real(self._inputs[weight.input])
+        factor = None if factor is None else factor[..., weight.elements]
+        if block.is_relative:
+            scale = self.scale(block.position)
+            inverse = 1 / scale[..., weight.elements % scale.shape[-1]]
+            factor = inverse if factor is None else factor * inverse
+        return factor
+
+    def directions(self, argnum: int) -> np.ndarray:
+        """Return the random directions of a primal."""
+        return self._directions[argnum]
+
+    def describe(self, points: PointSet, point: int) -> str:
+        """Say how a point differs from the primals."""
+        parts = [
+            self._describe_shift(shifts, int(k))
+            for shifts in points.shifts
+            for k in np.flatnonzero(shifts.points == point)
+        ]
+        return " and ".join(parts)
+
+    def _describe_shift(self, shifts: Shifts, k: int) -> str:
+        block, shift = shifts.block, shifts.shifts[k]
+        if block.kind == "random":
+            return f"{shift:+.6g} along a random direction"
+        argnum = self._argnum(block)
+        name, spec = self._box.argument_names[argnum], self._box.primals[argnum]
+        if block.kind == "input":
+            return f"{name} shifted by {shift:.6g} along a direction"
+        size = self._inputs[argnum].shape[-1]
+        element = int(shifts.elements[k])
+        index = ", ".join(map(str, np.unravel_index(element % size, spec.shape)))
+        step = shift * 1j if element >= size else shift
+        of_scale = f" max(1, |{name}|)" if block.is_relative else ""
+        return f"{name}{f'[{index}]' if index else ''} shifted by {step:.6g}{of_scale}"

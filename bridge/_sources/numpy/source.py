@@ -1,0 +1,140 @@
+"""NumPy as a source of functions without autodiff, which gradient rules differentiate."""
+
+from collections.abc import Callable, Hashable, Sequence
+from typing import Any
+
+import numpy as np
+
+from bridge._core.errors import DeviceError, OptionError
+from bridge._core.op import Op, Specs, Traits
+from bridge._core.protocols import SEED, StructuredFunction
+from bridge._core.spec import ArraySpec
+from bridge._sources.numpy.black_box import BlackBox
+from bridge._sources.numpy.point_caller import PointCaller
+from bridge._sources.numpy.rules import Function
+from bridge._sources.numpy.settings import Settings
+
+
+class NumpySource:
+    """Functions on NumPy arrays."""
+
+    traces_scalars = False
+    supports_rng = False
+    passes_rng = True
+
+    def check_options(self, **options: Any) -> None:
+        """Raise for options that cannot be."""
+        Settings(**options).check()
+
+    def check_device(self, device: str) -> None:
+        """Raise unless `device` is the host."""
+        if device != "cpu":
+            raise OptionError(
+                f'device={device!r} is no device of NumPy. Pass "cpu", which copies what is '
+                "elsewhere, or leave it out."
+            )
+
+    def is_module(self, fn: Any) -> bool:
+        """Return False: a callable object is a function here."""
+        return False
+
+    def holds_parameters(self, x: Any) -> bool:
+        """Return False: whatever a function holds has no gradient."""
+        return False
+
+    def functionalize(self, module: Any, *, allow_64_bits: bool) -> Any:
+        """Raise: there are no modules."""
+        raise NotImplementedError
+
+    def trace_context(self) -> Hashable:
+        """Return None: nothing is traced."""
+        return None
+
+    def choose_compute_device(self, arguments_device: str, requested: str | None) -> str:
+        """Return the host; raise for others."""
+        chosen = requested or arguments_device
+        if chosen != "cpu":
+            raise DeviceError(
+                f"functions on NumPy arrays cannot compute on {chosen}. Let them take arguments "
+                'from the memory of the host with device="cpu", which copies them and the results.'
+            )
+        return chosen
+
+    def make_op(
+        self,
+        fn: StructuredFunction,
+        *,
+        name: str,
+        primals: Specs,
+        argument_names: Sequence[str],
+        seed_argnum: int | None = None,
+        **options: Any,
+    ) -> Op:
+        """Make an Op of `fn`, which is not evaluated yet."""
+        settings = Settings(**options)
+        settings.check_names([*argument_names], name)
+        if seed_argnum is None and fn.takes_seed:
+            # Not to be called: a target adds a seed, or refuses.
+            no_outputs: Callable[..., Any] = lambda *_: ()
+            traits = Traits(uses_global_rng=True)
+            return Op(
+                name=name,
+                framework="numpy",
+                call=no_outputs,
+                output_specs=no_outputs,
+                traits=traits,
+            )
+        box = BlackBox(
+            fn=fn,
+            name=name,
+            primals=primals,
+            argument_names=argument_names,
+            rules=[settings.rule_of(argument) for argument in argument_names],
+            caller=PointCaller(
+                name=name,
+                vectorized=settings.vectorized,
+                batch_size=settings.batch_size,
+                executor=settings.executor,
+                counters=settings.counters,
+            ),
+            compute_dtype=None if settings.dtype is None else np.dtype(settings.dtype),
+            max_points=settings.max_points,
+            seed_argnum=seed_argnum,
+        )
+        if settings.dtype is not None:
+            fn.round_spec = box.rounded_spec
+        if settings.out is not None:
+            box.known_outputs = _expected_outputs(settings.out, fn, primals, name)
+        return Function(box, name).make_op()
+
+    def symbolic_shapes(
+        self,
+        fn: Callable[..., Any],
+        primals: Specs,
+        names: Sequence[Sequence[int | str]],
+        **_: Any,
+    ) -> list[tuple[int | str, ...]] | None:
+        """Return None: what a function returns is known for the shapes it was called with."""
+        del fn, primals, names
+
+
+def _expected_outputs(out: Any, fn: StructuredFunction, primals: Specs, name: str) -> Specs:
+    """Return the specs of results that the user told, as examples or as a function."""
+    if callable(out):
+        arrays = [np.broadcast_to(np.zeros((), spec.dtype), spec.shape) for spec in primals]
+        args, kwargs = fn.arguments.unflatten(arrays)
+        out = out(*args, **{key: x for key, x in kwargs.items() if key != SEED})
+    specs: list[ArraySpec] = []
+    for example in fn.set_results(out):
+        if type(example) in (int, float, complex, bool):
+            example = np.asarray(example)
+        if not (hasattr(example, "shape") and hasattr(example, "dtype")):
+            raise OptionError(
+                f"out= of {name} has a {type(example).__name__}, where an array, or anything else "
+                "with a shape and a dtype, was expected."
+            )
+        specs.append(ArraySpec(tuple(example.shape), np.dtype(example.dtype).name))
+    return tuple(specs)
+
+
+SOURCE = NumpySource()

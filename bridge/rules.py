@@ -1,0 +1,11 @@
+"""Gradient rules for functions without autodiff, as `numpy2torch` takes them."""
+
+from bridge._core.gradient_rules import (
+    SPSA as SPSA,
+    ComplexStep as ComplexStep,
+    FiniteDifference as FiniteDifference,
+    Jacobian as Jacobian,
+    Jvp as Jvp,
+    ParameterShift as ParameterShift,
+    Vjp as Vjp,
+)
