@@ -34,7 +34,7 @@ class NumpySource:
                 "elsewhere, or leave it out."
             )
 
-    def is_module(self, fn: Any) -> bool:
+    def can_functionalize(self, fn: Any) -> bool:
         """Return False: a callable object is a function here."""
         return False
 
