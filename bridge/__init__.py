@@ -1,6 +1,6 @@
 """Functions of JAX, MLX and PyTorch, each called from the others."""
 
-from bridge import rules as rules, testing as testing
+from bridge import nn as nn, rules as rules, testing as testing
 from bridge._api.convert import to_jax as to_jax, to_mlx as to_mlx, to_torch as to_torch
 from bridge._api.jax import jax2mlx as jax2mlx, jax2torch as jax2torch
 from bridge._api.mlx import mlx2jax as mlx2jax, mlx2torch as mlx2torch

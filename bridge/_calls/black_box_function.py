@@ -10,7 +10,7 @@ class BlackBoxFunction(BridgedFunction):
     """A function on NumPy arrays that is called from a framework; `numpy2torch` makes them."""
 
     def __init__(self, fn: Any, *, options: dict[str, Any], **others: Any) -> None:
-        self._counters = EvaluationCounters()
+        self._counters: EvaluationCounters = options.get("counters") or EvaluationCounters()
         super().__init__(fn, options={**options, "counters": self._counters}, **others)
 
     @property

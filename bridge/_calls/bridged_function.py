@@ -9,16 +9,17 @@ from typing import TYPE_CHECKING, Any
 
 from bridge import _registry
 from bridge._calls import arguments, random_keys
+from bridge._calls.batches import Batches
 from bridge._calls.export_key import decode_arguments, describe_leaves
 from bridge._calls.plan import Plan
 from bridge._calls.planner import Planner
-from bridge._calls.random_keys import missing_key_error
+from bridge._calls.random_keys import KeyArgument, missing_key_error
 from bridge._calls.retracing import RetraceCounter
 from bridge._calls.staged_call import StagedCall, make_staged_call
 from bridge._core import import_path, pytree
 from bridge._core.errors import ArgumentError
 from bridge._core.op import Op
-from bridge._core.protocols import SEED, ExecuteInto
+from bridge._core.protocols import ExecuteInto
 from bridge._core.tracebacks import mark_entry_point, shorten_traceback
 
 if TYPE_CHECKING:
@@ -50,21 +51,23 @@ class BridgedFunction:
         static: tuple[Sequence[int], Sequence[str]],
         device: str | None,
         options: dict[str, Any],
+        batches: Batches = Batches(),  # noqa: B008, frozen
     ) -> None:
         self._source_name, self._target_name = frameworks
         self._check_callable(fn)
         functools.update_wrapper(self, fn, updated=())
         self._fn, self._static, self._device, self._options = fn, static, device, options
+        self._batches, self._batched = batches, dict[Any, BridgedFunction]()
+        self._unbatched: BridgedFunction | None = None
         self._name = self.__name__ = import_path.function_name(fn)
         self._source = _registry.source(self._source_name)
         self._target = _registry.target(self._target_name)
         self._trace_context = self._source.trace_context
         self._parameters = arguments.parameters(fn, *static)
         self._check_options()
-        self._takes_key = random_keys.takes_key(self._source, self._name, self._parameters)
-        self._uses_rng = False
         self._planner = self._make_planner()
         self._leaf_handlers = self._planner.leaf_handlers
+        self._key_argument = KeyArgument(self._planner)
         self._plans: dict[Any, Plan] = {}
         self._retraces = RetraceCounter(self._name)
         self._lock = threading.RLock()
@@ -91,9 +94,10 @@ class BridgedFunction:
             name=self._name,
             frameworks=(self._source_name, self._target_name),
             parameters=self._parameters,
-            takes_key=self._takes_key,
+            takes_key=random_keys.takes_key(self._source, self._name, self._parameters),
             device=self._device,
             options=self._options,
+            batches=self._batches,
             bridged=weakref.ref(self),  # plans are kept by us, and must not keep us alive
         )
 
@@ -115,6 +119,8 @@ class BridgedFunction:
         return f"<{self._source_name}2{self._target_name} {self._name} ({options}){derivatives}>"
 
     def __reduce__(self) -> Any:
+        if self._unbatched is not None:
+            return BridgedFunction.vmap, (self._unbatched, self._batches.in_dims[-1])
         path = import_path.import_path(self)
         if path is not None:
             return path.partition(":")[2]
@@ -125,6 +131,45 @@ class BridgedFunction:
     def _picklable_options(self) -> dict[str, Any]:
         """Return the options that a pickle holds."""
         return self._options
+
+    def vmap(self, in_dims: Any = 0) -> "BridgedFunction":
+        """Map the function over a batch of its arguments, by the vmap of its own framework.
+
+        This is what `torch.vmap`, `jax.vmap` and `mx.vmap` of it do. It works where these cannot be
+        used, as in code that `torch.compile` reads.
+
+        Args:
+            in_dims: The axis of the batch: one for all positional arguments, or a tuple with one
+                for each; None for what all examples share, and a container of them for a pytree.
+                Keyword arguments are shared. Where the function draws random numbers, each example
+                has a key of its own, along axis 0 of `rng`.
+
+        Returns:
+            A function of the same signature, whose results have the batch along axis 0.
+
+        Raises:
+            ArgumentError: When called with arguments that `in_dims` does not match, or of different
+                sizes.
+
+        Example:
+            >>> import jax.numpy as jnp, torch
+            >>> from bridge import jax2torch
+            >>> dot = jax2torch(jnp.dot).vmap(in_dims=(0, None))
+            >>> dot(torch.ones(3, 2), torch.tensor([1.0, 2.0]))
+            tensor([3., 3., 3.])
+        """
+        key = repr(in_dims)
+        if key not in self._batched:
+            batched = self._batched[key] = type(self)(
+                self._fn,
+                frameworks=(self._source_name, self._target_name),
+                static=self._static,
+                device=self._device,
+                options=self._options,
+                batches=self._batches.with_outer(in_dims),
+            )
+            batched._unbatched = self
+        return self._batched[key]
 
     def __copy__(self) -> "BridgedFunction":
         return self
@@ -165,29 +210,16 @@ class BridgedFunction:
                 return pytree.unflatten(structure, outputs)
             plan = self._get_plan(leaves, structure)
             if plan.op.traits.uses_global_rng:
-                return self._call_with_new_seed(args, kwargs)
+                return self(*args, **self._key_argument.add_seed(args, kwargs))
         return plan(leaves)
 
     def _normalize(self, args: Any, kwargs: Any) -> tuple[Any, Any]:
         """Return the arguments with static ones wrapped, and with a seed if they need one."""
         if self._parameters.static:
             args, kwargs = self._parameters.wrap_static(args, kwargs)
-        if self._takes_key and kwargs.get(SEED, self) is None:  # rng=None is no key
-            kwargs = {name: value for name, value in kwargs.items() if name != SEED}
-        if SEED in kwargs and self._takes_key:
-            kwargs = {**kwargs, SEED: self._target.key_data(kwargs[SEED])}
-        elif self._uses_rng:
-            kwargs = {**kwargs, SEED: self._target.fresh_seed()}
+        kwargs = self._key_argument.normalize(args, kwargs)
         # Sorted, so that the order of keyword arguments makes no other plan.
         return args, dict(sorted(kwargs.items())) if len(kwargs) > 1 else kwargs
-
-    def _call_with_new_seed(self, args: Any, kwargs: Any) -> Any:
-        """Call a function that was found to draw random numbers with a seed of the target."""
-        seed = self._target.fresh_seed()
-        if seed is None:
-            raise missing_key_error(self._name)
-        self._uses_rng = True  # from now on, `_normalize` adds a seed
-        return self(*args, **{**kwargs, SEED: seed})
 
     def _cached_plan(self, leaves: Sequence[Any], structure_key: Any) -> Plan | None:
         """Return the plan for these leaves of this structure, if there is one."""

@@ -7,6 +7,7 @@ from typing import Any
 
 from bridge import _registry
 from bridge._calls import arguments, export_key
+from bridge._calls.batches import Batches
 from bridge._calls.executor import make_executor
 from bridge._calls.flat_function import ARRAY, FlatFunction
 from bridge._calls.plan import LeafInfo, Plan
@@ -29,6 +30,7 @@ class Planner:
         takes_key: True if a call may have a key for random numbers, `rng=`.
         device: The device that the user asked it to compute on, if any.
         options: The options of its source.
+        batches: The batches that the function is mapped over.
         bridged: Returns the bridged function, or None once it is deleted.
         leaf_handlers: The handlers of leaves, by the classes that were seen so far.
     """
@@ -40,6 +42,7 @@ class Planner:
     takes_key: bool
     device: str | None
     options: dict[str, Any]
+    batches: Batches
     bridged: Callable[[], Any]
     leaf_handlers: dict[type, arguments.LeafHandler] = dataclasses.field(default_factory=dict)
 
@@ -105,7 +108,7 @@ class Planner:
             seeded=bool(seeds) and not self.source.passes_rng,
         )
         device, compute_device = self._devices(array_infos)
-        op = self._make_op(flat, array_infos, seeds)
+        op = self._make_op(flat, structure, leaf_infos, seeds)
         executor = make_executor(*self.frameworks, device=device, compute_device=compute_device)
         described = [info.spec or value for info, value in zip(leaf_infos, constants, strict=True)]
         array_leaves = [
@@ -123,16 +126,25 @@ class Planner:
         )
 
     def _make_op(
-        self, flat: FlatFunction, array_infos: Sequence[LeafInfo], seeds: Sequence[int]
+        self,
+        flat: FlatFunction,
+        structure: Any,
+        leaf_infos: Sequence[LeafInfo],
+        seeds: Sequence[int],
     ) -> Op:
-        return self.source.make_op(
+        pairs = zip(leaf_infos, pytree.paths(structure), strict=True)
+        arrays = [(info, path) for info, path in pairs if info.spec]
+        infos, paths = [info for info, _ in arrays], [path for _, path in arrays]
+        specs, batches = self.batches.example_specs(infos, paths, self.name)
+        op = self.source.make_op(
             flat,
             name=self.name,
-            primals=_specs(array_infos),
-            argument_names=[info.name for info in array_infos],
+            primals=specs,
+            argument_names=[info.name for info in infos],
             **({"seed_argnum": seeds[0]} if seeds else {}),
             **self.options,
         )
+        return op if op.traits.uses_global_rng else self.batches.derive(op, batches)
 
     def _export_key(self, structure: Any, described: Sequence[Any]) -> ExportKey:
         context = str(self.source.trace_context())

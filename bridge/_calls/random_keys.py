@@ -1,15 +1,56 @@
 """The argument `rng`, the key from which the random numbers of a function follow."""
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from bridge import _registry
+from bridge._core import pytree
 from bridge._core.errors import ArgumentError, OptionError
 from bridge._core.protocols import SEED
 
 if TYPE_CHECKING:
     from bridge._calls.arguments import Parameters
     from bridge._calls.plan import LeafInfo
+    from bridge._calls.planner import Planner
     from bridge._core.protocols import Source
+
+
+class KeyArgument:
+    """The argument `rng` of the calls of one bridged function."""
+
+    def __init__(self, planner: "Planner") -> None:
+        self._planner = planner
+        self._uses_rng = False  # set once the function was found to draw random numbers
+
+    def normalize(self, args: Any, kwargs: dict[str, Any]) -> dict[str, Any]:
+        """Return the keyword arguments with the data of a key, or a seed if one is needed."""
+        if not self._planner.takes_key:
+            return kwargs
+        target, batches = self._planner.target, self._planner.batches
+        if kwargs.get(SEED, self) is None:  # rng=None is no key
+            kwargs = {name: value for name, value in kwargs.items() if name != SEED}
+        if SEED in kwargs:
+            data = target.key_data(kwargs[SEED], batch_count=len(batches.in_dims))
+            return {**kwargs, SEED: data}
+        return {**kwargs, SEED: self._fresh_seed(args)} if self._uses_rng else kwargs
+
+    def add_seed(self, args: Any, kwargs: dict[str, Any]) -> dict[str, Any]:
+        """Return the keyword arguments with a seed of the target; raise if it has none."""
+        seed = self._fresh_seed(args)
+        if seed is None:
+            raise missing_key_error(self._planner.name)
+        self._uses_rng = True  # from now on, `normalize` adds a seed
+        return {**kwargs, SEED: seed}
+
+    def _fresh_seed(self, args: Any) -> Any:
+        """Return a seed, or one for each example of each batch; None if the target has none."""
+        planner = self._planner
+        if not planner.batches.in_dims:
+            return planner.target.fresh_seed()
+        leaves, structure = pytree.flatten((args, {}), _registry.node_functions)
+        infos = planner.describe_leaves(leaves, structure)
+        sizes = planner.batches.sizes(infos, pytree.paths(structure), planner.name)
+        return planner.target.fresh_seed(sizes)
 
 
 def takes_key(source: "Source", name: str, parameters: "Parameters") -> bool:

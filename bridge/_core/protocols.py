@@ -227,12 +227,18 @@ class Target(Protocol):
         """Make a native differentiable function that executes `op` by `runner`."""
         ...
 
-    def key_data(self, key: Any) -> Any:
-        """Return the integers of a key for random numbers, as an array."""
+    def key_data(self, key: Any, *, batch_count: int = 0) -> Any:
+        """Return the integers of a key for random numbers, as an array.
+
+        With batches, there is a key for each example, along the first axes.
+        """
         ...
 
-    def fresh_seed(self) -> Any:
-        """Draw a seed with the framework's own generator; None if calls must be pure."""
+    def fresh_seed(self, sizes: Sequence[int] = ()) -> Any:
+        """Draw a seed for each example of batches of these sizes, with the framework's generator.
+
+        Returns None if calls must be pure.
+        """
         ...
 
     def suspend_transforms(self) -> AbstractContextManager[None]:

@@ -50,6 +50,12 @@ class ArraySpec:
         shape.insert(axis if axis >= 0 else axis + len(shape) + 1, size)
         return dataclasses.replace(self, shape=tuple(shape))
 
+    def without_axis(self, axis: int) -> "ArraySpec":
+        """Return this spec without one of its axes."""
+        shape = list(self.shape)
+        del shape[axis]
+        return dataclasses.replace(self, shape=tuple(shape))
+
     def __str__(self) -> str:
         return f"{self.dtype}[{','.join(map(str, self.shape))}]"
 

@@ -37,7 +37,7 @@ class JaxTarget:
         callee = Callee(runner.execute_into, weakref.ref(programs), op, origin)
         return functools.partial(_call, op, callee, programs)
 
-    def key_data(self, key: Any) -> Any:
+    def key_data(self, key: Any, *, batch_count: int = 0) -> Any:
         """Return the data of a key, of the new or the old style."""
         try:
             data = jnp.asarray(key)
@@ -47,14 +47,14 @@ class JaxTarget:
             ) from error
         if jnp.issubdtype(data.dtype, jax.dtypes.prng_key):
             data = jax.random.key_data(data)
-        if data.ndim > 1:
+        if data.ndim > 1 + batch_count:
             raise ArgumentError(
                 f"rng is an array of keys, with data of shape {list(data.shape)}. Pass one key, or "
                 "map the call over them by jax.vmap."
             )
         return data
 
-    def fresh_seed(self) -> None:
+    def fresh_seed(self, sizes: Sequence[int] = ()) -> None:
         """Return None: JAX may execute one call for several, or execute it again."""
         return
 

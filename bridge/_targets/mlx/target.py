@@ -1,7 +1,7 @@
 """The target MLX: how its code calls functions of other frameworks."""
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import mlx.core as mx
@@ -21,15 +21,15 @@ class MlxTarget:
         """Make a function of MLX arrays that works in all transformations except `mx.compile`."""
         return functools.partial(call, op, runner)
 
-    def key_data(self, key: Any) -> Any:
+    def key_data(self, key: Any, *, batch_count: int = 0) -> Any:
         """Return `key` itself, since a key of MLX is an array of integers."""
-        if isinstance(key, mx.array) and key.ndim > 1:
+        if isinstance(key, mx.array) and key.ndim > 1 + batch_count:
             raise ArgumentError(
                 f"rng is an array of keys, with data of shape {list(key.shape)}. Pass one key."
             )
         return key
 
-    def fresh_seed(self) -> None:
+    def fresh_seed(self, sizes: Sequence[int] = ()) -> None:
         """Return None: MLX may run a call again for a derivative, so it must be pure."""
         return
 

@@ -24,13 +24,13 @@ class TorchTarget:
         """Return `op` as a function of tensors under every transformation of torch."""
         return functools.partial(call_op, op, runner.execute)
 
-    def key_data(self, key: Any) -> Any:
+    def key_data(self, key: Any, *, batch_count: int = 0) -> Any:
         """Return `key` itself: torch has no keys."""
         return key
 
-    def fresh_seed(self) -> torch.Tensor:
-        """Draw an integer with torch's generator, which a checkpoint, for one, can restore."""
-        return torch.randint(-(2**63), 2**63 - 1, (1,), dtype=torch.int64, device="cpu")
+    def fresh_seed(self, sizes: Sequence[int] = ()) -> torch.Tensor:
+        """Draw integers with torch's generator, which a checkpoint, for one, can restore."""
+        return torch.randint(-(2**63), 2**63 - 1, (*sizes, 1), dtype=torch.int64, device="cpu")
 
     @staticmethod
     def is_tracing_bytecode() -> bool:

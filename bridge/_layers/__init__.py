@@ -1,0 +1,1 @@
+"""Layers: modules of a target whose parameters are arguments of a function."""
