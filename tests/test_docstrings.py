@@ -9,6 +9,7 @@ from bridge import rules, testing
 
 PUBLIC = {name: getattr(bridge, name) for name in dir(bridge) if not name.startswith("_")}
 PUBLIC["check_gradients"] = testing.check_gradients
+PUBLIC["check_rule"] = testing.check_rule
 PUBLIC |= {name: getattr(rules, name) for name in dir(rules) if not name.startswith("_")}
 EXAMPLES = {
     name: found

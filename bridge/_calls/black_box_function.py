@@ -1,7 +1,9 @@
 """A function without autodiff that is called from a framework."""
 
+from collections.abc import Sequence
 from typing import Any
 
+from bridge import _registry
 from bridge._calls.bridged_function import BridgedFunction
 from bridge._core.evaluation_counters import EvaluationCounters
 
@@ -22,6 +24,24 @@ class BlackBoxFunction(BridgedFunction):
     def calls(self) -> int:
         """The number of calls in which it was evaluated: of a vectorized function, fewer."""
         return self._counters.calls
+
+    def check_rules(
+        self, args: Sequence[Any], kwargs: dict[str, Any], *, atol: float, seed: int
+    ) -> None:
+        """Raise an `AssertionError` if the rule of an argument is wrong for these arguments."""
+        args, kwargs = self._normalize(args, kwargs)
+        leaves, structure = self.flatten(args, kwargs)
+        plan, infos = (
+            self._get_plan(leaves, structure),
+            self._planner.describe_leaves(leaves, structure),
+        )
+        lend = _registry.target_arrays(self._target_name).lender("cpu")
+        xs = _registry.source_arrays(self._source_name).borrower("cpu")(
+            lend(plan.select_arrays(leaves))
+        )
+        names = [info.name for info in infos if info.spec]
+        source: Any = self._source  # only this source has rules
+        source.check_rules(plan.op, xs, names, atol=atol, seed=seed, options=self._options)
 
     def __repr__(self) -> str:
         gradient, vectorized = self._options["gradient"], self._options["vectorized"]

@@ -1,1 +1,1 @@
-"""Layers: modules of a target whose parameters are arguments of a function."""
+"""Layers: modules of a framework whose parameters are arguments of a function."""

@@ -11,6 +11,7 @@ from bridge._core.protocols import SEED, StructuredFunction
 from bridge._core.spec import ArraySpec
 from bridge._sources.numpy.black_box import BlackBox
 from bridge._sources.numpy.point_caller import PointCaller
+from bridge._sources.numpy.rule_check import RuleCheck
 from bridge._sources.numpy.rules import Function
 from bridge._sources.numpy.settings import Settings
 
@@ -106,6 +107,21 @@ class NumpySource:
         if settings.out is not None:
             box.known_outputs = _expected_outputs(settings.out, fn, primals, name)
         return Function(box, name).make_op()
+
+    def check_rules(
+        self,
+        op: Op,
+        xs: Sequence[np.ndarray],
+        argument_names: Sequence[str],
+        *,
+        atol: float,
+        seed: int,
+        options: dict[str, Any],
+    ) -> None:
+        """Raise an `AssertionError` if the rule of an argument is wrong at `xs`."""
+        rules = [Settings(**options).rule_of(argument) for argument in argument_names]
+        generator = np.random.default_rng(seed)
+        RuleCheck(op, op.name, xs, argument_names, rules, atol, generator).check()
 
     def symbolic_shapes(
         self,
