@@ -1,6 +1,7 @@
 """The array backend of NumPy, whose arrays any framework takes as arguments."""
 
 import ctypes
+import functools
 from collections.abc import Callable, Hashable, Sequence
 from typing import Any
 
@@ -18,9 +19,15 @@ from bridge._core.spec import (
 )
 
 
+@functools.cache
+def dtype_name(dtype: np.dtype) -> str:
+    """Return the name of a dtype, which NumPy takes 3 us to make."""
+    return dtype.name
+
+
 def as_dlpack_dtype(x: np.ndarray) -> tuple[np.ndarray, str | None]:
     """Return `x` as DLPack supports it: low precision as integers, and then the dtype's name."""
-    name = x.dtype.name
+    name = dtype_name(x.dtype)
     if name in _NUMBERS:
         return x, None
     return x.view(f"uint{8 * x.itemsize}"), name
@@ -79,11 +86,12 @@ class NumpyArrays:
         """Return shape and dtype; raise unless `x` is an unmasked array of numbers."""
         if isinstance(x, np.ma.MaskedArray):
             raise ArgumentError("it is a masked array, whose mask would be lost. Pass `.filled()`.")
-        if x.dtype.name not in _NUMBERS and not hasattr(ml_dtypes, x.dtype.name):
+        name = dtype_name(x.dtype)
+        if name not in _NUMBERS and not hasattr(ml_dtypes, name):
             raise ArgumentError(
                 f"it is a NumPy array of dtype {x.dtype}, which no framework supports."
             )
-        return ArraySpec(x.shape, x.dtype.name)
+        return ArraySpec(x.shape, name)
 
     def signature(self, x: Any) -> Hashable:
         """Return shape and dtype."""

@@ -7,8 +7,9 @@ the caller can pass them on as arguments.
 
 NOTE [results like the last]
 A function that is not traced returns results on every call. They are checked again only if their
-structure, or the class or signature of one of them, differs from the last call: as for arguments,
-class and signature determine all that a check looks at, once a result of that class has passed.
+structure differs from the last call, or if they have classes or signatures that were not seen with
+it before: as for arguments, class and signature determine all that a check looks at, once a result
+of that class has passed.
 """
 
 import functools
@@ -32,6 +33,7 @@ from bridge._core.protocols import SEED
 from bridge._core.spec import ArraySpec
 from bridge._core.tracebacks import mark_user_call
 
+_MOST_CHECKED = 16  # a vectorized function has others for each number of points
 ARRAY = object()  # stands for a leaf whose value is passed to each call
 
 
@@ -69,7 +71,8 @@ class FlatFunction:
             count
         )
         self._signatures: dict[type, Callable[[Any], Any]] = {}
-        self._checked: Any = None
+        self._checked_structure: Any = None
+        self._checked = set[Any]()
         self._source_arrays = _registry.source_arrays(self._direction.source)
         self._key_impls: dict[int, str] = {}
         self.round_spec: Callable[[ArraySpec], ArraySpec] | None = None
@@ -88,13 +91,21 @@ class FlatFunction:
             outputs, structure = pytree.flatten(results, _registry.node_functions)
         key_impls = self._unwrap_keys(outputs)
         signature = self._results_signature(outputs)
-        if signature is None or (structure, signature, key_impls) != self._checked:
+        if (structure, key_impls) != self._checked_structure:
+            self._checked.clear()
+        if signature is None or signature not in self._checked:
             for output, path in zip(outputs, pytree.paths(structure), strict=True):
                 self._check_result(output, path)
             check_result_named_tuples(structure, self.__name__, self._direction)
             self._set_result_structure(structure, key_impls)
-            self._checked = structure, self._results_signature(outputs), key_impls
+            self._remember_checked(structure, key_impls, self._results_signature(outputs))
         return outputs
+
+    def _remember_checked(self, structure: Any, key_impls: dict[int, str], signature: Any) -> None:
+        self._checked_structure = structure, key_impls
+        if len(self._checked) >= _MOST_CHECKED:
+            self._checked.clear()
+        self._checked.add(signature)
 
     def _set_result_structure(self, structure: Any, key_impls: dict[int, str]) -> None:
         self.result_structure = pytree.replace_structseqs(structure)
@@ -184,10 +195,10 @@ class FlatFunction:
             del kwargs[SEED]
         return self._fn(*args, **kwargs)
 
-    def _results_signature(self, outputs: Sequence[Any]) -> list[Any] | None:
+    def _results_signature(self, outputs: Sequence[Any]) -> tuple[Any, ...] | None:
         """Return what the check of results depends on: NOTE [results like the last]."""
         try:
-            return [(y.__class__, self._signatures[y.__class__](y)) for y in outputs]
+            return tuple([(y.__class__, self._signatures[y.__class__](y)) for y in outputs])
         except (KeyError, RuntimeError, NoValuesError):  # new classes, nested tensors, tracers
             return None
 

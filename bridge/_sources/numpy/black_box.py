@@ -8,7 +8,7 @@ import numpy as np
 
 from bridge._core.errors import ArgumentError, NoRuleError, OptionError
 from bridge._core.gradient_rules import SPSA, Jacobian, Jvp, Rule, Vjp
-from bridge._core.op import Specs
+from bridge._core.op import Arrays, Specs
 from bridge._core.protocols import StructuredFunction
 from bridge._core.spec import ArraySpec, check_specs_unchanged
 from bridge._sources.numpy.elements import is_complex
@@ -52,6 +52,7 @@ class BlackBox:
         floats = [np.dtype(spec.dtype) for spec in self.primals if spec.differentiable]
         widest = np.result_type(*floats) if floats else np.dtype("float64")
         self._precision = np.real(np.empty(0, widest)).dtype
+        self._checked_kinds: list[tuple[tuple[int, ...], np.dtype]] | None = None
         self._generators: dict[int, np.random.Generator] = {}
 
     @property
@@ -73,7 +74,7 @@ class BlackBox:
             ).reshape(1, -1)
             for spec in self.primals
         ]
-        return PointBatch(None, 1, primals, {}, None, 0, lambda _: "example inputs")
+        return PointBatch(None, 1, primals, frozenset(), {}, None, 0, lambda _: "example inputs")
 
     def spec_of(self, result: Result) -> ArraySpec:
         """Return the spec of one example of a result."""
@@ -151,6 +152,16 @@ class BlackBox:
         self._check(results, [self.argument_names[i] for i in moved_off_axis])
         return dict(enumerate(results))
 
+    def call(self, xs: Sequence[np.ndarray], tag: int) -> Arrays:
+        """Return the results at one point: `evaluate` without what it does for several."""
+        arrays: list[Any] = [np.array(self.to_compute_dtype(x))[None] for x in xs]
+        if self.seed_argnum is not None:
+            arrays[self.seed_argnum] = Generators(arrays[self.seed_argnum], tag, 1)
+        results = self.caller(self.fn, arrays, 1, _no_description, self.as_array)
+        self._check(results, ())
+        dtypes = [spec.dtype for spec in self.outputs]
+        return tuple([np.array(y[0], d) for y, d in zip(results, dtypes, strict=True)])
+
     def _evaluate_rule(
         self, batch: PointBatch, primals: Sequence[np.ndarray]
     ) -> dict[Any, np.ndarray]:
@@ -176,14 +187,18 @@ class BlackBox:
 
     def _check(self, results: Sequence[np.ndarray], complex_steps: Sequence[str]) -> None:
         """Learn the specs of the results, or raise if they are others than before."""
+        kinds = [(y.shape[1:], y.dtype) for y in results]
+        if kinds == self._checked_kinds and not complex_steps:
+            return
         specs = tuple(self.rounded_spec(ArraySpec(y.shape[1:], y.dtype.name)) for y in results)
         if self.known_outputs is None:
             self.known_outputs = specs
-            return
-        if complex_steps:
+        elif complex_steps:
             specs = self._real_specs(specs, complex_steps[0])
         if specs != self.known_outputs:
             check_specs_unchanged(specs, self.known_outputs, self.name)
+        if not complex_steps:
+            self._checked_kinds = kinds
 
     def _real_specs(self, specs: Specs, argument: str) -> Specs:
         """Return the specs without the imaginary parts of complex steps; raise if one has none."""
@@ -218,6 +233,10 @@ class BlackBox:
         if x.dtype.kind == "c":
             return x.astype(np.result_type(self.compute_dtype, np.complex64))
         return x.astype(self.compute_dtype) if _is_real_floating(x.dtype) else x
+
+
+def _no_description(_: int) -> str:
+    return ""
 
 
 def _is_real_floating(dtype: np.dtype) -> bool:

@@ -99,7 +99,16 @@ class Evaluation:
         describe = functools.partial(self._shifter.describe, points)
         # The outputs for a rule of the user are those of the function itself, with their noise.
         tag = self._tag if rule is points.callee.rule else tag_of(())
-        batch = PointBatch(rule, points.count, primals, linear or {}, outputs, tag, describe)
+        batch = PointBatch(
+            rule=rule,
+            count=points.count,
+            primals=primals,
+            moved_argnums=self._shifter.moved_argnums(points),
+            linear=linear or {},
+            outputs=outputs,
+            tag=tag,
+            describe=describe,
+        )
         values = self._box.evaluate(batch)
         return {i: batch.unstack(y) for i, y in values.items()}
 

@@ -10,6 +10,12 @@ from bridge._sources.numpy.forms import Axes
 
 def with_labels(x: np.ndarray, axes: Axes, label_count: int) -> np.ndarray:
     """Return `x` with an axis for each label, of size 1 where it lacks it, and one of elements."""
+    if not axes:
+        return (
+            x.reshape((*(1,) * label_count, -1))
+            if x.size
+            else x.reshape((*(1,) * label_count, math.prod(x.shape)))
+        )
     for at, (_, axis) in enumerate(axes):  # each axis counts within what is left of the array
         x = np.moveaxis(x, axis + at if axis >= 0 else axis, at)
     count = len(axes)
@@ -28,6 +34,8 @@ def without_labels(
 
     It is the sum over the labels that are not among `axes`.
     """
+    if not sizes:
+        return x.reshape(shape)
     own = sorted(label for label, _ in axes)
     lacking = tuple(n for n in range(len(sizes)) if n not in own)
     if lacking:

@@ -1,8 +1,9 @@
 """The arguments of a function at many points, as arrays with one axis for all of them."""
 
 import dataclasses
+import functools
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
 from typing import Any
 
 import numpy as np
@@ -22,6 +23,7 @@ class PointBatch:
         rule: The rule of the user that is evaluated; None for the function itself.
         count: How many points there are, for one example of each batch.
         primals: The primals.
+        moved_argnums: Which of them are in memory of their own, since they were moved.
         linear: For a rule of the user: cotangents by output, or tangents by primal.
         outputs: For a rule of the user: the outputs of the function at the points.
         tag: The number of the derivative that they are for: NOTE [noise].
@@ -31,33 +33,43 @@ class PointBatch:
     rule: Any
     count: int
     primals: Sequence[np.ndarray]
+    moved_argnums: Set[int]
     linear: Mapping[int, np.ndarray]
     outputs: Mapping[int, np.ndarray] | None
     tag: int
     describe: Callable[[int], str]
 
-    @property
+    @functools.cached_property
     def sizes(self) -> tuple[int, ...]:
         """The size of each label."""
         arrays = [*self.primals, *self.linear.values(), *(self.outputs or {}).values()]
-        return np.broadcast_shapes(*(x.shape[:-2] for x in arrays))
+        shapes = [x.shape[:-2] for x in arrays]
+        return np.broadcast_shapes(*shapes) if any(shapes) else ()
 
     @property
     def total(self) -> int:
         """The number of all points."""
         return math.prod(self.sizes) * self.count
 
-    def stack(self, x: np.ndarray, spec: ArraySpec) -> np.ndarray:
-        """Return an array with one axis for all points, as a copy; a view of one where it can."""
-        shape = (self.total, *spec.shape)
+    def stack(self, x: np.ndarray, spec: ArraySpec, *, is_own: bool = False) -> np.ndarray:
+        """Return an array with one axis for all points, in memory that is the function's own.
+
+        It is a view of one copy if it does not vary, and `x` itself if that `is_own` memory.
+        """
+        shape, full_shape = (self.total, *spec.shape), (*self.sizes, self.count, x.shape[-1])
+        if is_own and x.shape == full_shape:
+            return x.reshape(shape)
         if math.prod(x.shape[:-1]) == 1:
-            return np.broadcast_to(x.copy().reshape(1, *spec.shape), shape)
-        full = np.broadcast_to(x, (*self.sizes, self.count, x.shape[-1]))
-        return np.array(full).reshape(shape)
+            copy = np.array(x).reshape(1, *spec.shape)
+            return copy if self.total == 1 else np.broadcast_to(copy, shape)
+        return np.array(np.broadcast_to(x, full_shape)).reshape(shape)
 
     def stacked_primals(self, specs: Specs) -> list[np.ndarray]:
         """Return the primals with one axis for all points."""
-        return [self.stack(x, spec) for x, spec in zip(self.primals, specs, strict=True)]
+        return [
+            self.stack(x, spec, is_own=i in self.moved_argnums)
+            for i, (x, spec) in enumerate(zip(self.primals, specs, strict=True))
+        ]
 
     def unstack(self, values: np.ndarray, axes: int = 1) -> np.ndarray:
         """Return values with the axes of labels and of points in place of the first one."""

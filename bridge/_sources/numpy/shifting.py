@@ -1,6 +1,6 @@
 """The primals at the points of a derivative, and how far these are from each other."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Sequence, Set
 from typing import Any
 
 import numpy as np
@@ -41,6 +41,11 @@ class Shifter:
             self._moved(i, points.count, [s for s in points.shifts if self._moves(s.block, i)])
             for i in range(len(self._box.primals))
         ]
+
+    def moved_argnums(self, points: PointSet) -> Set[int]:
+        """Return the primals that vary among these points."""
+        count = len(self._box.primals)
+        return {i for s in points.shifts for i in range(count) if self._moves(s.block, i)}
 
     def _moves(self, block: Block, argnum: int) -> bool:
         if block.kind == "random":
