@@ -140,8 +140,21 @@ def black_box(fn, rules, *, vectorized):
     )
 
 
-@pytest.mark.parametrize("order", ORDERS, ids=" ".join)
-@pytest.mark.parametrize("case", CASES)
+# All orders of three steps take minutes: of most rules they are among the slow tests.
+SLOW = {case for case in CASES if case not in ("shifts", "vjp and differences")}
+RUNS = [
+    pytest.param(
+        case,
+        order,
+        id=f"{case}: {' '.join(order)}",
+        marks=[pytest.mark.slow] if case in SLOW and len(order) == 3 else [],
+    )
+    for case in CASES
+    for order in ORDERS
+]
+
+
+@pytest.mark.parametrize(("case", "order"), RUNS)
 def test_every_order_by_every_rule_is_that_of_jax(case, order):
     make, make_rules, tolerance = CASES[case]
     random = np.random.default_rng([STEPS.index(kind) for kind in order])

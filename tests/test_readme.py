@@ -27,6 +27,7 @@ def test_python_blocks_run(capsys):
 
 FRAMEWORKS = ("torch", "jax", "mlx")
 WRAPPERS = [f"{source}2{target}" for source, target in _registry.directions()]
+WRAPPERS += [f"numpy2{target}" for target in FRAMEWORKS]
 
 
 @pytest.mark.parametrize("name", [*WRAPPERS, *(f"to_{name}" for name in FRAMEWORKS)])
