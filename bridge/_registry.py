@@ -28,8 +28,8 @@ def directions() -> list[tuple[str, str]]:
     return [pair for pair in itertools.product(_SOURCES, _TARGETS) if pair[0] != pair[1]]
 
 
-def frameworks() -> set[str]:
-    """Return the frameworks that functions are written with, so without NumPy."""
+def autodiff_frameworks() -> set[str]:
+    """Return the frameworks that differentiate functions themselves, so not NumPy."""
     return {*_SOURCES}
 
 
@@ -138,9 +138,9 @@ def array_owner(x: Any) -> ArrayBackend | None:
     return next((backend for backend in loaded() if backend.is_array(x)), None)
 
 
-def node_functions(x: Any) -> Any:
+def pytree_node_functions(x: Any) -> Any:
     """Return how to flatten and rebuild `x`, if it is a pytree node of an imported framework."""
     if array_owner(x) is not None:
         return None
-    found = (backend.node_functions(x) for backend in loaded())
+    found = (backend.pytree_node_functions(x) for backend in loaded())
     return next((functions for functions in found if functions is not None), None)

@@ -132,11 +132,11 @@ def check_rule(
 
 def _make_subject(fn: Callable[..., Any], args: Any, kwargs: Any) -> "_Subject":
     """Make a function of the differentiable arrays alone; all other leaves stay as they are."""
-    leaves, structure = pytree.flatten((args, kwargs), _registry.node_functions)
+    leaves, structure = pytree.flatten((args, kwargs), _registry.pytree_node_functions)
     argnums = _differentiable_positions(leaves)
     xs = [leaves[i] for i in argnums]
     names = {owner.name for x in xs if (owner := _registry.array_owner(x))}
-    if len(names) != 1 or not names <= _registry.frameworks():
+    if len(names) != 1 or not names <= _registry.autodiff_frameworks():
         raise ArgumentError(
             f"check_gradients needs floating-point arrays of one framework, not of {sorted(names)}."
         )
@@ -145,7 +145,7 @@ def _make_subject(fn: Callable[..., Any], args: Any, kwargs: Any) -> "_Subject":
 
     def flat(*xs: Any) -> tuple[Any, ...]:
         positional, named = pytree.unflatten(structure, pytree.scatter(xs, argnums, leaves))
-        outputs = pytree.flatten(fn(*positional, **named), _registry.node_functions)[0]
+        outputs = pytree.flatten(fn(*positional, **named), _registry.pytree_node_functions)[0]
         return tuple(outputs[i] for i in _differentiable_positions(outputs))
 
     name = import_path.function_name(inspect.unwrap(fn))
@@ -158,7 +158,9 @@ def _differentiable_positions(leaves: Sequence[Any]) -> list[int]:
     return [
         i
         for i, owner in enumerate(owners)
-        if owner and owner.name in _registry.frameworks() and owner.spec(leaves[i]).differentiable
+        if owner
+        and owner.name in _registry.autodiff_frameworks()
+        and owner.spec(leaves[i]).differentiable
     ]
 
 
@@ -194,7 +196,7 @@ class _Subject:
         except (AssertionError, RuntimeError) as error:
             if self._is_small_on_cpu():
                 tolerance = lambda expected: options["atol"] + options["rtol"] * abs(expected)
-                error.add_note(self._describe_difference(eps, tolerance))
+                error.add_note(self._describe_largest_difference(eps, tolerance))
             raise
 
     def _is_small_on_cpu(self) -> bool:
@@ -202,7 +204,7 @@ class _Subject:
         on_host = all(spec.device == "cpu" for spec in specs)
         return on_host and sum(math.prod(spec.shape) for spec in specs) <= _MANY_ELEMENTS
 
-    def _describe_difference(self, eps: float, tolerance: Callable[[float], float]) -> str:
+    def _describe_largest_difference(self, eps: float, tolerance: Callable[[float], float]) -> str:
         """Return a sentence on the element of the Jacobian that differs most, for real steps."""
         outputs, pullback = _registry.target(self.framework).pullback(self.fn, self.xs)
         names = [f"result[{k}]" for k in range(len(outputs))] if len(outputs) > 1 else ["result"]

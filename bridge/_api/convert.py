@@ -102,7 +102,7 @@ def to_mlx(tree: Any, *, copy: bool | None = None) -> Any:
 def convert(tree: Any, name: str, *, copy: bool | None = None) -> Any:
     """`tree` with every array in it as one of the framework `name`."""
     to = _registry.arrays(name)
-    leaves, structure = pytree.flatten(tree, _registry.node_functions)
+    leaves, structure = pytree.flatten(tree, _registry.pytree_node_functions)
     moved = []
     for leaf, path in zip(leaves, pytree.paths(structure), strict=True):
         owner = _registry.array_owner(leaf)

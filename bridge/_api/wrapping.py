@@ -77,7 +77,7 @@ def _check(fn: Any, direction: Direction) -> None:
             + (
                 "Call it as it is."
                 if is_ready
-                else f"Did you mean {direction.suggest(fn.target_name)}?"
+                else f"Did you mean {direction.suggest_wrapper(fn.target_name)}?"
             )
         )
     check_function(fn, direction)

@@ -17,7 +17,7 @@ class DlpackObjects:
 
     name = "dlpack"
     imports_only_contiguous = False
-    copy_unless_traced = None
+    copy_or_raise = None
 
     def is_array(self, x: Any) -> bool:
         """Return True if `x` is an object, not a class, with `__dlpack__`."""
@@ -53,7 +53,7 @@ class DlpackObjects:
         """Raise: nothing is ever converted to such arrays."""
         raise NotImplementedError
 
-    def node_functions(self, x: Any) -> None:
+    def pytree_node_functions(self, x: Any) -> None:
         """Return None: these objects have no pytrees."""
         return
 

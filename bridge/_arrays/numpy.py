@@ -71,7 +71,7 @@ class NumpyArrays:
     compute_context = None
     unwrap_key = None
     wrap_key = None
-    copy_unless_traced = None
+    copy_or_raise = None
     scalar_types = (np.generic,)
     rounding_advice = (
         ' Or pass dtype="float64" where it is wrapped: then the function computes in double, and '
@@ -115,7 +115,7 @@ class NumpyArrays:
         """Make an array over the memory of `x`, or a copy of it."""
         return np.from_dlpack(x, copy=copy)
 
-    def node_functions(self, x: Any) -> None:
+    def pytree_node_functions(self, x: Any) -> None:
         """Return None: NumPy has no pytrees."""
         return
 

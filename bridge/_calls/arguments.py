@@ -9,7 +9,7 @@ from bridge import _registry
 from bridge._calls.held_arrays import holds_arrays
 from bridge._calls.wrong_framework import (
     Direction,
-    array_advice,
+    array_like_advice,
     foreign_array_error,
     is_array_like,
 )
@@ -62,7 +62,7 @@ def leaf_handler(leaf: Any, source: str, target: str, *, traces_scalars: bool) -
         if face.name == target:
             caller = _registry.target_arrays(target)
             return LeafHandler(caller.target_signature, caller.target_spec, owner=target)
-        prepare = _copy_in_native_byte_order if face.name == "numpy" else face.copy_unless_traced
+        prepare = _copy_in_native_byte_order if face.name == "numpy" else face.copy_or_raise
         return LeafHandler(face.signature, face.spec, prepare, face.name)
     if traces_scalars and type(leaf) in _NUMBERS:
         return _number(type(leaf))
@@ -116,8 +116,8 @@ def check_static(leaf: Any, target: str) -> None:
         )
     if leaf is value and is_array_like(value):
         raise ArgumentError(
-            f"it is a {type(value).__name__}, no array of a framework. Pass {array_advice(value)}, "
-            "or name it static."
+            f"it is a {type(value).__name__}, no array of a framework. Pass "
+            f"{array_like_advice(value)}, or name it static."
         )
     if holds_arrays(value, lambda owner: owner == target):
         raise ArgumentError(

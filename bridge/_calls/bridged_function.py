@@ -86,7 +86,7 @@ class BridgedFunction:
     def _check_options(self) -> None:
         self._source.check_options(**self._options)
         if self._device is not None:
-            self._source.check_device(self._device)
+            self._source.check_device_name(self._device)
 
     def _make_planner(self) -> Planner:
         return Planner(
@@ -204,7 +204,7 @@ class BridgedFunction:
         leaves, structure = pytree.flatten_known((args, kwargs))
         plan = self._cached_plan(leaves, _structure_key(structure, len(leaves)))
         if plan is None:
-            leaves, structure = pytree.flatten((args, kwargs), _registry.node_functions)
+            leaves, structure = pytree.flatten((args, kwargs), _registry.pytree_node_functions)
             if any(self._target.needs_staging(leaf) for leaf in leaves):
                 outputs, structure = self._target.stage(self, args, kwargs)
                 return pytree.unflatten(structure, outputs)
@@ -233,7 +233,7 @@ class BridgedFunction:
     def flatten(self, args: Any, kwargs: Any) -> tuple[list[Any], Any]:
         """Return the leaves of the arguments, static ones wrapped, and their structure."""
         args, kwargs = self._parameters.wrap_static(args, kwargs)
-        return pytree.flatten((args, dict(sorted(kwargs.items()))), _registry.node_functions)
+        return pytree.flatten((args, dict(sorted(kwargs.items()))), _registry.pytree_node_functions)
 
     def unwrap_static_leaves(self, leaves: Sequence[Any]) -> list[Any]:
         """Return the leaves as they were passed, static ones unwrapped."""

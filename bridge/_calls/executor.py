@@ -7,7 +7,7 @@ from typing import Any
 from bridge import _registry
 from bridge._core.array_protocols import SourceArrays
 from bridge._core.op import Arrays, Op
-from bridge._core.protocols import Execute, ExecuteAndSave, ExecuteInto, Executor
+from bridge._core.protocols import Execute, ExecuteForSaving, ExecuteInto, Executor
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -16,14 +16,14 @@ class OpExecutor:
 
     Attributes:
         execute: Executes an Op on target arrays.
-        execute_and_save: Executes an Op on target arrays; also returns its outputs as source
+        execute_for_saving: Executes an Op on target arrays; also returns its outputs as source
             arrays.
         source_arrays: The arrays that Ops take.
         changes_device: True if Ops compute on another device than that of the target arrays.
     """
 
     execute: Execute
-    execute_and_save: ExecuteAndSave
+    execute_for_saving: ExecuteForSaving
     source_arrays: SourceArrays
     changes_device: bool = False
 
@@ -47,14 +47,14 @@ def make_executor(source: str, target: str, *, device: str, compute_device: str)
     def execute(op: Op, xs: Sequence[Any]) -> Arrays:
         return adopt(release(op.call(*borrow(lend(xs)))))
 
-    def execute_and_save(op: Op, xs: Sequence[Any], count: int) -> tuple[Arrays, Sequence[Any]]:
+    def execute_for_saving(op: Op, xs: Sequence[Any], count: int) -> tuple[Arrays, Sequence[Any]]:
         outputs = op.call(*borrow(lend(xs)))
         return adopt(release(outputs[:count])), outputs
 
     changes_device = compute_device not in (device, device.removesuffix(":0"))
     compute_context = source_arrays.compute_context
     if compute_context is None:
-        return OpExecutor(execute, execute_and_save, source_arrays, changes_device)
+        return OpExecutor(execute, execute_for_saving, source_arrays, changes_device)
 
     def execute_in_context(op: Op, xs: Sequence[Any]) -> Arrays:
         with compute_context():
@@ -62,6 +62,6 @@ def make_executor(source: str, target: str, *, device: str, compute_device: str)
 
     def save_in_context(op: Op, xs: Sequence[Any], count: int) -> tuple[Arrays, Sequence[Any]]:
         with compute_context():
-            return execute_and_save(op, xs, count)
+            return execute_for_saving(op, xs, count)
 
     return OpExecutor(execute_in_context, save_in_context, source_arrays, changes_device)

@@ -44,5 +44,5 @@ def encode_arguments(structure: Any, leaves: Sequence[Any]) -> str:
 
 def decode_arguments(text: str) -> tuple[list[Any], Any]:
     """Return the leaves and the structure that `encode_arguments` was given."""
-    leaves, structure = pytree.flatten(serialization.decode(text), _registry.node_functions)
+    leaves, structure = pytree.flatten(serialization.decode(text), _registry.pytree_node_functions)
     return [leaf.value for leaf in leaves], structure

@@ -88,7 +88,7 @@ class FlatFunction:
         if results.__class__ in self._signatures:  # a leaf, as others of its class were
             outputs, structure = [results], pytree.LEAF
         else:
-            outputs, structure = pytree.flatten(results, _registry.node_functions)
+            outputs, structure = pytree.flatten(results, _registry.pytree_node_functions)
         key_impls = self._unwrap_keys(outputs)
         signature = self._results_signature(outputs)
         if (structure, key_impls) != self._checked_structure:
@@ -123,7 +123,7 @@ class FlatFunction:
 
     def flatten_results(self, tree: Any, name: str) -> list[Any]:
         """Return the leaves of a tree like the results; `name` is its name in errors."""
-        leaves, structure = pytree.flatten(tree, _registry.node_functions)
+        leaves, structure = pytree.flatten(tree, _registry.pytree_node_functions)
         if pytree.replace_structseqs(structure) != self.result_structure:
             raise ArgumentError(
                 f"{name} returned {structure}, where {self.result_structure} was expected, like "
@@ -141,7 +141,7 @@ class FlatFunction:
 
     def set_results(self, tree: Any) -> list[Any]:
         """Take the structure of the results from a tree like them; return its leaves."""
-        leaves, structure = pytree.flatten(tree, _registry.node_functions)
+        leaves, structure = pytree.flatten(tree, _registry.pytree_node_functions)
         self._set_result_structure(structure, {})
         return leaves
 

@@ -11,7 +11,7 @@ from bridge._calls.batches import Batches
 from bridge._calls.executor import make_executor
 from bridge._calls.flat_function import ARRAY, FlatFunction
 from bridge._calls.plan import LeafInfo, Plan
-from bridge._calls.random_keys import seed_positions
+from bridge._calls.random_keys import rng_positions
 from bridge._core import pytree
 from bridge._core.errors import ArgumentError, NoValuesError
 from bridge._core.op import Op, Specs
@@ -98,7 +98,7 @@ class Planner:
             arguments.unwrap_static(leaf) if info.spec is None else ARRAY
             for leaf, info in zip(leaves, leaf_infos, strict=True)
         ]
-        seeds = self._seed_positions(leaf_infos, array_infos)
+        seeds = self._rng_positions(leaf_infos, array_infos)
         flat = FlatFunction(
             self.fn,
             self.name,
@@ -150,12 +150,12 @@ class Planner:
         context = str(self.source.trace_context())
         return functools.partial(export_key.export_key, self.bridged, context, structure, described)
 
-    def _seed_positions(
+    def _rng_positions(
         self, leaf_infos: Sequence[LeafInfo], array_infos: Sequence[LeafInfo]
     ) -> list[int]:
         if not self.takes_key:  # `rng` is an argument like others
             return []
-        return seed_positions(self.name, leaf_infos, array_infos)
+        return rng_positions(self.name, leaf_infos, array_infos)
 
     def _devices(self, array_infos: Sequence[LeafInfo]) -> tuple[str, str]:
         """Return the device of the caller's arrays, and the one that Ops compute on."""

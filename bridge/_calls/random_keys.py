@@ -47,7 +47,7 @@ class KeyArgument:
         planner = self._planner
         if not planner.batches.in_dims:
             return planner.target.fresh_seed()
-        leaves, structure = pytree.flatten((args, {}), _registry.node_functions)
+        leaves, structure = pytree.flatten((args, {}), _registry.pytree_node_functions)
         infos = planner.describe_leaves(leaves, structure)
         sizes = planner.batches.sizes(infos, pytree.paths(structure), planner.name)
         return planner.target.fresh_seed(sizes)
@@ -79,7 +79,7 @@ def missing_key_error(name: str) -> ArgumentError:
     )
 
 
-def seed_positions(
+def rng_positions(
     name: str, leaf_infos: Sequence["LeafInfo"], array_infos: Sequence["LeafInfo"]
 ) -> list[int]:
     """Return the position of the key among the arrays, if there is one; raise if it is invalid."""

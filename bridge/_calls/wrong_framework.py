@@ -44,7 +44,7 @@ class Direction:
     def __str__(self) -> str:
         return f"{self.source}2{self.target}"
 
-    def suggest(self, other: str) -> str:
+    def suggest_wrapper(self, other: str) -> str:
         """Return the name of the wrapper for a function of `other`, which is not `source`."""
         return f"{other}2{self.target if self.target != other else self.source}"
 
@@ -64,15 +64,15 @@ def check_function(fn: Any, crossing: Direction) -> None:
         )
     other = _registry.module_owner(fn)
     if other is not None and isinstance(fn, type):
+        wrapper = crossing if other == crossing.source else crossing.suggest_wrapper(other)
         raise ArgumentError(
             f"{crossing} expects a function or a module, but got the class {fn.__name__}. Make a "
-            f"module of it: {crossing if other == crossing.source else crossing.suggest(other)}"
-            f"({fn.__name__}(...))."
+            f"module of it: {wrapper}({fn.__name__}(...))."
         )
     if other not in (None, crossing.source):
         raise ArgumentError(
             f"{expected}, but got a module of {other}, {type(fn).__name__}. Did you mean "
-            f"{crossing.suggest(str(other))}?"
+            f"{crossing.suggest_wrapper(str(other))}?"
         )
 
 
@@ -82,11 +82,11 @@ def check_result(output: Any, where: str, fn: Any, crossing: Direction) -> Array
     kind = type(output).__name__
     if owner is not None and owner.name in (crossing.source, "numpy"):
         return owner
-    if owner is not None and owner.name in _registry.frameworks():
+    if owner is not None and owner.name in _registry.autodiff_frameworks():
         raise ArgumentError(
             f"{where} is a {owner.name} {kind}, but {crossing} expects a function of "
             f"{crossing.source}, which returns arrays of {crossing.source} or numbers. Did you "
-            f"mean {crossing.suggest(owner.name)}?"
+            f"mean {crossing.suggest_wrapper(owner.name)}?"
         )
     advice = "Return arrays and numbers only."
     if isinstance(fn, type) and isinstance(output, fn):
@@ -102,7 +102,7 @@ def check_result(output: Any, where: str, fn: Any, crossing: Direction) -> Array
 def foreign_array_error(x: Any, crossing: Direction) -> ArgumentError:
     """Return the error for an argument that is an array of neither framework of a crossing."""
     owner = _registry.array_owner(x)
-    if owner is None or owner.name not in _registry.frameworks():
+    if owner is None or owner.name not in _registry.autodiff_frameworks():
         return ArgumentError(
             f"it is a {type(x).__name__}, no array of {crossing.target}. Convert it with "
             f"bridge.to_{crossing.target}."
@@ -120,7 +120,7 @@ def is_array_like(x: Any) -> bool:
     return hasattr(type(x), "__array__") and not is_numpy
 
 
-def array_advice(x: Any) -> str:
+def array_like_advice(x: Any) -> str:
     """Say how to make an array of an array-like object."""
     return "`.to_numpy()` of it" if hasattr(x, "to_numpy") else "`numpy.asarray` of it"
 
@@ -132,7 +132,8 @@ def check_non_array(x: Any, target: str, *, alone: bool) -> None:
     """
     if is_array_like(x):
         raise ArgumentError(
-            f"to_{target} converts arrays, but got a {type(x).__name__}. Pass {array_advice(x)}."
+            f"to_{target} converts arrays, but got a {type(x).__name__}. Pass "
+            f"{array_like_advice(x)}."
         )
     owner = _registry.module_owner(x)
     if owner == target:
@@ -152,7 +153,7 @@ def check_non_array(x: Any, target: str, *, alone: bool) -> None:
             f"to_{target} converts arrays and containers of them, but got a {type(x).__name__}, "
             "which can be read once. Pass a list."
         )
-    others = {name for name in _registry.frameworks() if name != target}
+    others = {name for name in _registry.autodiff_frameworks() if name != target}
     if holds_arrays(x, lambda owner: alone or owner in others):
         raise ArgumentError(
             f"to_{target} converts arrays and containers of them, but got a {type(x).__name__}, "
@@ -206,8 +207,8 @@ def add_note(error: Exception, fn: Any, arrays: Any, crossing: Direction) -> Non
         (other,) = others
         error.add_note(
             f"{crossing} calls {name} with arrays of {crossing.source}, and {name} uses {other}. "
-            f"Did you mean {crossing.suggest(other)}? A part of {name} that is written with "
-            f"{other} {_IS_WRAPPED} {other}2{crossing.source}; dtypes are those of "
+            f"Did you mean {crossing.suggest_wrapper(other)}? A part of {name} that is written "
+            f"with {other} {_IS_WRAPPED} {other}2{crossing.source}; dtypes are those of "
             f"{crossing.source}."
         )
     elif spoken:
@@ -258,7 +259,7 @@ def _captured_arrays_at(error: Exception) -> Iterator[tuple[str, str]]:
     """Yield arrays that the innermost code of the user captures: their names and frameworks."""
     for name, value in _captured_at(error):
         owner = _registry.array_owner(value)
-        if owner is not None and owner.name in _registry.frameworks():
+        if owner is not None and owner.name in _registry.autodiff_frameworks():
             yield name, owner.name
 
 

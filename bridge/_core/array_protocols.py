@@ -5,7 +5,7 @@ from contextlib import AbstractContextManager
 from typing import Any, Protocol
 
 from bridge._core.op import Arrays, Op, Specs
-from bridge._core.pytree import NodeFunctions
+from bridge._core.pytree import PytreeNodeFunctions
 from bridge._core.spec import ArraySpec
 
 # The number of a device and the address of the stream on which its work is queued.
@@ -35,7 +35,7 @@ class ArrayBackend(Protocol):
         ...
 
     @property
-    def copy_unless_traced(self) -> Callable[[Any], Any] | None:
+    def copy_or_raise(self) -> Callable[[Any], Any] | None:
         """The function that copies an array, or raises if its gradient would be lost; or None."""
         ...
 
@@ -50,7 +50,7 @@ class ArrayBackend(Protocol):
         """Make an array of what `export` returned; `copy` as in the array API standard."""
         ...
 
-    def node_functions(self, x: Any) -> NodeFunctions | None:
+    def pytree_node_functions(self, x: Any) -> PytreeNodeFunctions | None:
         """Return how to flatten and rebuild `x`, if it is a node of this framework's pytrees."""
         ...
 

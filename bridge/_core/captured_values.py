@@ -116,7 +116,7 @@ def _parts_of_function(fn: types.FunctionType) -> list[Any]:
     named = [fn.__globals__[name] for name in looked_up if name in fn.__globals__]
     modules = [y for y in named if _is_users_module(y)]
     named += [vars(y)[name] for y in modules for name in looked_up if name in vars(y)]
-    here = [y for y in named if not _is_installed_elsewhere(y, fn)]
+    here = [y for y in named if not _is_function_installed_elsewhere(y, fn)]
     defaults = [*(fn.__defaults__ or ()), *(fn.__kwdefaults__ or {}).values()]
     return [*cells, *here, *defaults, *vars(fn).values()]
 
@@ -142,7 +142,7 @@ def _slots(cls: type) -> tuple[str, ...]:
     return tuple(name for c in written for name in own_slot_names(c))
 
 
-def _is_installed_elsewhere(x: Any, fn: types.FunctionType) -> bool:
+def _is_function_installed_elsewhere(x: Any, fn: types.FunctionType) -> bool:
     if not isinstance(x, types.FunctionType) or x.__globals__ is fn.__globals__:
         return False
     return _is_installed(x.__globals__.get("__name__", ""))

@@ -14,7 +14,7 @@ ExecuteInto = Callable[[Op, Sequence[Any], Sequence[Any], DeviceStream | None], 
 Execute = Callable[[Op, Sequence[Any]], Arrays]
 # Executes an Op; returns its first `count` outputs as target arrays, and all of them as source
 # arrays.
-ExecuteAndSave = Callable[[Op, Sequence[Any], int], tuple[Arrays, Sequence[Any]]]
+ExecuteForSaving = Callable[[Op, Sequence[Any], int], tuple[Arrays, Sequence[Any]]]
 
 
 SEED = "rng"  # the argument that is a key, from which random numbers follow
@@ -39,8 +39,8 @@ class Executor(Protocol):
         ...
 
     @property
-    def execute_and_save(self) -> ExecuteAndSave:
-        """The function that executes an Op, and returns its outputs as source arrays too."""
+    def execute_for_saving(self) -> ExecuteForSaving:
+        """The function that executes an Op; it also returns source arrays, to save some of them."""
         ...
 
 
@@ -55,7 +55,7 @@ class Source(Protocol):
         """Raise if an option of a wrapper has an unknown value."""
         ...
 
-    def check_device(self, device: str) -> None:
+    def check_device_name(self, device: str) -> None:
         """Raise if functions cannot compute on a device of this name."""
         ...
 

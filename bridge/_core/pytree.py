@@ -27,20 +27,25 @@ _settings.enter_context(optree.dict_insertion_ordered(True, namespace=NAMESPACE)
 # once. If it is a dataclass, or a node to a framework that is loaded, it is registered and the tree
 # is flattened again. Otherwise it is remembered as the class of a leaf.
 # The function that flattens an instance of a class, and the one that rebuilds it.
-NodeFunctions = tuple[Callable[[Any], Any], Callable[[Any, Iterable[Any]], Any]]
+PytreeNodeFunctions = tuple[Callable[[Any], Any], Callable[[Any, Iterable[Any]], Any]]
 
 # Weak, so that a class made in a function goes with it.
 _leaves: weakref.WeakSet[type] = weakref.WeakSet()
 
 
 def flatten(
-    tree: Any, node_functions: Callable[[Any], NodeFunctions | None]
+    tree: Any, pytree_node_functions: Callable[[Any], PytreeNodeFunctions | None]
 ) -> tuple[list[Any], Any]:
-    """Return the leaves of `tree` and its structure; `node_functions` tells further nodes."""
+    """Return the leaves of `tree` and its structure.
+
+    `pytree_node_functions` tells further nodes.
+    """
     while True:
         leaves, structure = flatten_known(tree)
         unknown = {leaf.__class__: leaf for leaf in leaves if leaf.__class__ not in _leaves}
-        registered = [_register(kind, leaf, node_functions) for kind, leaf in unknown.items()]
+        registered = [
+            _register(kind, leaf, pytree_node_functions) for kind, leaf in unknown.items()
+        ]
         if not any(registered):
             return leaves, structure
 
@@ -70,8 +75,10 @@ def args_structure(count: int) -> Any:
     return flatten_known((tuple(range(count)), {}))[1]
 
 
-def _register(kind: type, leaf: Any, node_functions: Callable[[Any], NodeFunctions | None]) -> bool:
-    functions = node_functions(leaf) or (
+def _register(
+    kind: type, leaf: Any, pytree_node_functions: Callable[[Any], PytreeNodeFunctions | None]
+) -> bool:
+    functions = pytree_node_functions(leaf) or (
         _dataclass(kind) if dataclasses.is_dataclass(kind) else None
     )
     if functions is None:
@@ -82,7 +89,7 @@ def _register(kind: type, leaf: Any, node_functions: Callable[[Any], NodeFunctio
     return True
 
 
-def _dataclass(kind: type) -> NodeFunctions:
+def _dataclass(kind: type) -> PytreeNodeFunctions:
     """Return how to flatten a dataclass, and how to rebuild it without its constructor.
 
     `__init__` and `__post_init__` may check or convert values, which tracers do not survive.

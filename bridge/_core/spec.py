@@ -77,7 +77,7 @@ def batch_size(arrays: Iterable[Any], axes: Iterable[int | None]) -> Any:
     return next(x.shape[axis] for x, axis in zip(arrays, axes, strict=True) if axis is not None)
 
 
-def is_device(name: object) -> bool:
+def is_device_name(name: object) -> bool:
     """Return True if `name` is that of the host or of a CUDA device."""
     return isinstance(name, str) and re.fullmatch(r"cpu|cuda(:\d+)?", name) is not None
 

@@ -111,7 +111,7 @@ def copy_iterator(x: Any) -> Any:
     return copy.copy(x)
 
 
-def _iterator_types() -> tuple[type, ...]:
+def _container_iterator_types() -> tuple[type, ...]:
     """Return the types of iterators over built-in containers, which can be copied."""
     containers: list[Any] = [[], (), "", "é", b"", bytearray(), {}, set(), range(0), range(2**70)]
     several = [{}.keys(), {}.values(), {}.items()]
@@ -119,7 +119,7 @@ def _iterator_types() -> tuple[type, ...]:
     return tuple({type(iter(x)) for x in [*containers, *several, *backwards]})
 
 
-_COPIED: tuple[type, ...] = (itertools.count, *_iterator_types())
+_COPIED: tuple[type, ...] = (itertools.count, *_container_iterator_types())
 _REFUSED: tuple[type, ...] = (
     *(types.GeneratorType, enumerate, zip, map, filter),
     *(x for x in vars(itertools).values() if isinstance(x, type) and x is not itertools.count),

@@ -135,7 +135,7 @@ class FunctionLayer(torch.nn.Module):
 def _map_tensors(fn: Callable[[torch.Tensor], Any], tree: Any) -> Any:
     if isinstance(tree, torch.Tensor):
         return fn(tree)
-    leaves, structure = pytree.flatten(tree, _registry.node_functions)
+    leaves, structure = pytree.flatten(tree, _registry.pytree_node_functions)
     return pytree.unflatten(structure, [fn(y) if torch.is_tensor(y) else y for y in leaves])
 
 

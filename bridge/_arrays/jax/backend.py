@@ -17,7 +17,7 @@ from bridge._arrays.jax.upstream.modes import CONFIG, allow_transfers, check_not
 from bridge._arrays.numpy import HostCapsule, as_dlpack_dtype
 from bridge._core.errors import ArgumentError, CopyError, NoValuesError
 from bridge._core.op import Arrays, Specs
-from bridge._core.pytree import NodeFunctions
+from bridge._core.pytree import PytreeNodeFunctions
 from bridge._core.spec import NARROW_INTEGERS, ArraySpec
 
 _DTYPES = {
@@ -36,7 +36,7 @@ class JaxArrays:
     rounding_advice = ""
     imports_only_contiguous = True
     compute_context = None
-    copy_unless_traced = None
+    copy_or_raise = None
 
     def is_array(self, x: Any) -> bool:
         """Return True if `x` is an array or a tracer of JAX."""
@@ -187,7 +187,7 @@ class JaxArrays:
         y = y.view(low) if low else y
         return jax.block_until_ready(jnp.array(y) if copy else y)
 
-    def node_functions(self, x: Any) -> NodeFunctions | None:
+    def pytree_node_functions(self, x: Any) -> PytreeNodeFunctions | None:
         """Return how to flatten a class registered with `jax.tree_util`, such as Flax structs."""
         if jax.tree_util.all_leaves([x]):  # unlike flattening, it does not warn of generators
             return None

@@ -32,7 +32,7 @@ from bridge._arrays.numpy import narrow_checked
 from bridge._core.array_protocols import DeviceStream
 from bridge._core.errors import ArgumentError, CopyError, DeviceError, NoValuesError
 from bridge._core.op import Arrays, Op, Specs
-from bridge._core.pytree import NodeFunctions
+from bridge._core.pytree import PytreeNodeFunctions
 from bridge._core.spec import ArraySpec, check_output_count
 
 
@@ -139,7 +139,7 @@ class MlxArrays:
     ) -> np.ndarray:
         """Return a NumPy view of `x`, or a copy if others do not support its strides."""
         evaluate([x])
-        self.copy_unless_traced(x)
+        self.copy_or_raise(x)
         view = host_view(x)
         if has_shareable_strides(view) and (view.flags.forc or not dense):
             return view
@@ -147,7 +147,7 @@ class MlxArrays:
             raise CopyError("copy=False, but it has strides that cannot be shared.")
         return contiguous_copy(view)
 
-    def copy_unless_traced(self, x: mx.array) -> mx.array:
+    def copy_or_raise(self, x: mx.array) -> mx.array:
         """Return a copy of `x`, or raise if its gradient would be lost."""
         if is_traced(x):
             raise ArgumentError(
@@ -169,7 +169,7 @@ class MlxArrays:
         """Make an array of a Python number or of an array of NumPy."""
         return copy_from(x) if isinstance(x, np.ndarray) else mx.array(x)
 
-    def node_functions(self, x: Any) -> NodeFunctions | None:
+    def pytree_node_functions(self, x: Any) -> PytreeNodeFunctions | None:
         """Return how to flatten an `mlx.nn.Module`, a dictionary of its parameters."""
         return (_flatten_module, _unflatten_module) if is_module(x) else None
 

@@ -18,7 +18,7 @@ from bridge._arrays.torch.upstream.pytrees import pytree
 from bridge._core.array_protocols import DeviceStream
 from bridge._core.errors import ArgumentError, CopyError, NoValuesError
 from bridge._core.op import Arrays, Op, Specs
-from bridge._core.pytree import NodeFunctions
+from bridge._core.pytree import PytreeNodeFunctions
 from bridge._core.spec import ArraySpec, dtype_advice
 
 
@@ -147,7 +147,7 @@ class TorchArrays:
             )
         return y
 
-    def copy_unless_traced(self, x: torch.Tensor) -> torch.Tensor:
+    def copy_or_raise(self, x: torch.Tensor) -> torch.Tensor:
         """Return a copy of `x`, which may change before a derivative; raise as `export` does."""
         return self.export(x, dense=True, copy=None).clone(memory_format=torch.contiguous_format)
 
@@ -162,7 +162,7 @@ class TorchArrays:
             return y.view(getattr(torch, low)) if low else y
         return torch.from_dlpack(x, copy=copy)
 
-    def node_functions(self, x: Any) -> NodeFunctions | None:
+    def pytree_node_functions(self, x: Any) -> PytreeNodeFunctions | None:
         """Return how to flatten a class registered with `torch.utils._pytree`, if it is one."""
         if pytree.tree_structure(x, is_leaf=lambda child: child is not x).is_leaf():
             return None

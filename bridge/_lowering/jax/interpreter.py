@@ -75,12 +75,12 @@ class _Caller:
     """What a graph is executed for.
 
     Attributes:
-        name: The name of the function.
+        function_name: The name of the function.
         rng_key: The key that random numbers follow from, if there is one.
         within: The operators that are being decomposed, from the outside in.
     """
 
-    name: str
+    function_name: str
     rng_key: Any = None
     within: tuple[str, ...] = ()
 
@@ -151,9 +151,10 @@ def _execute_decomposed(
         outermost = (*caller.within, name)[0]
         because = f" for want of {name}, which torch makes it of" if caller.within else ""
         raise NoRuleError(
-            f"the operator {outermost} of {caller.name} cannot be compiled{because}. Say how it is "
-            f'computed, with @bridge.register_lowering("{outermost}") above a function of JAX '
-            'arrays that takes what the operator takes, or let torch compute with lower="ffi".'
+            f"the operator {outermost} of {caller.function_name} cannot be compiled{because}. "
+            f'Say how it is computed, with @bridge.register_lowering("{outermost}") above a '
+            "function of JAX arrays that takes what the operator takes, or let torch compute with "
+            'lower="ffi".'
         )
     xs = [_resolve(ref, values) for ref in operation.operands]
     return _execute_graph(graph, xs, dataclasses.replace(caller, within=(*caller.within, name)))
@@ -161,7 +162,7 @@ def _execute_decomposed(
 
 def _title(operator: str, caller: _Caller) -> str:
     within = f", in {caller.within[0]}" if caller.within else ""
-    return f"the operator {operator} of {caller.name}{within}"
+    return f"the operator {operator} of {caller.function_name}{within}"
 
 
 def _match_spec(x: Any, spec: ArraySpec | None, title: str) -> Any:

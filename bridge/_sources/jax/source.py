@@ -10,7 +10,7 @@ from bridge._arrays.numpy_copies import NumpySnapshots
 from bridge._core.captured_state import StateReader, find_places
 from bridge._core.errors import ArgumentError, OptionError
 from bridge._core.op import Op, Specs
-from bridge._core.spec import is_device
+from bridge._core.spec import is_device_name
 from bridge._sources.jax.environment import current_environment, number_of_settings
 from bridge._sources.jax.modules import holds_parameters
 from bridge._sources.jax.rules import Settings, make_function
@@ -29,9 +29,9 @@ class JaxSource:
         if residuals not in ("auto", "save", "recompute"):
             raise OptionError(f'residuals={residuals!r} is neither "auto", "save" nor "recompute".')
 
-    def check_device(self, device: str) -> None:
+    def check_device_name(self, device: str) -> None:
         """Raise unless `device` is the host or a CUDA device."""
-        if not is_device(device):
+        if not is_device_name(device):
             raise OptionError(
                 f'device={device!r} is no device that JAX computes on here. Pass "cpu", "cuda" or '
                 'one of several, "cuda:1", or leave it out to compute where the arguments are.'

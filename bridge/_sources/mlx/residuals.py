@@ -61,7 +61,7 @@ class DeferredGradients:
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class SavedGraph:
+class GraphSavingDerivative:
     """A first derivative in two halves.
 
     Attributes:

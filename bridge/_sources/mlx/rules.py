@@ -25,7 +25,7 @@ from bridge._sources.mlx.forward_mode import (
 from bridge._sources.mlx.function import PureFunction
 from bridge._sources.mlx.nodes import separate_nodes
 from bridge._sources.mlx.random import Fun, with_salted_seed
-from bridge._sources.mlx.residuals import SavedGraph, saves_graph
+from bridge._sources.mlx.residuals import GraphSavingDerivative, saves_graph
 from bridge._sources.mlx.upstream_bugs import summarize_checked
 
 
@@ -181,7 +181,7 @@ class Function(PureFunction):
             return None  # rules of the user would look at cotangents that are not known yet
         if self._may_have_rules() and self.settings.seed_argnum is not None:
             return None  # they may draw, which they do where a gradient is recomputed
-        saved_graph = SavedGraph(
+        derivative = GraphSavingDerivative(
             fun=self._with_separate_nodes(self.fun),
             call_checker=self._call_checker,
             primals=self.primals,
@@ -189,7 +189,7 @@ class Function(PureFunction):
             outnums=outnums,
             recompute_vjp=lambda argnums, outnums: self.vjp(argnums, outnums).make_op(),
         )
-        return saved_graph.forward_backward()
+        return derivative.forward_backward()
 
     def _derive(
         self, rule: str, fun: Fun, primals: Specs, outputs: Specs, called_fun: Fun | None = None

@@ -38,7 +38,7 @@ class MlxSource:
                 "with that of the forward pass. Leave out one of them."
             )
 
-    def check_device(self, device: str) -> None:
+    def check_device_name(self, device: str) -> None:
         """Raise unless `device` is the host."""
         if device != "cpu":
             raise OptionError(

@@ -27,7 +27,7 @@ class NumpySource:
         """Raise for options that cannot be."""
         Settings(**options).check()
 
-    def check_device(self, device: str) -> None:
+    def check_device_name(self, device: str) -> None:
         """Raise unless `device` is the host."""
         if device != "cpu":
             raise OptionError(

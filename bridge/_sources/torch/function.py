@@ -29,7 +29,7 @@ class FunctionInfo:
         strategy: If it is a derivative, the strategy by which it was taken.
         transformed_fun: The same function derived by torch.func only, if it was not:
             NOTE [two ways].
-        check: Raises if the results of a rerun are wrong; takes the arguments and the results.
+        check_rerun: Raises if the results of a rerun are wrong; takes arguments and results.
         differentiable_fun: The same function with differentiable gradients, if it calls an
             `autograd.Function`: NOTE [gradients of gradients].
         make_by_example: If it is a derivative of a batched form, makes its `by_example`.
@@ -48,7 +48,7 @@ class FunctionInfo:
     by_example: Batched | None = None
     strategy: Callable[..., Fun] | None = None
     transformed_fun: Fun | None = None
-    check: Callable[[Any, Any], None] | None = None
+    check_rerun: Callable[[Any, Any], None] | None = None
     differentiable_fun: Fun | None = None
     make_by_example: Callable[[], Batched] | None = None
     unrecorded: frozenset[int] = frozenset()

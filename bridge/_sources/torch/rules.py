@@ -20,7 +20,7 @@ from bridge._sources.torch.autodiff.consistency import (
 from bridge._sources.torch.autodiff.differentiable_functions import with_differentiable_functions
 from bridge._sources.torch.autodiff.eager import observe_outputs, run_eagerly
 from bridge._sources.torch.autodiff.forward_backward import make_forward_backward
-from bridge._sources.torch.autodiff.saved_graphs import can_save_graph, save_graph
+from bridge._sources.torch.autodiff.saved_graphs import can_save_graph, make_graph_saving_derivative
 from bridge._sources.torch.autodiff.strategies import (
     RECORDED,
     gradient_strategies,
@@ -57,7 +57,7 @@ class Function(FunctionInfo):
         else:
             call_into = None
             call = run_eagerly(
-                self.fun, self.outputs, self.check, name=self.name, settings=self.settings
+                self.fun, self.outputs, self.check_rerun, name=self.name, settings=self.settings
             )
         return Op(
             name=self.name,
@@ -130,7 +130,7 @@ class Function(FunctionInfo):
         outputs = tuple(self.outputs[i] for i in outnums)
         maps = tangents.make_op().call, self.vjp(argnums, outnums).make_op().call
         check = tangent_check(*maps, outputs, primal_count=len(self.primals), name=self.name)
-        return dataclasses.replace(tangents, check=check)
+        return dataclasses.replace(tangents, check_rerun=check)
 
     def vmap(self, axes: Axes, size: int) -> "Function | Batched":
         """Return the function mapped over `axes` of its arguments."""
@@ -154,7 +154,7 @@ class Function(FunctionInfo):
             batch = make_function(fun, f"{self.name}.vmap", primals, self.batch_settings)
         except (RuntimeError, NoValuesError):
             return from_graph.check_rng() if self.program else loop
-        if self.has_seeded_program and not from_graph.same_draws(batch.make_op()):
+        if self.has_seeded_program and not from_graph.draws_as_unbatched(batch.make_op()):
             return from_graph.check_rng()
         by_example = from_graph if self.program else loop
         batch = dataclasses.replace(
@@ -178,7 +178,7 @@ class Function(FunctionInfo):
         if not self.program:
             if self.by_example and not isinstance(self.vjp(argnums, outnums), Function):
                 return None  # torch differentiates the examples, not the batch
-            return save_graph(self, argnums).forward_backward(outnums)
+            return make_graph_saving_derivative(self, argnums).forward_backward(outnums)
         try:
             pair = make_forward_backward(
                 self.fun_to_differentiate,

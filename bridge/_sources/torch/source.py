@@ -8,7 +8,7 @@ import torch
 
 from bridge._core.errors import DeviceError, OptionError
 from bridge._core.op import Op, Specs
-from bridge._core.spec import is_device
+from bridge._core.spec import is_device_name
 from bridge._sources.torch.capture.trace import on_copies
 from bridge._sources.torch.program import Settings
 from bridge._sources.torch.rules import make_user_function
@@ -34,9 +34,9 @@ class TorchSource:
                 "Leave one of them out."
             )
 
-    def check_device(self, device: str) -> None:
+    def check_device_name(self, device: str) -> None:
         """Raise unless `device` is the host or a CUDA device."""
-        if not is_device(device):
+        if not is_device_name(device):
             raise OptionError(
                 f'device={device!r} is no device that torch computes on here. Pass "cpu", "cuda" '
                 'or one of several, "cuda:1", or leave it out to compute where the arguments are.'

@@ -47,7 +47,7 @@ class Call:
         arity: How many operands `op` takes.
         implementation: The Op that is executed instead of `op`. It returns the outputs of `op`,
             then residuals. It may take operands after those of `op`, residuals of an earlier call.
-        operand_positions: Positions of the operands that `implementation` takes.
+        implementation_operands: Positions of the operands that `implementation` takes.
         saving_forward: The pair that the residuals belong to, if there are any.
         as_gradient: The gradient that this call computes, if it is one.
     """
@@ -56,7 +56,7 @@ class Call:
     callee: Callee
     arity: int
     implementation: Op | None = None
-    operand_positions: Positions = ()
+    implementation_operands: Positions = ()
     saving_forward: SavingForward | None = None
     as_gradient: "Gradient | None" = None
 
@@ -73,14 +73,14 @@ class Call:
         return self.executed_op.output_specs()
 
     @property
-    def executed_positions(self) -> Positions:
+    def executed_operands(self) -> Positions:
         """Positions of the operands that `executed_op` takes."""
-        return self.operand_positions if self.implementation else tuple(range(self.arity))
+        return self.implementation_operands if self.implementation else tuple(range(self.arity))
 
     @property
     def operand_count(self) -> int:
         """The number of operands, including those that only derivatives take."""
-        return max((self.arity, *(i + 1 for i in self.operand_positions)))
+        return max((self.arity, *(i + 1 for i in self.implementation_operands)))
 
     @property
     def residual_count(self) -> int:
@@ -113,10 +113,12 @@ class Call:
             )
         if self.implementation is None:
             return call
-        operand_axes = tuple(axes[i] for i in self.operand_positions)
+        operand_axes = tuple(axes[i] for i in self.implementation_operands)
         implementation = self.implementation.derive("vmap", operand_axes, size)
         return dataclasses.replace(
-            call, implementation=implementation, operand_positions=self.operand_positions
+            call,
+            implementation=implementation,
+            implementation_operands=self.implementation_operands,
         )
 
 
@@ -178,7 +180,7 @@ class Jvp:
         return op
 
     @property
-    def executed_positions(self) -> Positions:
+    def executed_operands(self) -> Positions:
         """Positions of the operands that `executed_op` takes."""
         first = self.first_tangent
         saved = first if self.saved and self.saved.pair.tangents else self.arity
@@ -217,7 +219,9 @@ class Jvp:
             residuals = range(call.arity, call.arity + saved.saved_count)
             cotangents = range(self.arity, call.arity)
             positions = (*saved.pair.saved_primals, *residuals, *cotangents)
-            call = dataclasses.replace(call, implementation=backward, operand_positions=positions)
+            call = dataclasses.replace(
+                call, implementation=backward, implementation_operands=positions
+            )
         for axes, size in self.levels:
             residual_axes = axes[self.arity : self.first_tangent]
             call = call.vmap((*axes[: self.arity], *(0 for _ in outnums), *residual_axes), size)

@@ -138,7 +138,7 @@ def _checks_sizes(function: Call) -> bool:
 
 def _lower(ctx: Any, *operands: Any, function: Call | Jvp) -> Any:
     """Emit the operations of a graph, or else a call, which take some of the operands."""
-    op, positions = function.executed_op, function.executed_positions
+    op, positions = function.executed_op, function.executed_operands
     xs = [operands[i] for i in positions]
     for actual, expected in zip(op.output_specs(), function.output_specs(), strict=True):
         if (actual.shape, actual.dtype) != (expected.shape, expected.dtype):

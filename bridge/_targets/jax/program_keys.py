@@ -43,8 +43,8 @@ def key_for(op: Op, callee: Callee, operands: Specs) -> str:
     parts = [
         *export_key,
         op.derivation,
-        _spec_texts(operands),
-        _spec_texts(op.output_specs()),
+        _specs_as_lists(operands),
+        _specs_as_lists(op.output_specs()),
         _digest(ops),
     ]
     return json.dumps([op.name, *parts], separators=(",", ":"))
@@ -68,7 +68,7 @@ def op_for(name: str) -> tuple[Op, ExecuteInto, Specs]:
     with jax.enable_x64(True):  # noqa: FBT003 - else results of 64 bits would be refused
         root, execute_into = rebuild(trace_context, arguments)
         ops = root.derive_chain(_as_tuples(derivation))
-    if _spec_texts(ops[-1].output_specs()) != results or _digest(ops) != digest:
+    if _specs_as_lists(ops[-1].output_specs()) != results or _digest(ops) != digest:
         raise ArgumentError(
             f"{path} is not what it was when the program that calls it was made: it, or torch, "
             "has changed. Export or compile it again."
@@ -77,7 +77,7 @@ def op_for(name: str) -> tuple[Op, ExecuteInto, Specs]:
     return ops[-1], execute_into, specs
 
 
-def _spec_texts(specs: Sequence[ArraySpec]) -> list[Any]:
+def _specs_as_lists(specs: Sequence[ArraySpec]) -> list[Any]:
     return [[spec.dtype, list(spec.shape)] for spec in specs]
 
 

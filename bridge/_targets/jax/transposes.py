@@ -21,7 +21,7 @@ from jax.core import Tracer
 from jax.interpreters import ad
 
 from bridge._arrays.jax import conjugate_all
-from bridge._arrays.jax.upstream.tracing import match_sharding
+from bridge._arrays.jax.upstream.tracing import match_explicit_sharding
 from bridge._core.errors import NoRuleError
 from bridge._core.op import Op, OpCache, Positions
 from bridge._targets.jax.binding import bind_call, bind_derivative
@@ -34,14 +34,15 @@ def transpose_derivative(cotangents: Sequence[Any], *operands: Any, function: Jv
     """Return cotangents of the tangents of primals, given those of the tangents of outputs."""
     arity, first = function.arity, function.first_tangent
     undefined = _undefined_operands(operands)
-    outnums = _select_nonzero(function.differentiable_outputs, cotangents)
+    outnums = _nonzero_outnums(function.differentiable_outputs, cotangents)
     if any(i < first for i in undefined):
         raise _not_linear_error(function)
     primals = [function.argnums[i - first] for i in undefined]
     argnums = tuple(i for i in primals if function.op.dependent_outputs(outnums, (i,)))
     if not argnums:
         return _operand_cotangents(operands, (), ())
-    call, known = function.transpose(argnums, outnums), conjugate_all(_nonzero(cotangents))
+    call = function.transpose(argnums, outnums)
+    known = conjugate_all(_drop_symbolic_zeros(cotangents))
     xs = [*operands[:arity], *known, *operands[arity:first]]
     positions = [first + function.argnums.index(i) for i in argnums]
     return _operand_cotangents(operands, positions, bind_call(call, xs[: call.operand_count]))
@@ -52,7 +53,7 @@ def transpose_call(cotangents: Sequence[Any], *operands: Any, function: Call) ->
     op, arity = function.op, function.arity
     # Residuals have no cotangents: only derivatives read them.
     outputs = cotangents[: len(op.output_specs())]
-    outnums = _select_nonzero(range(len(outputs)), outputs)
+    outnums = _nonzero_outnums(range(len(outputs)), outputs)
     undefined = tuple(i for i in _undefined_operands(operands) if i < arity)
     argnums = op.dependent_primals(outnums, undefined)
     if not argnums:
@@ -60,7 +61,7 @@ def transpose_call(cotangents: Sequence[Any], *operands: Any, function: Call) ->
         if undefined and outnums and not _agrees(function, None, operands, undefined, (), outnums):
             raise _not_linear_error(function)
         return _operand_cotangents(operands, (), ())
-    known = conjugate_all(_nonzero(outputs))
+    known = conjugate_all(_drop_symbolic_zeros(outputs))
     transpose = _find_transpose(function, operands, undefined, argnums, outnums)
     if transpose:
         xs = [_zeros(x) if ad.is_undefined_primal(x) else x for x in operands[:arity]]
@@ -98,11 +99,11 @@ def _agrees(function: Call, transpose: Call | None, operands: Sequence[Any], *ke
     """Return whether a function and its presumed transpose agree, from a cache."""
     cache = _CACHE.of(function.op)
     if key not in cache:
-        cache[key] = _compare(function, transpose, operands, *key)
+        cache[key] = _agree_on_examples(function, transpose, operands, *key)
     return cache[key]
 
 
-def _compare(
+def _agree_on_examples(
     function: Call,
     transpose: Call | None,
     operands: Sequence[Any],
@@ -165,13 +166,13 @@ def _undefined_operands(operands: Sequence[Any]) -> Positions:
     return tuple(i for i, x in enumerate(operands) if ad.is_undefined_primal(x))
 
 
-def _select_nonzero(outnums: Iterable[int], cotangents: Sequence[Any]) -> Positions:
+def _nonzero_outnums(outnums: Iterable[int], cotangents: Sequence[Any]) -> Positions:
     """Return those of `outnums` whose cotangent is not known to be zero."""
     pairs = zip(outnums, cotangents, strict=True)
     return tuple(i for i, cotangent in pairs if type(cotangent) is not ad.Zero)
 
 
-def _nonzero(cotangents: Sequence[Any]) -> list[Any]:
+def _drop_symbolic_zeros(cotangents: Sequence[Any]) -> list[Any]:
     return [c for c in cotangents if type(c) is not ad.Zero]
 
 
@@ -184,7 +185,7 @@ def _operand_cotangents(
     """
     cotangents = [ad.Zero(x.aval) if ad.is_undefined_primal(x) else None for x in operands]
     for i, gradient in zip(positions, conjugate_all(gradients), strict=True):
-        cotangents[i] = match_sharding(gradient, operands[i].aval)
+        cotangents[i] = match_explicit_sharding(gradient, operands[i].aval)
     return cotangents
 
 

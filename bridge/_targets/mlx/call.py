@@ -35,7 +35,7 @@ from bridge._core.pytree import scatter
 from bridge._core.spec import batch_size, check_specs_unchanged
 from bridge._core.tracebacks import shortens_tracebacks
 from bridge._targets.mlx.compile_detection import is_compiling
-from bridge._targets.mlx.gradient_plan import CallPlan, call_plan
+from bridge._targets.mlx.gradient_plan import CallPlan, get_call_plan
 from bridge._targets.mlx.residuals import BackwardCall, SavedForBackward
 from bridge._targets.mlx.usage import UsageTracker, as_tuple, custom_function, stop_gradients
 
@@ -44,7 +44,7 @@ def call(
     op: Op,
     executor: Executor,
     *xs: Any,
-    last_linear_count: int = 0,
+    trailing_linear_count: int = 0,
     backward: BackwardCall | None = None,
 ) -> Arrays:
     """Call `op` as a custom function of MLX; return its outputs, arrays in MLX's graph.
@@ -53,19 +53,19 @@ def call(
         op: The Op whose rules are those of the custom function.
         executor: What executes it.
         *xs: Its arguments: arrays of MLX, and constants.
-        last_linear_count: How many of the last arguments it is linear in, if it is a derivative.
-            Such a call saves no residuals.
+        trailing_linear_count: How many of the last arguments it is linear in, if it is a
+            derivative. Such a call saves no residuals.
         backward: What is executed instead of `op`, if its forward has saved residuals.
     """
-    array_argnums = tuple([i for i, x in enumerate(xs) if isinstance(x, mx.array)])
-    plan = call_plan(op, xs, array_argnums, last_linear_count)
+    array_positions = tuple([i for i, x in enumerate(xs) if isinstance(x, mx.array)])
+    plan = get_call_plan(op, xs, array_positions, trailing_linear_count)
     args_without_arrays = [None if isinstance(x, mx.array) else x for x in xs]
-    arrays = [xs[i] for i in array_argnums]
+    arrays = [xs[i] for i in array_positions]
     transformed = transforming()
     usage = UsageTracker(plan) if transformed and plan.tracks_usage else None
     one = Call(plan, executor, args_without_arrays, backward, transformed, usage)
     if (
-        not array_argnums or not plan.output_specs
+        not array_positions or not plan.output_specs
     ):  # MLX aborts over a custom function without outputs
         return one.outputs(*arrays)
     outputs = custom_function(one.outputs, one.vjp, one.jvp, one.vmap)(*arrays)
@@ -112,7 +112,9 @@ class Call:
         if saving is None:
             return self._check_outputs(self.executor.execute(op, buffers))
         pair = saving.pair
-        outputs, results = self.executor.execute_and_save(pair.forward, buffers, pair.output_count)
+        outputs, results = self.executor.execute_for_saving(
+            pair.forward, buffers, pair.output_count
+        )
         self.saved = SavedForBackward(saving, saving.read_saved(results))
         return self._check_outputs(outputs)
 
@@ -141,16 +143,18 @@ class Call:
         if op is None:
             return [mx.zeros_like(x) for x in xs]
         backward = self.saved.backward(argnums, outnums, plan.arity) if self.saved else None
-        if backward is None and not plan.last_linear_count:
+        if backward is None and not plan.trailing_linear_count:
             plan.remember(gradient_plan)
         args = [*plan.arguments(xs, self.args_without_arrays), *self._cast(cotangents, outnums)]
         count = len(outnums)
         with restored(self.state):
-            gradients = call(op, self.executor, *args, last_linear_count=count, backward=backward)
+            gradients = call(
+                op, self.executor, *args, trailing_linear_count=count, backward=backward
+            )
         if len(gradients) == len(xs):
             return gradients
         by_argnum = dict(zip(argnums, gradients, strict=True))
-        arrays = zip(plan.array_argnums, xs, strict=True)
+        arrays = zip(plan.array_positions, xs, strict=True)
         return [by_argnum[i] if i in by_argnum else mx.zeros_like(x) for i, x in arrays]
 
     @shortens_tracebacks
@@ -158,7 +162,7 @@ class Call:
     def jvp(self, primals: Any, tangents: Any) -> list[mx.array]:
         """Return the tangents of the outputs, zeros where they have none."""
         plan, xs = self.plan, as_tuple(primals)
-        by_argnum = dict(zip(plan.array_argnums, as_tuple(tangents), strict=True))
+        by_argnum = dict(zip(plan.array_positions, as_tuple(tangents), strict=True))
         argnums = tuple([i for i in plan.argnums if by_argnum[i] is not None])
         zeros = [mx.zeros(shape, dtype) for shape, dtype in plan.output_shapes_and_dtypes]
         if not argnums:
@@ -167,7 +171,7 @@ class Call:
         cast = [by_argnum[i].astype(args[i].dtype) for i in argnums]
         op = plan.op.derive("jvp", argnums)
         with restored(self.state):
-            outputs = call(op, self.executor, *args, *cast, last_linear_count=len(argnums))
+            outputs = call(op, self.executor, *args, *cast, trailing_linear_count=len(argnums))
         for i, y in zip(plan.outnums, outputs, strict=True):
             if (y.shape, y.dtype) != plan.output_shapes_and_dtypes[i]:
                 raise ArgumentError(
@@ -180,10 +184,10 @@ class Call:
     def vmap(self, arrays: Any, axes: Any) -> tuple[list[mx.array], list[int]]:
         """Return the outputs of the call mapped over `axes` of its arrays, and their axes."""
         plan, xs, array_axes = self.plan, as_tuple(arrays), as_tuple(axes)
-        all_axes = scatter(array_axes, plan.array_argnums, [None] * plan.arity)
+        all_axes = scatter(array_axes, plan.array_positions, [None] * plan.arity)
         op = plan.op.derive("vmap", tuple(all_axes), batch_size(xs, array_axes))
         args = plan.arguments(xs, self.args_without_arrays)
-        outputs = call(op, self.executor, *args, last_linear_count=plan.last_linear_count)
+        outputs = call(op, self.executor, *args, trailing_linear_count=plan.trailing_linear_count)
         return list(outputs), [0] * len(outputs)
 
     def _cast(self, cotangents: Sequence[mx.array], outnums: Positions) -> list[mx.array]:

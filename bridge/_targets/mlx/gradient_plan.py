@@ -36,9 +36,9 @@ class CallPlan:
 
     Attributes:
         op: The Op that is called.
-        array_argnums: Positions of the arrays among its arguments.
+        array_positions: Positions of the arrays among its arguments.
         arity: The number of arguments, constants included.
-        last_linear_count: How many of the last arguments it is linear in: the cotangents or
+        trailing_linear_count: How many of the last arguments it is linear in: the cotangents or
             tangents if it is a derivative, else none.
         argnums: Positions of the arrays that can have gradients.
         tracked_argnums: Positions of those whose gradients are computed only if they are used.
@@ -52,9 +52,9 @@ class CallPlan:
     """
 
     op: Op
-    array_argnums: Positions
+    array_positions: Positions
     arity: int
-    last_linear_count: int
+    trailing_linear_count: int
     argnums: Positions
     tracked_argnums: Positions
     output_specs: Specs
@@ -76,9 +76,9 @@ class CallPlan:
 
     def arguments(self, arrays: Sequence[Any], args_without_arrays: Sequence[Any]) -> Sequence[Any]:
         """Return all arguments; `args_without_arrays` has `None` at the positions of arrays."""
-        if len(self.array_argnums) == self.arity:
+        if len(self.array_positions) == self.arity:
             return arrays
-        return scatter(arrays, self.array_argnums, args_without_arrays)
+        return scatter(arrays, self.array_positions, args_without_arrays)
 
     def gradient_plan(self, argnums: Positions, outnums: Positions) -> GradientPlan:
         """Return the plan of these gradients for cotangents of these outputs, from a cache."""
@@ -97,7 +97,7 @@ class CallPlan:
         """Return the forward for the gradients that calls have needed; at first, for all."""
         key = self.requested or (self.argnums, self.outnums)
         if key not in self.forwards:
-            has_gradients = all(key) and not self.last_linear_count
+            has_gradients = all(key) and not self.trailing_linear_count
             pair = self.op.try_forward_backward(*key) if has_gradients else None
             self.forwards[key] = SavingForward(pair, *key) if pair else None
         return self.forwards[key]
@@ -108,27 +108,27 @@ class CallPlan:
         self.requested = tuple(sorted({*before, *plan.argnums})), plan.outnums
 
 
-def call_plan(
-    op: Op, xs: Sequence[Any], array_argnums: Positions, last_linear_count: int
+def get_call_plan(
+    op: Op, xs: Sequence[Any], array_positions: Positions, trailing_linear_count: int
 ) -> CallPlan:
     """Return the plan of a call of `op` on `xs`, from a cache."""
-    plan = _CACHE.of(op).get(array_argnums)
-    return plan or _make_call_plan(op, xs, array_argnums, last_linear_count)
+    plan = _CACHE.of(op).get(array_positions)
+    return plan or _make_call_plan(op, xs, array_positions, trailing_linear_count)
 
 
 def _make_call_plan(
-    op: Op, xs: Sequence[Any], array_argnums: Positions, last_linear_count: int
+    op: Op, xs: Sequence[Any], array_positions: Positions, trailing_linear_count: int
 ) -> CallPlan:
     # A function that looks at values may have to run to observe its specs.
     specs = op.traits.observed_specs() if op.traits.observed_specs else op.output_specs()
-    argnums = tuple(i for i in array_argnums if ARRAYS.spec(xs[i]).differentiable)
-    primals = tuple(i for i in argnums if i < len(xs) - last_linear_count)
+    argnums = tuple(i for i in array_positions if ARRAYS.spec(xs[i]).differentiable)
+    primals = tuple(i for i in argnums if i < len(xs) - trailing_linear_count)
     outnums = differentiable_positions(specs)
-    plan = _CACHE.of(op)[array_argnums] = CallPlan(
+    plan = _CACHE.of(op)[array_positions] = CallPlan(
         op=op,
-        array_argnums=array_argnums,
+        array_positions=array_positions,
         arity=len(xs),
-        last_linear_count=last_linear_count,
+        trailing_linear_count=trailing_linear_count,
         argnums=argnums,
         # The rule is only called if a gradient is used: if there is one primal, its own.
         tracked_argnums=primals if len(primals) > 1 else (),

@@ -65,10 +65,10 @@ class ForwardPlan:
         default_factory=dict
     )
 
-    def gradient_free_for(self, op: Op, argnums: Iterable[int]) -> Positions:
+    def gradient_free_outnums_for(self, op: Op, argnums: Iterable[int]) -> Positions:
         """Return positions of the outputs of `op` without a derivative by any of `argnums`."""
         differentiable = self.differentiable_outnums
-        return _gradient_free(op, differentiable, self.all_outnums, tuple(argnums))
+        return _gradient_free_outnums(op, differentiable, self.all_outnums, tuple(argnums))
 
 
 def get_forward_plan(op: Op, needs_input_grad: Flags) -> ForwardPlan:
@@ -105,9 +105,9 @@ def _make_forward_plan(op: Op, needs_input_grad: Flags, outnums: Positions | Non
     argnums = true_positions(needs_input_grad[2:])
     specs = op.output_specs()
     differentiable, all_outnums = differentiable_positions(specs), tuple(range(len(specs)))
-    gradient_free = _gradient_free(op, differentiable, all_outnums, argnums)
+    gradient_free_outnums = _gradient_free_outnums(op, differentiable, all_outnums, argnums)
     if outnums is None:
-        outnums = tuple(i for i in all_outnums if i not in gradient_free)
+        outnums = tuple(i for i in all_outnums if i not in gradient_free_outnums)
     pair = op.try_forward_backward(argnums, outnums) if argnums and outnums else None
     if pair and pair.strategy == "recompute":  # the context of a Function saves what that needs
         pair = None
@@ -119,7 +119,7 @@ def _make_forward_plan(op: Op, needs_input_grad: Flags, outnums: Positions | Non
         pair,
         forward,
         differentiable,
-        gradient_free,
+        gradient_free_outnums,
         all_outnums,
     )
     _CACHE.of(op)[needs_input_grad] = plan
@@ -138,7 +138,7 @@ def plan_from_outputs(
     )
 
 
-def _gradient_free(
+def _gradient_free_outnums(
     op: Op, differentiable: Positions, outnums: Positions, argnums: Positions
 ) -> Positions:
     """Return those of `outnums` that have no derivative by any primal at `argnums`."""

@@ -20,7 +20,7 @@ import torch
 from bridge._arrays.torch import transforming, unwrap_dead
 from bridge._arrays.torch.upstream.call_sites import (
     check_not_tracing,
-    follow_grad_mode,
+    clone_if_grad_disabled,
     in_forward_mode,
     is_dual,
     is_plain_autograd,
@@ -60,12 +60,12 @@ def _plain_apply(name: str) -> Callable[..., Arrays]:
 
 def _call_transformed(op: Op, execute: Execute, xs: tuple[Any, ...]) -> Arrays:
     """Call `op` where forward mode, `torch.func` or a tracer may take part."""
-    if legacy_vmap_level() and (outputs := _call_batched(op, execute, xs)) is not None:
+    if legacy_vmap_level() and (outputs := _call_legacy_batched(op, execute, xs)) is not None:
         return outputs
     check_not_tracing()
     if transforming():
         return _named_subclass(_Transformable, op.name).apply(
-            op, _ExecuteWithState(execute, op.read_state()), *follow_grad_mode(xs)
+            op, _ExecuteWithState(execute, op.read_state()), *clone_if_grad_disabled(xs)
         )
     xs = unwrap_dead(xs)
     if (torch.is_grad_enabled() and _any_requires_grad(xs)) or (
@@ -75,7 +75,7 @@ def _call_transformed(op: Op, execute: Execute, xs: tuple[Any, ...]) -> Arrays:
     return execute(op, xs)
 
 
-def _call_batched(op: Op, execute: Execute, xs: Sequence[Any]) -> Arrays | None:
+def _call_legacy_batched(op: Op, execute: Execute, xs: Sequence[Any]) -> Arrays | None:
     """Return the outputs if one of `xs` is batched, else None: NOTE [the vmap of the engine]."""
     for level in range(legacy_vmap_level(), 0, -1):
         unwrapped = {
@@ -139,7 +139,9 @@ class _Rules(torch.autograd.Function):
         with restored(ctx.state):
             outputs = call_op(op.derive("jvp", argnums), execute, *xs, *input_tangents)
         by_outnum = dict(zip(plan.differentiable_outnums, outputs, strict=True))
-        return tuple(None if i in ctx.gradient_free else by_outnum[i] for i in plan.all_outnums)
+        return tuple(
+            None if i in ctx.gradient_free_outnums else by_outnum[i] for i in plan.all_outnums
+        )
 
 
 def _compute_gradients(ctx: Any, cotangents: Sequence[Any]) -> tuple[Sequence[Any], Positions]:

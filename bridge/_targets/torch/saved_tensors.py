@@ -29,7 +29,9 @@ def save_for_backward(
     outnums = plan.gradient_free_outnums
     if not plan.argnums or in_forward_mode():  # any primal may get a tangent
         ctx.save_for_forward(*(None if i in ctx.others else x for i, x in enumerate(xs)))
-        ctx.gradient_free = outnums = plan.gradient_free_for(call[0], range(len(xs)))
+        ctx.gradient_free_outnums = outnums = plan.gradient_free_outnums_for(
+            call[0], range(len(xs))
+        )
     if outnums:
         ctx.mark_non_differentiable(*(outputs[i] for i in outnums))
 

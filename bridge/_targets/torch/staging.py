@@ -18,7 +18,7 @@ import torch
 
 from bridge._arrays.torch import dtype_name
 from bridge._arrays.torch.upstream.call_sites import in_derivative_transform, in_forward_mode
-from bridge._arrays.torch.upstream.compilers import guard_equal_sizes, name_sizes, size_hint
+from bridge._arrays.torch.upstream.compilers import guard_any_equal_sizes, name_sizes, size_hint
 from bridge._arrays.torch.upstream.pytrees import pytree
 from bridge._core.errors import ArgumentError, NoRuleError
 from bridge._core.import_path import import_object, import_path
@@ -194,7 +194,7 @@ def symbolic_shapes(
     """Return the shapes of the results with names for symbolic sizes, and these sizes by name."""
     names, values = name_sizes(xs)
     shapes = staged_call.symbolic_shapes(names) if names else None
-    if names and shapes is None and guard_equal_sizes(values.values()):
+    if names and shapes is None and guard_any_equal_sizes(values.values()):
         names, values = name_sizes(xs)
         shapes = staged_call.symbolic_shapes(names)
     if shapes is not None:

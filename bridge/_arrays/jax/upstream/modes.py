@@ -25,7 +25,7 @@ class _ForkState:
     jax_used: bool = False
     jax_used_before: bool = False
 
-    def note_fork(self) -> None:
+    def note_use_before_fork(self) -> None:
         """Note in the child if the threads had been started, by bridge or by others."""
         self.jax_used_before = self.jax_used or bool(getattr(_xla_bridge, "_backends", None))
 
@@ -36,7 +36,7 @@ except ImportError:
     _xla_bridge = None
 
 _fork_state = _ForkState()
-os.register_at_fork(after_in_child=_fork_state.note_fork)
+os.register_at_fork(after_in_child=_fork_state.note_use_before_fork)
 
 
 def check_not_forked() -> None:

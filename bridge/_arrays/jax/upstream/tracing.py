@@ -57,7 +57,7 @@ def result_aval(shape: Sequence[int], dtype: Any, like: Sequence[Any]) -> Shaped
     return like[0].update(shape=tuple(shape), dtype=dtype, weak_type=False, sharding=replicated)
 
 
-def match_sharding(x: Any, like: Any) -> Any:
+def match_explicit_sharding(x: Any, like: Any) -> Any:
     """Return `x` sharded as the abstract value `like`, if shardings are part of types."""
     sharding = like.sharding
     if sharding.mesh.are_all_axes_explicit and jax.typeof(x).sharding != sharding:

@@ -28,7 +28,7 @@ def in_derivative_transform() -> bool:
     return any(level.key() != functorch.TransformType.Vmap for level in _levels() or ())
 
 
-def follow_grad_mode(xs: Sequence[Any]) -> Sequence[Any]:
+def clone_if_grad_disabled(xs: Sequence[Any]) -> Sequence[Any]:
     """Return `xs` so that they require grad only at levels of torch.func with gradients enabled.
 
     Torch enables gradients below the level that it applies a Function at, also where the caller

@@ -91,7 +91,7 @@ def name_sizes(xs: Sequence[torch.Tensor]) -> tuple[list[tuple[Any, ...]], dict[
     return (shapes if values else []), values
 
 
-def guard_equal_sizes(values: Iterable[Any]) -> bool:
+def guard_any_equal_sizes(values: Iterable[Any]) -> bool:
     """Return True if some of these symbolic sizes are equal, which adds guards that they are.
 
     JAX cannot compare sizes with different names, and torch uses two names where it has seen no

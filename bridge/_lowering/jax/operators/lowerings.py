@@ -139,19 +139,19 @@ def common_dtype(*xs: Any) -> Any:
         if group:
             dtype = jnp.result_type(*(x.dtype for x in group)) if len(group) > 1 else group[0].dtype
             if common is None or _rank(dtype) > _rank(common):
-                common = _with_precision_of(dtype, common)
+                common = _promote_kind(common, dtype)
     for number in numbers:
         dtype = _NUMBER_DTYPES[type(number)]
         if common is None or _rank(dtype) > _rank(common):
-            common = _with_precision_of(dtype, common)
+            common = _promote_kind(common, dtype)
     return common
 
 
 _NUMBER_DTYPES = {bool: np.bool_, int: np.int64, float: np.float32, complex: np.complex64}
 
 
-def _with_precision_of(dtype: Any, common: Any) -> Any:
-    """Return a dtype of the kind of `dtype`, with the precision of `common` if it has one."""
+def _promote_kind(common: Any, dtype: Any) -> Any:
+    """Return a dtype of the higher kind of `dtype`, with the precision of `common`, if any."""
     if common is None or not jnp.issubdtype(common, jnp.floating):
         return dtype
     return np.complex128 if common == np.float64 else np.complex64

@@ -60,7 +60,7 @@ def observe_outputs(fun: Fun, primals: Specs, *, settings: Settings, training: b
 def run_eagerly(
     fun: Fun,
     outputs: Specs,
-    check: Callable[[Any, Any], None] | None,
+    check_rerun: Callable[[Any, Any], None] | None,
     *,
     name: str,
     settings: Settings,
@@ -71,8 +71,8 @@ def run_eagerly(
         with default_state(settings.dtype):
             copies = [contiguous_copy(y.detach()) for y in fun(*[x.detach().clone() for x in xs])]
         check_specs_unchanged([*map(ARRAYS.spec, copies)], outputs, name)
-        if check:
-            check(xs, copies)
+        if check_rerun:
+            check_rerun(xs, copies)
         return tuple(copies)
 
     return call if settings.seed_argnum is None else with_seed(call, settings.seed_argnum)

@@ -13,7 +13,7 @@ from bridge._sources.torch.autodiff.partition import (
 )
 from bridge._sources.torch.autodiff.transforms import vmapped
 from bridge._sources.torch.batching.loop_vmap import has_seed_per_example, loop_op
-from bridge._sources.torch.batching.rng_consistency import RNG_MISMATCH, same_examples
+from bridge._sources.torch.batching.rng_consistency import RNG_MISMATCH, same_as_unbatched
 from bridge._sources.torch.capture.environment import Fun
 from bridge._sources.torch.capture.graph import is_random
 from bridge._sources.torch.capture.graph_export import export_graph
@@ -113,6 +113,6 @@ def _batch_half(
     op = make_half(batched, f"{name}.vmap", batched_primals, settings)
     if program.uses_rng and seed_argnum is not None:
         one = make_half(program, name, primals, settings)
-        if not same_examples(one, op, axes, primals=batched_primals, seed_argnum=seed_argnum):
+        if not same_as_unbatched(one, op, axes, primals=batched_primals, seed_argnum=seed_argnum):
             raise NoRuleError(f"torch cannot batch {name}: {RNG_MISMATCH}")
     return op

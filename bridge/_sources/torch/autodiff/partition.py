@@ -63,7 +63,7 @@ def partition(
     primals, cotangents = inputs[:primal_count], inputs[primal_count:]
     outputs, gradients = results(graph)[:-primal_count], results(graph)[-primal_count:]
     early, late = _side_effects(graph, cotangents)
-    in_forward = _ancestors([*primals, *outputs, *early])
+    in_forward = _with_ancestors([*primals, *outputs, *early])
     in_forward |= {
         x for x in graph.nodes if x.target is operator.getitem and x.args[0] in in_forward
     }
@@ -120,7 +120,7 @@ def select_gradients(
     return GraphModule(backward, graph)
 
 
-def _ancestors(nodes: Iterable[Any], known: Set[Node] = frozenset()) -> set[Node]:
+def _with_ancestors(nodes: Iterable[Any], known: Set[Node] = frozenset()) -> set[Node]:
     """Return `nodes` and all that they depend on, but not what is `known` or before it."""
     ancestors: set[Node] = set()
     queue = [x for x in nodes if x is not None]
@@ -215,7 +215,7 @@ class _GraphCopy:
                 self.copies[x] = placeholder
         for x in list(self.copies):
             _restore_axes(self, x)
-        ancestors = _ancestors(outputs, self.copies.keys())
+        ancestors = _with_ancestors(outputs, self.copies.keys())
         for node in module.graph.nodes:
             if node in ancestors:
                 self.copies[node] = self.graph.node_copy(node, self.copies.__getitem__)

@@ -85,7 +85,7 @@ class _GraphStore:
 
 
 @dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
-class SavedGraph:
+class GraphSavingDerivative:
     """A first derivative by saved autograd graphs.
 
     Attributes:
@@ -203,9 +203,9 @@ def can_save_graph(function: Any) -> bool:
     return not function.program and not derived and not unseeded
 
 
-def save_graph(function: Any, argnums: Positions) -> SavedGraph:
+def make_graph_saving_derivative(function: Any, argnums: Positions) -> GraphSavingDerivative:
     """Make the derivative of such a function by its arguments at `argnums`."""
-    return SavedGraph(
+    return GraphSavingDerivative(
         fun=function.fun,
         name=function.name,
         primals=function.primals,

@@ -154,7 +154,7 @@ def _agree(
     eps = max(torch.finfo(x.dtype).eps for x in [*sides[0][0], *sides[1][1]])
     if not difference > max(_tolerance(eps), least_tolerance):  # true for NaN, which says nothing
         return True
-    eps = max(eps, _largest_eps(lambda: compare(xs, dx, dy)))
+    eps = max(eps, _largest_finfo_eps(lambda: compare(xs, dx, dy)))
     if difference <= _tolerance(eps):
         return True
     differences = []
@@ -170,7 +170,7 @@ def _tolerance(eps: float) -> float:
     return min(1e3 * eps, 0.01)
 
 
-def _largest_eps(run: Callable[[], object]) -> float:
+def _largest_finfo_eps(run: Callable[[], object]) -> float:
     """Return the rounding of the lowest precision that functions of torch in `run` return."""
     with dry_run(), _PrecisionObserver() as observer:
         run()

@@ -86,7 +86,7 @@ def same_gradients(
     return True
 
 
-def same_examples(
+def same_as_unbatched(
     op: Op, vmap: Op, axes: Sequence[int | None], *, primals: Specs, seed_argnum: int
 ) -> bool:
     """Return True if the first and the last example draw what each would draw alone."""

@@ -20,7 +20,7 @@ from bridge._core.spec import batched_specs
 from bridge._sources.torch.autodiff.transforms import vmapped
 from bridge._sources.torch.autodiff.unrecorded_outputs import gradient_dependencies
 from bridge._sources.torch.batching.loop_vmap import has_seed_per_example, loop_op
-from bridge._sources.torch.batching.rng_consistency import RNG_MISMATCH, same_examples
+from bridge._sources.torch.batching.rng_consistency import RNG_MISMATCH, same_as_unbatched
 from bridge._sources.torch.capture.graph_export import export_graph
 from bridge._sources.torch.capture.trace import trace
 from bridge._sources.torch.program import Program, Settings, make_call, make_call_into
@@ -90,17 +90,19 @@ class Batched:
         """The argument `randomness` of `torch.func.vmap`."""
         return "different" if self.settings.seed_argnum is None else "same"
 
-    def same_draws(self, vmap: Op) -> bool:
+    def draws_as_unbatched(self, vmap: Op) -> bool:
         """Return True if each example of the batched form draws what it would draw alone."""
         seed_argnum = self.settings.seed_argnum
         if seed_argnum is None or not self.uses_rng:
             return True
         one = self.base.make_op()
-        return same_examples(one, vmap, self.in_axes, primals=self.primals, seed_argnum=seed_argnum)
+        return same_as_unbatched(
+            one, vmap, self.in_axes, primals=self.primals, seed_argnum=seed_argnum
+        )
 
     def check_rng(self) -> "Batched":
         """Return itself; raise if it would draw other random numbers."""
-        if not self.same_draws(self.make_op()):
+        if not self.draws_as_unbatched(self.make_op()):
             raise NoRuleError(f"torch cannot batch {self.base.name}: {RNG_MISMATCH}")
         return self
 

@@ -36,7 +36,7 @@ def _embedding_bag(*args: Any, **kwargs: Any) -> Any:
     call.apply_defaults()
     options = call.arguments
     index, table, padding = options["input"], options["weight"], options["padding_idx"]
-    if not options["scale_grad_by_freq"] or index.is_nested or not _bags_have_wrong_counts():
+    if not options["scale_grad_by_freq"] or index.is_nested or not _scale_grad_by_freq_is_wrong():
         return F.embedding_bag(*args, **kwargs)
     norms = {"max_norm": options["max_norm"], "norm_type": options["norm_type"]}
     rows = F.embedding(index, table, padding, **norms, scale_grad_by_freq=True).flatten(0, -2)
@@ -48,12 +48,12 @@ def _embedding_bag(*args: Any, **kwargs: Any) -> Any:
     options["input"] = positions.view(index.shape)
     options.update(max_norm=None, scale_grad_by_freq=False, padding_idx=None)
     if options["mode"] != "mean":
-        return _bag(options, weight=rows)
-    total, sizes = (_bag(options, weight=x, mode="sum") for x in (rows, counts))
+        return _call_embedding_bag(options, weight=rows)
+    total, sizes = (_call_embedding_bag(options, weight=x, mode="sum") for x in (rows, counts))
     return total / sizes.clamp(min=1)
 
 
-def _bag(options: dict[str, Any], **others: Any) -> torch.Tensor:
+def _call_embedding_bag(options: dict[str, Any], **others: Any) -> torch.Tensor:
     return F.embedding_bag(**{**options, **others})
 
 
@@ -61,7 +61,7 @@ _BAG_SIGNATURE = inspect.signature(F.embedding_bag)
 
 
 @functools.cache
-def _bags_have_wrong_counts() -> bool:
+def _scale_grad_by_freq_is_wrong() -> bool:
     """Return True if the gradient of a row is divided by the count of another, as in 2.13."""
     with without_modes(), torch.enable_grad():
         index = torch.tensor([1, 1, 2], device="cpu")
