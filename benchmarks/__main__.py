@@ -10,7 +10,18 @@ from pathlib import Path
 
 import torch
 
-from benchmarks import _eager, _figure, _fresh, _large, _mlx, _quantum, _report, _reverse, _tree
+from benchmarks import (
+    _black_box,
+    _eager,
+    _figure,
+    _fresh,
+    _large,
+    _mlx,
+    _quantum,
+    _report,
+    _reverse,
+    _tree,
+)
 from benchmarks._machine import Effort, describe, settle
 from benchmarks._results import Measurement
 
@@ -29,6 +40,8 @@ CASES: dict[str, Callable[[Effort], Iterable[Measurement]]] = {
     "mlx": _mlx.small,
     "mlx, large": _mlx.large,
     "mlx, perceptron": _mlx.perceptron,
+    "black box": _black_box.overhead,
+    "hessian": _black_box.hessians,
 }
 
 
