@@ -9,3 +9,6 @@ from bridge._core.gradient_rules import (
     ParameterShift as ParameterShift,
     Vjp as Vjp,
 )
+
+for _rule in (ParameterShift, FiniteDifference, ComplexStep, SPSA, Vjp, Jvp, Jacobian):
+    _rule.__module__ = __name__

@@ -6,7 +6,9 @@ import pytest
 
 import bridge
 
-PUBLIC = [name for name in vars(bridge) if not name.startswith("_") and name != "testing"]
+MODULES = ("nn", "rules", "testing")
+PUBLIC = [name for name in vars(bridge) if not name.startswith("_") and name not in MODULES]
+RULES = [name for name in vars(bridge.rules) if name[0].isupper()]
 
 
 @pytest.mark.parametrize("name", PUBLIC)
@@ -14,6 +16,19 @@ def test_a_public_name_is_from_bridge(name):
     thing = getattr(bridge, name)
     assert thing.__module__ == "bridge"
     assert pickle.loads(pickle.dumps(thing)) is thing
+
+
+@pytest.mark.parametrize("name", RULES)
+def test_a_rule_is_from_bridge_rules(name):
+    rule = getattr(bridge.rules, name)
+    assert rule.__module__ == "bridge.rules"
+    assert pickle.loads(pickle.dumps(rule)) is rule
+
+
+def test_a_layer_is_from_bridge_nn():
+    pytest.importorskip("torch")
+    assert bridge.nn.FunctionLayer.__module__ == "bridge.nn"
+    assert pickle.loads(pickle.dumps(bridge.nn.FunctionLayer)) is bridge.nn.FunctionLayer
 
 
 def test_the_old_name_of_a_decorator_warns():

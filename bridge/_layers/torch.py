@@ -132,6 +132,9 @@ class FunctionLayer(torch.nn.Module):
         return ", ".join([repr(self._fn), *shapes])
 
 
+FunctionLayer.__module__ = "bridge.nn"
+
+
 def _map_tensors(fn: Callable[[torch.Tensor], Any], tree: Any) -> Any:
     if isinstance(tree, torch.Tensor):
         return fn(tree)
