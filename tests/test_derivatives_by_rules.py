@@ -131,7 +131,7 @@ def black_box(fn, rules, *, vectorized):
         counters=EvaluationCounters(),
     )
     return BlackBox(
-        fn=Flat(fn),
+        flat_fn=Flat(fn),
         name="f",
         primals=primals,
         argument_names=["x", "y"],
@@ -168,7 +168,7 @@ def test_every_order_by_every_rule_is_that_of_jax(case, order):
     box = black_box(make(np), rules if isinstance(rules, list) else [rules] * 2, vectorized=False)
     assert len(box.outputs) == count  # found before derivatives ask for it
     evaluation = Evaluation(form, Planner(form, box).plan(), box, [*map(np.asarray, native.inputs)])
-    results = evaluation.results(evaluation.values())
+    results = evaluation.contract(evaluation.evaluate_points())
     for actual, expected in zip(results, native.fn(*native.inputs), strict=True):
         scale = max(1, np.abs(expected).max())
         np.testing.assert_allclose(actual / scale, expected / scale, rtol=0, atol=tolerance)

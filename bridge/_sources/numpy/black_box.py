@@ -25,7 +25,7 @@ class BlackBox:
     """A function of flat arrays that cannot be looked into.
 
     Attributes:
-        fn: The function.
+        flat_fn: The function.
         name: Its name in errors.
         primals: The specs of its arguments.
         argument_names: What the user calls them.
@@ -37,7 +37,7 @@ class BlackBox:
         known_outputs: The specs of its results, once they are known.
     """
 
-    fn: StructuredFunction
+    flat_fn: StructuredFunction
     name: str
     primals: Specs
     argument_names: Sequence[str]
@@ -136,14 +136,14 @@ class BlackBox:
         primals: list[Any] = batch.stacked_primals(self.primals)
         if self.seed_argnum is not None:
             i = self.seed_argnum
-            primals[i] = Generators(primals[i], batch.tag, batch.count)
-        if batch.rule is not None:
+            primals[i] = Generators(primals[i], batch.tag, batch.points_per_example)
+        if batch.user_rule is not None:
             return self._evaluate_rule(batch, primals)
         if not batch.total:
             return {
                 i: np.empty((0, *spec.shape), spec.dtype) for i, spec in enumerate(self.outputs)
             }
-        results = self.caller(self.fn, primals, batch.total, batch.describe, self.as_array)
+        results = self.caller(self.flat_fn, primals, batch.total, batch.describe, self.as_array)
         moved_off_axis = [
             i
             for i, (x, spec) in enumerate(zip(primals, self.primals, strict=True))
@@ -157,7 +157,7 @@ class BlackBox:
         arrays: list[Any] = [np.array(self.to_compute_dtype(x))[None] for x in xs]
         if self.seed_argnum is not None:
             arrays[self.seed_argnum] = Generators(arrays[self.seed_argnum], tag, 1)
-        results = self.caller(self.fn, arrays, 1, _no_description, self.as_array)
+        results = self.caller(self.flat_fn, arrays, 1, _no_description, self.as_array)
         self._check(results, ())
         dtypes = [spec.dtype for spec in self.outputs]
         return tuple([np.array(y[0], d) for y, d in zip(results, dtypes, strict=True)])
@@ -166,8 +166,8 @@ class BlackBox:
         self, batch: PointBatch, primals: Sequence[np.ndarray]
     ) -> dict[Any, np.ndarray]:
         """Return the results of a derivative that the user gave, by position."""
-        specs = self.primals if isinstance(batch.rule, Jvp) else self.outputs
-        derivative = UserDerivative(batch.rule, self, list(batch.linear))
+        specs = self.primals if isinstance(batch.user_rule, Jvp) else self.outputs
+        derivative = UserDerivative(batch.user_rule, self, list(batch.linear))
         arrays = [
             *primals,
             *(batch.stack(self.to_compute_dtype(x), specs[i]) for i, x in batch.linear.items()),

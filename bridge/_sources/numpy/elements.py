@@ -18,12 +18,12 @@ def real_size(spec: ArraySpec) -> int:
     return math.prod(spec.shape) * (2 if is_complex(spec) else 1)
 
 
-def as_real(x: np.ndarray) -> np.ndarray:
+def to_real_elements(x: np.ndarray) -> np.ndarray:
     """Return the real elements of `x`, along its last axis."""
     return np.concatenate([np.real(x), np.imag(x)], -1) if np.iscomplexobj(x) else x
 
 
-def from_real(x: np.ndarray, spec: ArraySpec) -> np.ndarray:
+def from_real_elements(x: np.ndarray, spec: ArraySpec) -> np.ndarray:
     """Return the elements that have these real ones."""
     if not is_complex(spec):
         return x
@@ -45,6 +45,9 @@ def unit_vectors(
         own = slice(start, start + real_size(spec))
         rows = np.zeros((total, real_size(spec)))
         rows[own] = np.eye(real_size(spec))
-        units[i] = own, from_real(rows, spec).reshape((total, *(1,) * (label_count + 1), -1))
+        units[i] = (
+            own,
+            from_real_elements(rows, spec).reshape((total, *(1,) * (label_count + 1), -1)),
+        )
         start = own.stop
     return units

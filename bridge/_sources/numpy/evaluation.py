@@ -15,7 +15,7 @@ from bridge._core.gradient_rules import Jvp, Vjp
 from bridge._core.op import Arrays
 from bridge._sources.numpy.black_box import BlackBox
 from bridge._sources.numpy.contraction import Contraction, Values
-from bridge._sources.numpy.elements import as_real, real_size, unit_vectors
+from bridge._sources.numpy.elements import real_size, to_real_elements, unit_vectors
 from bridge._sources.numpy.forms import Form, Result
 from bridge._sources.numpy.labels import with_labels, without_labels
 from bridge._sources.numpy.noise import tag_of
@@ -53,11 +53,11 @@ class Evaluation:
         directions = box.random_directions(primals, plan.random_argnums, plan.random_count, tag)
         self._shifter = Shifter(form, box, self._inputs, directions)
 
-    def values(self) -> dict[Any, Values]:
+    def evaluate_points(self) -> dict[Any, Values]:
         """Return the values of each callee at its points."""
         return {key: self._evaluate(points) for key, points in self._plan.point_sets.items()}
 
-    def results(self, values: dict[Any, Values]) -> Arrays:
+    def contract(self, values: dict[Any, Values]) -> Arrays:
         """Return the results that follow from these values."""
         contraction = Contraction(self._box, self._inputs, self._shifter)
         return tuple(
@@ -77,7 +77,7 @@ class Evaluation:
     def _evaluate(self, points: PointSet) -> Values:
         """Return the values of a callee at its points, by position."""
         primals = self._shifter.primals(points)
-        if points.callee.rule is None:
+        if points.callee.user_rule is None:
             values = self._call(points, primals) if points.count else {}
             if points.has_known_origin:
                 values = {i: _append(values.get(i), y) for i, y in self._outputs.items()}
@@ -86,7 +86,7 @@ class Evaluation:
         if points.callee.is_matrix:
             return self._matrices(points, primals, outputs)
         linear = {position: self._inputs[i][..., None, :] for position, i in points.callee.inputs}
-        return self._call(points, primals, points.callee.rule, linear, outputs)
+        return self._call(points, primals, points.callee.user_rule, linear, outputs)
 
     def _call(
         self,
@@ -98,11 +98,11 @@ class Evaluation:
     ) -> Values:
         describe = functools.partial(self._shifter.describe, points)
         # The outputs for a rule of the user are those of the function itself, with their noise.
-        tag = self._tag if rule is points.callee.rule else tag_of(())
+        tag = self._tag if rule is points.callee.user_rule else tag_of(())
         batch = PointBatch(
-            rule=rule,
-            count=points.count,
-            primals=primals,
+            user_rule=rule,
+            points_per_example=points.count,
+            shifted_primals=primals,
             moved_argnums=self._shifter.moved_argnums(points),
             linear=linear or {},
             outputs=outputs,
@@ -114,7 +114,7 @@ class Evaluation:
 
     def _outputs_at(self, points: PointSet, primals: Sequence[np.ndarray]) -> Values | None:
         """Return the outputs of the function at the points of a `Vjp`, which takes them."""
-        if not isinstance(points.callee.rule, Vjp):
+        if not isinstance(points.callee.user_rule, Vjp):
             return None
         if points.is_origin and self._outputs:
             return self._outputs
@@ -124,7 +124,7 @@ class Evaluation:
         self, points: PointSet, primals: Sequence[np.ndarray], outputs: Values | None
     ) -> Values:
         """Return Jacobians by output and primal, in the real elements of both."""
-        rule, box = points.callee.rule, self._box
+        rule, box = points.callee.user_rule, self._box
         if not isinstance(rule, (Vjp, Jvp)):
             values = self._call(points, primals, rule)
             return {
@@ -144,7 +144,7 @@ class Evaluation:
         matrices: Values = {}
         for i, (rows, _) in units.items():
             for j, y in values.items():
-                block = as_real(y[rows])
+                block = to_real_elements(y[rows])
                 if isinstance(rule, Vjp):
                     matrices[i, j] = np.moveaxis(block, 0, -2)
                 else:

@@ -198,7 +198,7 @@ def _random_differences(rule: SPSA, direction: Direction, coordinates: Coordinat
     if direction.input is not None:
         return _stencil_moves(direction, coordinates, weights, nodes, rule.h, relative=False)
     block = coordinates.block("random", Block("random", 0, 0, rule.num_directions), units=rule.h)
-    return _product(block, weights / rule.num_directions, nodes, None)
+    return _repeat_stencil(block, weights / rule.num_directions, nodes, None)
 
 
 def _stencil_moves(
@@ -219,10 +219,12 @@ def _stencil_moves(
         Block(kind, position, 0, size, relative),
         units=step,
     )
-    return _product(block, weights, nodes, direction.input)
+    return _repeat_stencil(block, weights, nodes, direction.input)
 
 
-def _product(block: Block, weights: np.ndarray, nodes: np.ndarray, input: int | None) -> Moves:
+def _repeat_stencil(
+    block: Block, weights: np.ndarray, nodes: np.ndarray, input: int | None
+) -> Moves:
     elements = np.repeat(np.arange(block.size), len(nodes))
     shifts, coefficients = np.tile(nodes, block.size), np.tile(weights, block.size)
     return Moves(block, block.start + elements, shifts, coefficients, input)

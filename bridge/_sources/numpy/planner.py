@@ -39,7 +39,7 @@ class Planner:
     def plan(self) -> Plan:
         """Return the plan."""
         drafts = [
-            [self._draft(group) for group in self._groups(result.terms)]
+            [self._draft(group) for group in self._group_terms(result.terms)]
             for result in self._form.results
         ]
         located = {key: self._locate(key) for key in self._tables}
@@ -71,7 +71,7 @@ class Planner:
                 return direction, rule
         return None, None
 
-    def _groups(self, terms: Sequence[Term]) -> list[tuple[Term, ...]]:
+    def _group_terms(self, terms: Sequence[Term]) -> list[tuple[Term, ...]]:
         """Return the terms, those together that one call of the user's rule gives the sum of."""
         groups: dict[Any, list[Term]] = {}
         for number, term in enumerate(terms):
@@ -138,7 +138,9 @@ class Planner:
         """Return the distinct points of a callee, and the point of each row of its terms."""
         coordinates, shifts, numbers = distinct_points(self._tables[key], self._coordinates.periods)
         count, starts_at_origin = len(shifts), bool((coordinates[0] < 0).all())
-        is_known = self._reuses_outputs and starts_at_origin and self._callees[key].rule is None
+        is_known = (
+            self._reuses_outputs and starts_at_origin and self._callees[key].user_rule is None
+        )
         if is_known:  # the origin, which comes first, becomes the last point
             coordinates, shifts = coordinates[1:], shifts[1:]
             numbers = [(n - 1) % count for n in numbers]
@@ -172,7 +174,7 @@ class _Draft:
 
     terms: tuple[Term, ...]
     callee: Callee
-    linear: Direction | None
+    user_direction: Direction | None
     moves: tuple[Moves, ...]
     table: int
 
@@ -198,7 +200,7 @@ def _term_plan(draft: _Draft, tables: Sequence[np.ndarray]) -> TermPlan:
     for m, p in zip(moves, places, strict=True):
         coefficients = coefficients * m.coefficients[p]
     has_open = draft.terms[0].argnum is not None and (
-        draft.linear is None or draft.linear.input is not None
+        draft.user_direction is None or draft.user_direction.input is not None
     )
     keys = moves[-1].elements[places[-1]] if has_open else points
     order = np.argsort(keys, kind="stable")
@@ -207,11 +209,11 @@ def _term_plan(draft: _Draft, tables: Sequence[np.ndarray]) -> TermPlan:
     ]
     targets, starts = np.unique(keys[order], return_index=True)
     rows = Rows(
-        points=points[order],
+        point_indices=points[order],
         coefficients=coefficients[order],
         weights=tuple(weights),
         open=weights[-1] if has_open else None,
         starts=starts,
         targets=targets,
     )
-    return TermPlan(draft.terms, draft.callee, draft.linear, rows)
+    return TermPlan(draft.terms, draft.callee, draft.user_direction, rows)

@@ -18,26 +18,26 @@ class Callee:
     """What is evaluated at points: the function, or a derivative that the user gave.
 
     Attributes:
-        rule: The user's rule; None for the function itself.
+        user_rule: The user's rule; None for the function itself.
         inputs: For `Vjp` the inputs that are cotangents, by output; for `Jvp` those that are
             tangents, by primal. Without any, the whole Jacobian is asked for.
         positions: For the whole Jacobian, the outputs that `Vjp` gets unit cotangents for, or the
             primals that `Jvp` gets unit tangents for.
     """
 
-    rule: UserRule | None = None
+    user_rule: UserRule | None = None
     inputs: tuple[tuple[int, int], ...] = ()
     positions: tuple[int, ...] = ()
 
     @property
     def key(self) -> Any:
         """A key by which callees are equal; rules need not be hashable."""
-        return id(self.rule), self.inputs
+        return id(self.user_rule), self.inputs
 
     @property
     def is_matrix(self) -> bool:
         """True if its values are Jacobians."""
-        return self.rule is not None and not self.inputs
+        return self.user_rule is not None and not self.inputs
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -60,7 +60,7 @@ class Rows:
     """The products of moves in all directions of a term, one row for each.
 
     Attributes:
-        points: The point of each row.
+        point_indices: The point of each row.
         coefficients: Its coefficient.
         weights: The other factors of it, for each direction.
         open: The weight of the open direction, by whose elements rows are sorted; None where there
@@ -69,7 +69,7 @@ class Rows:
         targets: These elements, or points.
     """
 
-    points: np.ndarray
+    point_indices: np.ndarray
     coefficients: np.ndarray
     weights: tuple[Weight, ...]
     open: Weight | None
@@ -84,13 +84,13 @@ class TermPlan:
     Attributes:
         terms: The term; where a user's rule takes all cotangents or tangents at once, all of them.
         callee: What is evaluated.
-        linear: The direction that the user's rule is for.
+        user_direction: The direction that the user's rule is for.
         rows: What the values weigh.
     """
 
     terms: tuple[Term, ...]
     callee: Callee
-    linear: Direction | None
+    user_direction: Direction | None
     rows: Rows
 
 
@@ -100,13 +100,13 @@ class Shifts:
 
     Attributes:
         block: The coordinates.
-        points: The points that are moved.
+        point_indices: The points that are moved.
         elements: The element of the block along which each is moved.
         shifts: How far.
     """
 
     block: Block
-    points: np.ndarray
+    point_indices: np.ndarray
     elements: np.ndarray
     shifts: np.ndarray
 

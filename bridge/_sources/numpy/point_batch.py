@@ -20,9 +20,9 @@ class PointBatch:
     but for that of elements, has size 1 where the array does not vary.
 
     Attributes:
-        rule: The rule of the user that is evaluated; None for the function itself.
-        count: How many points there are, for one example of each batch.
-        primals: The primals.
+        user_rule: The rule of the user that is evaluated; None for the function itself.
+        points_per_example: How many points there are, for one example of each batch.
+        shifted_primals: The primals at these points.
         moved_argnums: Which of them are in memory of their own, since they were moved.
         linear: For a rule of the user: cotangents by output, or tangents by primal.
         outputs: For a rule of the user: the outputs of the function at the points.
@@ -30,9 +30,9 @@ class PointBatch:
         describe: Returns what a point is, for errors.
     """
 
-    rule: Any
-    count: int
-    primals: Sequence[np.ndarray]
+    user_rule: Any
+    points_per_example: int
+    shifted_primals: Sequence[np.ndarray]
     moved_argnums: Set[int]
     linear: Mapping[int, np.ndarray]
     outputs: Mapping[int, np.ndarray] | None
@@ -42,21 +42,24 @@ class PointBatch:
     @functools.cached_property
     def sizes(self) -> tuple[int, ...]:
         """The size of each label."""
-        arrays = [*self.primals, *self.linear.values(), *(self.outputs or {}).values()]
+        arrays = [*self.shifted_primals, *self.linear.values(), *(self.outputs or {}).values()]
         shapes = [x.shape[:-2] for x in arrays]
         return np.broadcast_shapes(*shapes) if any(shapes) else ()
 
     @property
     def total(self) -> int:
         """The number of all points."""
-        return math.prod(self.sizes) * self.count
+        return math.prod(self.sizes) * self.points_per_example
 
     def stack(self, x: np.ndarray, spec: ArraySpec, *, is_own: bool = False) -> np.ndarray:
         """Return an array with one axis for all points, in memory that is the function's own.
 
         It is a view of one copy if it does not vary, and `x` itself if that `is_own` memory.
         """
-        shape, full_shape = (self.total, *spec.shape), (*self.sizes, self.count, x.shape[-1])
+        shape, full_shape = (
+            (self.total, *spec.shape),
+            (*self.sizes, self.points_per_example, x.shape[-1]),
+        )
         if is_own and x.shape == full_shape:
             return x.reshape(shape)
         if math.prod(x.shape[:-1]) == 1:
@@ -68,10 +71,10 @@ class PointBatch:
         """Return the primals with one axis for all points."""
         return [
             self.stack(x, spec, is_own=i in self.moved_argnums)
-            for i, (x, spec) in enumerate(zip(self.primals, specs, strict=True))
+            for i, (x, spec) in enumerate(zip(self.shifted_primals, specs, strict=True))
         ]
 
     def unstack(self, values: np.ndarray, axes: int = 1) -> np.ndarray:
         """Return values with the axes of labels and of points in place of the first one."""
         rest = values.shape[1:] if axes == 2 else (math.prod(values.shape[1:]),)
-        return values.reshape((*self.sizes, self.count, *rest))
+        return values.reshape((*self.sizes, self.points_per_example, *rest))

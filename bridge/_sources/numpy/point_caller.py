@@ -62,7 +62,7 @@ class PointCaller:
         rows = ([_point(x, n) for x in arrays] for n in range(count))
         results: list[list[np.ndarray]] = []
         try:
-            for row in self._map(fn, rows, count):
+            for row in self._run_calls(fn, rows, count):
                 results.append([as_array(y) for y in row])
         except Exception as error:
             if text := describe(len(results)):
@@ -87,14 +87,14 @@ class PointCaller:
         starts = range(0, count, size)
         batches = ([x[start : start + size] for x in arrays] for start in starts)
         parts: list[list[np.ndarray]] = []
-        for start, row in zip(starts, self._map(fn, batches, len(starts)), strict=True):
+        for start, row in zip(starts, self._run_calls(fn, batches, len(starts)), strict=True):
             parts.append([as_array(y) for y in row])
             self._check_first_axis(parts[-1], min(size, count - start))
         if len(parts) == 1:
             return parts[0]
         return [np.concatenate(column) for column in zip(*parts, strict=True)]
 
-    def _map(
+    def _run_calls(
         self, fn: Function, rows: Iterable[Sequence[np.ndarray]], count: int
     ) -> Iterator[Sequence[Any]]:
         """Yield the results of calls, in their order."""

@@ -10,7 +10,7 @@ from bridge._core.errors import ArgumentError
 from bridge._core.gradient_rules import SPSA, ParameterShift, Rule
 from bridge._core.op import Op
 from bridge._core.spec import differentiable_positions
-from bridge._sources.numpy.elements import as_real
+from bridge._sources.numpy.elements import to_real_elements
 from bridge._sources.numpy.stencils import difference_stencil
 
 _TESTED_SHIFTS = 4  # at each element, beside those of the interpolation
@@ -72,7 +72,7 @@ class RuleCheck:
         batched = self.op.derive("vmap", axes, len(shifts))
         outputs = batched.call(*(moved if n == i else x for n, x in enumerate(self.xs)))
         return [
-            as_real(outputs[o].reshape(len(shifts), -1)).astype(float)
+            to_real_elements(outputs[o].reshape(len(shifts), -1)).astype(float)
             for o in differentiable_positions(self.op.output_specs())
         ]
 
@@ -131,7 +131,7 @@ class RuleCheck:
             step = epsilon ** (1 / (_ACCURACY + 1)) * max(1, abs(x))
             values = self._values(i, element, nodes * step)
             yield sum(
-                float(coefficients @ (y @ as_real(w.ravel()))) / step
+                float(coefficients @ (y @ to_real_elements(w.ravel()))) / step
                 for y, w in zip(values, cotangents, strict=True)
             )
 

@@ -29,14 +29,14 @@ class Function:
         derived_form: The form of a derivative; None for the box itself or a batch of it, whose form
             is known once its outputs are.
         batches: The batches of that.
-        derivation: The derivatives that led here, without batches.
+        derivatives: The derivatives that led here, without batches.
     """
 
     box: BlackBox
     name: str
     derived_form: Form | None = None
     batches: tuple[Batch, ...] = ()
-    derivation: tuple[Any, ...] = ()
+    derivatives: tuple[Any, ...] = ()
 
     def make_op(self) -> Op:
         """Make an Op of the function."""
@@ -59,9 +59,9 @@ class Function:
         """The form; outputs that are not known yet are found by example inputs."""
         if self.derived_form is not None:
             return self.derived_form
-        return self._batched(function_form(len(self.box.primals), len(self.box.outputs)))
+        return self._apply_batches(function_form(len(self.box.primals), len(self.box.outputs)))
 
-    def _batched(self, form: Form) -> Form:
+    def _apply_batches(self, form: Form) -> Form:
         for axes, size in self.batches:
             form = form.vmap(axes, size)
         return form
@@ -73,7 +73,7 @@ class Function:
 
     @functools.cached_property
     def _tag(self) -> int:
-        return tag_of(self.derivation)
+        return tag_of(self.derivatives)
 
     def _call(self, *xs: np.ndarray) -> Arrays:
         if self.derived_form is None and not self.batches:
@@ -81,11 +81,11 @@ class Function:
         values = None
         if self.derived_form is None and self.box.known_outputs is None:
             # Whatever the outputs are, one evaluation has all of them, and tells what they are.
-            form = self._batched(function_form(len(self.box.primals), 1))
+            form = self._apply_batches(function_form(len(self.box.primals), 1))
             plan = Planner(form, self.box).plan()
-            values = Evaluation(form, plan, self.box, xs, self._tag).values()
+            values = Evaluation(form, plan, self.box, xs, self._tag).evaluate_points()
         evaluation = Evaluation(self._form, self._plan, self.box, xs, self._tag)
-        return evaluation.results(evaluation.values() if values is None else values)
+        return evaluation.contract(evaluation.evaluate_points() if values is None else values)
 
     def _output_specs(self) -> Specs:
         form, specs = self._form, list[ArraySpec]()
@@ -97,9 +97,9 @@ class Function:
         return tuple(specs)
 
     def _derive(self, rule: str, form: Form, *positions: Positions) -> Op:
-        derivation = (*self.derivation, *([(rule, *positions)] if positions else []))
+        derivation = (*self.derivatives, *([(rule, *positions)] if positions else []))
         name = f"{self.name}.{rule}"
-        return Function(self.box, name, form, derivation=derivation).make_op()
+        return Function(self.box, name, form, derivatives=derivation).make_op()
 
     def _vjp(self, argnums: Positions, outnums: Positions) -> Op:
         self._check_rules(argnums)

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from bridge._sources.numpy.black_box import BlackBox
-from bridge._sources.numpy.elements import as_real
+from bridge._sources.numpy.elements import to_real_elements
 from bridge._sources.numpy.forms import Form
 from bridge._sources.numpy.moves import Block
 from bridge._sources.numpy.plans import PointSet, Shifts, Weight
@@ -75,7 +75,7 @@ class Shifter:
         if shifts.block.kind != "element":
             vectors = self._vectors(argnum, shifts)
             change = shifts.shifts[:, None] * vectors
-            yield change.shape[:-2], (..., shifts.points, slice(None)), change
+            yield change.shape[:-2], (..., shifts.point_indices, slice(None)), change
             return
         size = self._inputs[argnum].shape[-1]
         for unit, start in ((1, 0), (1j, size)):
@@ -85,7 +85,7 @@ class Shifter:
                 change = unit * shifts.shifts[own]
                 if shifts.block.is_relative:
                     change = change * self.scale(argnum)[..., elements]
-                yield change.shape[:-1], (..., shifts.points[own], elements), change
+                yield change.shape[:-1], (..., shifts.point_indices[own], elements), change
 
     def _vectors(self, argnum: int, shifts: Shifts) -> np.ndarray:
         """Return the direction of each shift."""
@@ -116,7 +116,7 @@ class Shifter:
             return self.norm(block)
         if block.kind == "random":
             return None
-        factor = None if weight.input is None else as_real(self._inputs[weight.input])
+        factor = None if weight.input is None else to_real_elements(self._inputs[weight.input])
         factor = None if factor is None else factor[..., weight.elements]
         if block.is_relative:
             scale = self.scale(block.position)
@@ -133,7 +133,7 @@ class Shifter:
         parts = [
             self._describe_shift(shifts, int(k))
             for shifts in points.shifts
-            for k in np.flatnonzero(shifts.points == point)
+            for k in np.flatnonzero(shifts.point_indices == point)
         ]
         return " and ".join(parts)
 

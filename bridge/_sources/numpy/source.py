@@ -86,7 +86,7 @@ class NumpySource:
                 traits=traits,
             )
         box = BlackBox(
-            fn=fn,
+            flat_fn=fn,
             name=name,
             primals=primals,
             argument_names=argument_names,
@@ -105,7 +105,7 @@ class NumpySource:
         if settings.dtype is not None:
             fn.round_spec = box.rounded_spec
         if settings.out is not None:
-            box.known_outputs = _expected_outputs(settings.out, fn, primals, name)
+            box.known_outputs = _specs_from_out(settings.out, fn, primals, name)
         return Function(box, name).make_op()
 
     def check_rules(
@@ -134,7 +134,7 @@ class NumpySource:
         del fn, primals, names
 
 
-def _expected_outputs(out: Any, fn: StructuredFunction, primals: Specs, name: str) -> Specs:
+def _specs_from_out(out: Any, fn: StructuredFunction, primals: Specs, name: str) -> Specs:
     """Return the specs of results that the user told, as examples or as a function."""
     if callable(out):
         arrays = [np.broadcast_to(np.zeros((), spec.dtype), spec.shape) for spec in primals]

@@ -32,7 +32,7 @@ class UserDerivative:
     """
 
     def __init__(self, rule: Vjp | Jvp | Jacobian, box: "BlackBox", linear: Sequence[int]) -> None:
-        self._rule, self._fn = rule, box.fn
+        self._rule, self._fn = rule, box.flat_fn
         self._name = f"the {type(rule).__name__} of {box.name}"
         self._primals, self._outputs = box.primals, box.outputs
         self._argument_names, self._seed_argnum = box.argument_names, box.seed_argnum
