@@ -69,13 +69,16 @@ class Trees:
 class Flat:
     """A function of two arrays, with a tuple of results."""
 
-    round_spec, takes_seed, arguments = None, False, Trees()
+    checks_dtypes, keeps_structure, arguments = False, True, Trees()
 
     def __init__(self, fn):
         self.fn = fn
 
     def __call__(self, *arrays):
         return list(self.fn(*arrays))
+
+    def check_result_specs(self, specs):
+        pass
 
     def unflatten_results(self, outputs):
         return tuple(outputs)

@@ -6,6 +6,7 @@ from typing import Any
 
 from bridge._core import pytree
 from bridge._core.errors import ArgumentError
+from bridge._core.import_path import PicklableFunction
 from bridge._core.protocols import SEED
 
 
@@ -28,6 +29,12 @@ class ArgumentTree:
     ) -> None:
         self._fn, self._structure, self._leaves = fn, structure, leaves
         self._array_positions = array_positions
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_fn": PicklableFunction(self._fn)}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__ |= {**state, "_fn": state["_fn"].fn}
 
     def unflatten(self, arrays: Sequence[Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
         """Return the positional and the keyword arguments with these arrays."""

@@ -29,6 +29,7 @@ from bridge._calls.wrong_framework import (
 )
 from bridge._core import pytree
 from bridge._core.errors import ArgumentError, NoValuesError
+from bridge._core.import_path import PicklableFunction
 from bridge._core.protocols import SEED
 from bridge._core.spec import ArraySpec
 from bridge._core.tracebacks import mark_user_call
@@ -43,8 +44,9 @@ class FlatFunction:
     Attributes:
         written: The user's function, for errors that name it.
         arguments: The structure of the arguments.
-        round_spec: From the spec of a result to that which the caller gets, if a source rounds
-            results later.
+        checks_dtypes: False if the source rounds results, and calls `check_result_specs` then.
+        keeps_structure: True if results of another structure are an error: the source computes
+            derivatives from several calls.
         result_structure: The structure of the results of the last call, for the caller.
         build: The function from flat results to what the caller gets.
     """
@@ -75,7 +77,7 @@ class FlatFunction:
         self._checked = set[Any]()
         self._source_arrays = _registry.source_arrays(self._direction.source)
         self._key_impls: dict[int, str] = {}
-        self.round_spec: Callable[[ArraySpec], ArraySpec] | None = None
+        self.checks_dtypes, self.keeps_structure = True, False
         self.result_structure: Any = None
         self.build: Callable[[Sequence[Any]], Any] = list
 
@@ -93,6 +95,7 @@ class FlatFunction:
         signature = self._results_signature(outputs)
         if (structure, key_impls) != self._checked_structure:
             self._checked.clear()
+            self._check_structure(structure)
         if signature is None or signature not in self._checked:
             for output, path in zip(outputs, pytree.paths(structure), strict=True):
                 self._check_result(output, path)
@@ -106,6 +109,21 @@ class FlatFunction:
         if len(self._checked) >= _MOST_CHECKED:
             self._checked.clear()
         self._checked.add(signature)
+
+    def _check_structure(self, structure: Any) -> None:
+        """Raise for results of another structure than before, if that is an error."""
+        before = self.result_structure
+        if self.keeps_structure and before not in (None, pytree.replace_structseqs(structure)):
+            raise ArgumentError(
+                f"{self.__name__} returned {structure}, but {before} before, or by `out=`. Results "
+                "have to have the same structure at all points."
+            )
+
+    def check_result_specs(self, specs: Sequence[ArraySpec]) -> None:
+        """Raise for results that the caller's framework has no dtype for."""
+        paths = pytree.paths(self.result_structure) if self.result_structure else [()] * len(specs)
+        for spec, path in zip(specs, paths, strict=True):
+            self._check_dtype(spec, self._result_name(path))
 
     def _set_result_structure(self, structure: Any, key_impls: dict[int, str]) -> None:
         self.result_structure = pytree.replace_structseqs(structure)
@@ -131,13 +149,22 @@ class FlatFunction:
             )
         return leaves
 
-    @property
-    def takes_seed(self) -> bool:
-        """True if the user's function has a parameter `rng`."""
+    def __getstate__(self) -> dict[str, Any]:
+        fn = PicklableFunction(self._fn)
+        return {**self.__dict__, "_fn": fn, "written": None}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        fn = state["_fn"].fn
+        self.__dict__ |= {**state, "_fn": fn, "written": fn}
+
+    def takes(self, parameter: str) -> bool:
+        """Return True if the user's function has a parameter of this name, or any."""
         try:
-            return SEED in inspect.signature(self._fn).parameters
+            parameters = inspect.signature(self._fn).parameters
         except (TypeError, ValueError):  # some builtins have no signature
             return False
+        takes_any = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
+        return parameter in parameters or (takes_any and parameter != SEED)
 
     def set_results(self, tree: Any) -> list[Any]:
         """Take the structure of the results from a tree like them; return its leaves."""
@@ -215,7 +242,8 @@ class FlatFunction:
             spec = owner.spec(output)
         except ArgumentError as error:
             raise ArgumentError(f"{name} cannot cross: {error}") from None
-        self._check_dtype(self.round_spec(spec) if self.round_spec else spec, name)
+        if self.checks_dtypes:
+            self._check_dtype(spec, name)
         self._signatures[type(output)] = owner.signature
 
     def _check_dtype(self, spec: ArraySpec, name: str) -> None:

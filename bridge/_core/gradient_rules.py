@@ -55,8 +55,12 @@ class ParameterShift:
     shifts: Sequence[float] | None = None
 
     def __post_init__(self) -> None:
+        # Hashable, and compared by value, whatever sequences they are.
+        object.__setattr__(self, "frequencies", _as_tuples(self.frequencies))
+        object.__setattr__(self, "shifts", self.shifts and _as_tuples(self.shifts))
         for row in self.rows():
-            if not row or min(row) <= 0 or len({*row}) < len(row):
+            positive = all(math.isfinite(f) and f > 0 for f in row)
+            if not row or not positive or len({*row}) < len(row):
                 raise OptionError(f"frequencies have to be positive and to differ, unlike {row}.")
             if self.shifts is not None and len(self.shifts) != len(row):
                 raise OptionError(
@@ -68,6 +72,19 @@ class ParameterShift:
     def rows(self) -> list[tuple[float, ...]]:
         """Return the rows of frequencies, in the order of elements; one row is for all of them."""
         return _rows(self.frequencies)
+
+
+def _as_tuples(values: Any) -> Any:
+    values = values.tolist() if hasattr(values, "tolist") else values
+    return tuple(map(_as_tuples, values)) if isinstance(values, Sequence) else values
+
+
+def _check_then(rule: Any) -> None:
+    if isinstance(rule.then, Vjp | Jvp | Jacobian):
+        raise OptionError(
+            f"then={rule.then!r} of a {type(rule).__name__} has to be a rule that computes with "
+            "values, such as FiniteDifference()."
+        )
 
 
 def _rows(frequencies: Sequence[Any]) -> list[tuple[float, ...]]:
@@ -211,6 +228,9 @@ class Vjp:
     fn: Callable[[Any, Any, Any], Any]
     then: "Rule | None" = None
 
+    def __post_init__(self) -> None:
+        _check_then(self)
+
 
 @dataclasses.dataclass(frozen=True)
 class Jvp:
@@ -228,6 +248,9 @@ class Jvp:
 
     fn: Callable[[Any, Any], Any]
     then: "Rule | None" = None
+
+    def __post_init__(self) -> None:
+        _check_then(self)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -249,6 +272,9 @@ class Jacobian:
 
     fn: Callable[..., Any]
     then: "Rule | None" = None
+
+    def __post_init__(self) -> None:
+        _check_then(self)
 
 
 Rule = ParameterShift | FiniteDifference | ComplexStep | SPSA | Vjp | Jvp | Jacobian

@@ -36,6 +36,28 @@ def import_object(name: str) -> Any:
     return functools.reduce(getattr, path.split("."), importlib.import_module(module))
 
 
+class PicklableFunction:
+    """A function that other processes find by its import path, also under a decorator of ours.
+
+    There, the path leads to the bridged function, so that pickle refuses what that wraps.
+    """
+
+    def __init__(self, fn: Callable[..., Any]) -> None:
+        self.fn = fn
+
+    def __reduce__(self) -> Any:
+        name = f"{getattr(self.fn, '__module__', '')}:{getattr(self.fn, '__qualname__', '')}"
+        try:
+            is_wrapped = getattr(import_object(name), "__wrapped__", None) is self.fn
+        except (ImportError, AttributeError, ValueError):
+            is_wrapped = False
+        return (_unwrap_import, (name,)) if is_wrapped else (PicklableFunction, (self.fn,))
+
+
+def _unwrap_import(name: str) -> PicklableFunction:
+    return PicklableFunction(import_object(name).__wrapped__)
+
+
 def _kind(x: Any) -> str:
     return "an array" if hasattr(x, "dtype") and hasattr(x, "shape") else f"a {type(x).__name__}"
 

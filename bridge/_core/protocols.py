@@ -121,12 +121,16 @@ class ArgumentTrees(Protocol):
 class StructuredFunction(Protocol):
     """A function of flat arrays that knows the trees of the user's function."""
 
-    round_spec: Callable[[ArraySpec], ArraySpec] | None
-    takes_seed: bool  # True if the user's function takes a generator as its argument `rng`
+    checks_dtypes: bool  # False if the source checks the specs of results after rounding them
+    keeps_structure: bool  # True if results of another structure are an error
 
     @property
     def arguments(self) -> ArgumentTrees:
         """The structure of the arguments."""
+        ...
+
+    def takes(self, parameter: str) -> bool:
+        """Return True if the user's function has a parameter of this name, or any."""
         ...
 
     def __call__(self, *arrays: Any) -> Sequence[Any]:
@@ -139,6 +143,10 @@ class StructuredFunction(Protocol):
 
     def flatten_results(self, tree: Any, name: str) -> list[Any]:
         """Return the leaves of a tree like the results; `name` is its name in errors."""
+        ...
+
+    def check_result_specs(self, specs: Specs) -> None:
+        """Raise for results that the caller's framework has no dtype for."""
         ...
 
     def set_results(self, tree: Any) -> list[Any]:

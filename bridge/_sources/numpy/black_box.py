@@ -1,22 +1,24 @@
 """A function on NumPy arrays, evaluated at points; what it returns is learned from its values."""
 
 import dataclasses
+import functools
 from collections.abc import Sequence
 from typing import Any
 
+import ml_dtypes
 import numpy as np
 
 from bridge._core.errors import ArgumentError, NoRuleError, OptionError
-from bridge._core.gradient_rules import SPSA, Jacobian, Jvp, Rule, Vjp
-from bridge._core.op import Arrays, Specs
+from bridge._core.gradient_rules import Jacobian, Jvp, Rule, Vjp
+from bridge._core.op import Arrays, Positions, Specs
 from bridge._core.protocols import StructuredFunction
-from bridge._core.spec import ArraySpec, check_specs_unchanged
+from bridge._core.spec import ArraySpec
 from bridge._sources.numpy.elements import is_complex
 from bridge._sources.numpy.forms import Result
-from bridge._sources.numpy.moves import Direction
+from bridge._sources.numpy.moves import Block, Direction
 from bridge._sources.numpy.noise import Generators, draw_signs, random_signs
 from bridge._sources.numpy.point_batch import PointBatch
-from bridge._sources.numpy.point_caller import PointCaller
+from bridge._sources.numpy.point_caller import AsArray, PointCaller
 from bridge._sources.numpy.user_rules import UserDerivative
 
 
@@ -52,8 +54,20 @@ class BlackBox:
         floats = [np.dtype(spec.dtype) for spec in self.primals if spec.differentiable]
         widest = np.result_type(*floats) if floats else np.dtype("float64")
         self._precision = np.real(np.empty(0, widest)).dtype
+        weak = None if self.compute_dtype else self._in_precision
+        self._as_array = AsArray(
+            {kind: weak(np.dtype(kind)) for kind in (float, complex)} if weak else {}
+        )
         self._checked_kinds: list[tuple[tuple[int, ...], np.dtype]] | None = None
-        self._generators: dict[int, np.random.Generator] = {}
+
+    @property
+    def reuses_outputs(self) -> bool:
+        """True if differences may take the outputs that were returned for values.
+
+        With common noise, the gradient of a square would be biased, and rounded outputs have fewer
+        digits than steps are made for.
+        """
+        return self.seed_argnum is None and self.compute_dtype is None
 
     @property
     def outputs(self) -> Specs:
@@ -74,7 +88,7 @@ class BlackBox:
             ).reshape(1, -1)
             for spec in self.primals
         ]
-        return PointBatch(None, 1, primals, frozenset(), {}, None, 0, lambda _: "example inputs")
+        return PointBatch(None, 1, primals, frozenset(), {}, None, 0, _describe_example)
 
     def spec_of(self, result: Result) -> ArraySpec:
         """Return the spec of one example of a result."""
@@ -107,32 +121,48 @@ class BlackBox:
         spec = self.primals[argnum]
         dtype = self.to_compute_dtype(np.empty(0, spec.dtype)).dtype.name
         name = f"argument {self.argument_names[argnum]} of {self.name}"
-        return Direction(argnum, input, dataclasses.replace(spec, dtype=dtype), name)
+        spec = dataclasses.replace(spec, dtype=dtype)
+        return Direction(argnum, input, spec, name, self._epsilon)
+
+    @functools.cached_property
+    def _epsilon(self) -> float:
+        """The coarsest relative precision among arguments and results."""
+        dtypes = [
+            self.to_compute_dtype(np.empty(0, spec.dtype)).dtype
+            for spec in self.primals
+            if spec.differentiable
+        ]
+        results = [dtype for _, dtype in self._checked_kinds or ()]
+        outputs = [] if self.compute_dtype else [np.dtype(spec.dtype) for spec in self.outputs]
+        floating = [
+            d for d in (*dtypes, *results, *outputs) if ArraySpec((), d.name).differentiable
+        ]
+        return max(float(ml_dtypes.finfo(dtype).eps) for dtype in floating)
 
     def random_directions(
-        self, primals: Sequence[np.ndarray], argnums: Sequence[int], count: int, tag: int
-    ) -> dict[int, np.ndarray]:
-        """Draw `count` random signs for each element of these arguments."""
-        shapes = {i: primals[i].shape for i in argnums}
-        if self.seed_argnum is not None and argnums:
-            return random_signs(shapes, count, primals[self.seed_argnum], tag)
-        directions: dict[int, np.ndarray] = {}
-        for i, shape in shapes.items():
-            rule = self.rules[i]
-            seed = rule.seed if isinstance(rule, SPSA) else None
-            generator = self._generators.setdefault(id(rule), np.random.default_rng(seed))
-            directions[i] = draw_signs(generator, (*shape[:-1], count, shape[-1]))
+        self, primals: Sequence[np.ndarray], blocks: Sequence[tuple[Block, Positions]], tag: int
+    ) -> dict[Block, dict[int, np.ndarray]]:
+        """Draw random signs for each element of the arguments of each block."""
+        directions: dict[Block, dict[int, np.ndarray]] = {}
+        for number, (block, argnums) in enumerate(blocks):
+            shapes = {i: primals[i].shape for i in argnums}
+            if self.seed_argnum is not None:
+                keys = primals[self.seed_argnum]
+                directions[block] = random_signs(shapes, block.size, keys, tag + number)
+                continue
+            generator = self.caller.counters.generators.setdefault(
+                block.rule, np.random.default_rng(block.rule and block.rule.seed)
+            )
+            directions[block] = {
+                i: draw_signs(generator, (*shape[:-1], block.size, shape[-1]))
+                for i, shape in shapes.items()
+            }
         return directions
 
     # Values.
 
     def evaluate(self, batch: PointBatch) -> dict[Any, np.ndarray]:
         """Return the results of a callee at points, along the first axis, by position."""
-        if self.max_points is not None and batch.total > self.max_points:
-            raise OptionError(
-                f"{self.name} would be evaluated at {batch.total} points, and "
-                f"max_points={self.max_points}."
-            )
         primals: list[Any] = batch.stacked_primals(self.primals)
         if self.seed_argnum is not None:
             i = self.seed_argnum
@@ -143,7 +173,14 @@ class BlackBox:
             return {
                 i: np.empty((0, *spec.shape), spec.dtype) for i, spec in enumerate(self.outputs)
             }
-        results = self.caller(self.flat_fn, primals, batch.total, batch.describe, self.as_array)
+        results = self.caller(
+            self.flat_fn,
+            primals,
+            batch.total,
+            batch.describe_any,
+            self._as_array,
+            knows_results=self.known_outputs is not None,
+        )
         moved_off_axis = [
             i
             for i, (x, spec) in enumerate(zip(primals, self.primals, strict=True))
@@ -157,7 +194,7 @@ class BlackBox:
         arrays: list[Any] = [np.array(self.to_compute_dtype(x))[None] for x in xs]
         if self.seed_argnum is not None:
             arrays[self.seed_argnum] = Generators(arrays[self.seed_argnum], tag, 1)
-        results = self.caller(self.flat_fn, arrays, 1, _no_description, self.as_array)
+        results = self.caller(self.flat_fn, arrays, 1, _no_description, self._as_array)
         self._check(results, ())
         dtypes = [spec.dtype for spec in self.outputs]
         return tuple([np.array(y[0], d) for y, d in zip(results, dtypes, strict=True)])
@@ -176,14 +213,8 @@ class BlackBox:
         if not batch.total:
             values = derivative.empty()
         else:
-            values = self.caller(derivative, arrays, batch.total, batch.describe, np.array)
+            values = self.caller(derivative, arrays, batch.total, batch.describe_any, np.array)
         return dict(zip(derivative.positions, values, strict=True))
-
-    def as_array(self, y: Any) -> np.ndarray:
-        """Return a copy of a result; a Python number has the precision of the arguments."""
-        if type(y) in (float, complex) and self.compute_dtype is None:
-            return np.array(y, self._in_precision(np.dtype(type(y))))
-        return np.array(y)
 
     def _check(self, results: Sequence[np.ndarray], complex_steps: Sequence[str]) -> None:
         """Learn the specs of the results, or raise if they are others than before."""
@@ -191,14 +222,37 @@ class BlackBox:
         if kinds == self._checked_kinds and not complex_steps:
             return
         specs = tuple(self.rounded_spec(ArraySpec(y.shape[1:], y.dtype.name)) for y in results)
-        if self.known_outputs is None:
-            self.known_outputs = specs
-        elif complex_steps:
+        if complex_steps:
             specs = self._real_specs(specs, complex_steps[0])
+        if self.known_outputs is None:
+            # Not on later calls: XLA's threads do not know the mode that the caller has set.
+            self.flat_fn.check_result_specs(specs)
+            self.known_outputs = specs
         if specs != self.known_outputs:
-            check_specs_unchanged(specs, self.known_outputs, self.name)
+            raise self._unexpected_results(specs)
         if not complex_steps:
             self._checked_kinds = kinds
+
+    def _unexpected_results(self, specs: Specs) -> ArgumentError:
+        known = self.known_outputs or ()
+        returned, expected = (", ".join(map(str, each)) for each in (specs, known))
+        advice = "Results have to have the same shapes and dtypes at all points, as out= says them."
+        if [spec.shape for spec in specs] == [spec.shape for spec in known]:
+            advice += (
+                ' If the function computes in double precision, pass dtype="float64" where it is '
+                "wrapped: then its results are rounded to the precision of its arguments."
+            )
+        return ArgumentError(
+            f"{self.name} returned ({returned}), but ({expected}) before. {advice}"
+        )
+
+    def check_point_count(self, count: int) -> None:
+        """Raise if a derivative takes more points than the user allows."""
+        if self.max_points is not None and count > self.max_points:
+            raise OptionError(
+                f"a derivative of {self.name} takes {count} points, and "
+                f"max_points={self.max_points}."
+            )
 
     def _real_specs(self, specs: Specs, argument: str) -> Specs:
         """Return the specs without the imaginary parts of complex steps; raise if one has none."""
@@ -212,7 +266,8 @@ class BlackBox:
                     f"ComplexStep reads the derivative of {self.name} by {argument} from the "
                     f"imaginary part of a real function, but its result {i} has {kind}."
                 )
-            real[i] = dataclasses.replace(specs[i], dtype=_real_dtype(specs[i].dtype))
+            # They are of double precision, whatever the arguments are.
+            real[i] = dataclasses.replace(specs[i], dtype=known.dtype)
         return tuple(real)
 
     def rounded_spec(self, spec: ArraySpec) -> ArraySpec:
@@ -239,9 +294,9 @@ def _no_description(_: int) -> str:
     return ""
 
 
+def _describe_example(_: int) -> str:
+    return "at example inputs, since `out=` does not say what it returns"
+
+
 def _is_real_floating(dtype: np.dtype) -> bool:
     return ArraySpec((), dtype.name).differentiable and dtype.kind != "c"
-
-
-def _real_dtype(dtype: str) -> str:
-    return np.real(np.empty(0, dtype)).dtype.name

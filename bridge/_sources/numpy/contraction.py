@@ -5,8 +5,14 @@ from typing import Any
 
 import numpy as np
 
+from bridge._core.spec import ArraySpec
 from bridge._sources.numpy.black_box import BlackBox
-from bridge._sources.numpy.elements import from_real_elements, real_size, to_real_elements
+from bridge._sources.numpy.elements import (
+    from_real_elements,
+    is_complex,
+    real_size,
+    to_real_elements,
+)
 from bridge._sources.numpy.plans import Rows, TermPlan
 from bridge._sources.numpy.shifting import Shifter
 
@@ -36,12 +42,20 @@ class Contraction:
 
     def _sum_weighted(self, rows: Rows, values: np.ndarray) -> np.ndarray:
         """Return the weighted sum over points."""
-        weights = np.add.reduceat(self._weights(rows), rows.starts, -1)
-        total = (weights[..., None, :] @ values[..., rows.targets, :])[..., 0, :]
-        return np.real(total) if np.iscomplexobj(weights) else total
+        if not rows.weights:  # a value, which may be an integer or not a number
+            return values[..., rows.point_indices[0], :]
+        sums, weights = self._sum_groups(rows, values), self._weights(rows)
+        return (weights[..., None, :] @ sums)[..., 0, :]
+
+    def _sum_groups(self, rows: Rows, values: np.ndarray) -> np.ndarray:
+        """Return the weighted sum of the values of each group of rows, in double precision."""
+        weighted = values[..., rows.point_indices, :] * rows.coefficients[:, None]
+        sums = np.add.reduceat(weighted, rows.group_starts, -2)
+        # The derivative by a complex step is real.
+        return np.real(sums) if np.iscomplexobj(rows.coefficients) else sums
 
     def _weights(self, rows: Rows) -> np.ndarray:
-        weights = rows.coefficients
+        weights = np.ones(len(rows.group_starts))
         for weight in rows.weights:
             factor = self._shifter.weight(weight)
             weights = weights if factor is None else weights * factor
@@ -49,17 +63,26 @@ class Contraction:
 
     def _tangents(self, plan: TermPlan, values: Values) -> np.ndarray:
         """Return, at each point, the output or its tangent by the user's rule."""
-        outnum, linear = plan.terms[0].outnum, plan.user_direction
-        if linear is None or plan.callee.inputs:
-            return values[outnum]
-        moved = values[outnum, linear.argnum] @ self._real(linear.input)[..., None]
-        return from_real_elements(moved[..., 0], self._box.outputs[outnum])
+        outnum, user = plan.terms[0].outnum, plan.user_direction
+        spec = self._box.outputs[outnum]
+        if user is None or plan.callee.inputs:
+            return self._real_if(values[outnum], spec, plan.rows)
+        moved = values[outnum, user.argnum] @ self._real(user.input)[..., None]
+        return from_real_elements(moved[..., 0], spec)
+
+    @staticmethod
+    def _real_if(values: np.ndarray, spec: ArraySpec, rows: Rows) -> np.ndarray:
+        """Return the real parts where other arguments of a call were moved by complex steps."""
+        is_step = np.iscomplexobj(rows.coefficients)
+        return values if is_step or is_complex(spec) else np.real(values)
 
     def _gradients(self, plan: TermPlan, values: Values) -> np.ndarray:
         """Return, at each point, the gradient by the user's rule, in real elements."""
         term, argnum = plan.terms[0], plan.user_direction.argnum if plan.user_direction else 0
+        spec = self._box.primals[argnum]
         if plan.callee.inputs:
-            return to_real_elements(values[argnum])
+            gradients = self._real_if(values[argnum], spec, plan.rows)
+            return to_real_elements(gradients) if is_complex(spec) else gradients
         cotangent = self._real(term.cotangent)[..., None, :]
         return (cotangent @ values[term.outnum, argnum])[..., 0, :]
 
@@ -69,25 +92,24 @@ class Contraction:
 
     def _open_gradient(self, plan: TermPlan, values: Values) -> np.ndarray:
         """Return the gradient by the elements of the direction that a rule of shifts has."""
-        rows, spec = plan.rows, self._box.primals[plan.terms[0].argnum or 0]
-        weights = self._weights(rows)
-        products = self._products(plan, values, imaginary=np.iscomplexobj(weights))
-        sums = np.add.reduceat(
-            np.real(products[..., rows.point_indices] * weights), rows.starts, -1
-        )
+        rows, argnum = plan.rows, plan.terms[0].argnum or 0
+        products = self._products(plan, values) * self._weights(rows)
+        sums = np.add.reduceat(products, rows.target_starts, -1)
         if rows.open and rows.open.block.kind == "random":
-            directions = self._shifter.directions(plan.terms[0].argnum or 0)
+            directions = self._shifter.directions(rows.open.block, argnum)
             return (sums[..., None, :] @ directions[..., rows.targets, :])[..., 0, :]
-        gradient = np.zeros((*sums.shape[:-1], real_size(spec)))
+        gradient = np.zeros((*sums.shape[:-1], real_size(self._box.primals[argnum])))
         gradient[..., rows.targets] = sums
-        return from_real_elements(gradient, spec)
+        return from_real_elements(gradient, self._box.primals[argnum])
 
-    def _products(self, plan: TermPlan, values: Values, *, imaginary: bool) -> np.ndarray:
-        """Return, at each point, the cotangent times the output, or times its tangent."""
-        term, linear = plan.terms[0], plan.user_direction
-        if linear is not None:
-            return (self._gradients(plan, values) * self._real(linear.input)).sum(-1)
-        y, cotangent = values[term.outnum], self._inputs[term.cotangent or 0]
-        if not imaginary:  # else the imaginary part of y is a derivative, of a real output
-            y, cotangent = to_real_elements(y), to_real_elements(cotangent)
-        return (y @ cotangent[..., None])[..., 0]
+    def _products(self, plan: TermPlan, values: Values) -> np.ndarray:
+        """Return, for each group, the cotangent times the output, or times its tangent."""
+        term, user = plan.terms[0], plan.user_direction
+        if user is not None:
+            sums = self._sum_groups(plan.rows, self._gradients(plan, values))
+            return (sums * self._real(user.input)).sum(-1)
+        spec = self._box.outputs[term.outnum]
+        sums = self._sum_groups(plan.rows, self._real_if(values[term.outnum], spec, plan.rows))
+        if is_complex(spec):
+            sums = to_real_elements(sums)
+        return (sums @ to_real_elements(self._inputs[term.cotangent or 0])[..., None])[..., 0]

@@ -15,7 +15,7 @@ from bridge._core.gradient_rules import Jvp, Vjp
 from bridge._core.op import Arrays
 from bridge._sources.numpy.black_box import BlackBox
 from bridge._sources.numpy.contraction import Contraction, Values
-from bridge._sources.numpy.elements import real_size, to_real_elements, unit_vectors
+from bridge._sources.numpy.elements import is_complex, real_size, to_real_elements, unit_vectors
 from bridge._sources.numpy.forms import Form, Result
 from bridge._sources.numpy.labels import with_labels, without_labels
 from bridge._sources.numpy.noise import tag_of
@@ -50,12 +50,21 @@ class Evaluation:
             if entry.kind == "output"
         }
         primals = self._inputs[: len(box.primals)]
-        directions = box.random_directions(primals, plan.random_argnums, plan.random_count, tag)
+        directions = box.random_directions(primals, plan.random_blocks, tag)
         self._shifter = Shifter(form, box, self._inputs, directions)
 
     def evaluate_points(self) -> dict[Any, Values]:
         """Return the values of each callee at its points."""
-        return {key: self._evaluate(points) for key, points in self._plan.point_sets.items()}
+        point_sets = self._plan.point_sets
+        if self._form.is_derivative:
+            self._box.check_point_count(sum(map(self._count_points, point_sets.values())))
+        return {key: self._evaluate(points) for key, points in point_sets.items()}
+
+    def _count_points(self, points: PointSet) -> int:
+        """Return the number of points, in all examples of batches."""
+        inputs = [self._inputs[i] for i in self._shifter.inputs_that_move(points)]
+        sizes = np.broadcast_shapes(*(x.shape[:-1] for x in inputs))
+        return math.prod(sizes) * points.count
 
     def contract(self, values: dict[Any, Values]) -> Arrays:
         """Return the results that follow from these values."""
@@ -78,7 +87,8 @@ class Evaluation:
         """Return the values of a callee at its points, by position."""
         primals = self._shifter.primals(points)
         if points.callee.user_rule is None:
-            values = self._call(points, primals) if points.count else {}
+            only_origin = points.has_known_origin and not points.count
+            values = {} if only_origin else self._call(points, primals)
             if points.has_known_origin:
                 values = {i: _append(values.get(i), y) for i, y in self._outputs.items()}
             return values
@@ -97,8 +107,9 @@ class Evaluation:
         outputs: Values | None = None,
     ) -> Values:
         describe = functools.partial(self._shifter.describe, points)
-        # The outputs for a rule of the user are those of the function itself, with their noise.
-        tag = self._tag if rule is points.callee.user_rule else tag_of(())
+        # The outputs for a rule of the user at the primals have the noise of those returned.
+        is_value = rule is not points.callee.user_rule and points.is_origin
+        tag = tag_of(()) if is_value else self._tag
         batch = PointBatch(
             user_rule=rule,
             points_per_example=points.count,
@@ -120,6 +131,14 @@ class Evaluation:
             return self._outputs
         return self._call(points, primals)
 
+    def _as_matrix(self, jacobian: np.ndarray, outnum: int, argnum: int) -> np.ndarray:
+        """Return a Jacobian of the user with an axis of results and one of elements."""
+        size = real_size(self._box.primals[argnum])
+        matrix = jacobian.reshape((*jacobian.shape[:-1], jacobian.shape[-1] // max(1, size), size))
+        if not is_complex(self._box.outputs[outnum]):
+            return matrix
+        return np.concatenate([np.real(matrix), np.imag(matrix)], -2)
+
     def _matrices(
         self, points: PointSet, primals: Sequence[np.ndarray], outputs: Values | None
     ) -> Values:
@@ -127,10 +146,7 @@ class Evaluation:
         rule, box = points.callee.user_rule, self._box
         if not isinstance(rule, (Vjp, Jvp)):
             values = self._call(points, primals, rule)
-            return {
-                (o, i): y.reshape((*y.shape[:-1], -1, real_size(box.primals[i])))
-                for (o, i), y in values.items()
-            }
+            return {(o, i): self._as_matrix(y, o, i) for (o, i), y in values.items()}
         specs = box.outputs if isinstance(rule, Vjp) else box.primals
         units = unit_vectors({i: specs[i] for i in points.callee.positions}, len(self._form.sizes))
         # The unit vectors are one more batch, in front of all others.

@@ -91,6 +91,13 @@ class Form:
     results: tuple[Result, ...]
     sizes: tuple[int, ...] = ()
 
+    @property
+    def is_derivative(self) -> bool:
+        """True unless all results are outputs of the function."""
+        return any(
+            term.tangents or term.argnum is not None for y in self.results for term in y.terms
+        )
+
     def vmap(self, axes: Sequence[int | None], size: int) -> "Form":
         """Return the form of a batch, which has axis 0 of each result."""
         label = len(self.sizes)

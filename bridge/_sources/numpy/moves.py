@@ -19,6 +19,7 @@ from bridge._core.gradient_rules import SPSA, ComplexStep, FiniteDifference, Par
 from bridge._core.spec import ArraySpec
 from bridge._sources.numpy.stencils import difference_stencil, period, shift_stencil
 
+_LEAST_STEP = 4  # in units of the precision
 ShiftRule = ParameterShift | FiniteDifference | ComplexStep | SPSA
 
 
@@ -32,6 +33,7 @@ class Block:
         start: The first coordinate.
         size: How many coordinates there are.
         is_relative: True if steps are multiples of `max(1, |x|)`.
+        rule: The rule of random directions.
     """
 
     kind: Literal["element", "input", "random"]
@@ -39,6 +41,7 @@ class Block:
     start: int
     size: int
     is_relative: bool = False
+    rule: SPSA | None = None
 
 
 class Coordinates:
@@ -48,7 +51,7 @@ class Coordinates:
         self.blocks: dict[Any, Block] = {}
         self._units: list[np.ndarray] = []
         self._periods: list[np.ndarray] = []
-        self.complex_step = 0.0
+        self._complex_steps: list[np.ndarray] = []
         self._count = 0
 
     def block(
@@ -58,6 +61,7 @@ class Coordinates:
         *,
         units: np.ndarray | float,
         periods: np.ndarray | float = 0.0,
+        complex_step: float = 0.0,
     ) -> Block:
         """Return the block with this key; the first time, `block` with coordinates of its own."""
         if key not in self.blocks:
@@ -65,12 +69,18 @@ class Coordinates:
             self._count += block.size
             self._units.append(np.broadcast_to(units, block.size))
             self._periods.append(np.broadcast_to(periods, block.size))
+            self._complex_steps.append(np.full(block.size, complex_step))
         return self.blocks[key]
 
     @property
     def units(self) -> np.ndarray:
         """The unit of the shifts along each coordinate."""
         return np.concatenate(self._units) if self._units else np.ones(0)
+
+    @property
+    def complex_steps(self) -> np.ndarray:
+        """The complex step along each coordinate."""
+        return np.concatenate(self._complex_steps) if self._complex_steps else np.ones(0)
 
     @property
     def periods(self) -> np.ndarray:
@@ -111,12 +121,14 @@ class Direction:
         input: The input that is the direction; None if it is left open.
         spec: The spec of the primal, in the dtype that is computed with.
         name: The primal in errors.
+        epsilon: The relative precision of values.
     """
 
     argnum: int
     input: int | None
     spec: ArraySpec
     name: str
+    epsilon: float
 
     @property
     def size(self) -> int:
@@ -157,7 +169,7 @@ def _shifts(rule: ParameterShift, direction: Direction, coordinates: Coordinates
     units = np.array([1 / max(row) for row in rows])
     periods = np.array([period(row) or 0.0 for row in rows])
     block = coordinates.block(
-        ("element", direction.argnum),
+        ("element", direction.argnum, rule),
         Block("element", direction.argnum, 0, direction.size),
         units=units,
         periods=periods / units if rows else 0.0,
@@ -178,8 +190,19 @@ def _differences(
     rule: FiniteDifference, direction: Direction, coordinates: Coordinates, count: int
 ) -> Moves:
     weights, nodes = difference_stencil(rule.accuracy, rule.strategy)
-    step = rule.h or _epsilon(direction.spec.dtype) ** (1 / (count + rule.accuracy))
+    step = rule.h or direction.epsilon ** (1 / (count + rule.accuracy))
+    _check_step(step, direction)
     return _stencil_moves(direction, coordinates, weights / step, nodes, step, relative=True)
+
+
+def _check_step(step: float, direction: Direction) -> None:
+    """Raise if values at this distance cannot be told apart."""
+    if step < _LEAST_STEP * direction.epsilon:
+        raise ArgumentError(
+            f"{direction.name} is moved by a step of {step:g}, but the function computes with a "
+            f"relative precision of {direction.epsilon:.2g}. Pass a larger `h`, or "
+            'dtype="float64" where the function is wrapped.'
+        )
 
 
 def _complex_step(rule: ComplexStep, direction: Direction, coordinates: Coordinates) -> Moves:
@@ -187,17 +210,22 @@ def _complex_step(rule: ComplexStep, direction: Direction, coordinates: Coordina
         raise ArgumentError(
             f"{direction.name} is {direction.spec}, and ComplexStep is for real arguments."
         )
-    coordinates.complex_step = rule.h
     # Im y / h is the real part of -1j y / h.
     weights, nodes = np.array([-1j / rule.h]), np.array([1j])
-    return _stencil_moves(direction, coordinates, weights, nodes, 1.0, relative=False)
+    return _stencil_moves(
+        direction, coordinates, weights, nodes, 1.0, relative=False, complex_step=rule.h
+    )
 
 
 def _random_differences(rule: SPSA, direction: Direction, coordinates: Coordinates) -> Moves:
+    _check_step(rule.h, direction)
     weights, nodes = np.array([0.5, -0.5]) / rule.h, np.array([1.0, -1.0])
     if direction.input is not None:
-        return _stencil_moves(direction, coordinates, weights, nodes, rule.h, relative=False)
-    block = coordinates.block("random", Block("random", 0, 0, rule.num_directions), units=rule.h)
+        return _stencil_moves(direction, coordinates, weights, nodes, rule.h, relative=True)
+    # All arguments with this rule are moved at once.
+    block = coordinates.block(
+        ("random", rule), Block("random", 0, 0, rule.num_directions, rule=rule), units=rule.h
+    )
     return _repeat_stencil(block, weights / rule.num_directions, nodes, None)
 
 
@@ -209,15 +237,17 @@ def _stencil_moves(
     step: float,
     *,
     relative: bool,
+    complex_step: float = 0.0,
 ) -> Moves:
     """Return the moves of one stencil along a direction, or in each element of an open one."""
     kind, position, size = "element", direction.argnum, direction.size
     if direction.input is not None:
         kind, position, size = "input", direction.input, 1
     block = coordinates.block(
-        (kind, position, step, relative),
+        (kind, position, step, relative, complex_step),
         Block(kind, position, 0, size, relative),
         units=step,
+        complex_step=complex_step,
     )
     return _repeat_stencil(block, weights, nodes, direction.input)
 
@@ -228,10 +258,3 @@ def _repeat_stencil(
     elements = np.repeat(np.arange(block.size), len(nodes))
     shifts, coefficients = np.tile(nodes, block.size), np.tile(weights, block.size)
     return Moves(block, block.start + elements, shifts, coefficients, input)
-
-
-def _epsilon(dtype: str) -> float:
-    """Return the relative precision of a dtype."""
-    import ml_dtypes
-
-    return float(ml_dtypes.finfo(dtype).eps)

@@ -9,7 +9,7 @@ import numpy as np
 from bridge._core.gradient_rules import ComplexStep, FiniteDifference, Jvp, Vjp
 from bridge._sources.numpy.black_box import BlackBox
 from bridge._sources.numpy.forms import Form, Term
-from bridge._sources.numpy.moves import Coordinates, Direction, Moves, make_moves
+from bridge._sources.numpy.moves import Block, Coordinates, Direction, Moves, make_moves
 from bridge._sources.numpy.plans import (
     Callee,
     Plan,
@@ -28,13 +28,13 @@ class Planner:
 
     def __init__(self, form: Form, box: BlackBox) -> None:
         self._form, self._box = form, box
-        self._reuses_outputs = box.seed_argnum is None and any(
+        self._reuses_outputs = box.reuses_outputs and any(
             entry.kind == "output" for entry in form.inputs
         )
         self._coordinates = Coordinates()
         self._callees: dict[Any, Callee] = {}
         self._tables: dict[Any, list[Table]] = {}
-        self._random_argnums: set[int] = set()
+        self._random_argnums: dict[Block, set[int]] = {}
 
     def plan(self) -> Plan:
         """Return the plan."""
@@ -43,15 +43,15 @@ class Planner:
             for result in self._form.results
         ]
         located = {key: self._locate(key) for key in self._tables}
-        random = self._coordinates.blocks.get("random")
         return Plan(
             point_sets={key: point_set for key, (point_set, _) in located.items()},
             results=tuple(
                 tuple(_term_plan(draft, located[draft.callee.key][1]) for draft in result)
                 for result in drafts
             ),
-            random_argnums=tuple(sorted(self._random_argnums)),
-            random_count=random.size if random else 0,
+            random_blocks=tuple(
+                (block, tuple(sorted(argnums))) for block, argnums in self._random_argnums.items()
+            ),
         )
 
     # Which directions, by which rules.
@@ -112,7 +112,7 @@ class Planner:
         for rule, direction in zip(rules, directions, strict=True):
             moves = make_moves(rule, direction, self._coordinates, count)
             if moves.block.kind == "random":
-                self._random_argnums.add(direction.argnum)
+                self._random_argnums.setdefault(moves.block, set()).add(direction.argnum)
             all_moves.append(moves)
         return all_moves
 
@@ -137,7 +137,7 @@ class Planner:
     def _locate(self, key: Any) -> tuple[PointSet, list[np.ndarray]]:
         """Return the distinct points of a callee, and the point of each row of its terms."""
         coordinates, shifts, numbers = distinct_points(self._tables[key], self._coordinates.periods)
-        count, starts_at_origin = len(shifts), bool((coordinates[0] < 0).all())
+        count, starts_at_origin = len(shifts), bool((coordinates[:1] < 0).all(1).any())
         is_known = (
             self._reuses_outputs and starts_at_origin and self._callees[key].user_rule is None
         )
@@ -154,7 +154,7 @@ class Planner:
         return point_set, numbers
 
     def _shifts(self, coordinates: np.ndarray, shifts: np.ndarray) -> list[Shifts]:
-        units, step = self._coordinates.units, self._coordinates.complex_step
+        units, complex_steps = self._coordinates.units, self._coordinates.complex_steps
         by_block: list[Shifts] = []
         for block in self._coordinates.blocks.values():
             inside = (coordinates >= block.start) & (coordinates < block.start + block.size)
@@ -163,7 +163,7 @@ class Planner:
                 at, shift = coordinates[points, columns], shifts[points, columns]
                 far = np.real(shift) * units[at]
                 if np.imag(shift).any():
-                    far = far + 1j * step * np.imag(shift)
+                    far = far + 1j * complex_steps[at] * np.imag(shift)
                 by_block.append(Shifts(block, points, at - block.start, far))
         return by_block
 
@@ -202,18 +202,27 @@ def _term_plan(draft: _Draft, tables: Sequence[np.ndarray]) -> TermPlan:
     has_open = draft.terms[0].argnum is not None and (
         draft.user_direction is None or draft.user_direction.input is not None
     )
-    keys = moves[-1].elements[places[-1]] if has_open else points
-    order = np.argsort(keys, kind="stable")
+    elements = [m.elements[p] for m, p in zip(moves, places, strict=True)]
+    order = np.lexsort(elements) if elements else np.arange(1)  # by the last direction first
+    sorted_elements = np.stack([e[order] for e in elements]) if elements else np.zeros((1, 1), int)
+    starts = _starts_of_runs(sorted_elements)
     weights = [
-        Weight(m.block, m.input, m.elements[p][order]) for m, p in zip(moves, places, strict=True)
+        Weight(m.block, m.input, e[starts]) for m, e in zip(moves, sorted_elements, strict=False)
     ]
-    targets, starts = np.unique(keys[order], return_index=True)
+    target_starts = _starts_of_runs(sorted_elements[-1:, starts])
     rows = Rows(
         point_indices=points[order],
         coefficients=coefficients[order],
+        group_starts=starts,
         weights=tuple(weights),
         open=weights[-1] if has_open else None,
-        starts=starts,
-        targets=targets,
+        target_starts=target_starts,
+        targets=sorted_elements[-1, starts][target_starts],
     )
     return TermPlan(draft.terms, draft.callee, draft.user_direction, rows)
+
+
+def _starts_of_runs(columns: np.ndarray) -> np.ndarray:
+    """Return where a column differs from that before it."""
+    changes = (columns[:, 1:] != columns[:, :-1]).any(0)
+    return np.flatnonzero(np.append(np.full(min(1, columns.shape[1]), fill_value=True), changes))

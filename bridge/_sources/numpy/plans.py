@@ -47,7 +47,7 @@ class Weight:
     Attributes:
         block: What is moved.
         input: The input whose elements are the weights; None for an open direction.
-        elements: The element of each row; for random directions, the direction.
+        elements: The element of each group of rows; for random directions, the direction.
     """
 
     block: Block
@@ -59,21 +59,26 @@ class Weight:
 class Rows:
     """The products of moves in all directions of a term, one row for each.
 
+    Rows that differ by shifts alone are a group: the values of a group are added up before anything
+    else, because these are differences of large numbers.
+
     Attributes:
         point_indices: The point of each row.
         coefficients: Its coefficient.
-        weights: The other factors of it, for each direction.
-        open: The weight of the open direction, by whose elements rows are sorted; None where there
-            is no open direction, or the user's rule has it; then by points.
-        starts: Where the rows of each element, or point, begin.
-        targets: These elements, or points.
+        group_starts: Where the rows of each group begin.
+        weights: What else the sums of groups are multiplied by, for each direction.
+        open: The weight of the open direction, by whose elements groups are sorted; None where
+            there is no open direction, or the user's rule has it.
+        target_starts: Where the groups of each element of the open direction begin.
+        targets: These elements.
     """
 
     point_indices: np.ndarray
     coefficients: np.ndarray
+    group_starts: np.ndarray
     weights: tuple[Weight, ...]
     open: Weight | None
-    starts: np.ndarray
+    target_starts: np.ndarray
     targets: np.ndarray
 
 
@@ -138,11 +143,9 @@ class Plan:
     Attributes:
         point_sets: The points, by the key of their callee.
         results: For each result of the form, the plans of its terms.
-        random_argnums: Primals that are moved along random directions.
-        random_count: How many directions.
+        random_blocks: The random directions, with the primals that are moved along them.
     """
 
     point_sets: dict[Any, PointSet]
     results: tuple[tuple[TermPlan, ...], ...]
-    random_argnums: Positions
-    random_count: int
+    random_blocks: tuple[tuple[Block, Positions], ...]

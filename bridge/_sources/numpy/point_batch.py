@@ -51,6 +51,10 @@ class PointBatch:
         """The number of all points."""
         return math.prod(self.sizes) * self.points_per_example
 
+    def describe_any(self, n: int) -> str:
+        """Say what the point with this number among all of them is."""
+        return self.describe(n % self.points_per_example)
+
     def stack(self, x: np.ndarray, spec: ArraySpec, *, is_own: bool = False) -> np.ndarray:
         """Return an array with one axis for all points, in memory that is the function's own.
 

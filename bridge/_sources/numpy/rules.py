@@ -128,11 +128,13 @@ class Function:
     def _uses_outputs(self) -> bool:
         """Return True if a first derivative is cheaper with the outputs that were returned."""
         rules = self.box.rules if self.derived_form is None else []
-        # The difference of two values with common noise would bias the gradient of a square.
-        reuses = self.box.seed_argnum is None
         return any(
             isinstance(rule, Vjp)
-            or (reuses and isinstance(rule, FiniteDifference) and rule.strategy != "center")
+            or (
+                self.box.reuses_outputs
+                and isinstance(rule, FiniteDifference)
+                and rule.strategy != "center"
+            )
             for rule in rules
         )
 

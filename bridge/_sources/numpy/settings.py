@@ -10,6 +10,7 @@ import numpy as np
 from bridge._core.errors import OptionError
 from bridge._core.evaluation_counters import EvaluationCounters
 from bridge._core.gradient_rules import Rule
+from bridge._core.protocols import StructuredFunction
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
@@ -59,13 +60,19 @@ class Settings:
         names = [name for name in self.gradient if path.startswith(name.replace('"', "'") + "[")]
         return self.gradient[max(names, key=len)] if names else None
 
-    def check_names(self, arguments: list[str], name: str) -> None:
+    def check_names(self, arguments: list[str], fn: StructuredFunction, name: str) -> None:
         """Raise if a rule is for an argument that there is none of."""
-        if isinstance(self.gradient, Mapping):
-            paths = [argument + "[" for argument in arguments]
-            for key in self.gradient:
-                if not any(path.startswith(key.replace('"', "'") + "[") for path in paths):
-                    raise OptionError(
-                        f"gradient= names {key!r}, no array among the arguments of {name}: "
-                        f"{', '.join(arguments)}."
-                    )
+        if not isinstance(self.gradient, Mapping):
+            return
+        paths = [argument + "[" for argument in arguments]
+        for key in self.gradient:
+            path = key.replace('"', "'") + "["
+            is_absent = not any(p.startswith(path[: path.index("[") + 1]) for p in paths)
+            if any(p.startswith(path) for p in paths) or (
+                is_absent and fn.takes(key.split("[")[0])
+            ):
+                continue
+            raise OptionError(
+                f"gradient= names {key!r}, no array among the arguments of {name}: "
+                f"{', '.join(arguments)}."
+            )

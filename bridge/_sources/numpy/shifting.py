@@ -1,6 +1,6 @@
 """The primals at the points of a derivative, and how far these are from each other."""
 
-from collections.abc import Iterator, Sequence, Set
+from collections.abc import Iterator, Mapping, Sequence, Set
 from typing import Any
 
 import numpy as np
@@ -19,8 +19,8 @@ class Shifter:
         form: The form.
         box: The function.
         inputs: The inputs, with axes of labels and of elements.
-        directions: For each primal that is moved along random directions, these, with an axis for
-            them before that of elements.
+        directions: The random directions of each block, by primal, with an axis for them before
+            that of elements.
     """
 
     def __init__(
@@ -28,7 +28,7 @@ class Shifter:
         form: Form,
         box: BlackBox,
         inputs: Sequence[np.ndarray],
-        directions: dict[int, np.ndarray],
+        directions: Mapping[Block, Mapping[int, np.ndarray]],
     ) -> None:
         self._form, self._box = form, box
         self._inputs, self._directions = inputs, directions
@@ -47,9 +47,15 @@ class Shifter:
         count = len(self._box.primals)
         return {i for s in points.shifts for i in range(count) if self._moves(s.block, i)}
 
+    def inputs_that_move(self, points: PointSet) -> list[int]:
+        """Return the inputs whose batches the points have: primals, directions, linear inputs."""
+        along = [s.block.position for s in points.shifts if s.block.kind == "input"]
+        linear = [i for _, i in points.callee.inputs]
+        return [*range(len(self._box.primals)), *along, *linear]
+
     def _moves(self, block: Block, argnum: int) -> bool:
         if block.kind == "random":
-            return argnum in self._directions
+            return argnum in self._directions[block]
         return self._argnum(block) == argnum
 
     def _argnum(self, block: Block) -> int:
@@ -64,7 +70,8 @@ class Shifter:
         changes = [change for s in shifts for change in self._changes(argnum, s)]
         sizes = np.broadcast_shapes(x.shape[:-2], *(sizes for sizes, _, _ in changes))
         imaginary = any(np.iscomplexobj(s.shifts) for s in shifts)
-        dtype = np.result_type(x.dtype, np.complex64) if imaginary else x.dtype
+        # Steps of 1e-30 are no numbers of single precision.
+        dtype = np.dtype(np.complex128) if imaginary else x.dtype
         moved = np.array(np.broadcast_to(x, (*sizes, count, x.shape[-1])), dtype)
         for _, index, change in changes:
             moved[index] += change.astype(dtype)
@@ -90,7 +97,8 @@ class Shifter:
     def _vectors(self, argnum: int, shifts: Shifts) -> np.ndarray:
         """Return the direction of each shift."""
         if shifts.block.kind == "random":
-            return self._directions[argnum][..., shifts.elements, :]
+            directions = self._directions[shifts.block][argnum][..., shifts.elements, :]
+            return directions * self.scale(argnum)[..., None, :]
         return (self._inputs[shifts.block.position] / self.norm(shifts.block))[..., None, :]
 
     def scale(self, argnum: int) -> np.ndarray:
@@ -124,9 +132,9 @@ class Shifter:
             factor = inverse if factor is None else factor * inverse
         return factor
 
-    def directions(self, argnum: int) -> np.ndarray:
-        """Return the random directions of a primal."""
-        return self._directions[argnum]
+    def directions(self, block: Block, argnum: int) -> np.ndarray:
+        """Return the random directions of a primal, divided by what its steps are relative to."""
+        return self._directions[block][argnum] / self.scale(argnum)[..., None, :]
 
     def describe(self, points: PointSet, point: int) -> str:
         """Say how a point differs from the primals."""
@@ -135,7 +143,7 @@ class Shifter:
             for shifts in points.shifts
             for k in np.flatnonzero(shifts.point_indices == point)
         ]
-        return " and ".join(parts)
+        return f"for a derivative, at {' and '.join(parts)}" if parts else ""
 
     def _describe_shift(self, shifts: Shifts, k: int) -> str:
         block, shift = shifts.block, shifts.shifts[k]

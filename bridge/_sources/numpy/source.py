@@ -73,8 +73,8 @@ class NumpySource:
     ) -> Op:
         """Make an Op of `fn`, which is not evaluated yet."""
         settings = Settings(**options)
-        settings.check_names([*argument_names], name)
-        if seed_argnum is None and fn.takes_seed:
+        settings.check_names([*argument_names], fn, name)
+        if seed_argnum is None and fn.takes(SEED):
             # Not to be called: a target adds a seed, or refuses.
             no_outputs: Callable[..., Any] = lambda *_: ()
             traits = Traits(uses_global_rng=True)
@@ -102,10 +102,11 @@ class NumpySource:
             max_points=settings.max_points,
             seed_argnum=seed_argnum,
         )
-        if settings.dtype is not None:
-            fn.round_spec = box.rounded_spec
+        fn.checks_dtypes, fn.keeps_structure = False, True
         if settings.out is not None:
-            box.known_outputs = _specs_from_out(settings.out, fn, primals, name)
+            specs = _specs_from_out(settings.out, fn, primals, name)
+            box.known_outputs = tuple(map(box.rounded_spec, specs))
+            fn.check_result_specs(box.known_outputs)
         return Function(box, name).make_op()
 
     def check_rules(

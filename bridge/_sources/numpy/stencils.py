@@ -28,7 +28,7 @@ def shift_stencil(frequencies: Frequencies, shifts: tuple[float, ...] | None = N
     w = np.sort(np.asarray(frequencies, float))
     if shifts is not None:
         candidates = [np.asarray(shifts, float)]
-    elif np.allclose(w, w[0] * np.arange(1, len(w) + 1), rtol=1e-12):
+    elif np.allclose(w, w[0] * np.arange(1, len(w) + 1), rtol=1e-12, atol=0):
         return _equidistant_stencil(w[0], len(w))
     else:
         candidates = [_odd_multiples(len(w), f) for f in np.linspace(w[0] / 2, w[-1] * 2, _SCALES)]

@@ -16,7 +16,7 @@ from bridge._sources.numpy.elements import is_complex
 if TYPE_CHECKING:
     from bridge._sources.numpy.black_box import BlackBox
 
-Row = Sequence[np.ndarray]
+Row = Sequence[Any]  # arrays, and a generator where there is a key
 
 
 class UserDerivative:
@@ -37,6 +37,15 @@ class UserDerivative:
         self._primals, self._outputs = box.primals, box.outputs
         self._argument_names, self._seed_argnum = box.argument_names, box.seed_argnum
         self._linear, self._first_axes = linear, int(box.caller.vectorized)
+        self._has_complex_step = False
+        complex_argument = next(
+            (i for i, spec in enumerate(self._primals) if is_complex(spec)), None
+        )
+        if isinstance(rule, Jacobian) and complex_argument is not None:
+            raise ArgumentError(
+                f"argument {box.argument_names[complex_argument]} of {box.name} is complex, and a "
+                "Jacobian is by real arguments. Pass a Vjp or a Jvp."
+            )
         if isinstance(rule, Jacobian) and len(box.outputs) != 1:
             raise ArgumentError(
                 f"{box.name} has {len(box.outputs)} results, and a Jacobian is of a function with "
@@ -64,6 +73,10 @@ class UserDerivative:
     def __call__(self, *arrays: np.ndarray) -> list[np.ndarray]:
         count = len(self._primals)
         xs = arrays[:count]
+        self._has_complex_step = any(
+            np.iscomplexobj(x) and not is_complex(spec)
+            for x, spec in zip(xs, self._primals, strict=True)
+        )
         linear = dict(zip(self._linear, arrays[count:], strict=False))
         outputs = arrays[count + len(linear) :]
         if isinstance(self._rule, Vjp):
@@ -96,12 +109,16 @@ class UserDerivative:
         return self._like_primals(gradients, xs)
 
     def _jvp(self, rule: Jvp, xs: Row, tangents: Mapping[int, np.ndarray]) -> list[np.ndarray]:
-        dense = [tangents.get(i, np.zeros_like(x)) for i, x in enumerate(xs)]
+        dense = [
+            tangents.get(i, np.zeros_like(x) if isinstance(x, np.ndarray) else x)
+            for i, x in enumerate(xs)
+        ]
         unflatten = self._fn.arguments.primals
         results = self._fn.flatten_results(
             rule.fn(unflatten(xs), unflatten(dense), **self._generator(xs)), self._name
         )
-        lead = xs[0].shape[: self._first_axes]
+        arrays = [x for x in (*xs, *tangents.values()) if isinstance(x, np.ndarray)]
+        lead = arrays[0].shape[: self._first_axes]
         return [
             self._checked(results[i], spec, (*lead, *spec.shape), f"result {i} of {self._name}")
             for i, spec in enumerate(self._outputs)
@@ -130,7 +147,7 @@ class UserDerivative:
         if array.shape != shape or array.dtype.kind in "OSUV":
             actual = ArraySpec(array.shape, array.dtype.name)
             raise ArgumentError(f"{label} is {actual}, where the shape {shape} was expected.")
-        if np.iscomplexobj(array) and not is_complex(spec):
+        if np.iscomplexobj(array) and not (is_complex(spec) or self._has_complex_step):
             raise ArgumentError(f"{label} is complex, and {spec} was expected.")
         return array
 

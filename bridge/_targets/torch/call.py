@@ -156,6 +156,12 @@ def _compute_gradients(ctx: Any, cotangents: Sequence[Any]) -> tuple[Sequence[An
     if plan.op is None:
         return [None] * len(plan.argnums), plan.argnums
     if _is_differentiated_again(xs, dense):
+        pair = forward_plan.pair
+        if pair and pair.strategy == "outputs" and pair.backward_from:
+            # Outputs are values here, of which the derivatives know that they follow from primals.
+            backward = pair.backward_from(plan.argnums, outnums)
+            saved = [*residuals[: len(xs)], *(y.detach() for y in residuals[len(xs) :])]
+            return call_op(backward, execute, *saved, *dense), plan.argnums
         vjp = op.derive("vjp", plan.argnums, outnums)
         return call_op(vjp, execute, *xs, *dense), plan.argnums
     return execute(plan.op, (*(residuals if plan.uses_residuals else xs), *dense)), plan.argnums
@@ -224,7 +230,11 @@ class _Transformable(_Rules):
             if op.traits.dependencies
             else plan_from_outputs(op, output, (False, False))
         )
-        save_for_backward(ctx, (op, executor.execute, plan), xs, output)
+        pair = op.try_forward_backward((), plan.outnums) if op.traits.knows_outputs else None
+        if pair:  # which saves outputs, known now
+            plan = dataclasses.replace(plan, pair=pair)
+        residuals = [output[i] for i in pair.saved_outputs] if pair else []
+        save_for_backward(ctx, (op, executor.execute, plan), xs, output, residuals)
 
     @staticmethod
     @hide_from_dynamo
