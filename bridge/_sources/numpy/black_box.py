@@ -16,7 +16,12 @@ from bridge._core.spec import ArraySpec
 from bridge._sources.numpy.elements import is_complex
 from bridge._sources.numpy.forms import Result
 from bridge._sources.numpy.moves import Block, Direction
-from bridge._sources.numpy.noise import Generators, draw_signs, random_signs
+from bridge._sources.numpy.noise import (
+    Directions,
+    Generators,
+    directions_from_keys,
+    draw_directions,
+)
 from bridge._sources.numpy.point_batch import PointBatch
 from bridge._sources.numpy.point_caller import AsArray, PointCaller
 from bridge._sources.numpy.user_rules import UserDerivative
@@ -141,23 +146,11 @@ class BlackBox:
 
     def random_directions(
         self, primals: Sequence[np.ndarray], blocks: Sequence[tuple[Block, Positions]], tag: int
-    ) -> dict[Block, dict[int, np.ndarray]]:
+    ) -> Directions:
         """Draw random signs for each element of the arguments of each block."""
-        directions: dict[Block, dict[int, np.ndarray]] = {}
-        for number, (block, argnums) in enumerate(blocks):
-            shapes = {i: primals[i].shape for i in argnums}
-            if self.seed_argnum is not None:
-                keys = primals[self.seed_argnum]
-                directions[block] = random_signs(shapes, block.size, keys, tag + number)
-                continue
-            generator = self.caller.counters.generators.setdefault(
-                block.rule, np.random.default_rng(block.rule and block.rule.seed)
-            )
-            directions[block] = {
-                i: draw_signs(generator, (*shape[:-1], block.size, shape[-1]))
-                for i, shape in shapes.items()
-            }
-        return directions
+        if self.seed_argnum is None:
+            return draw_directions(primals, blocks, self.caller.counters.generators)
+        return directions_from_keys(primals, blocks, primals[self.seed_argnum], tag)
 
     # Values.
 

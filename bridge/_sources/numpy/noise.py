@@ -8,10 +8,16 @@ Batches take no part in it: an example with a key of its own draws what it would
 """
 
 import zlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
+
+from bridge._core.op import Positions
+from bridge._sources.numpy.moves import Block
+
+Blocks = Sequence[tuple[Block, Positions]]  # of random directions, and the primals they move
+Directions = dict[Block, dict[int, np.ndarray]]
 
 
 def tag_of(derivation: Any) -> int:
@@ -45,13 +51,20 @@ class Generators:
         return make_generator(key, self._tag, points.start)
 
 
-def random_signs(
-    shapes: dict[int, tuple[int, ...]], count: int, keys: np.ndarray, tag: int
-) -> dict[int, np.ndarray]:
-    """Return random signs from keys, which have axes of labels, as the shapes of arrays have.
+def directions_from_keys(
+    primals: Sequence[np.ndarray], blocks: Blocks, keys: np.ndarray, tag: int
+) -> Directions:
+    """Return random signs that follow from keys, which have axes of labels."""
+    return {
+        block: _signs_from_keys(block.size, {i: primals[i].shape for i in argnums}, keys, tag + n)
+        for n, (block, argnums) in enumerate(blocks)
+    }
 
-    The signs have an axis more, for `count` directions, before that of elements.
-    """
+
+def _signs_from_keys(
+    count: int, shapes: dict[int, tuple[int, ...]], keys: np.ndarray, tag: int
+) -> dict[int, np.ndarray]:
+    """Return signs with an axis for so many directions before that of elements."""
     labels = keys.shape[:-1]
     signs = {
         i: np.empty((*np.broadcast_shapes(shape[:-1], labels), count, shape[-1]))
@@ -64,10 +77,24 @@ def random_signs(
             for n, size in zip(index, labels, strict=True)
         )
         for array in signs.values():
-            array[own] = draw_signs(generator, array[own].shape)
+            array[own] = _draw_signs(generator, array[own].shape)
     return signs
 
 
-def draw_signs(generator: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
-    """Draw -1 or 1 for each element."""
+def draw_directions(
+    primals: Sequence[np.ndarray], blocks: Blocks, generators: dict[Any, np.random.Generator]
+) -> Directions:
+    """Draw random signs from the generators of rules, which are made when they are first needed."""
+    directions: Directions = {}
+    for block, argnums in blocks:
+        seed = block.rule.seed if block.rule else None
+        generator = generators.setdefault(block.rule, np.random.default_rng(seed))
+        directions[block] = {
+            i: _draw_signs(generator, (*x.shape[:-1], block.size, x.shape[-1]))
+            for i, x in ((i, primals[i]) for i in argnums)
+        }
+    return directions
+
+
+def _draw_signs(generator: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
     return generator.choice(np.array([-1.0, 1.0]), shape)
