@@ -118,6 +118,14 @@ def suites(session: nox.Session) -> None:
 
 
 @nox.session
+def quantum(session: nox.Session) -> None:
+    """Run circuits of each simulator through the bridge, against formulas by hand."""
+    _install(session, "-e", ".[torch,jax]", groups=("tests", "quantum"))
+    chosen = ["-n", "2", "-m", "quantum", "tests/quantum"]
+    session.run("python", "-m", "pytest", *chosen, *session.posargs, env={"JAX_PLATFORMS": "cpu"})
+
+
+@nox.session
 @nox.parametrize("frameworks", SUBSETS, ids=SUBSETS)
 def subsets(session: nox.Session, frameworks: str) -> None:
     """Run the tests with these frameworks installed, and without the others."""
