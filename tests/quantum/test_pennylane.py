@@ -10,6 +10,7 @@ from pennylane import numpy as trainable
 
 from bridge import jax2torch, numpy2torch
 from bridge.rules import Jacobian, ParameterShift
+from bridge.testing import check_rule
 from tests.quantum.agreement import assert_agrees, close
 from tests.quantum.truth import FREQUENCIES, POINTS, WEIGHTS, expectations
 
@@ -191,6 +192,15 @@ def frequencies(spectrum):
 def test_frequencies_come_from_the_spectrum():
     spectrum = qml.fourier.qnode_spectrum(node("default.qubit"), argnum=[0, 1])
     assert frequencies(spectrum(*trained(POINTS[0], WEIGHTS, 0.4))) == FREQUENCIES
+
+
+def test_frequencies_are_checked_by_values():
+    check_rule(all_points("default.qubit"), POINTS[0], WEIGHTS)
+    run = node("default.qubit")
+    values = lambda x, w: np.stack(run(x.T, w.T), axis=-1)
+    too_few = numpy2torch(values, gradient=ParameterShift(), vectorized=True)
+    with pytest.raises(AssertionError, match=r"w\[1\]"):
+        check_rule(too_few, POINTS[0], WEIGHTS)
 
 
 def test_quirk_a_fixed_angle_shifts_the_spectrum():
