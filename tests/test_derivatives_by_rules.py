@@ -108,6 +108,20 @@ def mixed(fn):
     return [vjp_of(fn), FiniteDifference(accuracy=6)]
 
 
+def different_then(fn):
+    """Frequency 1 in x, and 1 and 2 in y, each in the `then` of its own rule."""
+    vjp = vjp_of(fn).fn
+    return [Vjp(vjp, then=ParameterShift()), Vjp(vjp, then=ParameterShift((1, 2)))]
+
+
+def two_frequencies(xp):
+    def function(x, y):
+        first = xp.sin(x) * xp.cos(2 * y[1]) + xp.cos(x[::-1]) * xp.sin(y[2])
+        return first, xp.cos(x[0]) * xp.sin(2 * y[1] + y[0]) * xp.sin(x[1])
+
+    return function
+
+
 CASES = {
     "shifts": (angles, lambda fn: ParameterShift(), 1e-12),
     "differences": (smooth, lambda fn: DIFFERENCE, 1e-6),
@@ -121,6 +135,7 @@ CASES = {
     "jvp": (smooth, jvp_of, 1e-8),
     "jacobian": (single, jacobian_of, 1e-8),
     "vjp and differences": (smooth, mixed, 1e-5),
+    "vjp, each with its then": (two_frequencies, different_then, 1e-9),
 }
 
 

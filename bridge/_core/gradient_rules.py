@@ -23,7 +23,8 @@ class ParameterShift:
 
     **An angle that enters R rotations has the frequencies 1..R. Declaring (1,) for it gives a wrong
     gradient in silence**: `bridge.testing.check_rule` compares declared frequencies with values.
-    PennyLane tells them: `qml.fourier.qnode_spectrum`.
+    PennyLane tells them, `qml.fourier.qnode_spectrum`, of circuits without fixed angles: pass these
+    as arguments, since 0.45 takes the frequencies of one gate for another after a fixed one.
 
     A function that is a finite Fourier sum in an element, with frequencies w_1..w_R, has
 
@@ -87,7 +88,11 @@ def _check_then(rule: Any) -> None:
         )
 
 
-def _rows(frequencies: Sequence[Any]) -> list[tuple[float, ...]]:
+def _rows(frequencies: Any) -> list[tuple[float, ...]]:
+    if not isinstance(frequencies, tuple):
+        raise OptionError(
+            f"frequencies have to be numbers, nested like the argument, unlike {frequencies!r}."
+        )
     if all(isinstance(f, (int, float)) for f in frequencies):
         return [tuple(map(float, frequencies))]
     return [row for part in frequencies for row in _rows(part)]
@@ -218,8 +223,8 @@ class Vjp:
             `cotangents` and `outputs` are like the result, and `outputs` are those that were
             returned. The gradients are like the primals, bare for one argument, and `None` where
             there is none.
-        then: The rule by which `fn` is differentiated by the arguments, if it ever is. It is linear
-            in the cotangents, which needs no rule.
+        then: The rule by which derivatives are differentiated by the arguments that have this rule,
+            if they ever are. The derivative by cotangents needs no rule: it is linear.
 
     Example:
         >>> square = Vjp(lambda primals, cotangents, outputs: 2 * primals[0] * cotangents)
@@ -240,7 +245,8 @@ class Jvp:
 
     Args:
         fn: `(primals, tangents) -> tangents`, like the arguments and like the result.
-        then: The rule by which `fn` is differentiated by the arguments, if it ever is.
+        then: The rule by which derivatives are differentiated by the arguments that have this rule,
+            if they ever are.
 
     Example:
         >>> square = Jvp(lambda primals, tangents: 2 * primals[0] * tangents[0])
@@ -262,8 +268,8 @@ class Jacobian:
     Args:
         fn: `(*primals) -> jacobian`, with the axes of the result first, then those of the argument;
             a tuple of Jacobians for several arguments.
-        then: The rule by which `fn` is differentiated by the arguments, if it ever is:
-            `Jacobian(adjoint, then=ParameterShift())` has Hessians.
+        then: The rule by which derivatives are differentiated by the arguments that have this rule,
+            if they ever are: `Jacobian(adjoint, then=ParameterShift())` has Hessians.
 
     Example:
         >>> import numpy as np

@@ -82,7 +82,6 @@ def test_lightning_by_its_adjoint_method():
     assert_agrees(function, expectations, POINTS, WEIGHTS)
 
 
-@pytest.mark.xfail(reason="the rule after a Jacobian is that of another argument", strict=True)
 def test_lightning_by_its_adjoint_method_with_frequencies_of_each_argument():
     run, jacobian = node("lightning.qubit"), adjoint_jacobian()
     rules = {name: Jacobian(jacobian, then=rule) for name, rule in RULES.items()}

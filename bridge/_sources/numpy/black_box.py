@@ -111,8 +111,11 @@ class BlackBox:
             )
         return rule
 
-    def rule_after(self, rule: Vjp | Jvp | Jacobian, argnum: int) -> Rule:
+    def rule_of_shifts(self, argnum: int) -> Rule:
         """Return the rule by which a derivative of the user is differentiated by an argument."""
+        rule = self.rule(argnum)
+        if not isinstance(rule, Vjp | Jvp | Jacobian):
+            return rule
         if rule.then is None:
             raise NoRuleError(
                 f"the {type(rule).__name__} of {self.name} is differentiated by argument "

@@ -96,10 +96,7 @@ class Planner:
         """Return a term, or a group of terms, with its moves, whose points have no numbers yet."""
         linear, user_rule = self._user_rule(terms[0])
         directions = [d for d in self._directions(terms[0]) if d != linear]
-        rules = [
-            self._box.rule_after(user_rule, d.argnum) if user_rule else self._box.rule(d.argnum)
-            for d in directions
-        ]
+        rules = [self._box.rule_of_shifts(d.argnum) for d in directions]
         moves = self._moves(_with_one_complex_step(rules), directions)
         callee = self._callee(terms, linear, user_rule)
         table = self._tables.setdefault(callee.key, [])
