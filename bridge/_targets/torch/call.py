@@ -25,6 +25,7 @@ from bridge._arrays.torch.upstream.call_sites import (
     is_dual,
     is_plain_autograd,
     legacy_vmap_level,
+    unexecuted_inputs,
     unwrap_legacy_batched,
     wrap_legacy_batched,
 )
@@ -151,7 +152,10 @@ def _compute_gradients(ctx: Any, cotangents: Sequence[Any]) -> tuple[Sequence[An
     outnums = forward_plan.all_outnums
     if len(dense) < len(outnums):
         outnums = tuple([i for i in outnums if cotangents[i] is not None])
-    plan = get_backward_plan(op, forward_plan, ctx.needs_input_grad, outnums)
+    needs_input_grad = ctx.needs_input_grad
+    if op.traits.knows_outputs:  # each gradient has points of its own, which may be expensive
+        needs_input_grad = _needed_now(ctx)
+    plan = get_backward_plan(op, forward_plan, needs_input_grad, outnums)
     xs, residuals = load_saved(ctx)
     if plan.op is None:
         return [None] * len(plan.argnums), plan.argnums
@@ -165,6 +169,15 @@ def _compute_gradients(ctx: Any, cotangents: Sequence[Any]) -> tuple[Sequence[An
         vjp = op.derive("vjp", plan.argnums, outnums)
         return call_op(vjp, execute, *xs, *dense), plan.argnums
     return execute(plan.op, (*(residuals if plan.uses_residuals else xs), *dense)), plan.argnums
+
+
+def _needed_now(ctx: Any) -> tuple[bool, ...]:
+    """Return `ctx.needs_input_grad` without what this backward pass does not ask for."""
+    needed = list(ctx.needs_input_grad)
+    tensors = [i for i in range(2, len(needed)) if i - 2 not in ctx.others]
+    for i in unexecuted_inputs(ctx, tensors):
+        needed[i] = False
+    return tuple(needed)
 
 
 def _is_differentiated_again(xs: Sequence[Any], cotangents: Sequence[Any]) -> bool:

@@ -128,3 +128,28 @@ def check_not_jit_traced() -> None:
 
 # Takes a third of the time of `torch.jit.is_tracing`, on every call.
 _is_jit_tracing: Callable[[], bool] = getattr(torch._C, "_is_tracing", torch.jit.is_tracing)
+
+
+# Fallback: all gradients that could be asked for are.
+_will_execute: Callable[[Any], bool] = getattr(
+    torch._C, "_will_engine_execute_node", lambda node: True
+)
+
+
+def unexecuted_inputs(ctx: Any, tensor_positions: Sequence[int]) -> list[int]:
+    """Return those of the positions whose gradient the backward pass that runs now does not use.
+
+    `ctx.needs_input_grad` has all that require one; `torch.autograd.grad` asks for some of them.
+    """
+    nodes = getattr(ctx, "next_functions", None)  # of tensors only
+    if nodes is None or len(nodes) != len(tensor_positions):  # under torch.func
+        return []
+    pairs = zip(tensor_positions, nodes, strict=True)
+    return [i for i, (node, _) in pairs if node is not None and not _is_executed(node)]
+
+
+def _is_executed(node: Any) -> bool:
+    try:
+        return _will_execute(node)
+    except RuntimeError:  # a leaf that `torch.autograd.grad` was asked for
+        return True
