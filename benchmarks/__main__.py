@@ -20,6 +20,7 @@ from benchmarks import (
     _quantum,
     _report,
     _reverse,
+    _simulators,
     _tree,
 )
 from benchmarks._machine import Effort, describe, settle
@@ -42,6 +43,7 @@ CASES: dict[str, Callable[[Effort], Iterable[Measurement]]] = {
     "mlx, perceptron": _mlx.perceptron,
     "black box": _black_box.overhead,
     "hessian": _black_box.hessians,
+    "layers": _simulators.layers,
 }
 
 

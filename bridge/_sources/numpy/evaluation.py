@@ -56,7 +56,7 @@ class Evaluation:
     def evaluate_points(self) -> dict[Any, Values]:
         """Return the values of each callee at its points."""
         point_sets = self._plan.point_sets
-        if self._form.is_derivative:
+        if self._box.max_points is not None and self._form.is_derivative:
             self._box.check_point_count(sum(map(self._count_points, point_sets.values())))
         return {key: self._evaluate(points) for key, points in point_sets.items()}
 
@@ -114,7 +114,7 @@ class Evaluation:
             user_rule=rule,
             points_per_example=points.count,
             shifted_primals=primals,
-            moved_argnums=self._shifter.moved_argnums(points),
+            moved_argnums=points.moved_argnums,
             linear=linear or {},
             outputs=outputs,
             tag=tag,

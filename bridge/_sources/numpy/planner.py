@@ -1,6 +1,7 @@
 """The making of plans: the points at which a derivative needs values, each once."""
 
 import dataclasses
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -141,10 +142,12 @@ class Planner:
         if is_known:  # the origin, which comes first, becomes the last point
             coordinates, shifts = coordinates[1:], shifts[1:]
             numbers = [(n - 1) % count for n in numbers]
+        moves = self._shifts(coordinates, shifts)
         point_set = PointSet(
             callee=self._callees[key],
             count=len(coordinates),
-            shifts=tuple(self._shifts(coordinates, shifts)),
+            shifts=tuple(moves),
+            shifts_by_argnum=self._by_argnum(moves),
             has_known_origin=is_known,
             is_origin=starts_at_origin and count == 1,
         )
@@ -156,13 +159,41 @@ class Planner:
         for block in self._coordinates.blocks.values():
             inside = (coordinates >= block.start) & (coordinates < block.start + block.size)
             points, columns = np.nonzero(inside)
-            if len(points):
-                at, shift = coordinates[points, columns], shifts[points, columns]
-                far = np.real(shift) * units[at]
-                if np.imag(shift).any():
-                    far = far + 1j * complex_steps[at] * np.imag(shift)
-                by_block.append(Shifts(block, points, at - block.start, far))
+            at, shift = coordinates[points, columns], shifts[points, columns]
+            far = np.real(shift) * units[at]
+            if np.imag(shift).any():
+                far = far + 1j * complex_steps[at] * np.imag(shift)
+            by_block += self._parts(Shifts(block, points, at - block.start, far))
         return by_block
+
+    def _parts(self, shifts: Shifts) -> list[Shifts]:
+        """Return the shifts of real parts and those of imaginary parts, if there are any."""
+        if shifts.block.kind != "element":
+            return [shifts] if len(shifts.shifts) else []
+        size = math.prod(self._box.primals[shifts.block.position].shape)
+        parts: list[Shifts] = []
+        for unit, start in ((1, 0), (1j, size)):
+            own = (shifts.elements >= start) & (shifts.elements < start + size)
+            if own.any():
+                points, elements = shifts.point_indices[own], shifts.elements[own] - start
+                parts.append(Shifts(shifts.block, points, elements, unit * shifts.shifts[own]))
+        return parts
+
+    def _by_argnum(self, shifts: Sequence[Shifts]) -> tuple[tuple[Shifts, ...], ...]:
+        """Return the shifts of each primal."""
+
+        def moves(block: Block, argnum: int) -> bool:
+            if block.kind == "random":
+                return argnum in self._random_argnums[block]
+            position = block.position
+            return argnum == (
+                self._form.inputs[position].position if block.kind == "input" else position
+            )
+
+        return tuple(
+            tuple(s for s in shifts if moves(s.block, argnum))
+            for argnum in range(len(self._box.primals))
+        )
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

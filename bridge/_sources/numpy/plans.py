@@ -1,6 +1,7 @@
 """What follows from a form and its rules alone: the points of a derivative, and their weights."""
 
 import dataclasses
+import functools
 from typing import Any
 
 import numpy as np
@@ -124,6 +125,7 @@ class PointSet:
         callee: What is evaluated there.
         count: How many points there are, for one example of each batch.
         shifts: How they differ from the primals.
+        shifts_by_argnum: The shifts of each primal.
         has_known_origin: True if one more point, the last, is at the primals, where the outputs are
             known.
         is_origin: True if the only point is at the primals.
@@ -132,8 +134,14 @@ class PointSet:
     callee: Callee
     count: int
     shifts: tuple[Shifts, ...]
+    shifts_by_argnum: tuple[tuple[Shifts, ...], ...]
     has_known_origin: bool
     is_origin: bool
+
+    @functools.cached_property
+    def moved_argnums(self) -> frozenset[int]:
+        """The primals that vary among the points."""
+        return frozenset(i for i, shifts in enumerate(self.shifts_by_argnum) if shifts)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

@@ -1,6 +1,6 @@
 """The primals at the points of a derivative, and how far these are from each other."""
 
-from collections.abc import Iterator, Mapping, Sequence, Set
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -38,25 +38,14 @@ class Shifter:
     def primals(self, points: PointSet) -> list[np.ndarray]:
         """Return the primals at these points; an axis of size 1 where they do not vary."""
         return [
-            self._moved(i, points.count, [s for s in points.shifts if self._moves(s.block, i)])
-            for i in range(len(self._box.primals))
+            self._moved(i, points.count, shifts) for i, shifts in enumerate(points.shifts_by_argnum)
         ]
-
-    def moved_argnums(self, points: PointSet) -> Set[int]:
-        """Return the primals that vary among these points."""
-        count = len(self._box.primals)
-        return {i for s in points.shifts for i in range(count) if self._moves(s.block, i)}
 
     def inputs_that_move(self, points: PointSet) -> list[int]:
         """Return the inputs whose batches the points have: primals, directions, linear inputs."""
         along = [s.block.position for s in points.shifts if s.block.kind == "input"]
         linear = [i for _, i in points.callee.inputs]
         return [*range(len(self._box.primals)), *along, *linear]
-
-    def _moves(self, block: Block, argnum: int) -> bool:
-        if block.kind == "random":
-            return argnum in self._directions[block]
-        return self._argnum(block) == argnum
 
     def _argnum(self, block: Block) -> int:
         """Return the primal that moves along an element or an input are those of."""
@@ -67,32 +56,25 @@ class Shifter:
         x = self._inputs[argnum][..., None, :]
         if not shifts:
             return x
-        changes = [change for s in shifts for change in self._changes(argnum, s)]
+        changes = [self._change(argnum, s) for s in shifts]
         sizes = np.broadcast_shapes(x.shape[:-2], *(sizes for sizes, _, _ in changes))
-        imaginary = any(np.iscomplexobj(s.shifts) for s in shifts)
+        is_step = not np.iscomplexobj(x) and any(np.iscomplexobj(s.shifts) for s in shifts)
         # Steps of 1e-30 are no numbers of single precision.
-        dtype = np.dtype(np.complex128) if imaginary else x.dtype
+        dtype = np.dtype(np.complex128) if is_step else x.dtype
         moved = np.array(np.broadcast_to(x, (*sizes, count, x.shape[-1])), dtype)
         for _, index, change in changes:
             moved[index] += change.astype(dtype)
         return moved
 
-    def _changes(self, argnum: int, shifts: Shifts) -> Iterator[tuple[Any, Any, np.ndarray]]:
-        """Yield the sizes of labels of a change, where it is added, and the change."""
+    def _change(self, argnum: int, shifts: Shifts) -> tuple[Any, Any, np.ndarray]:
+        """Return the sizes of labels of a change, where it is added, and the change."""
         if shifts.block.kind != "element":
-            vectors = self._vectors(argnum, shifts)
-            change = shifts.shifts[:, None] * vectors
-            yield change.shape[:-2], (..., shifts.point_indices, slice(None)), change
-            return
-        size = self._inputs[argnum].shape[-1]
-        for unit, start in ((1, 0), (1j, size)):
-            own = (shifts.elements >= start) & (shifts.elements < start + size)
-            if own.any():
-                elements = shifts.elements[own] - start
-                change = unit * shifts.shifts[own]
-                if shifts.block.is_relative:
-                    change = change * self.scale(argnum)[..., elements]
-                yield change.shape[:-1], (..., shifts.point_indices[own], elements), change
+            change = shifts.shifts[:, None] * self._vectors(argnum, shifts)
+            return change.shape[:-2], (..., shifts.point_indices, slice(None)), change
+        change = shifts.shifts
+        if shifts.block.is_relative:
+            change = change * self.scale(argnum)[..., shifts.elements]
+        return change.shape[:-1], (..., shifts.point_indices, shifts.elements), change
 
     def _vectors(self, argnum: int, shifts: Shifts) -> np.ndarray:
         """Return the direction of each shift."""
@@ -153,9 +135,6 @@ class Shifter:
         name, spec = self._box.argument_names[argnum], self._box.primals[argnum]
         if block.kind == "input":
             return f"{name} shifted by {shift:.6g} along a direction"
-        size = self._inputs[argnum].shape[-1]
-        element = int(shifts.elements[k])
-        index = ", ".join(map(str, np.unravel_index(element % size, spec.shape)))
-        step = shift * 1j if element >= size else shift
+        index = ", ".join(map(str, np.unravel_index(int(shifts.elements[k]), spec.shape)))
         of_scale = f" max(1, |{name}|)" if block.is_relative else ""
-        return f"{name}{f'[{index}]' if index else ''} shifted by {step:.6g}{of_scale}"
+        return f"{name}{f'[{index}]' if index else ''} shifted by {shift:.6g}{of_scale}"

@@ -174,6 +174,8 @@ def _compute_gradients(ctx: Any, cotangents: Sequence[Any]) -> tuple[Sequence[An
 def _needed_now(ctx: Any) -> tuple[bool, ...]:
     """Return `ctx.needs_input_grad` without what this backward pass does not ask for."""
     needed = list(ctx.needs_input_grad)
+    if sum(needed) == 1:  # the one that it runs for
+        return ctx.needs_input_grad
     tensors = [i for i in range(2, len(needed)) if i - 2 not in ctx.others]
     for i in unexecuted_inputs(ctx, tensors):
         needed[i] = False
