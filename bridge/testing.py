@@ -99,8 +99,9 @@ def check_rule(
 
     For `ParameterShift`, values at random shifts of each element are compared with the
     trigonometric interpolation through others, which takes no small step: with an `atol` of some
-    standard deviations it serves functions with shots too. Gradients by other rules are compared
-    with central differences of the values, for random cotangents.
+    standard deviations it serves functions with shots too. So is `then=ParameterShift()` of other
+    rules, whose gradients are compared with central differences of the values, for random
+    cotangents.
 
     Args:
         fn: A function that `numpy2torch`, `numpy2jax` or `numpy2mlx` made.

@@ -95,6 +95,16 @@ def test_a_wrong_gradient_is_found():
         check_rule(numpy2torch(square, gradient=wrong), x)
 
 
+def test_a_missing_frequency_of_a_second_derivative_is_found():
+    jacobian = lambda x: np.diag(-2 * np.sin(2 * x))
+    x = torch.tensor([0.3, 0.7], dtype=torch.float64)
+    wrong = Jacobian(jacobian, then=ParameterShift())
+    with pytest.raises(AssertionError, match=r"frequencies \(1.0,\) in x\[0\]"):
+        check_rule(numpy2torch(lambda x: np.cos(2 * x), gradient=wrong), x)
+    right = Jacobian(jacobian, then=ParameterShift((1, 2)))
+    check_rule(numpy2torch(lambda x: np.cos(2 * x), gradient=right), x)
+
+
 def test_what_cannot_be_checked_is_an_error():
     x = torch.tensor([0.5, -2.0], dtype=torch.float64)
     with pytest.raises(ArgumentError, match="random"):

@@ -56,6 +56,10 @@ class RuleCheck:
                 self._check_frequencies(i, rule)
             else:
                 self._check_gradient(i)
+                # Derivatives have the frequencies of the function.
+                then = getattr(rule, "then", None)
+                if isinstance(then, ParameterShift):
+                    self._check_frequencies(i, then)
 
     def _is_floating(self, i: int) -> bool:
         return self.xs[i].dtype.kind in "fc" or self.xs[i].dtype.name == "bfloat16"
