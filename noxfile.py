@@ -121,8 +121,11 @@ def suites(session: nox.Session) -> None:
 def quantum(session: nox.Session) -> None:
     """Run circuits of each simulator through the bridge, against formulas by hand."""
     _install(session, "-e", ".[torch,jax]", groups=("tests", "quantum"))
+    env = {"JAX_PLATFORMS": "cpu"}
     chosen = ["-n", "2", "-m", "quantum", "tests/quantum"]
-    session.run("python", "-m", "pytest", *chosen, *session.posargs, env={"JAX_PLATFORMS": "cpu"})
+    session.run("python", "-m", "pytest", *chosen, *session.posargs, env=env)
+    examples = ["tests/test_examples.py", "-k", "estimator or pulses"]
+    session.run("python", "-m", "pytest", *examples, *session.posargs, env=env)
 
 
 @nox.session
@@ -168,11 +171,13 @@ def canary(session: nox.Session) -> None:
 
 @nox.session
 def demo(session: nox.Session) -> None:
-    """Train on digits: torch around a circuit in JAX, torch in JAX, and torch and MLX together."""
+    """Train on digits in three ways; fit a solver, and circuits with shots and by adjoints."""
     _install(session, "-e", ".[demo]")
     session.run("python", "examples/digits.py", *session.posargs, env={"JAX_PLATFORMS": "cpu"})
     session.run("python", "examples/digits_in_jax.py", env={"JAX_PLATFORMS": "cpu"})
     session.run("python", "examples/digits_with_mlx.py")
+    for name in ("solver", "shots", "adjoint"):
+        session.run("python", f"examples/{name}.py", env={"JAX_PLATFORMS": "cpu"})
 
 
 @nox.session

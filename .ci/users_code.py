@@ -13,6 +13,8 @@ blocks = re.findall(r"^```python\n(.*?)^```$", (ROOT / "README.md").read_text(),
 others = [os.path.relpath(ROOT / path, folder) for path in ("examples", "tests/typed.py")]
 settings = {
     "include": ["readme.py", *others],
+    # Their simulators are installed by `nox -s quantum` only.
+    "ignore": [os.path.relpath(ROOT / f"examples/{x}.py", folder) for x in ("estimator", "pulses")],
     "extraPaths": [os.path.relpath(ROOT, folder)],
     "typeCheckingMode": "standard",
     # torch, JAX and MLX leave the types of attributes open, or have no stubs for them.

@@ -221,7 +221,7 @@ def _random_differences(rule: SPSA, direction: Direction, coordinates: Coordinat
     _check_step(rule.h, direction)
     weights, nodes = np.array([0.5, -0.5]) / rule.h, np.array([1.0, -1.0])
     if direction.input is not None:
-        return _stencil_moves(direction, coordinates, weights, nodes, rule.h, relative=True)
+        return _stencil_moves(direction, coordinates, weights, nodes, rule.h, relative=False)
     # All arguments with this rule are moved at once.
     block = coordinates.block(
         ("random", rule), Block("random", 0, 0, rule.num_directions, rule=rule), units=rule.h

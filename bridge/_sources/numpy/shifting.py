@@ -3,8 +3,10 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import ml_dtypes
 import numpy as np
 
+from bridge._core.errors import ArgumentError
 from bridge._sources.numpy.black_box import BlackBox
 from bridge._sources.numpy.elements import to_real_elements
 from bridge._sources.numpy.forms import Form
@@ -57,11 +59,13 @@ class Shifter:
         if not shifts:
             return x
         changes = [self._change(argnum, s) for s in shifts]
-        sizes = np.broadcast_shapes(x.shape[:-2], *(sizes for sizes, _, _ in changes))
+        shapes = [x.shape[:-2], *(sizes for sizes, _, _ in changes)]
+        sizes = np.broadcast_shapes(*shapes) if any(shapes) else ()
         is_step = not np.iscomplexobj(x) and any(np.iscomplexobj(s.shifts) for s in shifts)
         # Steps of 1e-30 are no numbers of single precision.
         dtype = np.dtype(np.complex128) if is_step else x.dtype
-        moved = np.array(np.broadcast_to(x, (*sizes, count, x.shape[-1])), dtype)
+        moved = np.empty((*sizes, count, x.shape[-1]), dtype)
+        moved[...] = x
         for _, index, change in changes:
             moved[index] += change.astype(dtype)
         return moved
@@ -69,6 +73,8 @@ class Shifter:
     def _change(self, argnum: int, shifts: Shifts) -> tuple[Any, Any, np.ndarray]:
         """Return the sizes of labels of a change, where it is added, and the change."""
         if shifts.block.kind != "element":
+            if not shifts.block.is_relative:
+                self._check_step(argnum, shifts.shifts)
             change = shifts.shifts[:, None] * self._vectors(argnum, shifts)
             return change.shape[:-2], (..., shifts.point_indices, slice(None)), change
         change = shifts.shifts
@@ -76,11 +82,21 @@ class Shifter:
             change = change * self.scale(argnum)[..., shifts.elements]
         return change.shape[:-1], (..., shifts.point_indices, shifts.elements), change
 
+    def _check_step(self, argnum: int, shifts: np.ndarray) -> None:
+        """Raise if elements are so large that such shifts would hardly change them."""
+        x = self._inputs[argnum]
+        spacing = 4 * float(ml_dtypes.finfo(x.dtype).eps) * float(np.abs(x).max(initial=0))
+        if spacing > np.abs(shifts).max(initial=0) and not np.iscomplexobj(shifts):
+            raise ArgumentError(
+                f"argument {self._box.argument_names[argnum]} of {self._box.name} has elements so "
+                f"large that steps of {np.abs(shifts).max():g} are below their precision. Pass a "
+                'larger `h`, or dtype="float64" where the function is wrapped.'
+            )
+
     def _vectors(self, argnum: int, shifts: Shifts) -> np.ndarray:
         """Return the direction of each shift."""
         if shifts.block.kind == "random":
-            directions = self._directions[shifts.block][argnum][..., shifts.elements, :]
-            return directions * self.scale(argnum)[..., None, :]
+            return self._directions[shifts.block][argnum][..., shifts.elements, :]
         return (self._inputs[shifts.block.position] / self.norm(shifts.block))[..., None, :]
 
     def scale(self, argnum: int) -> np.ndarray:
@@ -115,8 +131,8 @@ class Shifter:
         return factor
 
     def directions(self, block: Block, argnum: int) -> np.ndarray:
-        """Return the random directions of a primal, divided by what its steps are relative to."""
-        return self._directions[block][argnum] / self.scale(argnum)[..., None, :]
+        """Return the random directions of a primal."""
+        return self._directions[block][argnum]
 
     def describe(self, points: PointSet, point: int) -> str:
         """Say how a point differs from the primals."""
