@@ -1,5 +1,6 @@
 """What crosses on a CUDA device; run by `nox -s gpu` where there is one."""
 
+import numpy as np
 import pytest
 
 import bridge
@@ -146,3 +147,14 @@ def test_gradients_of_torch_functions_on_the_device(jax):
     found = jax.jit(jax.grad(lambda x: f(x).sum()))(x)
     expected = jax.grad(lambda x: (jax.numpy.sin(x) * x).sum())(x)
     assert jax.numpy.allclose(found, expected, rtol=1e-5, atol=1e-6)
+
+
+def test_functions_on_numpy_arrays_take_the_memory_of_the_host(torch):
+    x = torch.randn(4, device="cuda", requires_grad=True)
+    rule = bridge.rules.ComplexStep()
+    with pytest.raises(bridge.DeviceError, match='device="cpu"'):
+        bridge.numpy2torch(np.sin, gradient=rule)(x)
+    y = bridge.numpy2torch(np.sin, gradient=rule, device="cpu")(x)
+    y.sum().backward()
+    assert y.device == x.device
+    torch.testing.assert_close(x.grad, x.detach().cos())
