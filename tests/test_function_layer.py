@@ -220,3 +220,16 @@ def test_a_step_of_an_optimizer_decreases_the_loss(layer, x):
     before.backward()
     optimizer.step()
     assert layer(x).square().sum() < before
+
+
+@pytest.mark.skipif(not torch.distributed.is_available(), reason="torch has no distributed")
+def test_gradients_are_reduced_over_processes(layer, x):
+    store = torch.distributed.HashStore()
+    torch.distributed.init_process_group("gloo", store=store, rank=0, world_size=1)
+    try:
+        model = torch.nn.parallel.DistributedDataParallel(layer)
+        model(x).square().sum().backward()
+        (expected,) = torch.autograd.grad(native(x, layer.w).square().sum(), layer.w)
+        torch.testing.assert_close(layer.w.grad, expected)
+    finally:
+        torch.distributed.destroy_process_group()
