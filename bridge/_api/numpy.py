@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Executor
-from typing import Any, overload
+from typing import Any, TypedDict, Unpack, overload
 
 from bridge._api.wrapping import wrap
 from bridge._calls.black_box_function import BlackBoxFunction
@@ -13,37 +13,33 @@ Gradient = Rule | Mapping[str, Rule] | None
 Decorator = Callable[[Callable[..., Any]], BlackBoxFunction]
 
 
+class _Options(TypedDict, total=False):
+    gradient: Gradient
+    vectorized: bool
+    batch_size: int | None
+    executor: Executor | None
+    dtype: Any
+    out: Any
+    max_points: int | None
+    static_argnums: int | Sequence[int]
+    static_argnames: str | Sequence[str]
+
+
+class _OptionsWithDevice(_Options, total=False):
+    device: str | None
+
+
 @overload
 def numpy2torch(
     fn: Callable[..., Any],
     /,
-    *,
-    gradient: Gradient = ...,
-    vectorized: bool = ...,
-    batch_size: int | None = ...,
-    executor: Executor | None = ...,
-    dtype: Any = ...,
-    out: Any = ...,
-    max_points: int | None = ...,
-    static_argnums: int | Sequence[int] = ...,
-    static_argnames: str | Sequence[str] = ...,
-    device: str | None = ...,
+    **options: Unpack[_OptionsWithDevice],
 ) -> BlackBoxFunction: ...
 @overload
 def numpy2torch(
     fn: None = None,
     /,
-    *,
-    gradient: Gradient = ...,
-    vectorized: bool = ...,
-    batch_size: int | None = ...,
-    executor: Executor | None = ...,
-    dtype: Any = ...,
-    out: Any = ...,
-    max_points: int | None = ...,
-    static_argnums: int | Sequence[int] = ...,
-    static_argnames: str | Sequence[str] = ...,
-    device: str | None = ...,
+    **options: Unpack[_OptionsWithDevice],
 ) -> Decorator: ...
 def numpy2torch(  # noqa: PLR0913, options by keyword
     fn: Callable[..., Any] | None = None,
@@ -62,10 +58,9 @@ def numpy2torch(  # noqa: PLR0913, options by keyword
 ) -> Any:
     """A function on NumPy arrays as a differentiable function of torch tensors; also a decorator.
 
-    It may be anything that computes with arrays: a solver, a simulator, a circuit on hardware, code
-    in C++. Its derivatives follow from its values, or from code of yours, by a rule of
-    `bridge.rules`, through `torch.autograd`, `torch.func` and `torch.autograd.forward_ad`, in every
-    order and in batches. All values that a derivative needs are computed at once.
+    Its derivatives follow from its values, or from code of yours, by a rule of `bridge.rules`,
+    through `torch.autograd`, `torch.func` and `torch.autograd.forward_ad`, in every order and in
+    batches. All values that a derivative needs are computed at once.
 
     Args:
         fn: A function whose arguments and results are arbitrary pytrees. Tensors in them arrive as
@@ -102,8 +97,7 @@ def numpy2torch(  # noqa: PLR0913, options by keyword
         far, `calls` the number of calls.
 
     Raises:
-        ArgumentError: When called with an argument, or for a result, that cannot cross; the text
-            says which.
+        ArgumentError: For an argument or a result that cannot cross; the text says which.
         NoRuleError: For a derivative by an argument without a rule.
         OptionError: For options that exclude each other, or a derivative of too many points.
 
@@ -142,33 +136,13 @@ def numpy2torch(  # noqa: PLR0913, options by keyword
 def numpy2jax(
     fn: Callable[..., Any],
     /,
-    *,
-    gradient: Gradient = ...,
-    vectorized: bool = ...,
-    batch_size: int | None = ...,
-    executor: Executor | None = ...,
-    dtype: Any = ...,
-    out: Any = ...,
-    max_points: int | None = ...,
-    static_argnums: int | Sequence[int] = ...,
-    static_argnames: str | Sequence[str] = ...,
-    device: str | None = ...,
+    **options: Unpack[_OptionsWithDevice],
 ) -> BlackBoxFunction: ...
 @overload
 def numpy2jax(
     fn: None = None,
     /,
-    *,
-    gradient: Gradient = ...,
-    vectorized: bool = ...,
-    batch_size: int | None = ...,
-    executor: Executor | None = ...,
-    dtype: Any = ...,
-    out: Any = ...,
-    max_points: int | None = ...,
-    static_argnums: int | Sequence[int] = ...,
-    static_argnames: str | Sequence[str] = ...,
-    device: str | None = ...,
+    **options: Unpack[_OptionsWithDevice],
 ) -> Decorator: ...
 def numpy2jax(  # noqa: PLR0913, options by keyword
     fn: Callable[..., Any] | None = None,
@@ -195,8 +169,7 @@ def numpy2jax(  # noqa: PLR0913, options by keyword
     With one key, `jax.jacfwd` of `jax.jacfwd` has the same noise in both of its tangents.
 
     Args:
-        fn: As for `numpy2torch`. Arrays of JAX arrive as NumPy arrays of the same shape and dtype.
-            A parameter `rng` needs a key here.
+        fn: As for `numpy2torch`, from arrays of JAX. A parameter `rng` needs a key here.
         gradient: The rule for all arguments, or a mapping from the names of arguments to rules.
         vectorized: True if `fn` takes and returns arrays with one more leading axis, for points.
         batch_size: The number of points in a call of a vectorized `fn` at most.
@@ -251,31 +224,13 @@ def numpy2jax(  # noqa: PLR0913, options by keyword
 def numpy2mlx(
     fn: Callable[..., Any],
     /,
-    *,
-    gradient: Gradient = ...,
-    vectorized: bool = ...,
-    batch_size: int | None = ...,
-    executor: Executor | None = ...,
-    dtype: Any = ...,
-    out: Any = ...,
-    max_points: int | None = ...,
-    static_argnums: int | Sequence[int] = ...,
-    static_argnames: str | Sequence[str] = ...,
+    **options: Unpack[_Options],
 ) -> BlackBoxFunction: ...
 @overload
 def numpy2mlx(
     fn: None = None,
     /,
-    *,
-    gradient: Gradient = ...,
-    vectorized: bool = ...,
-    batch_size: int | None = ...,
-    executor: Executor | None = ...,
-    dtype: Any = ...,
-    out: Any = ...,
-    max_points: int | None = ...,
-    static_argnums: int | Sequence[int] = ...,
-    static_argnames: str | Sequence[str] = ...,
+    **options: Unpack[_Options],
 ) -> Decorator: ...
 def numpy2mlx(  # noqa: PLR0913, options by keyword
     fn: Callable[..., Any] | None = None,
@@ -297,8 +252,7 @@ def numpy2mlx(  # noqa: PLR0913, options by keyword
     derivatives follow from a rule of `bridge.rules`.
 
     Args:
-        fn: As for `numpy2torch`. Arrays of MLX arrive as NumPy arrays of the same shape and dtype.
-            A parameter `rng` needs a key here.
+        fn: As for `numpy2torch`, from arrays of MLX. A parameter `rng` needs a key here.
         gradient: The rule for all arguments, or a mapping from the names of arguments to rules.
         vectorized: True if `fn` takes and returns arrays with one more leading axis, for points.
         batch_size: The number of points in a call of a vectorized `fn` at most.
@@ -315,7 +269,7 @@ def numpy2mlx(  # noqa: PLR0913, options by keyword
         A function of the same signature, with the counters `evaluations` and `calls`.
 
     Raises:
-        ArgumentError: When called with an argument, or for a result, that cannot cross.
+        ArgumentError: For an argument or a result that cannot cross.
         NoRuleError: For a derivative by an argument without a rule.
         OptionError: For options that exclude each other, or a derivative of too many points.
 

@@ -111,9 +111,8 @@ class Planner:
         op = self._make_op(flat, structure, leaf_infos, seeds)
         executor = make_executor(*self.frameworks, device=device, compute_device=compute_device)
         described = [info.spec or value for info, value in zip(leaf_infos, constants, strict=True)]
-        array_leaves = [
-            (i, info.make_prepare(self.name)) for i, info in enumerate(leaf_infos) if info.spec
-        ]
+        pairs = enumerate(leaf_infos)
+        array_leaves = [(i, info.make_prepare(self.name)) for i, info in pairs if info.spec]
         return Plan(
             op=op,
             executor=executor,

@@ -73,22 +73,10 @@ class Function:
 
     def make_op(self) -> Op:
         """Make an Op of the function; it is compiled when it is first called."""
-        call = (
-            jit_program(self.program, self.name)
-            if self.program
-            else without_shared_memory(self.fun)
-        )
         return Op(
             name=self.name,
             framework="jax",
-            call=(
-                with_narrowed_integers(
-                    call,
-                    self.primals,
-                    environment=self.settings.environment,
-                    labels=self.settings.labels,
-                )
-            ),
+            call=self._make_call(),
             output_specs=self.output_specs,
             rules=Rules(
                 vjp=self.vjp,
@@ -105,6 +93,16 @@ class Function:
                 dependencies=self.program.dependencies if self.program else None,
                 captured_state=self.captured_state,
             ),
+        )
+
+    def _make_call(self) -> Callable[..., Any]:
+        program = self.program
+        call = jit_program(program, self.name) if program else without_shared_memory(self.fun)
+        return with_narrowed_integers(
+            call,
+            self.primals,
+            environment=self.settings.environment,
+            labels=self.settings.labels,
         )
 
     def output_specs(self, *_: ArraySpec) -> Specs:

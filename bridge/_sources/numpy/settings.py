@@ -11,6 +11,7 @@ from bridge._core.errors import OptionError
 from bridge._core.evaluation_counters import EvaluationCounters
 from bridge._core.gradient_rules import Rule
 from bridge._core.protocols import StructuredFunction
+from bridge._sources.numpy.point_caller import PointCaller
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
@@ -51,6 +52,16 @@ class Settings:
             )
         if self.dtype is not None and np.dtype(self.dtype).kind != "f":
             raise OptionError(f"dtype={self.dtype!r} is no floating dtype.")
+
+    def make_caller(self, name: str) -> PointCaller:
+        """Make what calls the function `name` at many points."""
+        return PointCaller(
+            name=name,
+            vectorized=self.vectorized,
+            batch_size=self.batch_size,
+            executor=self.executor,
+            counters=self.counters,
+        )
 
     def rule_of(self, argument: str) -> Rule | None:
         """Return the rule of an argument: that of the longest name which it is or is a part of."""

@@ -10,7 +10,6 @@ from bridge._core.op import Op, Specs, Traits
 from bridge._core.protocols import SEED, StructuredFunction
 from bridge._core.spec import ArraySpec
 from bridge._sources.numpy.black_box import BlackBox
-from bridge._sources.numpy.point_caller import PointCaller
 from bridge._sources.numpy.rule_check import RuleCheck
 from bridge._sources.numpy.rules import Function
 from bridge._sources.numpy.settings import Settings
@@ -91,13 +90,7 @@ class NumpySource:
             primals=primals,
             argument_names=argument_names,
             rules=[settings.rule_of(argument) for argument in argument_names],
-            caller=PointCaller(
-                name=name,
-                vectorized=settings.vectorized,
-                batch_size=settings.batch_size,
-                executor=settings.executor,
-                counters=settings.counters,
-            ),
+            caller=settings.make_caller(name),
             compute_dtype=None if settings.dtype is None else np.dtype(settings.dtype),
             max_points=settings.max_points,
             seed_argnum=seed_argnum,

@@ -144,9 +144,8 @@ class Function(FunctionInfo):
         if self.needs_recorded_derivatives and self.program:
             return from_graph.check_rng()
         loop = make_batched(self, axes, size, LoopedBatch)
-        if not self.program and (
-            self.needs_recorded_derivatives or self.observer.hooked or self.observer.asked
-        ):
+        is_observed = self.observer.hooked or self.observer.asked
+        if not self.program and (self.needs_recorded_derivatives or is_observed):
             return loop
         fun = vmapped(self.fun, axes, size, from_graph.randomness)
         primals = batched_specs(self.primals, axes, size)
@@ -156,20 +155,19 @@ class Function(FunctionInfo):
             return from_graph.check_rng() if self.program else loop
         if self.has_seeded_program and not from_graph.draws_as_unbatched(batch.make_op()):
             return from_graph.check_rng()
-        by_example = from_graph if self.program else loop
-        batch = dataclasses.replace(
+        return self._continue(batch, from_graph if self.program else loop)
+
+    def _continue(self, batch: "Function", by_example: "Batched") -> "Function":
+        """Return a batch with what is known of this function, and its form by a loop."""
+        derivatives = {"strategy": self.strategy, "make_by_example": lambda: by_example}
+        return dataclasses.replace(
             batch,
             by_example=by_example,
             observer=self.observer,
             settings=self.settings,
             unrecorded=self.unrecorded,
+            **(derivatives if self.differentiable_fun else {}),
         )
-        if self.differentiable_fun:
-            make_by_example = lambda: by_example
-            batch = dataclasses.replace(
-                batch, strategy=self.strategy, make_by_example=make_by_example
-            )
-        return batch
 
     def forward_backward(self, argnums: Positions, outnums: Positions) -> ForwardBackward | None:
         """Make the forward/backward pair; return `None` if there is none."""
