@@ -279,3 +279,16 @@ def test_modes_without_gradients():
     with torch.inference_mode():
         assert f(x).is_inference()
     assert f(torch.empty(3, device="meta")).device.type == "meta"
+
+
+def test_what_a_function_does_to_its_arguments_does_not_reach_its_own_gradient():
+    """At shifted points, the outputs that the gradient takes are computed before it."""
+
+    def cubes(x):
+        x *= x * x
+        return x.sum(-1)
+
+    gradient = Vjp(lambda xs, w, y: 3 * xs[0] ** 2 * w[:, None], then=FiniteDifference(accuracy=4))
+    f = numpy2torch(cubes, gradient=gradient, vectorized=True)
+    x = torch.tensor([0.5, -2.0], dtype=torch.float64)
+    torch.testing.assert_close(torch.func.hessian(f)(x), torch.diag(6 * x), rtol=0, atol=1e-8)

@@ -108,13 +108,14 @@ class Evaluation:
     ) -> Values:
         describe = functools.partial(self._shifter.describe, points)
         # The outputs for a rule of the user at the primals have the noise of those returned.
-        is_value = rule is not points.callee.user_rule and points.is_origin
-        tag = tag_of(()) if is_value else self._tag
+        is_before_rule = rule is not points.callee.user_rule
+        tag = tag_of(()) if is_before_rule and points.is_origin else self._tag
         batch = PointBatch(
             user_rule=rule,
             points_per_example=points.count,
             shifted_primals=primals,
-            moved_argnums=points.moved_argnums,
+            # What the function does to its arguments must not reach the rule after it.
+            moved_argnums=frozenset() if is_before_rule else points.moved_argnums,
             linear=linear or {},
             outputs=outputs,
             tag=tag,
@@ -147,7 +148,9 @@ class Evaluation:
         if not isinstance(rule, (Vjp, Jvp)):
             values = self._call(points, primals, rule)
             return {(o, i): self._as_matrix(y, o, i) for (o, i), y in values.items()}
-        specs = box.outputs if isinstance(rule, Vjp) else box.primals
+        specs, value_specs = box.outputs, box.primals
+        if isinstance(rule, Jvp):
+            specs, value_specs = value_specs, specs
         units = unit_vectors({i: specs[i] for i in points.callee.positions}, len(self._form.sizes))
         # The unit vectors are one more batch, in front of all others.
         values = self._call(
@@ -160,7 +163,7 @@ class Evaluation:
         matrices: Values = {}
         for i, (rows, _) in units.items():
             for j, y in values.items():
-                block = to_real_elements(y[rows])
+                block = to_real_elements(y[rows]) if is_complex(value_specs[j]) else y[rows]
                 if isinstance(rule, Vjp):
                     matrices[i, j] = np.moveaxis(block, 0, -2)
                 else:
