@@ -56,19 +56,21 @@ def directions_from_keys(
 ) -> Directions:
     """Return random signs that follow from keys, which have axes of labels."""
     return {
-        block: _signs_from_keys(block.size, {i: primals[i].shape for i in argnums}, keys, tag + n)
+        block: _signs_from_keys(block.size, {i: primals[i] for i in argnums}, keys, tag + n)
         for n, (block, argnums) in enumerate(blocks)
     }
 
 
 def _signs_from_keys(
-    count: int, shapes: dict[int, tuple[int, ...]], keys: np.ndarray, tag: int
+    count: int, primals: dict[int, np.ndarray], keys: np.ndarray, tag: int
 ) -> dict[int, np.ndarray]:
     """Return signs with an axis for so many directions before that of elements."""
     labels = keys.shape[:-1]
     signs = {
-        i: np.empty((*np.broadcast_shapes(shape[:-1], labels), count, shape[-1]))
-        for i, shape in shapes.items()
+        i: np.empty(
+            (*np.broadcast_shapes(x.shape[:-1], labels), count, x.shape[-1]), _dtype_of_signs(x)
+        )
+        for i, x in primals.items()
     }
     for index in np.ndindex(labels):
         generator = make_generator(keys[index], tag, 2**32)
@@ -77,7 +79,7 @@ def _signs_from_keys(
             for n, size in zip(index, labels, strict=True)
         )
         for array in signs.values():
-            array[own] = _draw_signs(generator, array[own].shape)
+            array[own] = _draw_signs(generator, array[own].shape, array.dtype)
     return signs
 
 
@@ -90,11 +92,21 @@ def draw_directions(
         seed = block.rule.seed if block.rule else None
         generator = generators.setdefault(block.rule, np.random.default_rng(seed))
         directions[block] = {
-            i: _draw_signs(generator, (*x.shape[:-1], block.size, x.shape[-1]))
+            i: _draw_signs(generator, (*x.shape[:-1], block.size, x.shape[-1]), _dtype_of_signs(x))
             for i, x in ((i, primals[i]) for i in argnums)
         }
     return directions
 
 
-def _draw_signs(generator: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
-    return generator.choice(np.array([-1.0, 1.0]), shape)
+def _dtype_of_signs(x: np.ndarray) -> np.dtype:
+    return np.dtype(np.complex128 if np.iscomplexobj(x) else np.float64)
+
+
+def _draw_signs(
+    generator: np.random.Generator, shape: tuple[int, ...], dtype: np.dtype
+) -> np.ndarray:
+    """Draw signs; of complex elements, for both parts."""
+    signs = generator.choice(np.array([-1.0, 1.0]), shape)
+    if dtype.kind != "c":
+        return signs
+    return signs + 1j * generator.choice(np.array([-1.0, 1.0]), shape)

@@ -72,9 +72,9 @@ class Shifter:
 
     def _change(self, argnum: int, shifts: Shifts) -> tuple[Any, Any, np.ndarray]:
         """Return the sizes of labels of a change, where it is added, and the change."""
+        if not shifts.block.is_relative and self._inputs[argnum].dtype != np.float64:
+            self._check_step(argnum, shifts.shifts)
         if shifts.block.kind != "element":
-            if not shifts.block.is_relative:
-                self._check_step(argnum, shifts.shifts)
             change = shifts.shifts[:, None] * self._vectors(argnum, shifts)
             return change.shape[:-2], (..., shifts.point_indices, slice(None)), change
         change = shifts.shifts
