@@ -14,7 +14,10 @@ import torch  # noqa: E402
 from tests.quantum.agreement import assert_agrees  # noqa: E402
 
 # What PennyLane calls that is deprecated is not for us to mend.
-pytestmark = pytest.mark.filterwarnings(r"ignore:::pennylane(\.|$)")
+pytestmark = [
+    pytest.mark.quantum,
+    pytest.mark.filterwarnings(r"ignore:::pennylane(\.|$)"),
+]
 POINTS = torch.tensor([[0.3, -1.1], [2.3, 0.7]], dtype=torch.float64)
 WEIGHT = torch.tensor(0.8, dtype=torch.float64)
 
