@@ -48,6 +48,17 @@ def narrow_checked(x: np.ndarray, dtype: np.dtype, name: str) -> np.ndarray:
     return x.astype(dtype)
 
 
+def copy_outputs(outputs: Sequence[np.ndarray], results: Sequence[np.ndarray], name: str) -> None:
+    """Copy the outputs of the function `name` to `results`; raise if they are others."""
+    check_output_count(outputs, results, name)
+    for i, (y, result) in enumerate(zip(outputs, results, strict=True)):
+        values = narrow_checked(y, result.dtype, name)
+        if values.shape != result.shape or values.dtype != result.dtype:
+            actual, expected = (ArraySpec(x.shape, x.dtype.name) for x in (y, result))
+            raise ArgumentError(f"result {i} of {name} is {actual}, where {expected} was expected.")
+        np.copyto(result, values)
+
+
 class HostCapsule:
     """A DLPack capsule of host memory as an object with `__dlpack__` and `__dlpack_device__`."""
 
@@ -136,16 +147,7 @@ class NumpyArrays:
         """Execute `op` on the operands, and copy its outputs to the results."""
         if stream is not None:
             raise DeviceError(f"{op.name} is a function on NumPy arrays, which are on the host.")
-        outputs = op.call(*operands)
-        check_output_count(outputs, results, op.name)
-        for i, (y, result) in enumerate(zip(outputs, results, strict=True)):
-            values = narrow_checked(y, result.dtype, op.name)
-            if values.shape != result.shape or values.dtype != result.dtype:
-                expected = ArraySpec(result.shape, result.dtype.name)
-                raise ArgumentError(
-                    f"result {i} of {op.name} is {self.spec(y)}, where {expected} was expected."
-                )
-            np.copyto(result, values)
+        copy_outputs(op.call(*operands), results, op.name)
 
 
 def _borrow(x: Any) -> Any:

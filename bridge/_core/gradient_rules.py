@@ -81,7 +81,7 @@ def _as_tuples(values: Any) -> Any:
 
 
 def _check_then(rule: Any) -> None:
-    if isinstance(rule.then, Vjp | Jvp | Jacobian):
+    if isinstance(rule.then, UserRule):
         raise OptionError(
             f"then={rule.then!r} of a {type(rule).__name__} has to be a rule that computes with "
             "values, such as FiniteDifference()."
@@ -283,4 +283,5 @@ class Jacobian:
         _check_then(self)
 
 
-Rule = ParameterShift | FiniteDifference | ComplexStep | SPSA | Vjp | Jvp | Jacobian
+UserRule = Vjp | Jvp | Jacobian
+Rule = ParameterShift | FiniteDifference | ComplexStep | SPSA | UserRule

@@ -28,12 +28,12 @@ from bridge._arrays.mlx.memory import (
 from bridge._arrays.mlx.streams import compute_stream, renew_after_fork
 from bridge._arrays.mlx.threads import on_python_thread
 from bridge._arrays.mlx.transforms import evaluate, is_traced
-from bridge._arrays.numpy import narrow_checked
+from bridge._arrays.numpy import copy_outputs
 from bridge._core.array_protocols import DeviceStream
 from bridge._core.errors import ArgumentError, CopyError, DeviceError, NoValuesError
 from bridge._core.op import Arrays, Op, Specs
 from bridge._core.pytree import PytreeNodeFunctions
-from bridge._core.spec import ArraySpec, check_output_count
+from bridge._core.spec import ArraySpec
 
 
 class MlxArrays:
@@ -84,15 +84,7 @@ class MlxArrays:
         with compute_stream():
             outputs = op.traits.call_into(results, xs) if op.traits.call_into else op.call(*xs)
             evaluate(outputs)
-        check_output_count(outputs, results, op.name)
-        for i, (y, result) in enumerate(zip(outputs, results, strict=True)):
-            values = narrow_checked(host_view(y), result.dtype, op.name)
-            if values.shape != result.shape or values.dtype != result.dtype:
-                expected = ArraySpec(result.shape, result.dtype.name)
-                raise ArgumentError(
-                    f"result {i} of {op.name} is {self.spec(y)}, where {expected} was expected."
-                )
-            np.copyto(result, values)
+        copy_outputs([*map(host_view, outputs)], results, op.name)
 
     def lender(self, device: str) -> Callable[[Sequence[Any]], Sequence[Any]]:
         """Return the function from arrays to NumPy views, which evaluates all at once."""

@@ -9,7 +9,7 @@ import ml_dtypes
 import numpy as np
 
 from bridge._core.errors import ArgumentError, NoRuleError, OptionError
-from bridge._core.gradient_rules import Jacobian, Jvp, Rule, Vjp
+from bridge._core.gradient_rules import Jvp, Rule, UserRule
 from bridge._core.op import Arrays, Positions, Specs
 from bridge._core.protocols import StructuredFunction
 from bridge._core.spec import ArraySpec
@@ -114,7 +114,7 @@ class BlackBox:
     def rule_of_shifts(self, argnum: int) -> Rule:
         """Return the rule by which a derivative of the user is differentiated by an argument."""
         rule = self.rule(argnum)
-        if not isinstance(rule, Vjp | Jvp | Jacobian):
+        if not isinstance(rule, UserRule):
             return rule
         if rule.then is None:
             raise NoRuleError(

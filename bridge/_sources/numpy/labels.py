@@ -11,11 +11,7 @@ from bridge._sources.numpy.forms import Axes
 def with_labels(x: np.ndarray, axes: Axes, label_count: int) -> np.ndarray:
     """Return `x` with an axis for each label, of size 1 where it lacks it, and one of elements."""
     if not axes:
-        return (
-            x.reshape((*(1,) * label_count, -1))
-            if x.size
-            else x.reshape((*(1,) * label_count, math.prod(x.shape)))
-        )
+        return x.reshape((*(1,) * label_count, x.size))
     for at, (_, axis) in enumerate(axes):  # each axis counts within what is left of the array
         x = np.moveaxis(x, axis + at if axis >= 0 else axis, at)
     count = len(axes)

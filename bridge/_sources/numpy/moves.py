@@ -9,7 +9,6 @@ counts complex steps. Shifts along one coordinate add up, and points that coinci
 """
 
 import dataclasses
-import math
 from typing import Any, Literal
 
 import numpy as np
@@ -17,6 +16,7 @@ import numpy as np
 from bridge._core.errors import ArgumentError
 from bridge._core.gradient_rules import SPSA, ComplexStep, FiniteDifference, ParameterShift
 from bridge._core.spec import ArraySpec
+from bridge._sources.numpy.elements import is_complex, real_size
 from bridge._sources.numpy.stencils import difference_stencil, period, shift_stencil
 
 _LEAST_STEP = 4  # in units of the precision
@@ -133,12 +133,7 @@ class Direction:
     @property
     def size(self) -> int:
         """The number of real elements: a complex one has two."""
-        return math.prod(self.spec.shape) * (2 if self.is_complex else 1)
-
-    @property
-    def is_complex(self) -> bool:
-        """True for complex primals."""
-        return self.spec.dtype.startswith("complex")
+        return real_size(self.spec)
 
 
 def make_moves(
@@ -156,7 +151,7 @@ def make_moves(
 
 def _shifts(rule: ParameterShift, direction: Direction, coordinates: Coordinates) -> Moves:
     rows = rule.rows()
-    if direction.is_complex:
+    if is_complex(direction.spec):
         raise ArgumentError(
             f"{direction.name} is {direction.spec}, and ParameterShift is for angles."
         )
@@ -206,7 +201,7 @@ def _check_step(step: float, direction: Direction) -> None:
 
 
 def _complex_step(rule: ComplexStep, direction: Direction, coordinates: Coordinates) -> Moves:
-    if direction.is_complex:
+    if is_complex(direction.spec):
         raise ArgumentError(
             f"{direction.name} is {direction.spec}, and ComplexStep is for real arguments."
         )

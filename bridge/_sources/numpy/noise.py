@@ -89,8 +89,9 @@ def draw_directions(
     """Draw random signs from the generators of rules, which are made when they are first needed."""
     directions: Directions = {}
     for block, argnums in blocks:
-        seed = block.rule.seed if block.rule else None
-        generator = generators.setdefault(block.rule, np.random.default_rng(seed))
+        if block.rule not in generators:
+            generators[block.rule] = np.random.default_rng(block.rule and block.rule.seed)
+        generator = generators[block.rule]
         directions[block] = {
             i: _draw_signs(generator, (*x.shape[:-1], block.size, x.shape[-1]), _dtype_of_signs(x))
             for i, x in ((i, primals[i]) for i in argnums)

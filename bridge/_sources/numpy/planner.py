@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from bridge._core.gradient_rules import ComplexStep, FiniteDifference, Jvp, Vjp
+from bridge._core.gradient_rules import ComplexStep, FiniteDifference, Jvp, UserRule, Vjp
 from bridge._sources.numpy.black_box import BlackBox
 from bridge._sources.numpy.forms import Form, Term
 from bridge._sources.numpy.moves import Block, Coordinates, Direction, Moves, make_moves
@@ -18,7 +18,6 @@ from bridge._sources.numpy.plans import (
     Rows,
     Shifts,
     TermPlan,
-    UserRule,
     Weight,
 )
 from bridge._sources.numpy.point_table import Table, combine, distinct_points, places_of_moves

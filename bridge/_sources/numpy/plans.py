@@ -6,12 +6,10 @@ from typing import Any
 
 import numpy as np
 
-from bridge._core.gradient_rules import Jacobian, Jvp, Vjp
+from bridge._core.gradient_rules import UserRule
 from bridge._core.op import Positions
 from bridge._sources.numpy.forms import Term
 from bridge._sources.numpy.moves import Block, Direction
-
-UserRule = Vjp | Jvp | Jacobian
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

@@ -67,23 +67,25 @@ class Settings:
         """Return the rule of an argument: that of the longest name which it is or is a part of."""
         if not isinstance(self.gradient, Mapping):
             return self.gradient
-        path = argument + "["
-        names = [name for name in self.gradient if path.startswith(name.replace('"', "'") + "[")]
+        names = [name for name in self.gradient if _is_part(argument, name)]
         return self.gradient[max(names, key=len)] if names else None
 
     def check_names(self, arguments: list[str], fn: StructuredFunction, name: str) -> None:
         """Raise if a rule is for an argument that there is none of."""
         if not isinstance(self.gradient, Mapping):
             return
-        paths = [argument + "[" for argument in arguments]
         for key in self.gradient:
-            path = key.replace('"', "'") + "["
-            is_absent = not any(p.startswith(path[: path.index("[") + 1]) for p in paths)
-            if any(p.startswith(path) for p in paths) or (
-                is_absent and fn.takes(key.split("[")[0])
-            ):
+            parameter = key.split("[")[0]
+            is_absent = not any(_is_part(argument, parameter) for argument in arguments)
+            is_known = any(_is_part(argument, key) for argument in arguments)
+            if is_known or (is_absent and fn.takes(parameter)):
                 continue
             raise OptionError(
                 f"gradient= names {key!r}, no array among the arguments of {name}: "
                 f"{', '.join(arguments)}."
             )
+
+
+def _is_part(argument: str, name: str) -> bool:
+    """Return True if `p['w'][0]` is what a name, such as `p["w"]`, says, or is a part of it."""
+    return (argument + "[").startswith(name.replace('"', "'") + "[")

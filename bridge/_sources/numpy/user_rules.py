@@ -7,10 +7,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from bridge._core.errors import ArgumentError
-from bridge._core.gradient_rules import Jacobian, Jvp, Vjp
-from bridge._core.op import Specs
+from bridge._core.gradient_rules import Jacobian, Jvp, UserRule, Vjp
 from bridge._core.protocols import SEED
-from bridge._core.spec import ArraySpec
+from bridge._core.spec import ArraySpec, differentiable_positions
 from bridge._sources.numpy.elements import is_complex
 
 if TYPE_CHECKING:
@@ -31,7 +30,7 @@ class UserDerivative:
         linear: The outputs that have cotangents, or the primals that have tangents.
     """
 
-    def __init__(self, rule: Vjp | Jvp | Jacobian, box: "BlackBox", linear: Sequence[int]) -> None:
+    def __init__(self, rule: UserRule, box: "BlackBox", linear: Sequence[int]) -> None:
         self._rule, self._fn = rule, box.flat_fn
         self._name = f"the {type(rule).__name__} of {box.name}"
         self._primals, self._outputs = box.primals, box.outputs
@@ -56,8 +55,8 @@ class UserDerivative:
     def positions(self) -> list[Any]:
         """What each result belongs to: a primal, an output, or for Jacobians both."""
         if isinstance(self._rule, Jvp):
-            return _floating(self._outputs)
-        argnums = _floating(self._primals)
+            return list(differentiable_positions(self._outputs))
+        argnums = list(differentiable_positions(self._primals))
         return [(0, i) for i in argnums] if isinstance(self._rule, Jacobian) else argnums
 
     def empty(self) -> list[np.ndarray]:
@@ -150,7 +149,3 @@ class UserDerivative:
         if np.iscomplexobj(array) and not (is_complex(spec) or self._has_complex_step):
             raise ArgumentError(f"{label} is complex, and {spec} was expected.")
         return array
-
-
-def _floating(specs: Specs) -> list[int]:
-    return [i for i, spec in enumerate(specs) if spec.differentiable]
