@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 Capture = Literal["auto", "require", "never"]
 Lower = Literal["ffi", "xla"]
+Integers = Literal["as they are", "int64"]
 
 
 @overload
@@ -24,6 +25,7 @@ def torch2jax(  # pyright: ignore[reportOverlappingOverload], a module is callab
     *,
     capture: Capture = ...,
     lower: Lower = ...,
+    integers: Integers = ...,
     device: str | None = ...,
 ) -> "BridgedModule": ...
 @overload
@@ -35,6 +37,7 @@ def torch2jax(
     static_argnames: str | Sequence[str] = ...,
     capture: Capture = ...,
     lower: Lower = ...,
+    integers: Integers = ...,
     device: str | None = ...,
 ) -> "BridgedFunction": ...
 @overload
@@ -46,6 +49,7 @@ def torch2jax(
     static_argnames: str | Sequence[str] = ...,
     capture: Capture = ...,
     lower: Lower = ...,
+    integers: Integers = ...,
     device: str | None = ...,
 ) -> Callable[[Callable[..., Any]], "BridgedFunction"]: ...
 def torch2jax(
@@ -56,6 +60,7 @@ def torch2jax(
     static_argnames: str | Sequence[str] = (),
     capture: Capture = "auto",
     lower: Lower = "ffi",
+    integers: Integers = "as they are",
     device: str | None = None,
 ) -> Any:
     """A torch function as a differentiable function of JAX arrays; also a decorator.
@@ -81,6 +86,9 @@ def torch2jax(
             torch finds out by values raises no error: an index out of bounds reads NaN, or the
             least integer, a singular matrix has infinite or NaN results, and integers of 64 bits
             are refused in 32-bit mode.
+        integers: `"int64"` lets int32 and uint32 arrays among the arguments arrive as int64, which
+            is what `torch.take` and the labels of `torch.nn.functional.cross_entropy` have to be
+            and JAX has in 64-bit mode only. Parameters and buffers of a module keep their dtypes.
         device: Where torch computes, `"cpu"` or `"cuda:0"`; by default where the arrays are.
 
     Returns:
@@ -116,13 +124,13 @@ def torch2jax(
         direction=Direction("torch", "jax"),
         static=(static_argnums, static_argnames),
         device="cpu" if lower == "xla" else device,
-        options={"capture": capture, "lower": lower},
+        options={"capture": capture, "lower": lower, **_changed(integers)},
     )
 
 
 @overload
 def torch2mlx(  # pyright: ignore[reportOverlappingOverload], a module is callable too
-    fn: "torch.nn.Module", /, *, capture: Capture = ...
+    fn: "torch.nn.Module", /, *, capture: Capture = ..., integers: Integers = ...
 ) -> "BridgedModule": ...
 @overload
 def torch2mlx(
@@ -132,6 +140,7 @@ def torch2mlx(
     static_argnums: int | Sequence[int] = ...,
     static_argnames: str | Sequence[str] = ...,
     capture: Capture = ...,
+    integers: Integers = ...,
 ) -> "BridgedFunction": ...
 @overload
 def torch2mlx(
@@ -141,6 +150,7 @@ def torch2mlx(
     static_argnums: int | Sequence[int] = ...,
     static_argnames: str | Sequence[str] = ...,
     capture: Capture = ...,
+    integers: Integers = ...,
 ) -> Callable[[Callable[..., Any]], "BridgedFunction"]: ...
 def torch2mlx(
     fn: Callable[..., Any] | None = None,
@@ -149,6 +159,7 @@ def torch2mlx(
     static_argnums: int | Sequence[int] = (),
     static_argnames: str | Sequence[str] = (),
     capture: Capture = "auto",
+    integers: Integers = "as they are",
 ) -> Any:
     """A torch function as a differentiable function of MLX arrays; also a decorator.
 
@@ -166,6 +177,9 @@ def torch2mlx(
         capture: `"auto"` makes a graph of the function, and where it looks at values, reruns it
             on each call, derivative and example of a batch, with a warning; `"require"` refuses
             such a function, and `"never"` always reruns it.
+        integers: `"int64"` lets int32 and uint32 arrays among the arguments arrive as int64, which
+            is what `torch.take` and the labels of `torch.nn.functional.cross_entropy` have to be.
+            Parameters and buffers of a module keep their dtypes.
 
     Returns:
         A function of the same signature. Its results are new arrays, which share memory with
@@ -193,5 +207,10 @@ def torch2mlx(
         direction=Direction("torch", "mlx"),
         static=(static_argnums, static_argnames),
         device=None,
-        options={"capture": capture},
+        options={"capture": capture, **_changed(integers)},
     )
+
+
+def _changed(integers: Integers) -> dict[str, Any]:
+    """Return the option unless it has its default, which is not shown in a `repr`."""
+    return {} if integers == "as they are" else {"integers": integers}

@@ -14,6 +14,7 @@ from bridge._sources.torch.capture.environment import in_clean_state, with_seed
 from bridge._sources.torch.capture.graph import is_random, results
 from bridge._sources.torch.code.codegen import compile_graph, compile_graph_into, graph_constants
 from bridge._sources.torch.gradient_observer import GradientObserver
+from bridge._sources.torch.integers import advising
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,12 +26,14 @@ class Settings:
         dtype: The default dtype, that of a Python number in the function.
         seed_argnum: The position of the argument that random numbers follow from, if there is one.
         exports_graph: True if Ops have a neutral graph, for a target that compiles it.
+        narrow_argnums: The positions of arguments that are integers of 32 bits, and stay so.
     """
 
     capture: str
     dtype: torch.dtype
     seed_argnum: int | None = None
     exports_graph: bool = False
+    narrow_argnums: Sequence[int] = ()
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -112,7 +115,8 @@ _BY_SHAPE = {
 
 def make_call(program: Program, settings: Settings) -> Callable[..., Any]:
     """Make the `call` of an Op from `program`; random numbers follow from its seed."""
-    return _seeded(in_clean_state(program.run, settings.dtype), program, settings)
+    run = advising(in_clean_state(program.run, settings.dtype), settings.narrow_argnums)
+    return _seeded(run, program, settings)
 
 
 def make_call_into(program: Program, settings: Settings) -> Callable[..., Any]:
@@ -120,6 +124,7 @@ def make_call_into(program: Program, settings: Settings) -> Callable[..., Any]:
 
     def call_into(buffers: Sequence[torch.Tensor], primals: Sequence[torch.Tensor]) -> Any:
         run = in_clean_state(functools.partial(program.run_into, *buffers), settings.dtype)
+        run = advising(run, settings.narrow_argnums)
         return _seeded(run, program, settings)(*primals)
 
     return call_into

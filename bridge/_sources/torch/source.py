@@ -10,9 +10,12 @@ from bridge._core.errors import DeviceError, OptionError
 from bridge._core.op import Op, Specs
 from bridge._core.spec import is_device_name
 from bridge._sources.torch.capture.trace import on_copies
+from bridge._sources.torch.integers import advising, narrow_positions, widening
 from bridge._sources.torch.program import Settings
 from bridge._sources.torch.rules import make_user_function
 from bridge._sources.torch.state.module import functionalize
+
+_AS_THEY_ARE = "as they are"
 
 
 class TorchSource:
@@ -22,12 +25,16 @@ class TorchSource:
     supports_rng = True
     passes_rng = False
 
-    def check_options(self, *, capture: str, lower: str = "ffi", **_: Any) -> None:
-        """Raise unless `capture` and `lower` have known values that go together."""
+    def check_options(
+        self, *, capture: str, lower: str = "ffi", integers: str = _AS_THEY_ARE, **_: Any
+    ) -> None:
+        """Raise unless the options have known values that go together."""
         if capture not in ("auto", "require", "never"):
             raise OptionError(f'capture={capture!r} is neither "auto", "require" nor "never".')
         if lower not in ("ffi", "xla"):
             raise OptionError(f'lower={lower!r} is neither "ffi" nor "xla".')
+        if integers not in (_AS_THEY_ARE, "int64"):
+            raise OptionError(f'integers={integers!r} is neither "{_AS_THEY_ARE}" nor "int64".')
         if lower == "xla" and capture == "never":
             raise OptionError(
                 'lower="xla" compiles the graph of a function, and capture="never" makes none. '
@@ -81,20 +88,27 @@ class TorchSource:
         primals: Specs,
         argument_names: Sequence[str],
         capture: str,
-        lower: str = "ffi",
         seed_argnum: int | None = None,
+        **options: str,
     ) -> Op:
         """Make an Op of `fn` for primals of these specs, captured now unless `capture` is "never".
 
         Random numbers follow from the argument at `seed_argnum`, one or more integers. With
         `lower="xla"`, Ops have a neutral graph and are captured on the host, where torch computes
-        nothing.
+        nothing. With `integers="int64"`, arguments that are integers of 32 bits reach `fn` as
+        int64.
         """
-        exports_graph = lower == "xla"
+        exports_graph = options.get("lower") == "xla"
         if exports_graph:
             primals = tuple(dataclasses.replace(spec, device="cpu") for spec in primals)
-        settings = Settings(capture, torch.get_default_dtype(), seed_argnum, exports_graph)
-        return make_user_function(on_copies(fn, name), name, primals, settings).make_op()
+        narrow = narrow_positions(fn, primals, argument_names)
+        if options.get("integers") == "int64":
+            run, narrow = widening(on_copies(fn, name), narrow), []
+        else:
+            run = advising(on_copies(fn, name), narrow)
+        dtype = torch.get_default_dtype()
+        settings = Settings(capture, dtype, seed_argnum, exports_graph, narrow)
+        return make_user_function(run, name, primals, settings).make_op()
 
     def symbolic_shapes(
         self,

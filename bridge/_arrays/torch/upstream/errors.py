@@ -1,5 +1,7 @@
 """Errors that torch raises, told apart by their classes and texts; the classes are required."""
 
+import re
+
 from torch._subclasses.fake_tensor import (
     DataDependentOutputException,
     DynamicOutputShapeException,
@@ -50,6 +52,18 @@ def is_no_values_error(error: BaseException) -> bool:
 def is_setup_context_error(error: BaseException) -> bool:
     """Return True if `error` says that torch.func refuses a Function in the style of torch 1."""
     return "it must override the setup_context staticmethod" in str(error)
+
+
+def is_wide_integer_error(error: BaseException) -> bool:
+    """Return True if `error` says that an operator takes integers of 64 bits alone."""
+    return _WIDE_INTEGER.search(str(error)) is not None
+
+
+# Texts about labels and indices name the dtype that is missing, or the one without a kernel.
+_WIDE_INTEGER = re.compile(
+    r"\bLong\b|LongTensor|\bint64\b|\ba long tensor\b|\bdtype of long\b|\blong dtype\b"
+    r"|\bmust be long\b|\bto be long\b|\blong int\b|for 'U?Int(32)?'|Promotion for uint"
+)
 
 
 def no_graph_reason(error: BaseException) -> str | None:
