@@ -11,7 +11,7 @@ from bridge._api.numpy import (
 )
 from bridge._api.torch import torch2jax as torch2jax, torch2mlx as torch2mlx
 from bridge._calls.bridged_function import BridgedFunction as BridgedFunction
-from bridge._calls.bridged_module import BridgedModule as BridgedModule
+from bridge._calls.functional import Functional as Functional
 from bridge._core.errors import (
     ArgumentError as ArgumentError,
     BridgeError as BridgeError,

@@ -98,15 +98,21 @@ def test_a_key_of_two_words_is_that_of_mlx():
     assert (found != 0).tolist() == expected.tolist()
 
 
-def test_compiled_code_needs_a_key():
+def test_compiled_code_takes_a_key_or_draws_in_the_graph():
     f, x = mlx2torch(dropped), leaf()
     compiled = torch.compile(lambda x, key: f(x, rng=key), fullgraph=True, backend="aot_eager")
     y = compiled(x, torch.tensor(5))
     assert torch.equal(y, f(x, rng=torch.tensor(5)))
     y.sum().backward()
     torch.testing.assert_close(x.grad, 2 * X * (y != 0))
-    with pytest.raises(Exception, match="draws random numbers"):
-        torch.compile(lambda x: f(x), fullgraph=True, backend="aot_eager")(x)
+    drawing = torch.compile(lambda x: f(x), fullgraph=True, backend="aot_eager")
+    torch.manual_seed(3)
+    x.grad, y, other = None, drawing(x), drawing(x)
+    assert not torch.equal(y, other)
+    y.sum().backward()
+    torch.testing.assert_close(x.grad, 2 * X * (y != 0))
+    torch.manual_seed(3)
+    assert torch.equal(drawing(x), y)
 
 
 def test_jax_needs_a_key_and_a_gradient_has_its_mask():

@@ -9,14 +9,14 @@ import torch
 import bridge
 
 net = torch.nn.Linear(2, 2)
-assert_type(bridge.torch2jax(net), bridge.BridgedModule)
-assert_type(bridge.torch2jax(net, lower="xla"), bridge.BridgedModule)
-assert_type(bridge.torch2mlx(net), bridge.BridgedModule)
+assert_type(bridge.torch2jax(net), bridge.Functional)
+assert_type(bridge.torch2jax(net, lower="xla"), bridge.Functional)
+assert_type(bridge.torch2mlx(net), bridge.Functional)
 assert_type(bridge.torch2jax(net).params, dict[str, Any])
 
 layer = mlx.nn.Linear(2, 2)
-assert_type(bridge.mlx2torch(layer), bridge.BridgedModule)
-assert_type(bridge.mlx2jax(layer, compile=True), bridge.BridgedModule)
+assert_type(bridge.mlx2torch(layer), bridge.Functional)
+assert_type(bridge.mlx2jax(layer, compile=True), bridge.Functional)
 
 
 def square(x: Any) -> Any:

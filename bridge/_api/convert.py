@@ -1,11 +1,14 @@
 """Values of one framework as values of another."""
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from bridge import _registry
 from bridge._calls.wrong_framework import check_non_array
 from bridge._core import pytree
 from bridge._core.errors import ArgumentError, CopyError, NoValuesError
+from bridge._core.pure_module import ModuleState
+from bridge._core.spec import ArraySpec
 
 
 def to_torch(tree: Any, *, copy: bool | None = None) -> Any:
@@ -106,6 +109,9 @@ def convert(tree: Any, name: str, *, copy: bool | None = None) -> Any:
     moved = []
     for leaf, path in zip(leaves, pytree.paths(structure), strict=True):
         owner = _registry.array_owner(leaf)
+        if owner is None and (state := _registry.module_state(leaf)) is not None:
+            moved.append(_restore(state, name, path))
+            continue
         if owner is None or (owner is to and not copy):
             if owner is None:
                 check_non_array(leaf, name, alone=not path)
@@ -121,3 +127,24 @@ def convert(tree: Any, name: str, *, copy: bool | None = None) -> Any:
             what = f"{leaf_name} cannot be converted: {error}"
             raise type(error)(what) from error.__cause__
     return pytree.unflatten(structure, moved)
+
+
+def convert_values(arrays: Mapping[str, Any], name: str) -> dict[str, Any]:
+    """Convert arrays by name; specs stand for arrays without values, and become such."""
+    specs = {key: x for key, x in arrays.items() if isinstance(x, ArraySpec)}
+    valueless = _registry.target_arrays(name).meta_arrays(tuple(specs.values())) if specs else ()
+    others = {key: x for key, x in arrays.items() if key not in specs}
+    converted = {**convert(others, name), **dict(zip(specs, valueless, strict=True))}
+    return {key: converted[key] for key in arrays}
+
+
+def _restore(state: ModuleState, name: str, path: Sequence[Any]) -> Any:
+    """Make the original module of a bridged one, with the values of now."""
+    if state.framework != name:
+        where = f"leaf {pytree.format_path(path)}" if path else "the value"
+        raise ArgumentError(
+            f"{where} is a module of {state.framework}, {state.pure.__name__}, which "
+            f"bridge.to_{state.framework} gives back."
+        )
+    params, buffers = (convert(dict(x), name, copy=True) for x in (state.params, state.buffers))
+    return state.pure.restore(state.modes, params, buffers)

@@ -17,6 +17,7 @@ def jax2torch(
     fn: Callable[..., Any],
     /,
     *,
+    method: str | Callable[..., Any] | None = ...,
     static_argnums: int | Sequence[int] = ...,
     static_argnames: str | Sequence[str] = ...,
     jit: bool = ...,
@@ -29,6 +30,7 @@ def jax2torch(
     fn: None = None,
     /,
     *,
+    method: str | Callable[..., Any] | None = ...,
     static_argnums: int | Sequence[int] = ...,
     static_argnames: str | Sequence[str] = ...,
     jit: bool = ...,
@@ -36,10 +38,11 @@ def jax2torch(
     residuals: Residuals = ...,
     device: str | None = ...,
 ) -> Callable[[Callable[..., Any]], "BridgedFunction"]: ...
-def jax2torch(
+def jax2torch(  # noqa: PLR0913, the options of `jax.jit` and of the crossing
     fn: Callable[..., Any] | None = None,
     /,
     *,
+    method: str | Callable[..., Any] | None = None,
     static_argnums: int | Sequence[int] = (),
     static_argnames: str | Sequence[str] = (),
     jit: bool = True,
@@ -58,7 +61,9 @@ def jax2torch(
             torch or JAX. Tensors in them arrive as JAX arrays of the same shape and dtype, as
             do NumPy and JAX arrays, which get no gradient. Numbers are traced as in `jax.jit`;
             `bool`, `str`, `None` and other hashable values are static. Arrays that it closes over
-            are constants. A module of Equinox or Flax is an argument: see below.
+            are constants. Or a module: see below.
+        method: The method of a module to call, by name, or a function of the module and the
+            arguments; by default the module itself.
         static_argnums: Positions of arguments whose values the function needs, as in `jax.jit`.
         static_argnames: Their names, as in `jax.jit`.
         jit: `False` reruns the function on each call, with values in it: for functions whose
@@ -79,7 +84,7 @@ def jax2torch(
 
     Returns:
         A function of the same signature. Its results are new tensors on the device of the
-        arguments, which share memory with nothing.
+        arguments, which share memory with nothing. Of a module, a `torch.nn.Module`.
 
     Raises:
         ArgumentError: When called with an argument that cannot cross; the text says which.
@@ -96,7 +101,9 @@ def jax2torch(
         >>> x.grad
         tensor([0.8415, 0.9093])
 
-        A module of Equinox, `net`: `jax2torch(lambda net, x: net(x))(to_torch(net), x)`.
+    A callable pytree with arrays, such as a module of Equinox, a module of Flax, or a `Functional`
+    becomes a `torch.nn.Module`, whose parameters and buffers are copies with the names of the
+    original. Its random numbers follow from torch's generator, or from a key, `rng=`.
 
     `jax.jit`: https://docs.jax.dev/en/latest/_autosummary/jax.jit.html
     """
@@ -106,6 +113,7 @@ def jax2torch(
         static=(static_argnums, static_argnames),
         device=device,
         options={"jit": jit, "x64": x64, "residuals": residuals},
+        method=method,
     )
 
 
@@ -114,6 +122,7 @@ def jax2mlx(
     fn: Callable[..., Any],
     /,
     *,
+    method: str | Callable[..., Any] | None = ...,
     static_argnums: int | Sequence[int] = ...,
     static_argnames: str | Sequence[str] = ...,
     jit: bool = ...,
@@ -125,6 +134,7 @@ def jax2mlx(
     fn: None = None,
     /,
     *,
+    method: str | Callable[..., Any] | None = ...,
     static_argnums: int | Sequence[int] = ...,
     static_argnames: str | Sequence[str] = ...,
     jit: bool = ...,
@@ -135,6 +145,7 @@ def jax2mlx(
     fn: Callable[..., Any] | None = None,
     /,
     *,
+    method: str | Callable[..., Any] | None = None,
     static_argnums: int | Sequence[int] = (),
     static_argnames: str | Sequence[str] = (),
     jit: bool = True,
@@ -152,7 +163,8 @@ def jax2mlx(
         fn: A pure function written with JAX. Its arguments and results are arbitrary pytrees of
             MLX or JAX. Arrays of MLX in them arrive as JAX arrays of the same shape and dtype, as
             do NumPy and JAX arrays, which get no gradient. Numbers are traced as in `jax.jit`;
-            `bool`, `str`, `None` and other hashable values are static.
+            `bool`, `str`, `None` and other hashable values are static. Or a module.
+        method: The method of a module to call, as in `jax2torch`.
         static_argnums: Positions of arguments whose values the function needs, as in `jax.jit`.
         static_argnames: Their names, as in `jax.jit`.
         jit: `False` reruns the function on each call, with values in it: for functions whose
@@ -187,4 +199,5 @@ def jax2mlx(
         static=(static_argnums, static_argnames),
         device=None,
         options={"jit": jit, "x64": x64, "residuals": residuals},
+        method=method,
     )

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     import mlx.nn
 
     from bridge._calls.bridged_function import BridgedFunction
-    from bridge._calls.bridged_module import BridgedModule
+    from bridge._calls.functional import Functional
 
 Residuals = Literal["auto", "save", "recompute"]
 
@@ -23,7 +23,7 @@ def mlx2torch(  # pyright: ignore[reportOverlappingOverload], a module is callab
     compile: bool = ...,
     residuals: Residuals = ...,
     device: str | None = ...,
-) -> "BridgedModule": ...
+) -> "Functional": ...
 @overload
 def mlx2torch(
     fn: Callable[..., Any],
@@ -106,7 +106,7 @@ def mlx2torch(
 @overload
 def mlx2jax(  # pyright: ignore[reportOverlappingOverload], a module is callable too
     fn: "mlx.nn.Module", /, *, compile: bool = ..., device: str | None = ...
-) -> "BridgedModule": ...
+) -> "Functional": ...
 @overload
 def mlx2jax(
     fn: Callable[..., Any],

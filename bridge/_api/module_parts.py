@@ -25,7 +25,7 @@ def check_no_parameters(fn: Any, direction: Direction) -> None:
     kind = type(module).__name__
     name = import_path.function_name(fn)
     constants = "an object with parameters, which would be constants without a gradient"
-    if source.can_functionalize(module):
+    if source.is_module(module):
         raise ArgumentError(
             f"{direction} expects a function or a module, but got {name}, a method of {kind}: "
             f"{constants}. Pass the module, `{direction}(module)`, whose `apply(params, buffers, "
@@ -54,7 +54,7 @@ def _function_parts(fn: Any, source: Source) -> Iterator[Any]:
             return
         if isinstance(part, functools.partial):
             arguments = [*part.args, *part.keywords.values()]
-            parts += [part.func, *(x for x in arguments if not source.can_functionalize(x))]
+            parts += [part.func, *(x for x in arguments if not source.is_module(x))]
         elif isinstance(part, types.MethodType):
             parts.append(part.__self__)
         wrapped = getattr(part, "__wrapped__", None)

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     import torch
 
     from bridge._calls.bridged_function import BridgedFunction
-    from bridge._calls.bridged_module import BridgedModule
+    from bridge._calls.functional import Functional
 
 Capture = Literal["auto", "require", "never"]
 Lower = Literal["ffi", "xla"]
@@ -27,7 +27,7 @@ def torch2jax(  # pyright: ignore[reportOverlappingOverload], a module is callab
     lower: Lower = ...,
     integers: Integers = ...,
     device: str | None = ...,
-) -> "BridgedModule": ...
+) -> "Functional": ...
 @overload
 def torch2jax(
     fn: Callable[..., Any],
@@ -131,7 +131,7 @@ def torch2jax(
 @overload
 def torch2mlx(  # pyright: ignore[reportOverlappingOverload], a module is callable too
     fn: "torch.nn.Module", /, *, capture: Capture = ..., integers: Integers = ...
-) -> "BridgedModule": ...
+) -> "Functional": ...
 @overload
 def torch2mlx(
     fn: Callable[..., Any],

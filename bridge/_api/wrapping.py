@@ -5,13 +5,15 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from bridge import _registry
-from bridge._api.convert import convert
+from bridge._api.convert import convert_values
 from bridge._api.module_parts import check_no_parameters
 from bridge._calls.bridged_function import BridgedFunction
-from bridge._calls.bridged_module import BridgedModule
+from bridge._calls.functional import BridgedModule, Functional
+from bridge._calls.functional_module import take_functional_apart
 from bridge._calls.rewrapping import make_counter
 from bridge._calls.wrong_framework import Direction, check_function
 from bridge._core.errors import ArgumentError, OptionError
+from bridge._core.pure_module import PureModule
 
 
 def wrap(
@@ -22,6 +24,7 @@ def wrap(
     device: str | None,
     options: dict[str, Any],
     make_function: type[BridgedFunction] = BridgedFunction,
+    method: Any = None,
 ) -> Any:
     """Wrap `fn` for callers of another framework; without `fn`, return a decorator."""
     nums, names = static
@@ -32,34 +35,73 @@ def wrap(
         static=(_sequence(nums), _sequence(names)),
         device=device,
         options=options,
+        method=method,
     )
     return make if fn is None else make(fn)
 
 
 def _wrap(
-    fn: Any, *, direction: Direction, make_function: type[BridgedFunction], **options: Any
+    fn: Any,
+    *,
+    direction: Direction,
+    make_function: type[BridgedFunction],
+    method: Any,
+    **options: Any,
 ) -> Any:
     _check(fn, direction)
     source, target = direction.source, direction.target
-    if not _registry.source(source).can_functionalize(fn):
-        check_no_parameters(fn, direction)
-        function = make_function(fn, frameworks=(source, target), **options)
-        function.wrapper_counter = make_counter(fn, str(direction))
-        return function
-    if any(options["static"]):
+    if isinstance(fn, Functional) or _registry.source(source).is_module(fn):
+        return _wrap_module(fn, direction=direction, method=method, **options)
+    if method is not None:
         raise OptionError(
-            "a module has no static arguments: numbers, strings and other values that are no "
-            "arrays reach it as they are."
+            f"method= names a method of a module, and {direction} got a function. Pass the module."
         )
-    has_64_bits = _registry.target_arrays(target).supports_dtype("float64")
-    rewrap = functools.partial(_wrap, direction=direction, make_function=make_function, **options)
-    apply, modes, *values = _registry.source(source).functionalize(fn, allow_64_bits=has_64_bits)
-    apply.__name__ = apply.__qualname__ = type(fn).__name__
-    options["static"] = ((0,), ())  # the modes, such as training or evaluation
-    function = BridgedFunction(apply, frameworks=(source, target), **options)
+    check_no_parameters(fn, direction)
+    function = make_function(fn, frameworks=(source, target), **options)
     function.wrapper_counter = make_counter(fn, str(direction))
-    params, buffers = convert(values, target)
-    return BridgedModule(fn, function, modes, params, buffers, rewrap=rewrap)
+    return function
+
+
+def _wrap_module(
+    module: Any,
+    *,
+    direction: Direction,
+    method: Any,
+    static: tuple[Sequence[int], Sequence[str]],
+    **options: Any,
+) -> Any:
+    """Wrap a module, or a function with weights, as a module of the target."""
+    if static[0]:
+        raise OptionError("a module takes static_argnames=, but no static_argnums=.")
+    target = _registry.target(direction.target)
+    pure, params, buffers = _take_apart(module, direction, method)
+    function = BridgedFunction(
+        pure,
+        frameworks=(direction.source, direction.target),
+        static=((0,), static[1]),  # the modes and the method are static too
+        **options,
+    )
+    function.wrapper_counter = make_counter(module, str(direction))
+    params, buffers = (convert_values(x, direction.target) for x in (params, buffers))
+    if target.make_module is not None:
+        label = f"{direction}({pure.__name__})"
+        return target.make_module(pure, function, params, buffers, label)
+    rewrap = functools.partial(
+        _wrap_module, direction=direction, method=method, static=static, **options
+    )
+    return BridgedModule(module, pure, function, params, buffers, rewrap=rewrap)
+
+
+def _take_apart(
+    module: Any, direction: Direction, method: Any
+) -> tuple[PureModule, dict[str, Any], dict[str, Any]]:
+    if isinstance(module, Functional):
+        if method is not None:
+            raise OptionError("a Functional is a function, which has no methods for method=.")
+        return take_functional_apart(module, direction.source)
+    has_64_bits = _registry.target_arrays(direction.target).supports_dtype("float64")
+    source = _registry.source(direction.source)
+    return source.take_apart(module, method=method, allow_64_bits=has_64_bits)
 
 
 def _check(fn: Any, direction: Direction) -> None:

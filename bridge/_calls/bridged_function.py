@@ -18,8 +18,9 @@ from bridge._calls.retracing import RetraceCounter
 from bridge._calls.staged_call import StagedCall, make_staged_call
 from bridge._core import import_path, pytree
 from bridge._core.errors import ArgumentError
+from bridge._core.function_protocols import ExecuteInto
 from bridge._core.op import Op
-from bridge._core.protocols import ExecuteInto
+from bridge._core.protocols import SEED
 from bridge._core.tracebacks import mark_entry_point, shorten_traceback
 
 if TYPE_CHECKING:
@@ -94,7 +95,7 @@ class BridgedFunction:
             name=self._name,
             frameworks=(self._source_name, self._target_name),
             parameters=self._parameters,
-            takes_key=random_keys.takes_key(self._source, self._name, self._parameters),
+            takes_key=random_keys.takes_key(self._source, self._fn, self._name, self._parameters),
             device=self._device,
             options=self._options,
             batches=self._batches,
@@ -190,7 +191,7 @@ class BridgedFunction:
             return self._target.call_in_compiled_code(self, args, kwargs)
         try:
             plan = None if kwargs or self._parameters.static else self._cached_plan(args, len(args))
-            if plan is not None:  # NOTE [rows of arguments]
+            if plan is not None and not plan.needs_seed:  # NOTE [rows of arguments]
                 outputs = plan.native(*(args if plan.passthrough else plan.select_arrays(args)))
                 return plan.flat.build(outputs)  # read only now: without a trace, calls may set it
             return self._flatten_and_call(args, kwargs)
@@ -209,15 +210,15 @@ class BridgedFunction:
                 outputs, structure = self._target.stage(self, args, kwargs)
                 return pytree.unflatten(structure, outputs)
             plan = self._get_plan(leaves, structure)
-            if plan.op.traits.uses_global_rng:
-                return self(*args, **self._key_argument.add_seed(args, kwargs))
+        if plan.needs_seed:
+            return self(*args, **self._key_argument.add_seed(args, kwargs))
         return plan(leaves)
 
     def _normalize(self, args: Any, kwargs: Any) -> tuple[Any, Any]:
-        """Return the arguments with static ones wrapped, and with a seed if they need one."""
+        """Return the arguments with static ones wrapped, and the data of a key in its place."""
         if self._parameters.static:
             args, kwargs = self._parameters.wrap_static(args, kwargs)
-        kwargs = self._key_argument.normalize(args, kwargs)
+        kwargs = self._key_argument.normalize(kwargs)
         # Sorted, so that the order of keyword arguments makes no other plan.
         return args, dict(sorted(kwargs.items())) if len(kwargs) > 1 else kwargs
 
@@ -235,15 +236,27 @@ class BridgedFunction:
         args, kwargs = self._parameters.wrap_static(args, kwargs)
         return pytree.flatten((args, dict(sorted(kwargs.items()))), _registry.pytree_node_functions)
 
+    def result_leaves(self, results: Any) -> list[Any]:
+        """Return the leaves of the results of a call."""
+        return pytree.flatten(results, _registry.pytree_node_functions)[0]
+
     def unwrap_static_leaves(self, leaves: Sequence[Any]) -> list[Any]:
         """Return the leaves as they were passed, static ones unwrapped."""
         return [*map(arguments.unwrap_static, leaves)]
+
+    def add_seed(self, args: Any, kwargs: Any) -> dict[str, Any]:
+        """Return the keyword arguments, with a new seed if the call draws random numbers."""
+        args, kwargs = self._normalize(args, kwargs)
+        if SEED in kwargs or not self._planner.takes_key:
+            return kwargs
+        plan = self._get_plan(*self.flatten(args, kwargs))
+        return self._key_argument.add_seed(args, kwargs) if plan.needs_seed else kwargs
 
     def make_staged_call(self, args: Any, kwargs: Any) -> StagedCall:
         """Return a call with these arguments, for a graph to hold."""
         leaves, structure = self.flatten(args, kwargs)
         plan = self._get_plan(leaves, structure)
-        if plan.op.traits.uses_global_rng:  # a graph that is rerun would draw other numbers
+        if plan.needs_seed:
             raise missing_key_error(self._name)
         shapes = functools.partial(self._source.symbolic_shapes, **self._options)
         return make_staged_call(plan, leaves, self._target_name, shapes)
@@ -261,9 +274,9 @@ class BridgedFunction:
                 plan = self._plans.get(key)
                 if plan is None:
                     plan = self._planner.make_plan(leaves, structure, leaf_infos)
-                    if plan.op.traits.uses_global_rng:
-                        return plan  # not stored: it is called again, with a key, or not at all
                     self._store_plan(key, plan)
+                    if plan.needs_seed:  # the call is repeated with a key, or fails
+                        return plan
                     if self.wrapper_counter is not None:
                         self.wrapper_counter.record_trace()
                     options = self._options

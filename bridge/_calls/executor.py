@@ -6,8 +6,9 @@ from typing import Any
 
 from bridge import _registry
 from bridge._core.array_protocols import SourceArrays
+from bridge._core.function_protocols import ExecuteInto
 from bridge._core.op import Arrays, Op
-from bridge._core.protocols import Execute, ExecuteForSaving, ExecuteInto, Executor
+from bridge._core.protocols import Execute, ExecuteForSaving, Executor
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

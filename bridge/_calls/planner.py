@@ -14,8 +14,9 @@ from bridge._calls.plan import LeafInfo, Plan
 from bridge._calls.random_keys import rng_positions
 from bridge._core import pytree
 from bridge._core.errors import ArgumentError, NoValuesError
+from bridge._core.function_protocols import ExportKey
 from bridge._core.op import Op, Specs
-from bridge._core.protocols import SEED, ExportKey, Source, Target
+from bridge._core.protocols import SEED, Source, Target
 
 
 @dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
@@ -105,7 +106,7 @@ class Planner:
             self.frameworks,
             structure,
             constants,
-            seeded=bool(seeds) and not self.source.passes_rng,
+            seeded=bool(seeds) and not self.source.passes_rng(self.fn),
         )
         device, compute_device = self._devices(array_infos)
         op = self._make_op(flat, structure, leaf_infos, seeds)
@@ -122,6 +123,7 @@ class Planner:
             array_leaves=array_leaves,
             passthrough=len(array_leaves) == len(leaves)
             and not any(prepare for _, prepare in array_leaves),
+            needs_seed=op.traits.uses_global_rng,
         )
 
     def _make_op(

@@ -20,10 +20,9 @@ class KeyArgument:
 
     def __init__(self, planner: "Planner") -> None:
         self._planner = planner
-        self._uses_rng = False  # set once the function was found to draw random numbers
 
-    def normalize(self, args: Any, kwargs: dict[str, Any]) -> dict[str, Any]:
-        """Return the keyword arguments with the data of a key, or a seed if one is needed."""
+    def normalize(self, kwargs: dict[str, Any]) -> dict[str, Any]:
+        """Return the keyword arguments with the data of a key in place of the key."""
         if not self._planner.takes_key:
             return kwargs
         target, batches = self._planner.target, self._planner.batches
@@ -32,14 +31,13 @@ class KeyArgument:
         if SEED in kwargs:
             data = target.key_data(kwargs[SEED], batch_count=len(batches.in_dims))
             return {**kwargs, SEED: data}
-        return {**kwargs, SEED: self._fresh_seed(args)} if self._uses_rng else kwargs
+        return kwargs
 
     def add_seed(self, args: Any, kwargs: dict[str, Any]) -> dict[str, Any]:
         """Return the keyword arguments with a seed of the target; raise if it has none."""
         seed = self._fresh_seed(args)
         if seed is None:
             raise missing_key_error(self._planner.name)
-        self._uses_rng = True  # from now on, `normalize` adds a seed
         return {**kwargs, SEED: seed}
 
     def _fresh_seed(self, args: Any) -> Any:
@@ -53,15 +51,15 @@ class KeyArgument:
         return planner.target.fresh_seed(sizes)
 
 
-def takes_key(source: "Source", name: str, parameters: "Parameters") -> bool:
-    """Return True if the function `name` takes a key, `rng=`; raise if its own `rng` forbids it."""
+def takes_key(source: "Source", fn: Any, name: str, parameters: "Parameters") -> bool:
+    """Return True if `fn` takes a key, `rng=`; raise if its own parameter `rng` forbids it."""
     has_parameter = SEED in parameters.all_names
     if source.supports_rng and has_parameter:
         raise OptionError(
             f"{name} has a parameter `{SEED}`, which is how the bridged function takes its key "
             "for random numbers. Give the parameter another name."
         )
-    if not (source.passes_rng and has_parameter):
+    if not (has_parameter and source.passes_rng(fn)):
         return source.supports_rng
     if SEED in (*parameters.positional_names, parameters.variadic):
         raise OptionError(

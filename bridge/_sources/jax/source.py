@@ -9,10 +9,15 @@ from bridge._arrays.jax import ARRAYS, choose_compute_device, x64_mode
 from bridge._arrays.numpy_copies import NumpySnapshots
 from bridge._core.captured_state import StateReader, find_places
 from bridge._core.errors import ArgumentError, OptionError
+from bridge._core.function_protocols import StructuredFunction
 from bridge._core.op import Op, Specs
+from bridge._core.protocols import SEED
+from bridge._core.pure_module import PureModule
 from bridge._core.spec import is_device_name
+from bridge._core.unseeded import unseeded_op
 from bridge._sources.jax.environment import current_environment, number_of_settings
-from bridge._sources.jax.modules import holds_parameters
+from bridge._sources.jax.modules import holds_parameters, is_module, take_apart
+from bridge._sources.jax.modules.keys import make_key, trace_without_key
 from bridge._sources.jax.rules import Settings, make_function
 from bridge._sources.jax.trace import symbolic_output_shapes
 
@@ -22,7 +27,6 @@ class JaxSource:
 
     traces_scalars = True
     supports_rng = False
-    passes_rng = False
 
     def check_options(self, *, residuals: str, **_: Any) -> None:
         """Raise unless `residuals` names a strategy."""
@@ -37,10 +41,13 @@ class JaxSource:
                 'one of several, "cuda:1", or leave it out to compute where the arguments are.'
             )
 
-    def can_functionalize(self, fn: Any) -> bool:
-        """Return False: modules of JAX libraries are pytrees, to be passed as arguments."""
-        return False
+    def passes_rng(self, fn: Any) -> bool:
+        """Return True for a module; to functions `rng` is an argument like others."""
+        return isinstance(fn, PureModule)
 
+    make_key = staticmethod(make_key)
+    is_module = staticmethod(is_module)
+    take_apart = staticmethod(take_apart)
     holds_parameters = staticmethod(holds_parameters)
     trace_context = staticmethod(number_of_settings)
 
@@ -48,9 +55,9 @@ class JaxSource:
         """Return `requested`, or the device of the arguments."""
         return choose_compute_device(arguments_device, requested)
 
-    def make_op(
+    def make_op(  # noqa: PLR0913, the options of a wrapper of JAX
         self,
-        fn: Callable[..., Any],
+        fn: StructuredFunction,
         *,
         name: str,
         primals: Specs,
@@ -58,12 +65,19 @@ class JaxSource:
         jit: bool,
         x64: bool | None,
         residuals: str,
+        seed_argnum: int | None = None,
     ) -> Op:
         """Make an Op of `fn` for primals of these specs; trace it now unless `jit` is False."""
         labels = [f"argument {argument} of {name}" for argument in argument_names]
         environment = current_environment(x64=_needs_x64(primals, labels, x64=x64))
         settings = Settings(jit, environment, residuals, tuple(labels))
-        flat = make_function(fn, name, primals, settings)
+        if seed_argnum is None and fn.takes(SEED) and self.passes_rng(fn.written):
+            traced = trace_without_key(fn, primals, environment, labels) if jit else None
+            if traced is None:
+                return unseeded_op(name, "jax")
+            flat = make_function(traced, name, primals, settings)
+        else:
+            flat = make_function(fn, name, primals, settings)
         if not jit:
             find = functools.partial(find_places, fn, ARRAYS.is_array)
             flat = dataclasses.replace(flat, captured_state=StateReader(find, NumpySnapshots()))

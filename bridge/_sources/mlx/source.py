@@ -14,7 +14,7 @@ from bridge._core.op import Op, Specs
 from bridge._sources.mlx.call_checks import check_no_captured_tracers
 from bridge._sources.mlx.captured_state import state_reader
 from bridge._sources.mlx.eager import keep_graphs, observe_outputs
-from bridge._sources.mlx.module import functionalize
+from bridge._sources.mlx.module import take_apart
 from bridge._sources.mlx.native import Settings, as_flat_function
 from bridge._sources.mlx.random import Fun
 from bridge._sources.mlx.rules import Function
@@ -25,8 +25,8 @@ class MlxSource:
     """Functions of MLX."""
 
     traces_scalars = False
+    make_key = None
     supports_rng = True
-    passes_rng = False
 
     def check_options(self, *, residuals: str, compile: bool) -> None:
         """Raise unless `residuals` is one of the three strategies, and possible with `compile`."""
@@ -47,13 +47,18 @@ class MlxSource:
                 "decided by mx.set_default_device."
             )
 
-    can_functionalize = staticmethod(is_module)
+    def passes_rng(self, fn: Any) -> bool:
+        """Return False: the generator of MLX is seeded."""
+        del fn
+        return False
+
+    is_module = staticmethod(is_module)
 
     def holds_parameters(self, x: Any) -> bool:
         """Return True if `x` is a module with parameters that are trained."""
-        return self.can_functionalize(x) and bool(tree_flatten(x.trainable_parameters()))
+        return self.is_module(x) and bool(tree_flatten(x.trainable_parameters()))
 
-    functionalize = staticmethod(functionalize)
+    take_apart = staticmethod(take_apart)
 
     def trace_context(self) -> Hashable:
         """Return the type of the device that MLX computes on."""

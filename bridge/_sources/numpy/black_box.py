@@ -9,9 +9,9 @@ import ml_dtypes
 import numpy as np
 
 from bridge._core.errors import ArgumentError, NoRuleError, OptionError
+from bridge._core.function_protocols import StructuredFunction
 from bridge._core.gradient_rules import Jvp, Rule, UserRule
 from bridge._core.op import Arrays, Positions, Specs
-from bridge._core.protocols import StructuredFunction
 from bridge._core.spec import ArraySpec
 from bridge._sources.numpy.elements import is_complex
 from bridge._sources.numpy.forms import Result

@@ -9,8 +9,8 @@ import numpy as np
 
 from bridge._core.errors import OptionError
 from bridge._core.evaluation_counters import EvaluationCounters
+from bridge._core.function_protocols import StructuredFunction
 from bridge._core.gradient_rules import Rule
-from bridge._core.protocols import StructuredFunction
 from bridge._sources.numpy.point_caller import PointCaller
 
 

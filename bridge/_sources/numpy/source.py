@@ -6,9 +6,11 @@ from typing import Any
 import numpy as np
 
 from bridge._core.errors import DeviceError, OptionError
-from bridge._core.op import Op, Specs, Traits
-from bridge._core.protocols import SEED, StructuredFunction
+from bridge._core.function_protocols import StructuredFunction
+from bridge._core.op import Op, Specs
+from bridge._core.protocols import SEED
 from bridge._core.spec import ArraySpec
+from bridge._core.unseeded import unseeded_op
 from bridge._sources.numpy.black_box import BlackBox
 from bridge._sources.numpy.rule_check import RuleCheck
 from bridge._sources.numpy.rules import Function
@@ -19,8 +21,8 @@ class NumpySource:
     """Functions on NumPy arrays."""
 
     traces_scalars = False
+    make_key = None
     supports_rng = False
-    passes_rng = True
 
     def check_options(self, **options: Any) -> None:
         """Raise for options that cannot be."""
@@ -34,15 +36,21 @@ class NumpySource:
                 "elsewhere, or leave it out."
             )
 
-    def can_functionalize(self, fn: Any) -> bool:
+    def passes_rng(self, fn: Any) -> bool:
+        """Return True: a parameter `rng` gets a generator."""
+        del fn
+        return True
+
+    def is_module(self, fn: Any) -> bool:
         """Return False: a callable object is a function here."""
+        del fn
         return False
 
     def holds_parameters(self, x: Any) -> bool:
         """Return False: whatever a function holds has no gradient."""
         return False
 
-    def functionalize(self, module: Any, *, allow_64_bits: bool) -> Any:
+    def take_apart(self, module: Any, *, method: Any, allow_64_bits: bool) -> Any:
         """Raise: there are no modules."""
         raise NotImplementedError
 
@@ -74,16 +82,7 @@ class NumpySource:
         settings = Settings(**options)
         settings.check_names([*argument_names], fn, name)
         if seed_argnum is None and fn.takes(SEED):
-            # Not to be called: a target adds a seed, or refuses.
-            no_outputs: Callable[..., Any] = lambda *_: ()
-            traits = Traits(uses_global_rng=True)
-            return Op(
-                name=name,
-                framework="numpy",
-                call=no_outputs,
-                output_specs=no_outputs,
-                traits=traits,
-            )
+            return unseeded_op(name, "numpy")
         box = BlackBox(
             flat_fn=fn,
             name=name,

@@ -13,7 +13,7 @@ from bridge._sources.torch.capture.trace import on_copies
 from bridge._sources.torch.integers import advising, narrow_positions, widening
 from bridge._sources.torch.program import Settings
 from bridge._sources.torch.rules import make_user_function
-from bridge._sources.torch.state.module import functionalize
+from bridge._sources.torch.state.module import take_apart
 
 _AS_THEY_ARE = "as they are"
 
@@ -22,8 +22,8 @@ class TorchSource:
     """Makes Ops of functions of PyTorch; implements `Source`."""
 
     traces_scalars = False
+    make_key = None
     supports_rng = True
-    passes_rng = False
 
     def check_options(
         self, *, capture: str, lower: str = "ffi", integers: str = _AS_THEY_ARE, **_: Any
@@ -49,15 +49,20 @@ class TorchSource:
                 'or one of several, "cuda:1", or leave it out to compute where the arguments are.'
             )
 
-    def can_functionalize(self, fn: Any) -> bool:
+    def passes_rng(self, fn: Any) -> bool:
+        """Return False: the generators are seeded."""
+        del fn
+        return False
+
+    def is_module(self, fn: Any) -> bool:
         """Return True if `fn` is an `nn.Module`."""
         return isinstance(fn, torch.nn.Module)
 
     def holds_parameters(self, x: Any) -> bool:
         """Return True if `x` is a module with parameters that are trained."""
-        return self.can_functionalize(x) and any(p.requires_grad for p in x.parameters())
+        return self.is_module(x) and any(p.requires_grad for p in x.parameters())
 
-    functionalize = staticmethod(functionalize)
+    take_apart = staticmethod(take_apart)
 
     def trace_context(self) -> Hashable:
         """Return the default dtype, and other settings that a function can read, if changed.

@@ -9,8 +9,8 @@ import weakref
 from collections.abc import Callable
 from typing import Any
 
+from bridge._core.function_protocols import ExecuteInto, ExportKey
 from bridge._core.op import Axes, Op, Positions, Specs
-from bridge._core.protocols import ExecuteInto, ExportKey
 from bridge._core.saving_forward import SavingForward
 from bridge._core.spec import differentiable_positions
 

@@ -25,8 +25,8 @@ import jax
 from bridge._arrays.jax.upstream.tracing import jax_refuser
 from bridge._core.array_protocols import DeviceStream
 from bridge._core.errors import ArgumentError
+from bridge._core.function_protocols import ExecuteInto
 from bridge._core.op import Op, Specs
-from bridge._core.protocols import ExecuteInto
 from bridge._targets.jax.calls import Callee
 from bridge._targets.jax.program_keys import key_for, op_for
 

@@ -18,8 +18,8 @@ import jax
 
 from bridge._core import import_path
 from bridge._core.errors import ArgumentError
+from bridge._core.function_protocols import ExecuteInto, RebuildableFunction
 from bridge._core.op import Op, Specs
-from bridge._core.protocols import ExecuteInto, RebuildableFunction
 from bridge._core.spec import ArraySpec
 from bridge._targets.jax.calls import Callee
 

@@ -12,8 +12,9 @@ from jax.test_util import check_grads
 
 from bridge._arrays.jax import ARRAYS as ARRAYS, NARROW, check_not_forked, x64_mode
 from bridge._core.errors import ArgumentError, DeviceError, NoRuleError
+from bridge._core.function_protocols import ExportKey
 from bridge._core.op import Arrays, Op, Positions
-from bridge._core.protocols import Executor, ExportKey
+from bridge._core.protocols import Executor
 from bridge._core.spec import NARROW_INTEGERS
 from bridge._targets.jax import primitives as primitives  # registers the rules of calls
 from bridge._targets.jax.binding import bind_call
@@ -22,6 +23,12 @@ from bridge._targets.jax.calls import Call, Callee, Programs
 
 class JaxTarget:
     """Call sites in JAX, whose tracers have shapes and dtypes, so that calls are not staged."""
+
+    make_module = None
+
+    def module_state(self, x: Any) -> None:
+        """Return None: no module is made here."""
+        del x
 
     def make_native(
         self, op: Op, runner: Executor, origin: ExportKey | None

@@ -17,6 +17,12 @@ from bridge._targets.mlx.gradcheck import check_gradients, pullback
 class MlxTarget:
     """Call sites in MLX, whose transformations run Python, mostly on arrays with values."""
 
+    make_module = None
+
+    def module_state(self, x: Any) -> None:
+        """Return None: no module is made here."""
+        del x
+
     def make_native(self, op: Op, runner: Executor, _: Any) -> Callable[..., Arrays]:
         """Make a function of MLX arrays that works in all transformations except `mx.compile`."""
         return functools.partial(call, op, runner)

@@ -32,7 +32,7 @@ from bridge._arrays.torch.upstream.compilers import (
 )
 from bridge._arrays.torch.upstream.pytrees import pytree
 from bridge._core.errors import ArgumentError
-from bridge._core.protocols import StageableFunction
+from bridge._core.function_protocols import StageableFunction
 from bridge._core.pytree import attributes, make_instance
 from bridge._targets.torch.staging import keep_object, specialize_number, stage
 

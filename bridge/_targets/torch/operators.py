@@ -31,7 +31,7 @@ from bridge._targets.torch.staging import bind
 def _call(name: str, arguments: str, xs: Sequence[torch.Tensor]) -> list[torch.Tensor]:
     function, args, kwargs = bind(name, arguments, xs)
     with torch.no_grad():
-        outputs = function.flatten((function(*args, **kwargs),), {})[0]
+        outputs = function.result_leaves(function(*args, **kwargs))
     dtypes, recorded = ",".join(dtype_name(y.dtype) for y in outputs), arguments.split("|")[1]
     if dtypes != recorded:
         raise ArgumentError(

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 import torch
 
 from bridge._arrays.torch.upstream.compilers import concrete_sizes, size_hint
+from bridge._core.function_protocols import StagedCall
 from bridge._core.op import AppliedRule
-from bridge._core.protocols import StagedCall
 from bridge._core.spec import batch_size
 from bridge._targets.torch.staging import bind, symbolic_shapes
 

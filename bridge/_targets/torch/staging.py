@@ -21,8 +21,8 @@ from bridge._arrays.torch.upstream.call_sites import in_derivative_transform, in
 from bridge._arrays.torch.upstream.compilers import guard_any_equal_sizes, name_sizes, size_hint
 from bridge._arrays.torch.upstream.pytrees import pytree
 from bridge._core.errors import ArgumentError, NoRuleError
+from bridge._core.function_protocols import StageableFunction, StagedCall
 from bridge._core.import_path import import_object, import_path
-from bridge._core.protocols import StageableFunction, StagedCall
 from bridge._core.serialization import decode, encode
 from bridge._core.spec import ArraySpec
 
@@ -55,6 +55,7 @@ def stage(
             "be recorded in a graph. Apply the transformation outside of torch.compile."
         )
     args, kwargs = pytree.tree_map(specialize_number, (args, kwargs))
+    kwargs = function.add_seed(args, kwargs)  # drawn in the graph, anew in each run of it
     leaves, structure = function.flatten(args, kwargs)
     leaves = [x if isinstance(x, torch.Tensor) else _check_constant(x) for x in leaves]
     tensors = [x for x in leaves if isinstance(x, torch.Tensor)]

@@ -1,7 +1,8 @@
 """Modules of torch as pure functions of their parameters and buffers."""
 
+import copy
 import functools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -10,6 +11,7 @@ from bridge._arrays.torch import in_dispatch_mode
 from bridge._arrays.torch.upstream.tensors import non_tensor_values, tensors_of
 from bridge._core.errors import ArgumentError, RangeError
 from bridge._core.import_path import check_parameter_names
+from bridge._core.pure_module import Modes, PureModule, Variant, bind_method
 from bridge._core.spec import NARROW_INTEGERS
 from bridge._sources.torch.state.purity import LOST, Purity
 from bridge._sources.torch.state.replaced_tensors import (
@@ -20,14 +22,15 @@ from bridge._sources.torch.state.replaced_tensors import (
 )
 
 Tensors = dict[str, torch.Tensor]
-Modes = tuple[bool, ...]
 
 
-class PureModule:
-    """A module as a pure function of modes, parameters, buffers and arguments."""
+class TorchModule(PureModule):
+    """A module of torch as a pure function."""
 
-    def __init__(self, module: torch.nn.Module) -> None:
-        self._module, self._name = module, type(module).__name__
+    def __init__(self, module: torch.nn.Module, method: Any = None) -> None:
+        self._module, self._method, self._name = module, method, type(module).__name__
+        self.__name__ = self._name
+        self.parts = tuple(name for name, _ in module.named_modules())
         self._dtypes = {name: buffer.dtype for name, buffer in module.named_buffers()}
         self._parameters = [name for name, _ in module.named_parameters()]
 
@@ -41,10 +44,29 @@ class PureModule:
         modules = self.managed_modules
         return [x for module in modules for x in [type(module), *non_tensor_values(module)]]
 
+    def __reduce__(self) -> Any:
+        return type(self), (self._module, self._method)
+
+    def read_modes(self) -> Modes:
+        """Return the modes of the module and its submodules."""
+        return tuple(part.training for part in self._module.modules())
+
+    def restore(self, modes: Modes, params: Any, buffers: Any) -> torch.nn.Module:
+        """Make a copy of the module, in these modes and with these tensors."""
+        twin = copy.deepcopy(self._module)
+        tensors = {**dict(twin.named_parameters()), **dict(twin.named_buffers())}
+        with torch.no_grad():
+            for name, value in {**params, **buffers}.items():
+                tensors[name].copy_(value)
+        for part, training in zip(twin.modules(), modes, strict=True):
+            part.training = training
+        return twin
+
     def __call__(
-        self, modes: Modes, params: Tensors, buffers: Tensors, *args: Any, **kwargs: Any
-    ) -> Any:
+        self, variant: Variant, params: Any, buffers: Any, /, *args: Any, **kwargs: Any
+    ) -> tuple[Any, Tensors]:
         """Return the output of the module, and its buffers after the call."""
+        modes, method = variant
         self._check("params", params, self._parameters)
         self._check("buffers", buffers, list(self._dtypes))
         own_buffers = {name: buffer.to(self._dtypes[name]) for name, buffer in buffers.items()}
@@ -52,12 +74,13 @@ class PureModule:
         restore_now()
         aliases, purity = self._buffer_aliases(), Purity(self._module, self._name, tensors)
         replace_tensors(self._module, tensors, modes)
+        call = bind_method(self._module, method or self._method)
         if in_dispatch_mode():  # a capture checks its constants at its end
             with purity.watch():
-                output = self._module(*args, **kwargs)
+                output = call(*args, **kwargs)
         else:
             enter_until_restored(purity.watch())
-            output = self._module(*args, **kwargs)
+            output = call(*args, **kwargs)
             now = [*self._module.named_parameters(), *self._module.named_buffers()]
             after_call = {name: x for name, x in now if name in tensors}
             set_backward_setup(functools.partial(self._replace_for_backward, after_call, modes))
@@ -107,10 +130,10 @@ class PureModule:
         check_parameter_names(argument, values, names, self._name)
 
 
-def functionalize(
-    module: torch.nn.Module, *, allow_64_bits: bool
-) -> tuple[Callable[..., Any], Callable[[], Modes], Tensors, Tensors]:
-    """Return `fn(modes, params, buffers, *args)`, a getter of the modes, params and buffers.
+def take_apart(
+    module: torch.nn.Module, *, method: Any, allow_64_bits: bool
+) -> tuple[PureModule, Tensors, Tensors]:
+    """Return a module as a pure function, its parameters and its buffers.
 
     Tied parameters are one parameter, under the first of their names. Unless `allow_64_bits`,
     buffers of 64-bit integers, as torch counts batches in, have 32 bits outside of the module.
@@ -120,7 +143,7 @@ def functionalize(
     buffers = {name: value.detach() for name, value in module.named_buffers()}
     if not allow_64_bits:
         buffers = {name: _narrow_buffer(name, value) for name, value in buffers.items()}
-    return PureModule(module), lambda: _modes(module), params, buffers
+    return TorchModule(module, method), params, buffers
 
 
 def _check_is_wrappable(module: torch.nn.Module) -> None:
@@ -137,10 +160,6 @@ def _check_is_wrappable(module: torch.nn.Module) -> None:
             f"{name} is compiled by torch.jit, which holds its parameters where they cannot be "
             "replaced by others. Wrap the module that it was compiled from."
         )
-
-
-def _modes(module: torch.nn.Module) -> Modes:
-    return tuple(part.training for part in module.modules())
 
 
 _NARROW: Mapping[torch.dtype, torch.dtype] = {

@@ -1,0 +1,136 @@
+"""Functions with weights that users hand over, as pure modules."""
+
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from bridge import _registry
+from bridge._calls.functional import Functional
+from bridge._core import import_path, pytree
+from bridge._core.call_words import CallWords
+from bridge._core.errors import ArgumentError
+from bridge._core.pure_module import Arrays, Modes, PureModule, Variant
+
+
+class FunctionalModule(PureModule):
+    """A function with weights as a pure module."""
+
+    parts = ("",)
+
+    def __init__(
+        self, apply: Any, params: "_NamedTree", buffers: "_NamedTree | None", framework: str
+    ) -> None:
+        self._apply, self._params, self._buffers = apply, params, buffers
+        self._framework, self._make_key = framework, _key_maker(framework)
+        self.__name__ = import_path.function_name(apply)
+
+    def __reduce__(self) -> Any:
+        return type(self), (self._apply, self._params, self._buffers, self._framework)
+
+    def referents(self) -> list[Any]:
+        """Return the user's function."""
+        return [self._apply]
+
+    def __call__(
+        self,
+        variant: Variant,
+        params: Any,
+        buffers: Any,
+        /,
+        *args: Any,
+        rng: Any = None,
+        **kwargs: Any,
+    ) -> tuple[Any, dict[str, Any]]:
+        """Call the function; return its output and the buffers that it has changed."""
+        (training,), method = variant
+        if method is not None:
+            raise ArgumentError(f"{self.__name__} is a function, which has no method {method!r}.")
+        weights = (self._params.build(params),)
+        if self._buffers is not None:
+            weights = (*weights, self._buffers.build(buffers))
+        apply = functools.partial(self._apply, *weights)
+        results = CallWords(training, self._make_key(rng), ("rng",)).call(apply, args, kwargs)
+        if self._buffers is None:
+            return results, {}
+        output, new_buffers = self._pair(results)
+        return output, self._buffers.name_changed(new_buffers, buffers) if training else {}
+
+    def _pair(self, results: Any) -> tuple[Any, Any]:
+        if isinstance(results, tuple) and len(results) == 2:
+            return results
+        raise ArgumentError(
+            f"{self.__name__} has buffers, so it has to return the output and the new buffers, a "
+            f"tuple of two, but it returned a {type(results).__name__}."
+        )
+
+    def read_modes(self) -> Modes:
+        """Return the mode in which modules are made."""
+        return (True,)
+
+    def restore(self, modes: Modes, params: Arrays, buffers: Arrays) -> Functional:
+        """Make the function with these weights."""
+        del modes
+        built = None if self._buffers is None else self._buffers.build(buffers)
+        return Functional(self._apply, self._params.build(params), built)
+
+
+class _NamedTree:
+    """A pytree whose leaves have names, the path with dots between."""
+
+    def __init__(self, what: str, names: Sequence[str], structure: Any) -> None:
+        self._what, self._names, self._structure = what, tuple(names), structure
+
+    def __reduce__(self) -> Any:
+        return type(self), (self._what, self._names, self._structure)
+
+    def build(self, arrays: Arrays) -> Any:
+        """Return the tree with these arrays."""
+        return pytree.unflatten(self._structure, [arrays[name] for name in self._names])
+
+    def name_changed(self, tree: Any, before: Arrays) -> dict[str, Any]:
+        """Return by name the leaves of a tree like this one that are others than before."""
+        leaves, structure = pytree.flatten(tree, _registry.pytree_node_functions)
+        if structure != self._structure:
+            raise ArgumentError(
+                f"the new {self._what} are {structure}, but the {self._what} that were passed are "
+                f"{self._structure}."
+            )
+        pairs = zip(self._names, leaves, strict=True)
+        return {name: leaf for name, leaf in pairs if leaf is not before[name]}
+
+
+def _key_maker(framework: str) -> Callable[[Any], Any]:
+    make_key = _registry.source(framework).make_key
+    if make_key is None:
+        raise ArgumentError(
+            f"a Functional is a function of JAX with its weights. For one of {framework}, wrap the "
+            "function, and pass the weights as an argument."
+        )
+    return make_key
+
+
+def take_functional_apart(
+    functional: Functional, framework: str
+) -> tuple[PureModule, dict[str, Any], dict[str, Any]]:
+    """Return a function with weights as a pure module, its parameters and its buffers."""
+    params, param_tree = _name_leaves(functional.params, "params")
+    if functional.buffers is None:
+        return FunctionalModule(functional.apply, param_tree, None, framework), params, {}
+    buffers, buffer_tree = _name_leaves(functional.buffers, "buffers")
+    pure = FunctionalModule(functional.apply, param_tree, buffer_tree, framework)
+    return pure, params, buffers
+
+
+def _name_leaves(tree: Any, what: str) -> tuple[dict[str, Any], _NamedTree]:
+    leaves, structure = pytree.flatten(tree, _registry.pytree_node_functions)
+    names = [_dotted(path) or "weight" for path in pytree.paths(structure)]
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise ArgumentError(
+            f"two arrays among the {what} have the name {twice[0]!r}. Rename a key in the tree."
+        )
+    return dict(zip(names, leaves, strict=True)), _NamedTree(what, names, structure)
+
+
+def _dotted(path: Sequence[Any]) -> str:
+    return ".".join(map(str, path))

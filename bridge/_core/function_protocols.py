@@ -1,0 +1,143 @@
+"""The user's functions and their calls, as sources and targets see them."""
+
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
+
+from bridge._core.array_protocols import DeviceStream
+from bridge._core.op import AppliedRule, Arrays, Op, Specs
+
+# Executes an Op on buffers, and writes its outputs to other buffers.
+ExecuteInto = Callable[[Op, Sequence[Any], Sequence[Any], DeviceStream | None], None]
+
+
+class ArgumentTrees(Protocol):
+    """The arguments of a function as trees of flat arrays."""
+
+    def unflatten(self, arrays: Sequence[Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """Return the positional and the keyword arguments with these arrays."""
+        ...
+
+    def primals(self, arrays: Sequence[Any]) -> tuple[Any, ...]:
+        """Return the arguments with these arrays, in the order of parameters, without a key."""
+        ...
+
+    def match(self, tree: Any, name: str) -> dict[int, Any]:
+        """Return the leaves of a tree like the primals, by array; `name` is its name in errors."""
+        ...
+
+
+class StructuredFunction(Protocol):
+    """A function of flat arrays that knows the trees of the user's function."""
+
+    written: Any  # the user's function itself
+    checks_dtypes: bool  # False if the source checks the specs of results after rounding them
+    keeps_structure: bool  # True if results of another structure are an error
+
+    @property
+    def arguments(self) -> ArgumentTrees:
+        """The structure of the arguments."""
+        ...
+
+    def takes(self, parameter: str) -> bool:
+        """Return True if the user's function has a parameter of this name, or any."""
+        ...
+
+    def __call__(self, *arrays: Any) -> Sequence[Any]:
+        """Call the user's function; return the leaves of its results."""
+        ...
+
+    def unflatten_results(self, outputs: Sequence[Any]) -> Any:
+        """Return a tree like the results."""
+        ...
+
+    def flatten_results(self, tree: Any, name: str) -> list[Any]:
+        """Return the leaves of a tree like the results; `name` is its name in errors."""
+        ...
+
+    def check_result_specs(self, specs: Specs) -> None:
+        """Raise for results that the caller's framework has no dtype for."""
+        ...
+
+    def set_results(self, tree: Any) -> list[Any]:
+        """Take the structure of the results from a tree like them; return its leaves."""
+        ...
+
+
+class StageableFunction(Protocol):
+    """A bridged function, as seen by a target that records its calls in a graph."""
+
+    staging_function: Any  # what a compiler traces in place of a call
+    graph_objects: list[Any]  # what graphs refer to by number
+    named_graph_objects: Any  # what graphs refer to by name
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Call the function."""
+        ...
+
+    def flatten(self, args: Any, kwargs: Any) -> tuple[list[Any], Any]:
+        """Return the leaves of the arguments, and their structure."""
+        ...
+
+    def result_leaves(self, results: Any) -> list[Any]:
+        """Return the leaves of the results of a call."""
+        ...
+
+    def unwrap_static_leaves(self, leaves: Sequence[Any]) -> list[Any]:
+        """Return the leaves as they were passed, static ones unwrapped."""
+        ...
+
+    def add_seed(self, args: Any, kwargs: Any) -> dict[str, Any]:
+        """Return the keyword arguments, with a new seed if the call draws random numbers."""
+        ...
+
+    def make_staged_call(self, args: Any, kwargs: Any) -> "StagedCall":
+        """Return a call with these arguments, for a graph to hold."""
+        ...
+
+
+class StagedCall(Protocol):
+    """A call of a bridged function that a graph holds; it can be derived further."""
+
+    @property
+    def structure(self) -> Any:
+        """The structure of the results."""
+        ...
+
+    def output_specs(self) -> Specs:
+        """Return the specs of the results."""
+        ...
+
+    def symbolic_shapes(
+        self, names: Sequence[Sequence[int | str]]
+    ) -> Sequence[Sequence[int | str]] | None:
+        """Return shapes of the results for arrays whose shapes contain names, if known."""
+        ...
+
+    def dependent_outputs(self, steps: Sequence[AppliedRule], argnums: Sequence[int]) -> list[int]:
+        """Return positions of the results that depend on an array at `argnums`."""
+        ...
+
+    def differentiable_outputs(self, steps: Sequence[AppliedRule]) -> list[int]:
+        """Return positions of the results with a differentiable dtype."""
+        ...
+
+    def output_count(self, steps: Sequence[AppliedRule]) -> int:
+        """Return the number of results."""
+        ...
+
+    def execute(self, steps: Sequence[AppliedRule], arrays: Sequence[Any]) -> Arrays:
+        """Compute the results; `arrays` are those of the call, then those of each derivative."""
+        ...
+
+
+# Returns, each as text, the import path of a function, its trace context and its arguments. Raises
+# `ArgumentError` if there is no such text, without naming the function.
+ExportKey = Callable[[], tuple[str, str, str]]
+
+
+class RebuildableFunction(Protocol):
+    """A bridged function that a compiled program of another process refers to."""
+
+    def rebuild(self, trace_context: str, arguments: str) -> tuple[Op, ExecuteInto]:
+        """Return the Op that an `ExportKey` describes, and what executes it."""
+        ...

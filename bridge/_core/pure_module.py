@@ -1,0 +1,86 @@
+"""A module of any framework as a pure function of its parameters and buffers.
+
+NOTE [modes by part]
+Frameworks set the mode of each part of a module on its own: a normalization may be in evaluation
+within a module in training. So the modes of a module are a tuple, one for each part that has one,
+the whole first. Together with the method that is called they say which function of the module is
+meant, and are a static argument of it.
+"""
+
+import abc
+import dataclasses
+import functools
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from bridge._core.errors import ArgumentError
+
+Modes = tuple[bool, ...]  # for each part: True in training
+Variant = tuple[Modes, str | None]  # the modes, and the method that is called by name, if any
+Arrays = Mapping[str, Any]
+
+
+class PureModule(abc.ABC):
+    """A module as a pure function; the values of its parameters and buffers are arguments.
+
+    It is called with a variant, parameters and buffers by name, and the arguments of the module,
+    and returns the output and new buffers by name. Those that are missing have not changed.
+
+    Attributes:
+        __name__: The name of the class of the module.
+        parts: The names of the parts that have modes of their own, with dots between the names of
+            groups; the whole is "", and the first: NOTE [modes by part].
+    """
+
+    __name__: str
+    parts: tuple[str, ...]
+
+    @abc.abstractmethod
+    def __call__(
+        self, variant: Variant, params: Any, buffers: Any, /, *args: Any, **kwargs: Any
+    ) -> tuple[Any, dict[str, Any]]:
+        """Call the module; return its output and its new buffers."""
+
+    @abc.abstractmethod
+    def read_modes(self) -> Modes:
+        """Return the modes that the parts of the original module have."""
+
+    @abc.abstractmethod
+    def restore(self, modes: Modes, params: Arrays, buffers: Arrays) -> Any:
+        """Make a module like the original one, in these modes and with these arrays."""
+
+    def __deepcopy__(self, _: Any) -> "PureModule":
+        return self  # it is a program; the arrays are copied where they are stored
+
+
+@dataclasses.dataclass(frozen=True)
+class ModuleState:
+    """What a module that was made for another framework holds now.
+
+    Attributes:
+        framework: The framework of the original module.
+        pure: The module as a pure function.
+        modes: The modes of its parts.
+        params: Its parameters, arrays of the framework that it was made for.
+        buffers: Its buffers, likewise.
+    """
+
+    framework: str
+    pure: PureModule
+    modes: Modes
+    params: Arrays
+    buffers: Arrays
+
+
+def bind_method(module: Any, method: Any) -> Callable[..., Any]:
+    """Return the method of a module that is meant: a name, a function of it, or None for a call."""
+    if method is None:
+        return module
+    if not isinstance(method, str):
+        return functools.partial(method, module)
+    bound = getattr(module, method, None)
+    if not callable(bound):
+        raise ArgumentError(
+            f"{type(module).__name__} has no method {method!r}, which method= names."
+        )
+    return bound

@@ -1,0 +1,71 @@
+"""Keys for the random numbers of modules.
+
+NOTE [does a call draw]
+A module may take random numbers in one mode and none in another. So it is traced with a key as one
+more argument; where no output depends on it, the call is made without, and the caller's generator
+does not move.
+"""
+
+import contextlib
+import contextvars
+from collections.abc import Callable, Generator, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from bridge._core.function_protocols import StructuredFunction
+from bridge._core.op import Specs
+from bridge._core.spec import ArraySpec
+from bridge._sources.jax.environment import Environment
+from bridge._sources.jax.trace import trace
+
+_data = contextvars.ContextVar[Any]("data of the key", default=None)
+
+
+@contextlib.contextmanager
+def default_key_data(data: Any) -> Generator[None]:
+    """Let modules that are called without a key make one of `data`: NOTE [does a call draw]."""
+    token = _data.set(data)
+    try:
+        yield
+    finally:
+        _data.reset(token)
+
+
+def make_key(rng: Any) -> Any:
+    """Return a typed key made of the caller's `rng`, which may be a key, its data or integers."""
+    data = _data.get() if rng is None else rng
+    if data is None:
+        return jax.random.key(0)
+    if jnp.issubdtype(data.dtype, jax.dtypes.prng_key):
+        return data
+    words = data.astype(jnp.uint32).reshape(-1)
+    if words.size == 2:
+        return jax.random.wrap_key_data(words, impl="threefry2x32")
+    key = jax.random.key(0)
+    for word in words:
+        key = jax.random.fold_in(key, word)
+    return key
+
+
+def trace_without_key(
+    fn: StructuredFunction, primals: Specs, environment: Environment, labels: Sequence[str]
+) -> Callable[..., Any] | None:
+    """Trace `fn` with a key; return the trace if no output depends on that, else None."""
+
+    def with_key(*args: Any) -> Any:
+        with default_key_data(args[-1]):
+            return fn(*args[:-1])
+
+    vars(with_key)["written"] = fn.written  # whose lines errors of JAX show
+    key_data = ArraySpec((2,), "uint32", "cpu")
+    program = trace(
+        with_key,
+        (*primals, key_data),
+        environment=environment,
+        labels=(*labels, "argument rng of the module"),
+    )
+    if any(len(primals) in argnums for argnums in program.dependencies()):
+        return None
+    return lambda *xs: program(*xs, jnp.zeros(2, "uint32"))

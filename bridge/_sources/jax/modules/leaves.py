@@ -1,0 +1,52 @@
+"""The leaves of modules: arrays with values or without, and their names."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from bridge._core.errors import ArgumentError
+from bridge._core.spec import ArraySpec
+
+
+def is_array(x: Any) -> bool:
+    """Return True for an array, and for a `jax.ShapeDtypeStruct`, which has no values."""
+    return isinstance(x, (jax.Array, np.ndarray, jax.ShapeDtypeStruct))
+
+
+def is_inexact(x: Any) -> bool:
+    """Return True for an array of floating-point or complex numbers."""
+    return is_array(x) and jnp.issubdtype(x.dtype, jnp.inexact)
+
+
+def value_or_spec(x: Any) -> Any:
+    """Return an array, or the spec of one that has no values."""
+    return ArraySpec(x.shape, x.dtype.name, "cpu") if isinstance(x, jax.ShapeDtypeStruct) else x
+
+
+def without_values(x: Any) -> Any:
+    """Return a `jax.ShapeDtypeStruct` for an array, and anything else as it is."""
+    return jax.ShapeDtypeStruct(x.shape, x.dtype) if is_array(x) else x
+
+
+def dotted_name(path: Sequence[Any]) -> str:
+    """Return the name of a leaf of a pytree: the keys that lead to it, with dots between."""
+    return ".".join(map(_key_name, path))
+
+
+def _key_name(key: Any) -> str:
+    for attribute in ("name", "key", "idx"):
+        if hasattr(key, attribute):
+            return str(getattr(key, attribute))
+    return str(key)
+
+
+def check_unique(names: Sequence[str], module: str) -> None:
+    """Raise if two arrays of a module have one name."""
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise ArgumentError(
+            f"two arrays of {module} have the name {twice[0]!r}. Rename a key in the tree."
+        )

@@ -1,0 +1,89 @@
+"""Callable pytrees, such as modules of Equinox, as pure functions of their arrays."""
+
+from typing import Any
+
+import jax
+
+from bridge._core.call_words import EVALUATION, CallWords
+from bridge._core.pure_module import Arrays, Modes, PureModule, Variant, bind_method
+from bridge._sources.jax.modules.keys import make_key
+from bridge._sources.jax.modules.leaves import (
+    check_unique,
+    dotted_name,
+    is_array,
+    is_inexact,
+    value_or_spec,
+    without_values,
+)
+
+
+class PytreeModule(PureModule):
+    """A callable pytree as a pure function.
+
+    Floating-point and complex leaves are parameters, other arrays are buffers. A part has a mode if
+    it has an attribute `inference`, or another of these words, that is True or False.
+    """
+
+    def __init__(self, module: Any, method: Any) -> None:
+        pairs, self._structure = jax.tree_util.tree_flatten_with_path(module)
+        names = [dotted_name(path) for path, _ in pairs]
+        self._leaves = [without_values(leaf) for _, leaf in pairs]
+        self._array_names = {i: names[i] for i, (_, x) in enumerate(pairs) if is_array(x)}
+        self._mode_parts = {
+            i: dotted_name(path[:-1])
+            for i, (path, leaf) in enumerate(pairs)
+            if isinstance(leaf, bool) and dotted_name(path[-1:]) in EVALUATION
+        }
+        self._method = method
+        self.__name__ = type(module).__name__
+        check_unique([*self._array_names.values()], self.__name__)
+        self.parts = ("", *dict.fromkeys(part for part in self._mode_parts.values() if part))
+
+    def __reduce__(self) -> Any:
+        module = jax.tree_util.tree_unflatten(self._structure, self._leaves)
+        return type(self), (module, self._method)
+
+    def read_modes(self) -> Modes:
+        """Return the modes of the parts; the whole is in training if a part is, or none has one."""
+        training = {part: not self._leaves[i] for i, part in self._mode_parts.items()}
+        whole = training.get("", any(training.values()) or not training)
+        return (whole, *(training[part] for part in self.parts[1:]))
+
+    def restore(self, modes: Modes, params: Arrays, buffers: Arrays) -> Any:
+        """Make a module with these arrays, in these modes."""
+        leaves, arrays = list(self._leaves), {**params, **buffers}
+        training = dict(zip(self.parts, modes, strict=True))
+        for i, part in self._mode_parts.items():
+            leaves[i] = not training[part]
+        for i, name in self._array_names.items():
+            leaves[i] = arrays[name]
+        return jax.tree_util.tree_unflatten(self._structure, leaves)
+
+    def __call__(
+        self,
+        variant: Variant,
+        params: Any,
+        buffers: Any,
+        /,
+        *args: Any,
+        rng: Any = None,
+        **kwargs: Any,
+    ) -> tuple[Any, dict[str, Any]]:
+        """Call the module; its buffers do not change."""
+        modes, method = variant
+        module = self.restore(modes, params, buffers)
+        fn = bind_method(module, method or self._method)
+        words = CallWords(modes[0], make_key(rng), ("key", "rng"))
+        return words.call(fn, args, kwargs), {}
+
+
+def take_pytree_apart(
+    module: Any, method: Any
+) -> tuple[PytreeModule, dict[str, Any], dict[str, Any]]:
+    """Return a callable pytree as a pure function, its parameters and its buffers."""
+    params, buffers = dict[str, Any](), dict[str, Any]()
+    for path, leaf in jax.tree_util.tree_flatten_with_path(module)[0]:
+        if is_array(leaf):
+            arrays = params if is_inexact(leaf) else buffers
+            arrays[dotted_name(path)] = value_or_spec(leaf)
+    return PytreeModule(module, method), params, buffers
