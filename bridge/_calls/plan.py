@@ -63,8 +63,6 @@ class Plan:
         array_leaves: Positions of the leaves that `native` takes, each with the function that is
             applied to it first, if any.
         passthrough: True if `native` takes all leaves as they are.
-        needs_seed: True if the function draws random numbers, and was given no key. Such a plan
-            is not executed: the call is repeated with a key.
     """
 
     op: Op
@@ -74,7 +72,11 @@ class Plan:
     flat: FlatFunction
     array_leaves: Sequence[tuple[int, Callable[[Any], Any] | None]]
     passthrough: bool
-    needs_seed: bool = False
+
+    @property
+    def needs_seed(self) -> bool:
+        """True if the function draws random numbers, and has no key: repeat the call with one."""
+        return self.op.traits.uses_global_rng
 
     def __call__(self, leaves: Sequence[Any]) -> Any:
         if not self.passthrough:

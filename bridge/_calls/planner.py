@@ -123,7 +123,6 @@ class Planner:
             array_leaves=array_leaves,
             passthrough=len(array_leaves) == len(leaves)
             and not any(prepare for _, prepare in array_leaves),
-            needs_seed=op.traits.uses_global_rng,
         )
 
     def _make_op(
