@@ -140,11 +140,12 @@ def convert_values(arrays: Mapping[str, Any], name: str) -> dict[str, Any]:
 
 def _restore(state: ModuleState, name: str, path: Sequence[Any]) -> Any:
     """Make the original module of a bridged one, with the values of now."""
-    if state.framework != name:
+    framework = state.pure.framework
+    if framework != name:
         where = f"leaf {pytree.format_path(path)}" if path else "the value"
         raise ArgumentError(
-            f"{where} is a module of {state.framework}, {state.pure.__name__}, which "
-            f"bridge.to_{state.framework} gives back."
+            f"{where} is a module of {framework}, {state.pure.__name__}, which "
+            f"bridge.to_{framework} gives back."
         )
     params, buffers = (convert(dict(x), name, copy=True) for x in (state.params, state.buffers))
     return state.pure.restore(state.modes, params, buffers)

@@ -84,8 +84,7 @@ def _wrap_module(
     function.wrapper_counter = make_counter(module, str(direction))
     params, buffers = (convert_values(x, direction.target) for x in (params, buffers))
     if target.make_module is not None:
-        label = f"{direction}({pure.__name__})"
-        return target.make_module(pure, function, params, buffers, label)
+        return target.make_module(pure, function, params, buffers)
     rewrap = functools.partial(
         _wrap_module, direction=direction, method=method, static=static, **options
     )

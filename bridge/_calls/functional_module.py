@@ -21,11 +21,11 @@ class FunctionalModule(PureModule):
         self, apply: Any, params: "_NamedTree", buffers: "_NamedTree | None", framework: str
     ) -> None:
         self._apply, self._params, self._buffers = apply, params, buffers
-        self._framework, self._make_key = framework, _key_maker(framework)
+        self.framework, self._make_key = framework, _key_maker(framework)
         self.__name__ = import_path.function_name(apply)
 
     def __reduce__(self) -> Any:
-        return type(self), (self._apply, self._params, self._buffers, self._framework)
+        return type(self), (self._apply, self._params, self._buffers, self.framework)
 
     def referents(self) -> list[Any]:
         """Return the user's function."""

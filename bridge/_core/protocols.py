@@ -159,8 +159,8 @@ class Target(Protocol):
         """Record a call in a graph; return its outputs and their structure."""
         ...
 
-    # Makes a module of a pure module, its bridged function, parameters, buffers and a label; None
-    # if a framework has no modules of its own.
+    # Makes a module of a pure module, its bridged function, parameters and buffers; None if the
+    # framework has no modules of its own.
     make_module: Callable[..., Any] | None
 
     def module_state(self, x: Any) -> ModuleState | None:

@@ -27,11 +27,13 @@ class PureModule(abc.ABC):
     and returns the output and new buffers by name. Those that are missing have not changed.
 
     Attributes:
+        framework: The framework of the module.
         __name__: The name of the class of the module.
         parts: The names of the parts that have modes of their own, with dots between the names of
             groups; the whole is "", and the first: NOTE [modes by part].
     """
 
+    framework: str
     __name__: str
     parts: tuple[str, ...]
 
@@ -58,14 +60,12 @@ class ModuleState:
     """What a module that was made for another framework holds now.
 
     Attributes:
-        framework: The framework of the original module.
         pure: The module as a pure function.
         modes: The modes of its parts.
         params: Its parameters, arrays of the framework that it was made for.
         buffers: Its buffers, likewise.
     """
 
-    framework: str
     pure: PureModule
     modes: Modes
     params: Arrays

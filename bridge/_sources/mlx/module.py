@@ -17,6 +17,8 @@ Arrays = dict[str, mx.array]
 class MlxModule(PureModule):
     """A module of MLX as a pure function."""
 
+    framework = "mlx"
+
     def __init__(self, module: Any, method: Any = None) -> None:
         self._module, self._method = module, method
         self.__name__ = type(module).__name__

@@ -43,10 +43,9 @@ class BridgedModule(torch.nn.Module):
         function: Callable[..., Any],
         params: Mapping[str, torch.Tensor],
         buffers: Mapping[str, torch.Tensor],
-        label: str,
     ) -> None:
         super().__init__()
-        self._pure, self._function, self._label = pure, function, label
+        self._pure, self._function = pure, function
         self._param_names = [*params]
         self._buffer_names = [*buffers]
         for name, value in params.items():
@@ -118,17 +117,16 @@ class BridgedModule(torch.nn.Module):
 
     def extra_repr(self) -> str:
         """Return the wrapper and the class of the module."""
-        return self._label
+        return f"{self._pure.framework}2torch({self._pure.__name__})"
 
     def __repr__(self) -> str:
-        return self._label
+        return self.extra_repr()
 
     def state(self) -> ModuleState:
         """Return what it holds now."""
-        framework = self._label.partition("2")[0]
         detach = lambda tensors: {name: x.detach() for name, x in tensors.items()}
         params, buffers = self._read(self._param_names), self._read(self._buffer_names)
-        return ModuleState(framework, self._pure, self._modes(), detach(params), detach(buffers))
+        return ModuleState(self._pure, self._modes(), detach(params), detach(buffers))
 
 
 def module_state(x: Any) -> ModuleState | None:
@@ -144,7 +142,7 @@ def _free_name(name: str) -> str:
 
 
 _OWN_ATTRIBUTES = {
-    *("_pure", "_function", "_label", "_param_names", "_buffer_names"),
+    *("_pure", "_function", "_param_names", "_buffer_names"),
     *vars(torch.nn.Module()),
     *vars(BridgedModule),
 }

@@ -24,6 +24,8 @@ class PytreeModule(PureModule):
     it has an attribute `inference`, or another of these words, that is True or False.
     """
 
+    framework = "jax"
+
     def __init__(self, module: Any, method: Any) -> None:
         pairs, self._structure = jax.tree_util.tree_flatten_with_path(module)
         names = [dotted_name(path) for path, _ in pairs]

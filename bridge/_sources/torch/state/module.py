@@ -27,6 +27,8 @@ Tensors = dict[str, torch.Tensor]
 class TorchModule(PureModule):
     """A module of torch as a pure function."""
 
+    framework = "torch"
+
     def __init__(self, module: torch.nn.Module, method: Any = None) -> None:
         self._module, self._method, self._name = module, method, type(module).__name__
         self.__name__ = self._name
