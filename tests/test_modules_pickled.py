@@ -41,7 +41,6 @@ MODULES = {
     "torch2jax": (torch2jax, lambda: torch.nn.Sequential(torch.nn.Linear(3, 2), torch.nn.Tanh())),
     "torch2jax with statistics": (torch2jax, lambda: torch.nn.BatchNorm1d(3)),
     "torch2mlx": (torch2mlx, lambda: torch.nn.Linear(3, 2)),
-    "mlx2torch": (mlx2torch, lambda: mnn.Linear(3, 2)),
     "mlx2jax": (mlx2jax, lambda: mnn.Linear(3, 2)),
 }
 
@@ -63,6 +62,20 @@ def test_a_module_comes_back(kind, way):
     np.testing.assert_allclose(np.asarray(found), np.asarray(expected), rtol=1e-6)
 
 
+@pytest.mark.parametrize("way", WAYS)
+def test_a_module_of_torch_comes_back(way):
+    layer = mlx2torch(mnn.BatchNorm(3)).eval()
+    with torch.no_grad():
+        layer.weight.mul_(2)
+        layer.running_mean.add_(1)
+    back = WAYS[way](layer)
+    assert repr(back) == repr(layer)
+    torch.testing.assert_close(back(torch.tensor(X)), layer(torch.tensor(X)))
+    with torch.no_grad():
+        back.weight.mul_(2)
+    assert not layer.weight.equal(back.weight)
+
+
 class Holding(torch.nn.Module):
     """A model of torch that holds what is of other frameworks."""
 
@@ -73,7 +86,7 @@ class Holding(torch.nn.Module):
         self.sine, self.other = jax2torch(sine), mlx2torch(mlx_sine)
 
     def forward(self, x):
-        y, _ = self.inner.apply(self.inner.params, self.inner.buffers, self.layer(x))
+        y = self.inner(self.layer(x))
         return self.sine(y) + self.other(y)
 
 

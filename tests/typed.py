@@ -15,7 +15,8 @@ assert_type(bridge.torch2mlx(net), bridge.Functional)
 assert_type(bridge.torch2jax(net).params, dict[str, Any])
 
 layer = mlx.nn.Linear(2, 2)
-assert_type(bridge.mlx2torch(layer), bridge.Functional)
+assert_type(bridge.mlx2torch(layer), torch.nn.Module)
+assert_type(bridge.mlx2torch(layer, method="encode"), torch.nn.Module)
 assert_type(bridge.mlx2jax(layer, compile=True), bridge.Functional)
 
 

@@ -8,6 +8,7 @@ from bridge._calls.wrong_framework import Direction
 
 if TYPE_CHECKING:
     import mlx.nn
+    import torch
 
     from bridge._calls.bridged_function import BridgedFunction
     from bridge._calls.functional import Functional
@@ -20,15 +21,18 @@ def mlx2torch(  # pyright: ignore[reportOverlappingOverload], a module is callab
     fn: "mlx.nn.Module",
     /,
     *,
+    method: str | Callable[..., Any] | None = ...,
+    static_argnames: str | Sequence[str] = ...,
     compile: bool = ...,
     residuals: Residuals = ...,
     device: str | None = ...,
-) -> "Functional": ...
+) -> "torch.nn.Module": ...
 @overload
 def mlx2torch(
     fn: Callable[..., Any],
     /,
     *,
+    method: str | Callable[..., Any] | None = ...,
     static_argnums: int | Sequence[int] = ...,
     static_argnames: str | Sequence[str] = ...,
     compile: bool = ...,
@@ -40,6 +44,7 @@ def mlx2torch(
     fn: None = None,
     /,
     *,
+    method: str | Callable[..., Any] | None = ...,
     static_argnums: int | Sequence[int] = ...,
     static_argnames: str | Sequence[str] = ...,
     compile: bool = ...,
@@ -50,6 +55,7 @@ def mlx2torch(
     fn: Callable[..., Any] | None = None,
     /,
     *,
+    method: str | Callable[..., Any] | None = None,
     static_argnums: int | Sequence[int] = (),
     static_argnames: str | Sequence[str] = (),
     compile: bool = False,
@@ -65,7 +71,9 @@ def mlx2torch(
         fn: A pure function written with MLX. Its arguments and results are arbitrary pytrees of
             torch or MLX. Tensors in them arrive as MLX arrays of the same shape and dtype, as do
             NumPy and MLX arrays, which get no gradient. Everything else, numbers too, arrives as
-            it is.
+            it is. Or an `mlx.nn.Module`: see below.
+        method: The method of a module to call, by name, or a function of the module and the
+            arguments; by default the module itself.
         static_argnums: Positions of arguments that are passed as they are, arrays in them refused.
         static_argnames: Their names.
         compile: Whether `mx.compile` fuses the operations of the function and of its derivatives.
@@ -76,7 +84,7 @@ def mlx2torch(
 
     Returns:
         A function of the same signature. Its results are new tensors on the device of the
-        arguments, which share memory with nothing.
+        arguments, which share memory with nothing. Of a module, a `torch.nn.Module`.
 
     Raises:
         ArgumentError: When called with an argument that cannot cross; the text says which.
@@ -92,6 +100,11 @@ def mlx2torch(
         >>> x.grad
         tensor([0.8415, 0.9093])
 
+    A module becomes a `torch.nn.Module`. Its parameters are copies of the arrays that the module
+    trains, with their names, and its buffers copies of all other arrays; in training, new values
+    of these are written into them. Random numbers follow from torch's generator, or from a key,
+    `rng=`.
+
     `mx.vjp`: https://ml-explore.github.io/mlx/build/html/python/_autosummary/mlx.core.vjp.html
     """
     return wrap(
@@ -100,18 +113,26 @@ def mlx2torch(
         static=(static_argnums, static_argnames),
         device=device,
         options={"compile": compile, "residuals": residuals},
+        method=method,
     )
 
 
 @overload
 def mlx2jax(  # pyright: ignore[reportOverlappingOverload], a module is callable too
-    fn: "mlx.nn.Module", /, *, compile: bool = ..., device: str | None = ...
+    fn: "mlx.nn.Module",
+    /,
+    *,
+    method: str | Callable[..., Any] | None = ...,
+    static_argnames: str | Sequence[str] = ...,
+    compile: bool = ...,
+    device: str | None = ...,
 ) -> "Functional": ...
 @overload
 def mlx2jax(
     fn: Callable[..., Any],
     /,
     *,
+    method: str | Callable[..., Any] | None = ...,
     static_argnums: int | Sequence[int] = ...,
     static_argnames: str | Sequence[str] = ...,
     compile: bool = ...,
@@ -122,6 +143,7 @@ def mlx2jax(
     fn: None = None,
     /,
     *,
+    method: str | Callable[..., Any] | None = ...,
     static_argnums: int | Sequence[int] = ...,
     static_argnames: str | Sequence[str] = ...,
     compile: bool = ...,
@@ -131,6 +153,7 @@ def mlx2jax(
     fn: Callable[..., Any] | None = None,
     /,
     *,
+    method: str | Callable[..., Any] | None = None,
     static_argnums: int | Sequence[int] = (),
     static_argnames: str | Sequence[str] = (),
     compile: bool = False,
@@ -144,7 +167,9 @@ def mlx2jax(
     Args:
         fn: A pure function written with MLX. Its arguments and results are arbitrary pytrees of
             MLX or JAX. Arrays in them arrive as MLX arrays of the same shape and dtype, as do
-            NumPy arrays, which get no gradient. Everything else, numbers too, arrives as it is.
+            NumPy arrays, which get no gradient. Everything else, numbers too, arrives as it is. Or
+            an `mlx.nn.Module`, which becomes a `Functional`.
+        method: The method of a module to call, as in `mlx2torch`.
         static_argnums: Positions of arguments that are passed as they are, arrays in them refused.
         static_argnames: Their names.
         compile: Whether `mx.compile` fuses the operations of the function and of its derivatives.
@@ -153,7 +178,7 @@ def mlx2jax(
 
     Returns:
         A function of the same signature. Its results are new arrays, which share memory with
-        nothing.
+        nothing. Of a module, a `Functional`.
 
     Raises:
         ArgumentError: When called with an argument or for a result that cannot cross, such as a
@@ -176,4 +201,5 @@ def mlx2jax(
         static=(static_argnums, static_argnames),
         device=device,
         options={"compile": compile, "residuals": "recompute"},
+        method=method,
     )
