@@ -1,9 +1,11 @@
 """Values of one framework as values of another."""
 
+import functools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from bridge import _registry
+from bridge._calls.rebuilding import rebuilder
 from bridge._calls.wrong_framework import check_non_array
 from bridge._core import pytree
 from bridge._core.errors import ArgumentError, CopyError, NoValuesError
@@ -126,7 +128,7 @@ def convert(tree: Any, name: str, *, copy: bool | None = None) -> Any:
             leaf_name = f"leaf {pytree.format_path(path)}" if path else "the value"
             what = f"{leaf_name} cannot be converted: {error}"
             raise type(error)(what) from error.__cause__
-    return pytree.unflatten(structure, moved)
+    return rebuilder(structure, name, functools.partial(_rebuilding_error, name))(moved)
 
 
 def convert_values(arrays: Mapping[str, Any], name: str) -> dict[str, Any]:
@@ -149,3 +151,11 @@ def _restore(state: ModuleState, name: str, path: Sequence[Any]) -> Any:
         )
     params, buffers = (convert(dict(x), name, copy=True) for x in (state.params, state.buffers))
     return state.pure.restore(state.modes, params, buffers)
+
+
+def _rebuilding_error(name: str, kind: type, path: Sequence[Any], reason: str) -> ArgumentError:
+    place = f"the container {pytree.format_path(path)}" if path else "the value"
+    return ArgumentError(
+        f"to_{name}: {place} is a {kind.__name__}, which cannot be rebuilt around arrays of "
+        f"{name} ({reason}). Pass its arrays."
+    )

@@ -14,6 +14,7 @@ from bridge._calls.export_key import decode_arguments, describe_leaves
 from bridge._calls.plan import Plan
 from bridge._calls.planner import Planner
 from bridge._calls.random_keys import KeyArgument, missing_key_error
+from bridge._calls.rebuilding import results_rebuilder
 from bridge._calls.retracing import RetraceCounter
 from bridge._calls.staged_call import StagedCall, make_staged_call
 from bridge._core import import_path, pytree
@@ -208,7 +209,7 @@ class BridgedFunction:
             leaves, structure = pytree.flatten((args, kwargs), _registry.pytree_node_functions)
             if any(self._target.needs_staging(leaf) for leaf in leaves):
                 outputs, structure = self._target.stage(self, args, kwargs)
-                return pytree.unflatten(structure, outputs)
+                return results_rebuilder(structure, self._target_name, self._name)(outputs)
             plan = self._get_plan(leaves, structure)
         if plan.needs_seed:
             return self(*args, **self._key_argument.add_seed(args, kwargs))

@@ -20,6 +20,7 @@ from typing import Any
 from bridge import _registry
 from bridge._calls import arguments
 from bridge._calls.argument_tree import ArgumentTree
+from bridge._calls.rebuilding import results_rebuilder
 from bridge._calls.wrong_framework import (
     USER_ERRORS,
     Direction,
@@ -128,7 +129,7 @@ class FlatFunction:
     def _set_result_structure(self, structure: Any, key_impls: dict[int, str]) -> None:
         self.result_structure = pytree.replace_structseqs(structure)
         self._key_impls = key_impls
-        unflatten = pytree.unflattener(self.result_structure)
+        unflatten = results_rebuilder(self.result_structure, self._direction.target, self.__name__)
         self.build = functools.partial(self._build_with_keys, unflatten) if key_impls else unflatten
 
     def referents(self) -> list[Any]:

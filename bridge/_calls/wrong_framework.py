@@ -88,7 +88,8 @@ def check_result(output: Any, where: str, fn: Any, crossing: Direction) -> Array
             f"{crossing.source}, which returns arrays of {crossing.source} or numbers. Did you "
             f"mean {crossing.suggest_wrapper(owner.name)}?"
         )
-    advice = "Return arrays and numbers only."
+    holds_any = holds_arrays(output, lambda _: True)
+    advice = held_arrays_advice(type(output)) if holds_any else "Return arrays and numbers only."
     if isinstance(fn, type) and isinstance(output, fn):
         advice = f"It is a class: pass an instance, {kind}(...)."
     elif inspect.isgenerator(output) or inspect.iscoroutine(output):
@@ -97,6 +98,12 @@ def check_result(output: Any, where: str, fn: Any, crossing: Direction) -> Array
         f"{where} is a {kind}, no array of {crossing.source} or number, nor a known container of "
         f"these. {advice}"
     )
+
+
+def held_arrays_advice(kind: type) -> str:
+    """Say what a function can return in place of a container of this class."""
+    caches = " (`use_cache=False`)" if "cache" in kind.__name__.lower() else ""
+    return f"Return its arrays, or call the function without it{caches}."
 
 
 def foreign_array_error(x: Any, crossing: Direction) -> ArgumentError:

@@ -31,6 +31,7 @@ PytreeNodeFunctions = tuple[Callable[[Any], Any], Callable[[Any, Iterable[Any]],
 
 # Weak, so that a class made in a function goes with it.
 _leaves: weakref.WeakSet[type] = weakref.WeakSet()
+_nodes_of_frameworks: weakref.WeakSet[type] = weakref.WeakSet()
 
 
 def flatten(
@@ -78,9 +79,11 @@ def args_structure(count: int) -> Any:
 def _register(
     kind: type, leaf: Any, pytree_node_functions: Callable[[Any], PytreeNodeFunctions | None]
 ) -> bool:
-    functions = pytree_node_functions(leaf) or (
-        _dataclass(kind) if dataclasses.is_dataclass(kind) else None
-    )
+    functions = pytree_node_functions(leaf)
+    if functions is not None:
+        _nodes_of_frameworks.add(kind)
+    elif dataclasses.is_dataclass(kind):
+        functions = _dataclass(kind)
     if functions is None:
         _leaves.add(kind)
         return False
@@ -142,8 +145,7 @@ def replace_structseqs(structure: Any) -> Any:
     """
     if not any(map(optree.is_structseq_class, node_types(structure))):
         return structure
-    tree = unflatten(structure, range(structure.num_leaves))
-    return flatten_known(_structseqs_to_namedtuples(tree))[1]
+    return optree.treespec_transform(structure, _structseq_to_namedtuple)
 
 
 def node_types(structure: Any) -> set[type]:
@@ -158,14 +160,16 @@ def is_named_tuple_with_own_new(kind: type) -> bool:
     return optree.is_namedtuple_class(kind) and "__new__" in held and "_fields" not in held
 
 
-def _structseqs_to_namedtuples(tree: Any) -> Any:
-    def replace(x: Any) -> Any:
-        if not optree.is_structseq(x):
-            return x
-        fields = optree.structseq_fields(x)
-        return _named_tuple(type(x).__name__, fields, map(_structseqs_to_namedtuples, x))
+def has_code_of_its_own(kind: type) -> bool:
+    """Return True for a container that is rebuilt by code of its class."""
+    return kind in _nodes_of_frameworks or is_named_tuple_with_own_new(kind)
 
-    return optree.tree_map(replace, tree, is_leaf=optree.is_structseq, namespace=NAMESPACE)
+
+def _structseq_to_namedtuple(node: Any) -> Any:
+    if node.type is None or not optree.is_structseq_class(node.type):
+        return node
+    fields = optree.structseq_fields(node.type)
+    return flatten_known(_named_tuple(node.type.__name__, fields, range(len(fields))))[1]
 
 
 @functools.cache
