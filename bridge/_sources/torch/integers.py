@@ -9,8 +9,8 @@ import torch
 from bridge._arrays.torch.upstream.errors import is_wide_integer_error
 from bridge._core.op import Specs
 from bridge._core.protocols import SEED
+from bridge._core.pure_module import PureModule
 from bridge._core.spec import NARROW_INTEGERS
-from bridge._sources.torch.state.module import PureModule
 
 _NARROW = {*NARROW_INTEGERS.values()}
 # Tensors of a module keep their dtypes, and JAX's data of keys are of 32 bits.
