@@ -16,6 +16,7 @@ from typing import Any
 import jax
 
 from bridge._arrays.jax import ARRAYS as ARRAYS, conjugate_all
+from bridge._arrays.jax.upstream.tracing import match_explicit_sharding
 from bridge._core.captured_state import CapturedState
 from bridge._core.op import Axes, ForwardBackward, Op, Positions, Rules, Specs, Traits
 from bridge._core.pytree import scatter
@@ -129,8 +130,9 @@ class Function:
                 outputs = self.fun(*scatter(free_primals, argnums, xs))
                 return [outputs[i] for i in outnums]
 
-            pullback = jax.vjp(select_outputs, *(xs[i] for i in argnums))[1]
-            return conjugate_all(pullback(list(conjugate_all(cotangents))))
+            outputs, pullback = jax.vjp(select_outputs, *(xs[i] for i in argnums))
+            pairs = zip(conjugate_all(cotangents), map(jax.typeof, outputs), strict=True)
+            return conjugate_all(pullback([match_explicit_sharding(x, y) for x, y in pairs]))
 
         # Without a trace, the outputs are known only if somebody has asked for them before.
         outputs = self.output_specs() if self.program else vars(self).get("_observed_specs")
