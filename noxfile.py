@@ -171,12 +171,12 @@ def canary(session: nox.Session) -> None:
 
 @nox.session
 def demo(session: nox.Session) -> None:
-    """Train on digits in three ways; fit a solver, and circuits with shots and by adjoints."""
+    """Train digits in many ways, a transformer, a solver, and circuits with shots and adjoints."""
     _install(session, "-e", ".[demo]")
     session.run("python", "examples/digits.py", *session.posargs, env={"JAX_PLATFORMS": "cpu"})
     session.run("python", "examples/digits_in_jax.py", env={"JAX_PLATFORMS": "cpu"})
     session.run("python", "examples/digits_with_mlx.py")
-    for name in ("solver", "shots", "adjoint"):
+    for name in ("transformers_in_jax", "solver", "shots", "adjoint"):
         session.run("python", f"examples/{name}.py", env={"JAX_PLATFORMS": "cpu"})
 
 

@@ -137,3 +137,14 @@ def test_pulses_are_shaped(tmp_path):
     # 2000 steps come to 2.5e-7.
     assert infidelities["network"] < infidelities["DRAG"] < 1e-3
     assert figure.stat().st_size > 10_000
+
+
+def test_a_transformer_trains_over_four_devices():
+    for package in ("torch", "jax", "optax", "transformers"):
+        pytest.importorskip(package)
+    text = run_example("transformers_in_jax.py", "--steps", "60")
+    assert "lies on 4 devices" in text
+    loss, guess = map(float, re.search(r"loss ([\d.]+) of ([\d.]+)", text).groups())
+    assert loss < 0.7 * guess  # 300 steps bring it to half of it
+    assert float(re.search(r"to torch's gradient (\S+)", text)[1]) < 1e-5
+    assert text.splitlines()[-1].startswith("Beautiful is")
