@@ -49,7 +49,7 @@ class FunctionalModule(PureModule):
         if self._buffers is not None:
             weights = (*weights, self._buffers.build(buffers))
         apply = functools.partial(self._apply, *weights)
-        results = CallWords(training, self._make_key(rng), ("rng",)).call(apply, args, kwargs)
+        results = CallWords(training, {"rng": self._make_key(rng)}).call(apply, args, kwargs)
         if self._buffers is None:
             return results, {}
         output, new_buffers = self._pair(results)

@@ -2,10 +2,10 @@
 
 import dataclasses
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-_TRAINING = ("training", "train", "is_training")
+TRAINING = ("training", "train", "is_training")
 EVALUATION = ("deterministic", "inference", "use_running_average")
 _POSITIONAL = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
 
@@ -16,13 +16,14 @@ class CallWords:
 
     Attributes:
         training: The mode, for `training`, `deterministic` and other such words.
-        key: A key for random numbers.
-        key_names: The parameters that get the key.
+        keys: The parameters that get a key for random numbers, and in which form.
+        skip_optional: True for a module that holds the mode of its parts itself: a parameter that
+            is None by default, to say that these decide, is left so.
     """
 
     training: bool
-    key: Any
-    key_names: tuple[str, ...]
+    keys: Mapping[str, Any]
+    skip_optional: bool = False
 
     def call(self, fn: Callable[..., Any], args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
         """Call `fn`; what is among the arguments wins.
@@ -36,16 +37,25 @@ class CallWords:
             return fn(*args, **kwargs)
         args = self._with_required_key(parameters, args, kwargs)
         positional = [p.name for p in parameters if p.kind in _POSITIONAL]
-        values = dict.fromkeys(_TRAINING, self.training)
-        values |= dict.fromkeys(EVALUATION, not self.training)
-        values |= dict.fromkeys(self.key_names, self.key)
         words = {
-            p.name: values[p.name]
+            p.name: value
             for p in parameters
-            if p.name in values and p.name not in positional[: len(args)]
+            if p.name not in positional[: len(args)]
             if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)
+            for value in self._values(p)
         }
         return fn(*args, **{**words, **kwargs})
+
+    def _values(self, parameter: inspect.Parameter) -> list[Any]:
+        """Return the value for a parameter, if there is one."""
+        name = parameter.name
+        if name in self.keys:
+            return [self.keys[name]]
+        if self.skip_optional and parameter.default is None:
+            return []
+        modes = dict.fromkeys(TRAINING, self.training)
+        modes |= dict.fromkeys(EVALUATION, not self.training)
+        return [modes[name]] if name in modes else []
 
     def _with_required_key(
         self,
@@ -59,7 +69,7 @@ class CallWords:
         takes_more = any(p.kind is p.VAR_POSITIONAL for p in parameters)
         filled = list(args)
         for i, parameter in enumerate(positional):
-            is_key = parameter in required and parameter.name in self.key_names
+            is_key = parameter in required and parameter.name in self.keys
             if is_key and i <= len(filled) and (takes_more or len(filled) < len(required)):
-                filled.insert(i, self.key)
+                filled.insert(i, self.keys[parameter.name])
         return filled

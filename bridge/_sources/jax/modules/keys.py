@@ -69,3 +69,17 @@ def trace_without_key(
     if any(len(primals) in argnums for argnums in program.dependencies()):
         return None
     return lambda *xs: program(*xs, jnp.zeros(2, "uint32"))
+
+
+def key_like(key: Any, original: Any) -> Any:
+    """Return keys that follow from `key`, of the shape and the kind of the original ones."""
+    implementation: list[Any] = []
+
+    def data(keys: Any) -> Any:
+        implementation.append(jax.random.key_impl(keys))
+        return jax.random.key_data(keys)
+
+    words = jax.eval_shape(data, original)
+    return jax.random.wrap_key_data(
+        jax.random.bits(key, words.shape, "uint32"), impl=implementation[0]
+    )

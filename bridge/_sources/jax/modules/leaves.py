@@ -31,12 +31,19 @@ def without_values(x: Any) -> Any:
     return jax.ShapeDtypeStruct(x.shape, x.dtype) if is_array(x) else x
 
 
+def as_array(x: Any) -> Any:
+    """Return an array for a number, and anything else as it is."""
+    return jnp.asarray(x) if isinstance(x, (bool, int, float, complex)) else x
+
+
 def dotted_name(path: Sequence[Any]) -> str:
     """Return the name of a leaf of a pytree: the keys that lead to it, with dots between."""
     return ".".join(map(_key_name, path))
 
 
 def _key_name(key: Any) -> str:
+    if isinstance(key, tuple):
+        return dotted_name(key)
     for attribute in ("name", "key", "idx"):
         if hasattr(key, attribute):
             return str(getattr(key, attribute))

@@ -75,7 +75,8 @@ class PytreeModule(PureModule):
         modes, method = variant
         module = self.restore(modes, params, buffers)
         fn = bind_method(module, method or self._method)
-        words = CallWords(modes[0], make_key(rng), ("key", "rng"))
+        key = make_key(rng)
+        words = CallWords(modes[0], {"key": key, "rng": key}, bool(self._mode_parts))
         return words.call(fn, args, kwargs), {}
 
 

@@ -8,6 +8,8 @@ import jax
 
 from bridge._core.pure_module import PureModule
 from bridge._sources.jax.modules.leaves import is_array, is_inexact
+from bridge._sources.jax.modules.linen import is_linen_module, take_linen_apart
+from bridge._sources.jax.modules.nnx import is_nnx_module, take_nnx_apart
 from bridge._sources.jax.modules.pytree import take_pytree_apart
 
 
@@ -26,6 +28,10 @@ def take_apart(
 ) -> tuple[PureModule, dict[str, Any], dict[str, Any]]:
     """Return a module as a pure function, its parameters and its buffers."""
     del allow_64_bits
+    if is_nnx_module(module):
+        return take_nnx_apart(module, method)
+    if is_linen_module(module):
+        return take_linen_apart(module, method)
     return take_pytree_apart(module, method)
 
 

@@ -1,0 +1,155 @@
+"""Bound modules of Flax linen as pure functions of their variables.
+
+NOTE [streams of linen]
+A module takes keys from streams with names, and from the stream `params` where it has none of a
+name. Some take `has_rng("dropout")` for the mode. So in training there is a stream `dropout`, one
+for each name that the module was bound with, and `params` for all others, each with a key of its
+own; in evaluation there is `params` alone.
+"""
+
+import inspect
+import sys
+import zlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+
+from bridge._core.call_words import CallWords
+from bridge._core.errors import ArgumentError
+from bridge._core.pure_module import Arrays, Modes, PureModule, Variant, bind_method
+from bridge._sources.jax.modules.changes import find_changes
+from bridge._sources.jax.modules.keys import make_key
+from bridge._sources.jax.modules.leaves import (
+    as_array,
+    check_unique,
+    dotted_name,
+    is_inexact,
+    value_or_spec,
+    without_values,
+)
+
+_PARAMS, _INTERMEDIATES, _DROPOUT = "params", "intermediates", "dropout"
+
+
+def is_linen_module(x: Any) -> bool:
+    """Return True for a module of Flax linen."""
+    linen = sys.modules.get("flax.linen")
+    return linen is not None and isinstance(x, linen.Module)
+
+
+class LinenModule(PureModule):
+    """A module of Flax linen as a pure function.
+
+    The inexact arrays of the collection `params` are parameters, those of other collections are
+    buffers, whose names begin with that of the collection. The mode is an argument of the call.
+    """
+
+    framework = "jax"
+    parts = ("",)
+
+    def __init__(
+        self, module: Any, variables: Mapping[str, Any], streams: tuple[str, ...], method: Any
+    ) -> None:
+        self.__name__, self._method = type(module).__name__, method
+        self._module, self._streams = module, streams
+        named = _named_leaves(variables)
+        self._names = [name for name, _ in named]
+        self._leaves = [without_values(leaf) for _, leaf in named]
+        self._structure = jax.tree.structure(variables)
+        self._state = sorted({*variables} - {_PARAMS})
+        check_unique(self._names, self.__name__)
+
+    def __reduce__(self) -> Any:
+        return type(self), (self._module, self._variables({}), self._streams, self._method)
+
+    def read_modes(self) -> Modes:
+        """Return the mode in which modules are made."""
+        return (True,)
+
+    def restore(self, modes: Modes, params: Arrays, buffers: Arrays) -> Any:
+        """Bind the module to these arrays."""
+        del modes
+        return self._module.bind(self._variables({**params, **buffers}))
+
+    def __call__(
+        self,
+        variant: Variant,
+        params: Any,
+        buffers: Any,
+        /,
+        *args: Any,
+        rng: Any = None,
+        **kwargs: Any,
+    ) -> tuple[Any, dict[str, Any]]:
+        """Call the module; return its output and the buffers that it has changed in training."""
+        (training,), name = variant
+        method, key = name or self._method, make_key(rng)
+        variables = self._variables({**params, **buffers})
+        mutable = self._state if training else False
+
+        def apply(*args: Any, **kwargs: Any) -> Any:
+            rngs = self._keys(key, training=training)
+            return self._module.apply(
+                variables, *args, rngs=rngs, mutable=mutable, method=method, **kwargs
+            )
+
+        # The names of its parameters say what it is told.
+        vars(apply)["__signature__"] = inspect.signature(bind_method(self._module, method))
+        results = CallWords(training, {"key": key, "rng": key}).call(apply, args, kwargs)
+        if mutable is False:
+            return results, {}
+        output, state = results
+        return output, find_changes(self.__name__, buffers, dict(_named_leaves(state)))
+
+    def _keys(self, key: Any, *, training: bool) -> dict[str, Any]:
+        """Return keys by the names of streams: NOTE [streams of linen]."""
+        names = {_PARAMS, *self._streams} if training else {_PARAMS}
+        keys = {name: jax.random.fold_in(key, zlib.crc32(name.encode())) for name in names}
+        return {**keys, _DROPOUT: key} if training else keys
+
+    def _variables(self, arrays: Arrays) -> Any:
+        """Return the variables with these arrays, and specs in place of missing ones."""
+        pairs = zip(self._names, self._leaves, strict=True)
+        leaves = [arrays.get(name, leaf) for name, leaf in pairs]
+        return jax.tree_util.tree_unflatten(self._structure, leaves)
+
+
+def take_linen_apart(
+    module: Any, method: Any
+) -> tuple[LinenModule, dict[str, Any], dict[str, Any]]:
+    """Return a bound module as a pure function, its parameters and its buffers."""
+    scope = module.scope
+    if scope is None:
+        kind = type(module).__name__
+        raise ArgumentError(
+            f"{kind} is a module of Flax linen without variables. Bind it to them: "
+            f"`{kind.lower()}.bind(variables)`, where `variables = {kind.lower()}.init(key, x)`."
+        )
+    unbound, variables = module.unbind()
+    variables = {name: x for name, x in variables.items() if name != _INTERMEDIATES}
+    pure = LinenModule(unbound, variables, tuple(sorted(scope.rngs)), method)
+    params, buffers = dict[str, Any](), dict[str, Any]()
+    for collection, tree in variables.items():
+        for name, leaf in _named_leaves({collection: tree}):
+            is_param = collection == _PARAMS and is_inexact(leaf)
+            (params if is_param else buffers)[name] = value_or_spec(leaf)
+    return pure, params, buffers
+
+
+def _named_leaves(variables: Mapping[str, Any]) -> list[tuple[str, Any]]:
+    """Return the arrays of variables with their names, in the order of the tree."""
+    from flax.core.meta import AxisMetadata
+
+    is_box = lambda x: isinstance(x, AxisMetadata)  # a description around an array
+    return [
+        (_name((*path, *inner[: -1 if is_box(node) else None])), as_array(leaf))
+        for path, node in jax.tree_util.tree_flatten_with_path(variables, is_leaf=is_box)[0]
+        for inner, leaf in jax.tree_util.tree_flatten_with_path(node)[0]
+    ]
+
+
+def _name(path: Sequence[Any]) -> str:
+    """Return the name of an array; that of a parameter is without its collection."""
+    name = dotted_name(path)
+    return name.removeprefix(f"{_PARAMS}.")
