@@ -1,8 +1,10 @@
 """The settings of torch under which functions are captured, and which come back afterwards."""
 
+import concurrent.futures
 import gc
 import math
 import pickle
+import threading
 import traceback
 
 import numpy as np
@@ -14,6 +16,8 @@ torch = pytest.importorskip("torch")
 jax = pytest.importorskip("jax")
 jnp = jax.numpy
 nn = torch.nn
+
+from bridge._arrays.torch.upstream.capture_settings import capture_settings  # noqa: E402
 
 X = np.random.default_rng(2).normal(size=(2, 3, 3)).astype("float32")
 
@@ -152,30 +156,101 @@ def test_errors_of_a_capture_are_raised_and_not_logged(capfd):
     assert capfd.readouterr() == ("", "")
 
 
-@pytest.mark.parametrize("model", ["GPT2", "Llama"])
-def test_a_language_model_of_transformers(model):
-    transformers = pytest.importorskip("transformers")
-    common = {"vocab_size": 20, "use_cache": False, "return_dict": False}
-    config = getattr(transformers, f"{model}Config")
-    sizes = {
-        "GPT2": {"n_embd": 8, "n_layer": 1, "n_head": 2},
-        "Llama": {
-            "hidden_size": 8,
-            "intermediate_size": 8,
-            "num_hidden_layers": 1,
-            "num_attention_heads": 2,
-        },
-    }
-    module = getattr(transformers, f"{model}Model")(config(**common, **sizes[model])).eval()
-    there = torch2jax(module, capture="require")
-    tokens, mask = np.array([[1, 5, 7]]), np.array([[0, 1, 1]])
-    how = {"input_ids": jnp.asarray(tokens), "attention_mask": jnp.asarray(mask)}
-    loss = lambda params: (there.apply(params, there.buffers, **how)[0][0] ** 2).sum()
-    found = jax.grad(loss)(there.params)
-    output = module(input_ids=torch.tensor(tokens), attention_mask=torch.tensor(mask))[0]
-    (output**2).sum().backward()
-    for name, parameter in module.named_parameters():
-        np.testing.assert_allclose(found[name], parameter.grad, rtol=1e-2, atol=1e-4)
+class Asking(torch.autograd.Function):
+    """Looks at values in its derivative, unless it is compiled."""
+
+    @staticmethod
+    def forward(ctx, x):
+        ctx.save_for_backward(x)
+        return x**3
+
+    @staticmethod
+    def backward(ctx, cotangent):
+        (x,) = ctx.saved_tensors
+        if not torch.compiler.is_compiling() and (x == 0).all():
+            return torch.zeros_like(x)
+        return 3 * x**2 * cotangent
+
+
+@pytest.mark.parametrize("lower", ["ffi", "xla"])
+def test_derivatives_are_captured_as_functions_are(lower):
+    there = torch2jax(lambda x: Asking.apply(x).sum(), capture="require", lower=lower)
+    np.testing.assert_allclose(jax.jit(jax.grad(there))(jnp.array([1.0, -2.0])), [3, 12])
+    np.testing.assert_allclose(jax.hessian(there)(jnp.array([1.0, -2.0])), [[6, 0], [0, -12]])
+
+
+def checked(x):
+    torch._check_tensor_all(x > 0)
+    return (x**2).sum()
+
+
+@pytest.mark.parametrize("capture", ["require", "never"])
+def test_checks_of_values_are_kept(capture):
+    """By `torch._check_tensor_all`, as models of transformers check their inputs."""
+    there = torch2jax(checked, capture=capture)
+    gradient = jax.grad(there)
+    np.testing.assert_allclose(gradient(jnp.array([1.0, 2.0])), [2, 4])
+    np.testing.assert_allclose(jax.vmap(gradient)(jnp.ones((2, 2))), 2)
+    for function in (there, gradient, jax.jit(there)):
+        with pytest.raises(RuntimeError, match=r"as it expects|Expected cond to be True"):
+            jax.block_until_ready(function(jnp.array([1.0, -2.0])))
+
+
+def is_compiling_in_a_thread():
+    seen = []
+    thread = threading.Thread(target=lambda: seen.append(bool(torch.compiler.is_compiling())))
+    thread.start()
+    thread.join()
+    return seen[0]
+
+
+def test_other_threads_do_not_compile():
+    with capture_settings():
+        assert torch.compiler.is_compiling()
+        assert not is_compiling_in_a_thread()
+        with capture_settings():
+            assert torch.compiler.is_compiling()
+        assert torch.compiler.is_compiling()
+    assert torch.compiler.is_compiling() is False
+
+
+def test_a_compiler_that_outlives_a_capture_leaves_no_flag():
+    """As where another thread compiles meanwhile: it restores what it has found."""
+    session = getattr(torch.compiler, "_compile_session_context", None)
+    if session is None:
+        pytest.skip("torch sets the flag in another way")
+    capture, compiler = capture_settings(), session()
+    capture.__enter__()
+    compiler.__enter__()
+    capture.__exit__(None, None, None)
+    assert torch.compiler.is_compiling()
+    compiler.__exit__(None, None, None)
+    assert not torch.compiler.is_compiling()
+    compiler, capture = session(), capture_settings()
+    compiler.__enter__()
+    capture.__enter__()
+    compiler.__exit__(None, None, None)
+    capture.__exit__(None, None, None)
+    assert not torch.compiler.is_compiling()
+    with capture_settings():
+        pass
+    assert torch.compiler.is_compiling() is False
+
+
+def test_models_are_captured_in_several_threads():
+    modules = [Masked() for _ in range(6)]
+    expected = [module(torch.tensor(X), torch.ones(2, 3, dtype=torch.bool)) for module in modules]
+    mask = np.ones((2, 3), bool)
+
+    def capture_and_call(module):
+        there = torch2jax(module, capture="require")
+        return there.apply(there.params, {}, X, mask)[0]
+
+    with concurrent.futures.ThreadPoolExecutor(6) as pool:
+        found = [*pool.map(capture_and_call, modules)]
+    for output, native in zip(found, expected, strict=True):
+        np.testing.assert_allclose(output, native.detach(), rtol=1e-4, atol=1e-6)
+    assert torch.compiler.is_compiling() is False
 
 
 READERS = {

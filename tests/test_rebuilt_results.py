@@ -218,3 +218,30 @@ def test_an_object_that_holds_arrays_is_refused(make):
         torch2jax(lambda x: [make(x)])(X)
     with pytest.raises(ArgumentError, match=r"result\[0\] of .*Return arrays and numbers only"):
         torch2jax(lambda x: [make("text")])(X)
+
+
+@pytest.mark.parametrize("role", ["result", "argument", "value"])
+def test_a_class_that_is_registered_after_it_was_refused(role):
+    class Late(Storing):
+        pass
+
+    def use(late):
+        if role == "result":
+            return torch2jax(lambda x: Late(x, 2 * x))(X)
+        if role == "argument":
+            fn = lambda late: late.keys + late.values
+            return Late(torch2jax(fn)(late) - late.values, late.values)
+        return to_jax(Late(torch.tensor(X), torch.tensor(2 * X)))
+
+    late = Late(jnp.asarray(X), jnp.asarray(2 * X))
+    with pytest.raises(ArgumentError, match="Late"):
+        use(late)
+    torch_pytree.register_pytree_node(
+        Late,
+        lambda cache: cache.parts(),
+        lambda parts, _: Late(*parts),
+        serialized_type_name=f"{__name__}.Late.{role}",
+    )
+    found = use(late)
+    assert type(found) is Late
+    np.testing.assert_allclose(found.keys, X)

@@ -116,7 +116,8 @@ def convert(tree: Any, name: str, *, copy: bool | None = None) -> Any:
             continue
         if owner is None or (owner is to and not copy):
             if owner is None:
-                check_non_array(leaf, name, alone=not path)
+                with pytree.forgetting_refused(leaf):
+                    check_non_array(leaf, name, alone=not path)
             moved.append(leaf)
             continue
         try:

@@ -238,7 +238,8 @@ class FlatFunction:
         if isinstance(output, (bool, int, float, complex, *self._source_arrays.scalar_types)):
             return
         name = self._result_name(path)
-        owner = check_result(output, name, self._fn, self._direction)
+        with pytree.forgetting_refused(output):
+            owner = check_result(output, name, self._fn, self._direction)
         try:
             spec = owner.spec(output)
         except ArgumentError as error:

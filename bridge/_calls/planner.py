@@ -78,7 +78,8 @@ class Planner:
                 )
             is_key = label == SEED and self.takes_key
             if handler.spec is None and not is_key:  # a key of no array is refused later
-                arguments.check_static(leaf, target_name)
+                with pytree.forgetting_refused(leaf):
+                    arguments.check_static(leaf, target_name)
             # Before the signature: a leaf that its spec refuses may have none.
             spec = handler.spec and handler.spec(leaf)
             if spec and handler.owner == target_name:

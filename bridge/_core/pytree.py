@@ -11,10 +11,12 @@ import dataclasses
 import functools
 import operator
 import weakref
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from typing import Any, cast
 
 import optree
+
+from bridge._core.errors import ArgumentError
 
 NAMESPACE = "bridge"
 # A function sees a dict as it was passed, in whatever order: two orders are two structures.
@@ -74,6 +76,16 @@ LEAF = flatten_known(0)[1]
 def args_structure(count: int) -> Any:
     """Return the structure of a call with this many positional arguments, each a leaf."""
     return flatten_known((tuple(range(count)), {}))[1]
+
+
+@contextlib.contextmanager
+def forgetting_refused(x: Any) -> Generator[None]:
+    """Let the class of `x`, if it is refused here, be looked at again: users may register it."""
+    try:
+        yield
+    except ArgumentError:
+        _leaves.discard(type(x))
+        raise
 
 
 def _register(

@@ -1,12 +1,26 @@
-"""Private settings of torch for the capture of graphs."""
+"""Private settings of torch for the capture of graphs.
+
+NOTE [compiling in one thread]
+Models that look at values ask `torch.compiler.is_compiling()`, and leave that out under
+`torch.compile` and `torch.export`. So it is true while a graph is captured. What they leave out are
+checks, warnings, and ways that are faster for some values; in torch itself, the results are those
+of eager code, but for Adam, whose powers are rounded to float32 then. A model that returns
+something else where it is compiled does so in a graph too.
+Torch has one flag for all threads. Eager code of others, as that of a function which is rerun by a
+thread of XLA, is not compiled. So the flag is an object that is true in the thread that captures,
+and in those that compute for it, which inherit its dispatch modes. A compiler in another thread may
+restore it after the capture, so it is false from then on.
+"""
 # pyright: reportPrivateUsage=false, reportPrivateImportUsage=false
 
 import contextlib
 import logging
 import sys
+import threading
 import traceback
 import warnings
 from collections.abc import Callable, Generator
+from typing import Any
 
 import torch
 import torch._higher_order_ops.effects as effects
@@ -22,8 +36,7 @@ def capture_settings() -> Generator[None]:
     - Operators of oneDNN and cuDNN are off: torch does not know the size of their workspaces, and
       no target knows the operators.
     - Errors are raised, and not logged too.
-    - `torch.compiler.is_compiling()` is true: models that ask for it then avoid to look at values,
-      as under `torch.compile` and `torch.export`.
+    - `torch.compiler.is_compiling()` is true: NOTE [compiling in one thread].
     """
     with contextlib.ExitStack() as stack:
         stack.enter_context(_restore_dispatch())
@@ -40,8 +53,7 @@ def capture_settings() -> Generator[None]:
         stack.callback(setattr, _FAKE_LOG, "disabled", _FAKE_LOG.disabled)
         _FAKE_LOG.disabled = True
         if hasattr(torch.compiler, "_is_compiling_flag"):  # else such models are rerun
-            stack.callback(_set_compiling, value=torch.compiler._is_compiling_flag)
-            _set_compiling(value=True)
+            stack.enter_context(_compiling())
         yield
 
 
@@ -87,8 +99,32 @@ def _keep_linalg_checks() -> Callable[[], object]:
     return effects._register_effectful_op(_CHECK_ERRORS, ordered).destroy
 
 
-def _set_compiling(*, value: bool) -> None:
-    torch.compiler._is_compiling_flag = value
+class _CompilingFlag(int):
+    """A truth value for one thread: NOTE [compiling in one thread]."""
+
+    def __init__(self, _: object) -> None:
+        self.thread: int | None = threading.get_ident()
+
+    def __bool__(self) -> bool:
+        if self.thread is None:
+            return False
+        return self.thread == threading.get_ident() or torch._C._len_torch_dispatch_stack() > 0
+
+
+@contextlib.contextmanager
+def _compiling() -> Generator[None]:
+    before: Any = torch.compiler._is_compiling_flag
+    flag: Any = _CompilingFlag(1)  # an int, so that it equals True
+    torch.compiler._is_compiling_flag = flag
+    try:
+        yield
+    finally:
+        flag.thread = None
+        if (
+            torch.compiler._is_compiling_flag is flag
+        ):  # else a compiler in another thread has set it
+            is_over = isinstance(before, _CompilingFlag) and before.thread is None
+            torch.compiler._is_compiling_flag = False if is_over else before
 
 
 _CHECK_ERRORS = "aten::_linalg_check_errors"

@@ -119,4 +119,5 @@ def _arguments(overload: Any) -> list[tuple[str, str]]:
 
 # Distributions check their values by these; without the names, functions that use them are rerun.
 is_all_true: Any = getattr(torch, "_is_all_true", None)
+is_all_true_method: Any = getattr(torch.Tensor, "_is_all_true", None)  # of torch._check_tensor_all
 assert_async: Any = getattr(torch, "_assert_async", None)

@@ -8,7 +8,11 @@ import torch
 from torch.overrides import TorchFunctionMode
 
 from bridge._arrays.torch import unwrap
-from bridge._arrays.torch.upstream.graphs import assert_async, is_all_true
+from bridge._arrays.torch.upstream.graphs import (
+    assert_async,
+    is_all_true,
+    is_all_true_method,
+)
 
 _Function = Callable[..., Any]
 
@@ -82,6 +86,12 @@ def _assume_valid(valid: torch.Tensor) -> bool:
     return True
 
 
+def _assume_checked(valid: torch.Tensor) -> torch.Tensor:
+    """Let each run of the graph check what is checked by `torch._check_tensor_all`."""
+    _assert_valid(valid, "a value that the function checks is not as it expects")
+    return torch.tensor(data=True)
+
+
 def _assert_valid(valid: torch.Tensor, message: str = "") -> None:
     """Assert it for all examples of a batch at once: torch.func has no batching rule for this."""
     _aten._assert_async.msg(unwrap(valid).all(), message)
@@ -91,6 +101,7 @@ _aten: Any = torch.ops.aten
 
 _REWRITTEN: list[tuple[Any, _Function]] = [
     (is_all_true, _assume_valid),
+    (is_all_true_method, _assume_checked),
     (assert_async, _assert_valid),
     (_aten._assert_async.msg, _assert_valid),
     (torch.cov, _covariance),
