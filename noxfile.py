@@ -176,7 +176,7 @@ def demo(session: nox.Session) -> None:
     session.run("python", "examples/digits.py", *session.posargs, env={"JAX_PLATFORMS": "cpu"})
     session.run("python", "examples/digits_in_jax.py", env={"JAX_PLATFORMS": "cpu"})
     session.run("python", "examples/digits_with_mlx.py")
-    for name in ("transformers_in_jax", "solver", "shots", "adjoint"):
+    for name in ("flax_in_torch", "transformers_in_jax", "solver", "shots", "adjoint"):
         session.run("python", f"examples/{name}.py", env={"JAX_PLATFORMS": "cpu"})
 
 

@@ -148,3 +148,19 @@ def test_a_transformer_trains_over_four_devices():
     assert loss < 0.7 * guess  # 300 steps bring it to half of it
     assert float(re.search(r"to torch's gradient (\S+)", text)[1]) < 1e-5
     assert text.splitlines()[-1].startswith("Beautiful is")
+
+
+def test_a_network_of_flax_trains_in_torch(tmp_path):
+    for package in ("torch", "jax", "flax", "optax", "sklearn"):
+        pytest.importorskip(package)
+    image = pytest.importorskip("matplotlib.image")
+    figure = tmp_path / "figure.png"
+    text = run_example("flax_in_torch.py", "--epochs", "4", "--output", figure)
+    # Chance is 10%; twelve epochs bring both to 96%.
+    for name in ("torch", "Flax"):
+        accuracy = float(re.search(rf"trained by {name}: .* accuracy ([\d.]+)%", text)[1])
+        assert 80 < accuracy <= 100
+    assert float(re.search(r"its logits differ by (\S+)", text)[1]) < 1e-4
+    pixels = image.imread(figure)
+    assert pixels.shape == (525, 1350, 4)
+    assert len(np.unique(pixels.reshape(-1, 4), axis=0)) > 50
