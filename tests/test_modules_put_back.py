@@ -172,7 +172,24 @@ class Recurrent(nn.Module):
         return self.layer(x[None])[0]
 
 
+class Installing(nn.Module):
+    """Installs hooks in its first call, and marks that, as models of transformers do."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.second = nn.Linear(3, 3), nn.Linear(3, 2)
+        self.are_installed = False
+
+    def forward(self, x):
+        if not self.are_installed:
+            self.first.register_forward_pre_hook(lambda part, args: (args[0] + 1,))
+            self.second.register_forward_hook(lambda part, args, y: 2 * y)
+            self.are_installed = True
+        return self.second(self.first(x).sin())
+
+
 KINDS = {
+    "hooks that it installs": Installing,
     "adjoint": lambda: Adjoint(Invertible),
     "adjoint_of_func": lambda: Adjoint(Functional),
     "doubled": Doubled,
@@ -249,3 +266,24 @@ def test_one_module_in_several_threads():
             for name, parameter in twin.named_parameters():
                 np.testing.assert_allclose(gradients[name], parameter.grad, rtol=1e-3, atol=1e-3)
     assert state(module) == before
+
+
+@pytest.mark.parametrize("lower", ["ffi", "xla"])
+@pytest.mark.parametrize("capture", ["auto", "never"])
+@pytest.mark.parametrize("closed_over", [False, True])
+def test_hooks_that_a_run_installs_are_gone(closed_over, capture, lower):
+    if (capture, lower) == ("never", "xla"):
+        pytest.skip("nothing is compiled")
+    module = Installing()
+    if closed_over:
+        there = torch2jax(lambda x: module(x), capture=capture, lower=lower)
+        call = there
+    else:
+        there = torch2jax(module, capture=capture, lower=lower)
+        call = lambda x: there.apply(there.params, {}, x)[0]
+    results = [call(X), call(X)]
+    jax.grad(lambda x: (call(x) ** 2).sum())(X)
+    native = module(torch.tensor(X)).detach()
+    for result in results:
+        np.testing.assert_allclose(result, native, rtol=1e-4)
+    assert len(module.first._forward_pre_hooks) == len(module.second._forward_hooks) == 1

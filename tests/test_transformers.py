@@ -111,6 +111,20 @@ def test_a_result_of_one_field_stays_its_class():
     )
 
 
+@pytest.mark.parametrize("capture", ["require", "never"])
+def test_hidden_states_and_the_module_afterwards(capture):
+    """They are collected by hooks, which the module installs in its first call."""
+    module = language_model("GPT2", attn_implementation="eager")
+    there = torch2jax(module, capture=capture)
+    options = {"output_hidden_states": True, "output_attentions": True, "use_cache": False}
+    output, _ = there.apply(there.params, there.buffers, input_ids=jnp.asarray(TOKENS), **options)
+    native = module(input_ids=torch.tensor(TOKENS), **options)
+    for name in ("hidden_states", "attentions"):
+        assert len(output[name]) == len(native[name]) == {"hidden_states": 2}.get(name, 1)
+        for x, y in zip(output[name], native[name], strict=True):
+            np.testing.assert_allclose(x, y.detach(), rtol=1e-4, atol=1e-5)
+
+
 def errors_of_a_cache():
     from transformers.integrations import executorch
 

@@ -40,7 +40,12 @@ def tensors_of(part: torch.nn.Module) -> tuple[Any, Any]:
 
 def member_dicts(part: torch.nn.Module) -> list[dict[str, Any]]:
     """Return the dicts that hold all of a module itself; required."""
-    return [*tensors_of(part), part._modules, part.__dict__]
+    return [*tensors_of(part), part._modules, part.__dict__, *hook_dicts(part)]
+
+
+def hook_dicts(part: torch.nn.Module) -> list[dict[str, Any]]:
+    """Return the dicts of hooks of a module itself."""
+    return [x for name in _HOOKS if isinstance(x := part.__dict__.get(name), dict)]
 
 
 def versions(xs: Iterable[Any]) -> list[int]:
@@ -51,14 +56,16 @@ def versions(xs: Iterable[Any]) -> list[int]:
 def non_tensor_values(part: torch.nn.Module) -> list[Any]:
     """Return what a module holds besides tensors and submodules."""
     values = [
-        x
-        for name, x in vars(part).items()
-        if name not in ("_parameters", "_buffers", "_modules") and (name not in _STANDARD or x)
+        x for name, x in vars(part).items() if name not in _MEMBERS and (name not in _STANDARD or x)
     ]
     return [x for x in values if not isinstance(x, (torch.Tensor, torch.nn.Module))]
 
 
 _STANDARD = vars(torch.nn.Module()).keys()  # dicts of hooks, left out where they are empty
+_MEMBERS = ("_parameters", "_buffers", "_modules")
+_HOOKS = [
+    x for x in _STANDARD if x not in _MEMBERS and isinstance(vars(torch.nn.Module())[x], dict)
+]
 
 
 def hooks_of(x: torch.Tensor) -> list[Callable[[torch.Tensor], Any]]:

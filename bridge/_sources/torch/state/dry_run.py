@@ -20,7 +20,13 @@ from torch.overrides import TorchFunctionMode
 
 from bridge._arrays.numpy_copies import save_numpy, save_numpy_random
 from bridge._arrays.torch.upstream.modes import without_functions, without_modes
-from bridge._arrays.torch.upstream.tensors import is_real, non_tensor_values, storage_id, tensors_of
+from bridge._arrays.torch.upstream.tensors import (
+    hook_dicts,
+    is_real,
+    non_tensor_values,
+    storage_id,
+    tensors_of,
+)
 from bridge._core.captured_values import walk_holders
 from bridge._core.trial_state import TrialState
 from bridge._sources.torch.state.operands import LENDING, SETTERS, OperandObserver
@@ -197,9 +203,8 @@ def _reachable(fn: Any) -> list[Any]:
         objects += [x for x in queue if id(x) not in managed and not _is_module(x)]
         submodules = {id(part): part for x in queue if _is_module(x) for part in x.modules()}
         parts = [x for key, x in submodules.items() if key not in managed]
-        objects += [
-            y for x in parts for y in (vars(x), *tensors_of(x), *x.parameters(recurse=False))
-        ]
+        for x in parts:
+            objects += [vars(x), *tensors_of(x), *hook_dicts(x), *x.parameters(recurse=False)]
         roots = [y for part in parts for y in [type(part), *non_tensor_values(part)]]
         queue = [y for root in roots for y in walk_holders(root, _is_module, seen)]
     return objects
