@@ -40,7 +40,6 @@ WAYS = {
 MODULES = {
     "torch2jax": (torch2jax, lambda: torch.nn.Sequential(torch.nn.Linear(3, 2), torch.nn.Tanh())),
     "torch2jax with statistics": (torch2jax, lambda: torch.nn.BatchNorm1d(3)),
-    "torch2mlx": (torch2mlx, lambda: torch.nn.Linear(3, 2)),
     "mlx2jax": (mlx2jax, lambda: mnn.Linear(3, 2)),
 }
 
@@ -60,6 +59,19 @@ def test_a_module_comes_back(kind, way):
     expected, _ = there.apply(there.params, there.buffers, x)
     found, _ = back.apply(back.params, back.buffers, x)
     np.testing.assert_allclose(np.asarray(found), np.asarray(expected), rtol=1e-6)
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_a_module_of_mlx_comes_back(way):
+    layer = torch2mlx(torch.nn.BatchNorm1d(3)).eval()
+    layer.weight = 2 * layer.weight
+    layer.running_mean = 1 + layer.running_mean
+    back = WAYS[way](layer)
+    assert repr(back) == repr(layer)
+    assert not back.training
+    assert mx.allclose(back(mx.array(X)), layer(mx.array(X)))
+    back.weight = 2 * back.weight
+    assert not mx.array_equal(layer.weight, back.weight)
 
 
 @pytest.mark.parametrize("way", WAYS)

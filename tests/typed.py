@@ -11,8 +11,10 @@ import bridge
 net = torch.nn.Linear(2, 2)
 assert_type(bridge.torch2jax(net), bridge.Functional)
 assert_type(bridge.torch2jax(net, lower="xla"), bridge.Functional)
-assert_type(bridge.torch2mlx(net), bridge.Functional)
-assert_type(bridge.torch2jax(net).params, dict[str, Any])
+assert_type(bridge.torch2mlx(net), mlx.nn.Module)
+assert_type(bridge.torch2mlx(net, method="encode"), mlx.nn.Module)
+assert_type(bridge.torch2jax(net).params, Any)
+assert_type(bridge.jax2mlx(bridge.Functional(abs, {})), mlx.nn.Module)
 
 layer = mlx.nn.Linear(2, 2)
 assert_type(bridge.mlx2torch(layer), torch.nn.Module)

@@ -7,7 +7,10 @@ from bridge._api.wrapping import wrap
 from bridge._calls.wrong_framework import Direction
 
 if TYPE_CHECKING:
+    import mlx.nn
+
     from bridge._calls.bridged_function import BridgedFunction
+    from bridge._calls.functional import Functional
 
 Residuals = Literal["auto", "save", "recompute"]
 
@@ -118,6 +121,16 @@ def jax2torch(  # noqa: PLR0913, the options of `jax.jit` and of the crossing
 
 
 @overload
+def jax2mlx(  # pyright: ignore[reportOverlappingOverload], a Functional is callable too
+    fn: "Functional",
+    /,
+    *,
+    static_argnames: str | Sequence[str] = ...,
+    jit: bool = ...,
+    x64: bool | None = ...,
+    residuals: Residuals = ...,
+) -> "mlx.nn.Module": ...
+@overload
 def jax2mlx(
     fn: Callable[..., Any],
     /,
@@ -176,7 +189,7 @@ def jax2mlx(
     Returns:
         A function of the same signature. Its results are new arrays, which share memory with
         nothing. `mx.compile` cannot call it: what it compiles raises when it is evaluated. Compile
-        the functions around the call.
+        the functions around the call. Of a module, an `mlx.nn.Module`.
 
     Raises:
         ArgumentError: When called with an argument or for a result that cannot cross, such as a
@@ -190,6 +203,10 @@ def jax2mlx(
         ...     return jnp.sum(jnp.sin(x) ** 2)
         >>> mx.grad(energy)(mx.array([0.5, 1.0]))
         array([0.841471, 0.909297], dtype=float32)
+
+    A module becomes an `mlx.nn.Module`, whose parameters and buffers are copies with the names of
+    the original. Buffers are frozen, and in training new values are written to them. Random numbers
+    follow from the key of `mx.random`, or from a key, `rng=`, which `mx.checkpoint` needs.
 
     `mx.custom_function`: https://ml-explore.github.io/mlx/build/html/python/_autosummary/mlx.core.custom_function.html
     """

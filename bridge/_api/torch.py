@@ -8,6 +8,7 @@ from bridge._calls.wrong_framework import Direction
 from bridge._core.errors import OptionError
 
 if TYPE_CHECKING:
+    import mlx.nn
     import torch
 
     from bridge._calls.bridged_function import BridgedFunction
@@ -130,13 +131,20 @@ def torch2jax(
 
 @overload
 def torch2mlx(  # pyright: ignore[reportOverlappingOverload], a module is callable too
-    fn: "torch.nn.Module", /, *, capture: Capture = ..., integers: Integers = ...
-) -> "Functional": ...
+    fn: "torch.nn.Module",
+    /,
+    *,
+    method: str | Callable[..., Any] | None = ...,
+    static_argnames: str | Sequence[str] = ...,
+    capture: Capture = ...,
+    integers: Integers = ...,
+) -> "mlx.nn.Module": ...
 @overload
 def torch2mlx(
     fn: Callable[..., Any],
     /,
     *,
+    method: str | Callable[..., Any] | None = ...,
     static_argnums: int | Sequence[int] = ...,
     static_argnames: str | Sequence[str] = ...,
     capture: Capture = ...,
@@ -147,6 +155,7 @@ def torch2mlx(
     fn: None = None,
     /,
     *,
+    method: str | Callable[..., Any] | None = ...,
     static_argnums: int | Sequence[int] = ...,
     static_argnames: str | Sequence[str] = ...,
     capture: Capture = ...,
@@ -156,6 +165,7 @@ def torch2mlx(
     fn: Callable[..., Any] | None = None,
     /,
     *,
+    method: str | Callable[..., Any] | None = None,
     static_argnums: int | Sequence[int] = (),
     static_argnames: str | Sequence[str] = (),
     capture: Capture = "auto",
@@ -171,7 +181,10 @@ def torch2mlx(
     Args:
         fn: A pure function written with torch. Its arguments and results are arbitrary pytrees of
             torch or MLX. Arrays of MLX in them arrive as tensors of the same shape and dtype, as do
-            NumPy arrays, which get no gradient. Everything else, numbers too, arrives as it is.
+            NumPy arrays, which get no gradient. Everything else, numbers too, arrives as it is. Or
+            a `torch.nn.Module`: see below.
+        method: The method of a module to call, by name, or a function of the module and the
+            arguments; by default the module itself.
         static_argnums: Positions of arguments that are passed as they are, arrays in them refused.
         static_argnames: Their names.
         capture: `"auto"` makes a graph of the function, and where it looks at values, reruns it
@@ -184,7 +197,7 @@ def torch2mlx(
     Returns:
         A function of the same signature. Its results are new arrays, which share memory with
         nothing. `mx.compile` cannot call it: what it compiles raises when it is evaluated. Compile
-        the functions around the call.
+        the functions around the call. Of a module, an `mlx.nn.Module`.
 
     Raises:
         ArgumentError: When called with an argument or for a result that cannot cross, such as a
@@ -200,6 +213,11 @@ def torch2mlx(
         >>> mx.grad(energy)(mx.array([0.5, 1.0]))
         array([0.841471, 0.909297], dtype=float32)
 
+    A module becomes an `mlx.nn.Module`, whose parameters and buffers are copies with the names of
+    the original, so that files of weights fit both. Buffers are frozen, and in training new values
+    are written to them. Random numbers follow from the key of `mx.random`, or from a key, `rng=`,
+    which `mx.checkpoint` needs.
+
     `mx.custom_function`: https://ml-explore.github.io/mlx/build/html/python/_autosummary/mlx.core.custom_function.html
     """
     return wrap(
@@ -208,6 +226,7 @@ def torch2mlx(
         static=(static_argnums, static_argnames),
         device=None,
         options={"capture": capture, **_changed(integers)},
+        method=method,
     )
 
 

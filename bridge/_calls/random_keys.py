@@ -7,6 +7,7 @@ from bridge import _registry
 from bridge._core import pytree
 from bridge._core.errors import ArgumentError, OptionError
 from bridge._core.protocols import SEED
+from bridge._core.pure_module import PureModule
 
 if TYPE_CHECKING:
     from bridge._calls.arguments import Parameters
@@ -43,12 +44,13 @@ class KeyArgument:
     def _fresh_seed(self, args: Any) -> Any:
         """Return a seed, or one for each example of each batch; None if the target has none."""
         planner = self._planner
+        is_module = isinstance(planner.fn, PureModule)
         if not planner.batches.in_dims:
-            return planner.target.fresh_seed()
+            return planner.target.fresh_seed(of_module=is_module)
         leaves, structure = pytree.flatten((args, {}), _registry.pytree_node_functions)
         infos = planner.describe_leaves(leaves, structure)
         sizes = planner.batches.sizes(infos, pytree.paths(structure), planner.name)
-        return planner.target.fresh_seed(sizes)
+        return planner.target.fresh_seed(sizes, of_module=is_module)
 
 
 def takes_key(source: "Source", fn: Any, name: str, parameters: "Parameters") -> bool:

@@ -128,10 +128,10 @@ class Target(Protocol):
         """
         ...
 
-    def fresh_seed(self, sizes: Sequence[int] = ()) -> Any:
+    def fresh_seed(self, sizes: Sequence[int] = (), *, of_module: bool = False) -> Any:
         """Draw a seed for each example of batches of these sizes, with the framework's generator.
 
-        Returns None if calls must be pure.
+        Returns None if calls, of a module or of another function, must be pure.
         """
         ...
 

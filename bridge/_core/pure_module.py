@@ -10,7 +10,7 @@ meant, and are a static argument of it.
 import abc
 import dataclasses
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 from bridge._core.errors import ArgumentError
@@ -31,11 +31,15 @@ class PureModule(abc.ABC):
         __name__: The name of the class of the module.
         parts: The names of the parts that have modes of their own, with dots between the names of
             groups; the whole is "", and the first: NOTE [modes by part].
+        frozen: The names of parameters that are not trained until their user says so.
+        unsaved: The names of buffers that are left out of files of weights.
     """
 
     framework: str
     __name__: str
     parts: tuple[str, ...]
+    frozen: Collection[str] = ()
+    unsaved: Collection[str] = ()
 
     @abc.abstractmethod
     def __call__(
@@ -70,6 +74,14 @@ class ModuleState:
     modes: Modes
     params: Arrays
     buffers: Arrays
+
+
+class ModuleView:
+    """A module that was made of one of another framework. In a tree it is a leaf."""
+
+    def module_state(self) -> ModuleState:
+        """Return what it holds now."""
+        raise NotImplementedError
 
 
 def bind_method(module: Any, method: Any) -> Callable[..., Any]:

@@ -32,6 +32,7 @@ from bridge._arrays.numpy import copy_outputs
 from bridge._core.array_protocols import DeviceStream
 from bridge._core.errors import ArgumentError, CopyError, DeviceError, NoValuesError
 from bridge._core.op import Arrays, Op, Specs
+from bridge._core.pure_module import ModuleView
 from bridge._core.pytree import PytreeNodeFunctions
 from bridge._core.spec import ArraySpec
 
@@ -162,8 +163,9 @@ class MlxArrays:
         return copy_from(x) if isinstance(x, np.ndarray) else mx.array(x)
 
     def pytree_node_functions(self, x: Any) -> PytreeNodeFunctions | None:
-        """Return how to flatten an `mlx.nn.Module`, a dictionary of its parameters."""
-        return (_flatten_module, _unflatten_module) if is_module(x) else None
+        """Return how to flatten an `mlx.nn.Module` of MLX, a dictionary of its parameters."""
+        is_node = is_module(x) and not isinstance(x, ModuleView)
+        return (_flatten_module, _unflatten_module) if is_node else None
 
 
 def is_module(x: Any) -> bool:

@@ -144,7 +144,7 @@ def captures_traced(build: Callable[[], Sequence[mx.array]]) -> bool:
     """
     if _local.keeps_graphs or not transforming() or not any(map(_has_tracer_mark, build())):
         return False
-    if _has_tracer_mark(_ZERO):  # a rule that is not ours runs, so MLX keeps every graph
+    if keeps_graphs_for_others():
         return False
     marked: list[bool] = []
 
@@ -157,6 +157,11 @@ def captures_traced(build: Callable[[], Sequence[mx.array]]) -> bool:
     thread.start()
     thread.join()
     return marked == [False]
+
+
+def keeps_graphs_for_others() -> bool:
+    """Return True if a rule that is not ours runs, as that of `mx.checkpoint`, which reruns."""
+    return not _local.keeps_graphs and _has_tracer_mark(_ZERO)
 
 
 def _probe_runs_uncompiled(x: mx.array) -> bool:

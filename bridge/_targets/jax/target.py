@@ -61,7 +61,7 @@ class JaxTarget:
             )
         return data
 
-    def fresh_seed(self, sizes: Sequence[int] = ()) -> None:
+    def fresh_seed(self, sizes: Sequence[int] = (), *, of_module: bool = False) -> None:
         """Return None: JAX may execute one call for several, or execute it again."""
         return
 

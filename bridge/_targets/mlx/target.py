@@ -6,22 +6,24 @@ from typing import Any
 
 import mlx.core as mx
 
-from bridge._arrays.mlx import release_lock
+from bridge._arrays.mlx import keeps_graphs_for_others, note_thread, release_lock
 from bridge._core.errors import ArgumentError
 from bridge._core.op import Arrays, Op
 from bridge._core.protocols import Executor
+from bridge._core.pure_module import ModuleState
 from bridge._targets.mlx.call import call
 from bridge._targets.mlx.gradcheck import check_gradients, pullback
+from bridge._targets.mlx.module import BridgedModule
 
 
 class MlxTarget:
     """Call sites in MLX, whose transformations run Python, mostly on arrays with values."""
 
-    make_module = None
+    make_module = BridgedModule
 
-    def module_state(self, x: Any) -> None:
-        """Return None: no module is made here."""
-        del x
+    def module_state(self, x: Any) -> ModuleState | None:
+        """Return what `x` holds if it is a module that was made here."""
+        return x.module_state() if isinstance(x, BridgedModule) else None
 
     def make_native(self, op: Op, runner: Executor, _: Any) -> Callable[..., Arrays]:
         """Make a function of MLX arrays that works in all transformations except `mx.compile`."""
@@ -35,9 +37,23 @@ class MlxTarget:
             )
         return key
 
-    def fresh_seed(self, sizes: Sequence[int] = ()) -> None:
-        """Return None: MLX may run a call again for a derivative, so it must be pure."""
-        return
+    def fresh_seed(self, sizes: Sequence[int] = (), *, of_module: bool = False) -> Any:
+        """Draw a key with `mx.random` for a module, as layers of MLX do; None for a function.
+
+        MLX may run a call again for a derivative. Where it does, this raises for a module.
+        """
+        if not of_module:
+            return None
+        if keeps_graphs_for_others():
+            raise ArgumentError(
+                "a module that draws random numbers is called again in a backward pass, as "
+                "mx.checkpoint does, where it would draw others. Pass it a key, `rng=`, that is "
+                "an argument of the function."
+            )
+        note_thread()
+        # Of 16 bits each, since integers of MLX are drawn as floats, with 24 bits.
+        halves = mx.random.randint(0, 2**16, (2, *sizes, 2), mx.uint32)
+        return halves[0] + 2**16 * halves[1]
 
     def is_tracing_bytecode(self) -> bool:
         """Return False: MLX runs the code that it compiles, rather than reading it."""

@@ -32,7 +32,7 @@ class TorchTarget:
         """Return `key` itself: torch has no keys."""
         return key
 
-    def fresh_seed(self, sizes: Sequence[int] = ()) -> torch.Tensor:
+    def fresh_seed(self, sizes: Sequence[int] = (), *, of_module: bool = False) -> torch.Tensor:
         """Draw integers with torch's generator, which a checkpoint, for one, can restore."""
         # Two words, since JAX in 32-bit mode takes no integers of 64 bits.
         shape = (*sizes, 2)

@@ -68,6 +68,15 @@ _HOOKS = [
 ]
 
 
+def unsaved_buffers(module: torch.nn.Module) -> set[str]:
+    """Return the names of the buffers that are left out of a `state_dict`."""
+    return {
+        f"{prefix}.{name}" if prefix else name
+        for prefix, part in module.named_modules()
+        for name in getattr(part, "_non_persistent_buffers_set", ())
+    }
+
+
 def hooks_of(x: torch.Tensor) -> list[Callable[[torch.Tensor], Any]]:
     """Return the hooks on the gradient of a parameter; without the name, none."""
     return list((getattr(x, "_backward_hooks", None) or {}).values())

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from bridge._arrays.torch import in_dispatch_mode
-from bridge._arrays.torch.upstream.tensors import non_tensor_values, tensors_of
+from bridge._arrays.torch.upstream.tensors import non_tensor_values, tensors_of, unsaved_buffers
 from bridge._core.errors import ArgumentError, RangeError
 from bridge._core.import_path import check_parameter_names
 from bridge._core.pure_module import Modes, PureModule, Variant, bind_method
@@ -35,6 +35,8 @@ class TorchModule(PureModule):
         self.parts = tuple(name for name, _ in module.named_modules())
         self._dtypes = {name: buffer.dtype for name, buffer in module.named_buffers()}
         self._parameters = [name for name, _ in module.named_parameters()]
+        self.frozen = [name for name, x in module.named_parameters() if not x.requires_grad]
+        self.unsaved = unsaved_buffers(module).intersection(self._dtypes)
 
     @property
     def managed_modules(self) -> list[torch.nn.Module]:
