@@ -79,7 +79,8 @@ def torch2jax(
         static_argnames: Their names.
         capture: `"auto"` makes a graph of the function, and where it looks at values, reruns it
             on each call, derivative and example of a batch, with a warning; `"require"` refuses
-            such a function, and `"never"` always reruns it.
+            such a function, and `"never"` always reruns it. While a graph is made,
+            `torch.compiler.is_compiling()` is true, by which many models avoid to look at values.
         lower: `"ffi"` lets torch compute, called by XLA; `"xla"` compiles the captured graph with
             what is around it, so that XLA fuses, partitions and exports it, and torch computes
             nothing. Tensors that the function closes over are then constants, random numbers are
@@ -189,7 +190,8 @@ def torch2mlx(
         static_argnames: Their names.
         capture: `"auto"` makes a graph of the function, and where it looks at values, reruns it
             on each call, derivative and example of a batch, with a warning; `"require"` refuses
-            such a function, and `"never"` always reruns it.
+            such a function, and `"never"` always reruns it. While a graph is made,
+            `torch.compiler.is_compiling()` is true, by which many models avoid to look at values.
         integers: `"int64"` lets int32 and uint32 arrays among the arguments arrive as int64, which
             is what `torch.take` and the labels of `torch.nn.functional.cross_entropy` have to be.
             Parameters and buffers of a module keep their dtypes.
