@@ -138,8 +138,13 @@ def _check_hashable(value: Any) -> None:
         ) from None
 
 
+_SIMPLE = frozenset({bool, int, str, type(None)})  # of which there are many, as modes of modules
+
+
 def static_key(value: Any) -> Hashable:
     """Return a key that tells apart equal values: `1`, `1.0` and `True`; `0.0` and `-0.0`."""
+    if value.__class__ in _SIMPLE:
+        return value.__class__, value
     if isinstance(value, (tuple, frozenset)):
         return type(value), type(value) is frozenset, _member_keys(value)
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
@@ -179,11 +184,12 @@ class Parameters:
         self, args: Sequence[Any], kwargs: Mapping[str, Any]
     ) -> tuple[tuple[Any, ...], dict[str, Any]]:
         """Return the arguments with the static ones wrapped, so that they are leaves."""
-        at = {i + len(args) if i < 0 else i for i in self.static_argnums}
-        return (
-            tuple(_wrap_static(x) if i in at else x for i, x in enumerate(args)),
-            {k: _wrap_static(x) if k in self.static_argnames else x for k, x in kwargs.items()},
-        )
+        values = list(args)
+        for i in self.static_argnums:
+            if -len(values) <= i < len(values):
+                values[i] = _wrap_static(values[i])
+        names = self.static_argnames
+        return tuple(values), {k: _wrap_static(x) if k in names else x for k, x in kwargs.items()}
 
     def argument_name(self, path: Sequence[Any]) -> str:
         """Return the name of a leaf as a part of its argument: `x['weights'][0]`."""

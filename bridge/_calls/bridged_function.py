@@ -114,11 +114,13 @@ class BridgedFunction:
 
     def __repr__(self) -> str:
         options = ", ".join(f"{name}={value!r}" for name, value in self._options.items())
-        strategies = sorted(
-            set[str]().union(*(p.op.used_strategies() for p in self._plans.values()))
-        )
-        derivatives = f", derivatives so far: {' and '.join(strategies)}" if strategies else ""
-        return f"<{self._source_name}2{self._target_name} {self._name} ({options}){derivatives}>"
+        direction = f"{self._source_name}2{self._target_name}"
+        return f"<{direction} {self._name} ({options}){self.describe_derivatives()}>"
+
+    def describe_derivatives(self) -> str:
+        """Describe the ways of the derivatives that were computed so far, `""` without any."""
+        strategies = set[str]().union(*(p.op.used_strategies() for p in self._plans.values()))
+        return f", derivatives so far: {' and '.join(sorted(strategies))}" if strategies else ""
 
     def __reduce__(self) -> Any:
         if self._unbatched is not None:
@@ -212,7 +214,7 @@ class BridgedFunction:
                 return results_rebuilder(structure, self._target_name, self._name)(outputs)
             plan = self._get_plan(leaves, structure)
         if plan.needs_seed:
-            return self(*args, **self._key_argument.add_seed(args, kwargs))
+            return self(*args, **self._key_argument.add_seed(args, kwargs, plan.device))
         return plan(leaves)
 
     def _normalize(self, args: Any, kwargs: Any) -> tuple[Any, Any]:
@@ -251,7 +253,9 @@ class BridgedFunction:
         if SEED in kwargs or not self._planner.takes_key:
             return kwargs
         plan = self._get_plan(*self.flatten(args, kwargs))
-        return self._key_argument.add_seed(args, kwargs) if plan.needs_seed else kwargs
+        if not plan.needs_seed:
+            return kwargs
+        return self._key_argument.add_seed(args, kwargs, plan.device)
 
     def make_staged_call(self, args: Any, kwargs: Any) -> StagedCall:
         """Return a call with these arguments, for a graph to hold."""

@@ -90,12 +90,13 @@ class _NamedTree:
     def name_changed(self, tree: Any, before: Arrays) -> dict[str, Any]:
         """Return by name the leaves of a tree like this one that are others than before."""
         leaves, structure = pytree.flatten(tree, _registry.pytree_node_functions)
-        if structure != self._structure:
+        names = _leaf_names(structure)
+        if {*names} != {*self._names}:  # a dict in another order is the same
             raise ArgumentError(
                 f"the new {self._what} are {structure}, but the {self._what} that were passed are "
                 f"{self._structure}."
             )
-        pairs = zip(self._names, leaves, strict=True)
+        pairs = zip(names, leaves, strict=True)
         return {name: leaf for name, leaf in pairs if leaf is not before[name]}
 
 
@@ -123,7 +124,7 @@ def take_functional_apart(
 
 def _name_leaves(tree: Any, what: str) -> tuple[dict[str, Any], _NamedTree]:
     leaves, structure = pytree.flatten(tree, _registry.pytree_node_functions)
-    names = [_dotted(path) or "weight" for path in pytree.paths(structure)]
+    names = _leaf_names(structure)
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
         raise ArgumentError(
@@ -132,5 +133,5 @@ def _name_leaves(tree: Any, what: str) -> tuple[dict[str, Any], _NamedTree]:
     return dict(zip(names, leaves, strict=True)), _NamedTree(what, names, structure)
 
 
-def _dotted(path: Sequence[Any]) -> str:
-    return ".".join(map(str, path))
+def _leaf_names(structure: Any) -> list[str]:
+    return [".".join(map(str, path)) or "weight" for path in pytree.paths(structure)]

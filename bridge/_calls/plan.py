@@ -63,6 +63,7 @@ class Plan:
         array_leaves: Positions of the leaves that `native` takes, each with the function that is
             applied to it first, if any.
         passthrough: True if `native` takes all leaves as they are.
+        device: The device of the caller's arrays.
     """
 
     op: Op
@@ -72,6 +73,7 @@ class Plan:
     flat: FlatFunction
     array_leaves: Sequence[tuple[int, Callable[[Any], Any] | None]]
     passthrough: bool
+    device: str
 
     @property
     def needs_seed(self) -> bool:

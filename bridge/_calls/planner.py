@@ -8,6 +8,7 @@ from typing import Any
 from bridge import _registry
 from bridge._calls import arguments, export_key
 from bridge._calls.batches import Batches
+from bridge._calls.changing_buffers import copy_changing_buffers
 from bridge._calls.executor import make_executor
 from bridge._calls.flat_function import ARRAY, FlatFunction
 from bridge._calls.plan import LeafInfo, Plan
@@ -17,6 +18,7 @@ from bridge._core.errors import ArgumentError, NoValuesError
 from bridge._core.function_protocols import ExportKey
 from bridge._core.op import Op, Specs
 from bridge._core.protocols import SEED, Source, Target
+from bridge._core.pure_module import PureModule
 
 
 @dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
@@ -95,6 +97,15 @@ class Planner:
         self, leaves: Sequence[Any], structure: Any, leaf_infos: Sequence[LeafInfo]
     ) -> Plan:
         """Make the plan for arguments that `leaf_infos` describe; this traces the function."""
+        plan = self._make_plan(leaves, structure, leaf_infos)
+        copy = self.target.copy_before_write
+        if copy is None or not isinstance(self.fn, PureModule):
+            return plan
+        return copy_changing_buffers(plan, structure, copy)
+
+    def _make_plan(
+        self, leaves: Sequence[Any], structure: Any, leaf_infos: Sequence[LeafInfo]
+    ) -> Plan:
         array_infos = [info for info in leaf_infos if info.spec is not None]
         constants = [
             arguments.unwrap_static(leaf) if info.spec is None else ARRAY
@@ -124,6 +135,7 @@ class Planner:
             array_leaves=array_leaves,
             passthrough=len(array_leaves) == len(leaves)
             and not any(prepare for _, prepare in array_leaves),
+            device=device,
         )
 
     def _make_op(

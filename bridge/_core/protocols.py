@@ -128,8 +128,8 @@ class Target(Protocol):
         """
         ...
 
-    def fresh_seed(self, sizes: Sequence[int] = (), *, of_module: bool = False) -> Any:
-        """Draw a seed for each example of batches of these sizes, with the framework's generator.
+    def fresh_seed(self, device: str, sizes: Sequence[int] = (), *, of_module: bool = False) -> Any:
+        """Draw a seed for each example of batches of these sizes, with the generator of a device.
 
         Returns None if calls, of a module or of another function, must be pure.
         """
@@ -162,6 +162,9 @@ class Target(Protocol):
     # Makes a module of a pure module, its bridged function, parameters and buffers; None if the
     # framework has no modules of its own.
     make_module: Callable[..., Any] | None
+
+    # Copies a buffer for a call, after which the module writes into it; None if modules replace it.
+    copy_before_write: Callable[[Any], Any] | None
 
     def module_state(self, x: Any) -> ModuleState | None:
         """Return what `x` holds if `make_module` has made it."""

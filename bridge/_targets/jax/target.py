@@ -24,7 +24,7 @@ from bridge._targets.jax.calls import Call, Callee, Programs
 class JaxTarget:
     """Call sites in JAX, whose tracers have shapes and dtypes, so that calls are not staged."""
 
-    make_module = None
+    make_module = copy_before_write = None
 
     def module_state(self, x: Any) -> None:
         """Return None: no module is made here."""
@@ -61,7 +61,9 @@ class JaxTarget:
             )
         return data
 
-    def fresh_seed(self, sizes: Sequence[int] = (), *, of_module: bool = False) -> None:
+    def fresh_seed(
+        self, device: str, sizes: Sequence[int] = (), *, of_module: bool = False
+    ) -> None:
         """Return None: JAX may execute one call for several, or execute it again."""
         return
 

@@ -20,6 +20,7 @@ class MlxTarget:
     """Call sites in MLX, whose transformations run Python, mostly on arrays with values."""
 
     make_module = BridgedModule
+    copy_before_write = None
 
     def module_state(self, x: Any) -> ModuleState | None:
         """Return what `x` holds if it is a module that was made here."""
@@ -37,7 +38,7 @@ class MlxTarget:
             )
         return key
 
-    def fresh_seed(self, sizes: Sequence[int] = (), *, of_module: bool = False) -> Any:
+    def fresh_seed(self, device: str, sizes: Sequence[int] = (), *, of_module: bool = False) -> Any:
         """Draw a key with `mx.random` for a module, as layers of MLX do; None for a function.
 
         MLX may run a call again for a derivative. Where it does, this raises for a module.

@@ -14,7 +14,7 @@ from bridge._core.op import Arrays, Op
 from bridge._core.protocols import Executor
 from bridge._targets.torch import dynamo, operators as operators
 from bridge._targets.torch.call import call_op
-from bridge._targets.torch.module import BridgedModule, module_state
+from bridge._targets.torch.module import BridgedModule, copy_before_write, module_state
 from bridge._targets.torch.staging import stage, staged_signature_and_spec
 
 
@@ -26,17 +26,20 @@ class TorchTarget:
         return functools.partial(call_op, op, runner.execute)
 
     make_module = BridgedModule
+    copy_before_write = staticmethod(copy_before_write)
     module_state = staticmethod(module_state)
 
     def key_data(self, key: Any, *, batch_count: int = 0) -> Any:
         """Return `key` itself: torch has no keys."""
         return key
 
-    def fresh_seed(self, sizes: Sequence[int] = (), *, of_module: bool = False) -> torch.Tensor:
+    def fresh_seed(
+        self, device: str, sizes: Sequence[int] = (), *, of_module: bool = False
+    ) -> torch.Tensor:
         """Draw integers with torch's generator, which a checkpoint, for one, can restore."""
         # Two words, since JAX in 32-bit mode takes no integers of 64 bits.
         shape = (*sizes, 2)
-        return torch.randint(-(2**31), 2**31, shape, dtype=torch.int32, device="cpu")
+        return torch.randint(-(2**31), 2**31, shape, dtype=torch.int32, device=device)
 
     @staticmethod
     def is_tracing_bytecode() -> bool:
