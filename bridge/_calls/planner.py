@@ -124,8 +124,7 @@ class Planner:
         op = self._make_op(flat, structure, leaf_infos, seeds)
         executor = make_executor(*self.frameworks, device=device, compute_device=compute_device)
         described = [info.spec or value for info, value in zip(leaf_infos, constants, strict=True)]
-        pairs = enumerate(leaf_infos)
-        array_leaves = [(i, info.make_prepare(self.name)) for i, info in pairs if info.spec]
+        array_leaves = self._array_leaves(leaf_infos)
         return Plan(
             op=op,
             executor=executor,
@@ -158,6 +157,13 @@ class Planner:
             **self.options,
         )
         return op if op.traits.uses_global_rng else self.batches.derive(op, batches)
+
+    def _array_leaves(
+        self, leaf_infos: Sequence[LeafInfo]
+    ) -> list[tuple[int, Callable[[Any], Any] | None]]:
+        """Return the positions of arrays, each with what is applied to it first."""
+        infos = enumerate(leaf_infos)
+        return [(i, info.make_prepare(self.name)) for i, info in infos if info.spec]
 
     def _export_key(self, structure: Any, described: Sequence[Any]) -> ExportKey:
         context = str(self.source.trace_context())
