@@ -1,11 +1,11 @@
 """Wrapped functions in models that are spread over processes: two ranks of gloo, on the host."""
 
-import os
-import sys
 import time
 
 import numpy as np
 import pytest
+
+from tests.processes import use_loopback
 
 torch = pytest.importorskip("torch")
 pytest.importorskip("jax")
@@ -201,8 +201,7 @@ JOBS = {
 
 def work(rank, folder):
     """Every job on one rank; what it gives, or why not, is left in a file."""
-    if sys.platform == "linux":  # a machine without a network has no name to look up
-        os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
+    use_loopback()
     torch.set_num_threads(1)
     torch.distributed.init_process_group(
         "gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=RANKS

@@ -9,6 +9,7 @@ import pytest
 
 import bridge
 from bridge import _registry
+from tests.processes import use_loopback
 
 ROOT = pathlib.Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -17,6 +18,7 @@ README = (ROOT / "README.md").read_text(encoding="utf-8")
 def test_python_blocks_run(capsys):
     for framework in ("torch", "jax", "mlx.core"):
         pytest.importorskip(framework)
+    use_loopback()
     namespace: dict[str, object] = {}
     for match in re.finditer(r"^```python\n(.*?)^```$", README, re.MULTILINE | re.DOTALL):
         # The empty lines let a traceback name the line of README.md.

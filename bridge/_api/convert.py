@@ -8,12 +8,13 @@ from bridge import _registry
 from bridge._calls.rebuilding import rebuilder
 from bridge._calls.wrong_framework import check_non_array
 from bridge._core import pytree
-from bridge._core.errors import ArgumentError, CopyError, NoValuesError
+from bridge._core.array_protocols import ArrayBackend
+from bridge._core.errors import ArgumentError, CopyError, DeviceError, NoValuesError
 from bridge._core.pure_module import ModuleState
 from bridge._core.spec import ArraySpec
 
 
-def to_torch(tree: Any, *, copy: bool | None = None) -> Any:
+def to_torch(tree: Any, *, copy: bool | None = None, mesh: Any = None) -> Any:
     """`tree` with every array in it as a tensor.
 
     Values cross, gradients do not: a function crosses with `jax2torch`.
@@ -25,14 +26,20 @@ def to_torch(tree: Any, *, copy: bool | None = None) -> Any:
             `False` raises where memory cannot be shared. A shared tensor is writable: changing
             it in place changes the array it came from, immutable or not, and what has the same
             memory, as equal gradients in MLX may have.
+        mesh: A `DeviceMesh`. Arrays with a `NamedSharding` become DTensors on it: each process
+            hands over its own shard, and nothing is sent. The mesh of an array has to have the
+            same names, sizes and, at each place, as process the rank.
 
     Returns:
         The same tree; dtypes, shapes and devices are kept.
 
     Raises:
         ArgumentError: For an array torch has no counterpart of, such as a PRNG key, and for
-            what is no array but may be meant as one: a data frame, a module, a function.
+            what is no array but may be meant as one: a data frame, a module, a function. For one
+            that is spread over devices without `mesh`, or in a way that DTensors have not.
         CopyError: If `copy=False` and memory cannot be shared.
+        DeviceError: If a shard is not on a device of the mesh.
+        OptionError: If `mesh` is no `DeviceMesh`.
 
     Example:
         >>> import jax.numpy as jnp
@@ -41,10 +48,10 @@ def to_torch(tree: Any, *, copy: bool | None = None) -> Any:
 
     DLPack: https://dmlc.github.io/dlpack/latest/python_spec.html
     """
-    return convert(tree, "torch", copy=copy)
+    return convert(tree, "torch", copy=copy, mesh=mesh)
 
 
-def to_jax(tree: Any, *, copy: bool | None = None) -> Any:
+def to_jax(tree: Any, *, copy: bool | None = None, mesh: Any = None) -> Any:
     """`tree` with every array in it as a JAX array.
 
     Values cross, gradients do not: a tensor that requires grad is refused.
@@ -55,14 +62,20 @@ def to_jax(tree: Any, *, copy: bool | None = None) -> Any:
         copy: `None` shares memory where it can and copies otherwise, `True` always copies,
             `False` raises where memory cannot be shared. JAX takes a shared array for constant:
             do not change the tensor it came from while the array is in use.
+        mesh: A `jax.sharding.Mesh`. DTensors become arrays that are sharded over it: each process
+            hands over its own shard, and nothing is sent. The mesh of a DTensor has to have the
+            same names, sizes and, at each place, as rank the process.
 
     Returns:
         The same tree; dtypes, shapes and devices are kept.
 
     Raises:
         ArgumentError: For a tensor that requires grad, a sparse or nested one, or one of
-            64 bits while JAX is in 32-bit mode.
+            64 bits while JAX is in 32-bit mode. For a DTensor without `mesh`, one with partial
+            sums, or one whose shards differ in size.
         CopyError: If `copy=False` and memory cannot be shared.
+        DeviceError: If a shard is not on the device of the mesh.
+        OptionError: If `mesh` is no `jax.sharding.Mesh`.
 
     Example:
         >>> import torch
@@ -71,7 +84,7 @@ def to_jax(tree: Any, *, copy: bool | None = None) -> Any:
 
     DLPack: https://dmlc.github.io/dlpack/latest/python_spec.html
     """
-    return convert(tree, "jax", copy=copy)
+    return convert(tree, "jax", copy=copy, mesh=mesh)
 
 
 def to_mlx(tree: Any, *, copy: bool | None = None) -> Any:
@@ -104,9 +117,11 @@ def to_mlx(tree: Any, *, copy: bool | None = None) -> Any:
     return convert(tree, "mlx", copy=copy)
 
 
-def convert(tree: Any, name: str, *, copy: bool | None = None) -> Any:
+def convert(tree: Any, name: str, *, copy: bool | None = None, mesh: Any = None) -> Any:
     """`tree` with every array in it as one of the framework `name`."""
     to = _registry.arrays(name)
+    if mesh is not None:
+        to.shards.describe_mesh(mesh)  # which raises unless it is one, whatever is in the tree
     leaves, structure = pytree.flatten(tree, _registry.pytree_node_functions)
     moved = []
     for leaf, path in zip(leaves, pytree.paths(structure), strict=True):
@@ -121,15 +136,27 @@ def convert(tree: Any, name: str, *, copy: bool | None = None) -> Any:
             moved.append(leaf)
             continue
         try:
-            buffer = owner.export(
-                leaf, dense=to.imports_only_contiguous, copy=copy, gathered=owner is not to
-            )
-            moved.append(to.convert(buffer, copy=copy))
-        except (ArgumentError, CopyError, NoValuesError) as error:
+            moved.append(_convert_array(leaf, owner, to, copy=copy, mesh=mesh))
+        except (ArgumentError, CopyError, DeviceError, NoValuesError) as error:
             leaf_name = f"leaf {pytree.format_path(path)}" if path else "the value"
             what = f"{leaf_name} cannot be converted: {error}"
             raise type(error)(what) from error.__cause__
     return rebuilder(structure, name, functools.partial(_rebuilding_error, name))(moved)
+
+
+def _convert_array(
+    x: Any, owner: ArrayBackend, to: ArrayBackend, *, copy: bool | None, mesh: Any
+) -> Any:
+    """Convert an array as a whole or, given a mesh and where it is split, its shard."""
+    piece = None if mesh is None or owner is to else owner.shards.split(x)
+    if piece is None:
+        dense = to.imports_only_contiguous
+        buffer = owner.export(x, dense=dense, copy=copy, gathered=owner is not to)
+        return to.convert(buffer, copy=copy)
+    shard, layout = piece
+    layout.check_mesh(to.shards.describe_mesh(mesh))
+    converted = _convert_array(shard, owner, to, copy=copy, mesh=None)
+    return to.shards.join(converted, layout, mesh, copy=copy)
 
 
 def convert_values(arrays: Mapping[str, Any], name: str) -> dict[str, Any]:

@@ -7,6 +7,7 @@ import numpy as np
 
 from bridge._arrays.numpy import ARRAYS as NUMPY
 from bridge._core.errors import ArgumentError
+from bridge._core.sharding import WHOLE
 from bridge._core.spec import ArraySpec
 
 _HOST = 1
@@ -18,6 +19,7 @@ class DlpackObjects:
     name = "dlpack"
     imports_only_contiguous = False
     copy_or_raise = None
+    shards = WHOLE
 
     def is_array(self, x: Any) -> bool:
         """Return True if `x` is an object, not a class, with `__dlpack__`."""

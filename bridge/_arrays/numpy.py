@@ -11,6 +11,7 @@ import numpy as np
 from bridge._core.array_protocols import DeviceStream
 from bridge._core.errors import ArgumentError, CopyError, DeviceError
 from bridge._core.op import Op
+from bridge._core.sharding import WHOLE
 from bridge._core.spec import (
     NARROW_INTEGERS,
     ArraySpec,
@@ -83,6 +84,7 @@ class NumpyArrays:
     unwrap_key = None
     wrap_key = None
     copy_or_raise = None
+    shards = WHOLE
     scalar_types = (np.generic,)
     rounding_advice = (
         ' Or pass dtype="float64" where it is wrapped: then the function computes in double, and '

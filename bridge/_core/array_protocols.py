@@ -6,10 +6,33 @@ from typing import Any, Protocol
 
 from bridge._core.op import Arrays, Op, Specs
 from bridge._core.pytree import PytreeNodeFunctions
+from bridge._core.sharding import ProcessMesh, ShardLayout
 from bridge._core.spec import ArraySpec
 
 # The number of a device and the address of the stream on which its work is queued.
 DeviceStream = tuple[int, int]
+
+
+class ShardedArrays(Protocol):
+    """Arrays that are split over a mesh of processes, each of which holds one shard."""
+
+    def describe_mesh(self, mesh: Any) -> ProcessMesh:
+        """Return what a mesh of this framework is; raise if `mesh` is none."""
+        ...
+
+    def split(self, x: Any) -> tuple[Any, ShardLayout] | None:
+        """Return the shard of this process and the layout of `x`; None if `x` is not split.
+
+        Raises `ArgumentError` if it is split in a way that only this framework has.
+        """
+        ...
+
+    def join(self, shard: Any, layout: ShardLayout, mesh: Any, *, copy: bool | None) -> Any:
+        """Make the array on `mesh` of which `shard` is the part of this process.
+
+        Nothing is sent to others. `copy` is that of `convert`, which made the shard.
+        """
+        ...
 
 
 class ArrayBackend(Protocol):
@@ -18,6 +41,7 @@ class ArrayBackend(Protocol):
     name: str
     # True if arrays can only be made over memory without gaps or reversed axes.
     imports_only_contiguous: bool
+    shards: ShardedArrays
 
     def is_array(self, x: Any) -> bool:
         """Return True if `x` is an array of this framework."""
@@ -42,7 +66,7 @@ class ArrayBackend(Protocol):
     def export(self, x: Any, *, dense: bool, copy: bool | None, gathered: bool = True) -> Any:
         """Return the value of `x` for another framework, over the memory of `x` if possible.
 
-        Unless it must be `gathered`, it may stay spread over several devices.
+        If it has to be `gathered`, raises where it is spread over several devices.
         """
         ...
 

@@ -11,7 +11,8 @@ import numpy as np
 from jax.core import Tracer
 from jax.sharding import SingleDeviceSharding
 
-from bridge._arrays.jax.devices import describe_spread, find_device, gather, import_buffer
+from bridge._arrays.jax.devices import check_on_one_device, find_device, gather, import_buffer
+from bridge._arrays.jax.sharding import SHARDS
 from bridge._arrays.jax.upstream.memory import dlpack_capsule
 from bridge._arrays.jax.upstream.modes import CONFIG, allow_transfers, check_not_forked, x64_mode
 from bridge._arrays.numpy import HostCapsule, as_dlpack_dtype
@@ -37,6 +38,7 @@ class JaxArrays:
     imports_only_contiguous = True
     compute_context = None
     copy_or_raise = None
+    shards = SHARDS
 
     def is_array(self, x: Any) -> bool:
         """Return True if `x` is an array or a tracer of JAX."""
@@ -121,7 +123,7 @@ class JaxArrays:
 
     def export_detached(self, x: Any) -> Any:
         """Return `x` on one device; JAX arrays export their values themselves."""
-        return self.export(x, dense=True, copy=None)
+        return gather(self.export(x, dense=True, copy=None, gathered=False))
 
     def adopter(self, device: str) -> Callable[[Sequence[Any]], Arrays]:
         """Return the function from buffers to arrays over their memory, copied if not aligned."""
@@ -149,7 +151,7 @@ class JaxArrays:
         raise NoValuesError("JAX has no arrays without values.")
 
     def export(self, x: Any, *, dense: bool, copy: bool | None, gathered: bool = True) -> Any:
-        """Return `x`, gathered on one device; raise for a tracer or a PRNG key."""
+        """Return `x`; raise for a tracer, a PRNG key, or where it is not gathered on a device."""
         if isinstance(x, Tracer):
             raise NoValuesError(f"a JAX tracer ({self.spec(x)}) has no values to convert.")
         if jnp.issubdtype(x.dtype, jax.dtypes.extended):
@@ -157,13 +159,9 @@ class JaxArrays:
                 f"a JAX array of dtype {x.dtype} has no counterpart. "
                 "For a PRNG key, convert `jax.random.key_data(key)`."
             )
-        if not gathered:
-            return x
-        if copy is False and len(x.sharding.device_set) > 1:
-            raise CopyError(
-                f"copy=False, but the array is {describe_spread(x)}, and would be gathered."
-            )
-        return gather(x)
+        if gathered:
+            check_on_one_device(x)
+        return x
 
     def convert(self, x: Any, *, copy: bool | None) -> jax.Array:
         """Make an array over the memory of `x`, or a copy; 64-bit values need 64-bit mode."""

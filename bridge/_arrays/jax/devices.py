@@ -12,18 +12,38 @@ def gather(y: Any, device: str | None = None) -> Any:
     """Return `y` on one device, `device` or its first: DLPack exports one shard of several."""
     if not y.is_fully_addressable:
         raise ArgumentError(
-            f"a JAX array, {y.dtype}{list(y.shape)}, is {describe_spread(y)}, some of which "
-            "belong to other processes. Gather it first: "
-            "`jax.experimental.multihost_utils.process_allgather(array, tiled=True)`."
+            f"a JAX array, {y.dtype}{list(y.shape)}, is {_describe_spread(y)}. Gather it first: "
+            f"{how_to_gather(y)}."
         )
     devices = y.sharding.device_set
     target = find_device(device) if device else min(devices, key=lambda candidate: candidate.id)
     return y if devices == {target} else jax.device_put(y, target)
 
 
-def describe_spread(y: Any) -> str:
-    """Say in words that an array is spread over several devices."""
-    return f"spread over {len(y.sharding.device_set)} devices"
+def check_on_one_device(x: Any) -> None:
+    """Raise if `x` is spread over several devices."""
+    if len(x.sharding.device_set) > 1:
+        raise ArgumentError(
+            f"it is a JAX array, {x.dtype}{list(x.shape)}, {_describe_spread(x)}. With mesh=, "
+            f"`to_torch` hands over the shard of each process. Or gather it: {how_to_gather(x)}."
+        )
+
+
+def _describe_spread(x: Any) -> str:
+    manner = "replicated" if x.sharding.is_fully_replicated else "sharded"
+    spec = getattr(x.sharding, "spec", type(x.sharding).__name__)
+    where = "" if x.is_fully_addressable else ", some of which belong to other processes"
+    count = len(x.sharding.device_set)
+    return f"{manner} over {count} devices{where} ({spec})"
+
+
+def how_to_gather(x: Any) -> str:
+    """Return the code that gathers an array."""
+    if x.is_fully_addressable:
+        return "`jax.device_put(x, jax.devices()[0])`"
+    if x.sharding.is_fully_replicated:
+        return "`x.addressable_data(0)`"
+    return "`jax.experimental.multihost_utils.process_allgather(x, tiled=True)`"
 
 
 def find_device(device: str) -> Any:

@@ -34,6 +34,7 @@ from bridge._core.errors import ArgumentError, CopyError, DeviceError, NoValuesE
 from bridge._core.op import Arrays, Op, Specs
 from bridge._core.pure_module import ModuleView
 from bridge._core.pytree import PytreeNodeFunctions
+from bridge._core.sharding import WHOLE
 from bridge._core.spec import ArraySpec
 
 
@@ -46,6 +47,7 @@ class MlxArrays:
     imports_only_contiguous = True
     compute_context = compute_stream
     unwrap_key = wrap_key = None
+    shards = WHOLE
 
     def is_array(self, x: Any) -> bool:
         """Return True if `x` is an array of MLX."""

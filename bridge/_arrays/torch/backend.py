@@ -9,9 +9,10 @@ import numpy as np
 import torch
 
 from bridge._arrays.numpy import HostCapsule, as_dlpack_dtype
+from bridge._arrays.torch.derivatives import check_no_derivative
 from bridge._arrays.torch.dtypes import AS_INTEGERS, PLAIN, dtype_name
 from bridge._arrays.torch.execute import execute_into, tensor_from_buffer
-from bridge._arrays.torch.upstream.call_sites import is_dual
+from bridge._arrays.torch.sharding import SHARDS, is_dtensor
 from bridge._arrays.torch.upstream.isolation import suspend_transforms, without_derivatives
 from bridge._arrays.torch.upstream.memory import from_dlpack, has_plain_memory
 from bridge._arrays.torch.upstream.pytrees import pytree
@@ -31,6 +32,7 @@ class TorchArrays:
     imports_only_contiguous = False
     compute_context = staticmethod(suspend_transforms)
     unwrap_key = wrap_key = None
+    shards = SHARDS
 
     def is_array(self, x: Any) -> bool:
         """Return True if `x` is a tensor, also if it is a Parameter or of another subclass."""
@@ -38,7 +40,7 @@ class TorchArrays:
 
     def spec(self, x: torch.Tensor) -> ArraySpec:
         """Return shape, dtype and device of a dense tensor; raise for other kinds."""
-        if hasattr(x, "to_local"):  # a DTensor; it is known by the method that we advise
+        if is_dtensor(x):
             raise ArgumentError(
                 f"it is a {type(x).__name__}, spread over several processes. Pass `.to_local()`."
             )
@@ -124,14 +126,14 @@ class TorchArrays:
         self, x: torch.Tensor, *, dense: bool, copy: bool | None, gathered: bool = True
     ) -> torch.Tensor:
         """Return `x` with its values in memory; raise if it requires grad, as `.numpy()` does."""
-        if x.requires_grad:
+        check_no_derivative(x)
+        if gathered and is_dtensor(x):
             raise ArgumentError(
-                "a tensor that requires grad would lose its gradient, since values cross "
-                "without it. Pass `.detach()`, or wrap the function that takes it."
+                f"it is a {type(x).__name__}, spread over several processes. With mesh=, `to_jax` "
+                "hands over the shard of each. Or pass `.full_tensor()`, which gathers it, or "
+                "`.to_local()`."
             )
         self.spec(x)
-        if is_dual(x):
-            raise ArgumentError("a dual tensor would lose its tangent, since only values cross.")
         if not _has_memory(x):
             raise NoValuesError(
                 f"a {x.device.type} tensor without memory has no values to convert. Under "

@@ -95,6 +95,7 @@ def without_shared_memory(fn: Callable[..., Any]) -> Callable[..., Sequence[Any]
     def call(*xs: Any) -> list[Any]:
         with allow_transfers():
             arguments = [jnp.array(x) if hasattr(x, "shape") else x for x in xs]
-        return [ARRAYS.export(jnp.array(y), dense=True, copy=True) for y in fn(*arguments)]
+        outputs = [jnp.array(y) for y in fn(*arguments)]
+        return [ARRAYS.export(y, dense=True, copy=True, gathered=False) for y in outputs]
 
     return call

@@ -1,0 +1,13 @@
+"""Private names of torch about DTensors."""
+# pyright: reportPrivateUsage=false
+
+from typing import Any
+
+
+def has_default_order(x: Any) -> bool:
+    """Return True if dimensions that are split over several mesh axes follow the mesh's order.
+
+    Without the name, which no public function sets, they do.
+    """
+    order = getattr(getattr(x, "_spec", None), "shard_order", None) or ()
+    return all(list(entry.mesh_dims) == sorted(entry.mesh_dims) for entry in order)
