@@ -2,11 +2,12 @@
 
 import dataclasses
 import inspect
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 TRAINING = ("training", "train", "is_training")
 EVALUATION = ("deterministic", "inference", "use_running_average")
+WORDS = (*TRAINING, *EVALUATION)
 _POSITIONAL = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
 
 
@@ -17,13 +18,13 @@ class CallWords:
     Attributes:
         training: The mode, for `training`, `deterministic` and other such words.
         keys: The parameters that get a key for random numbers, and in which form.
-        skip_optional: True for a module that holds the mode of its parts itself: a parameter that
-            is None by default, to say that these decide, is left so.
+        stored: Words whose values the module stores itself: a parameter that is None by default, to
+            say that these decide, is left so.
     """
 
     training: bool
     keys: Mapping[str, Any]
-    skip_optional: bool = False
+    stored: Collection[str] = ()
 
     def call(self, fn: Callable[..., Any], args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
         """Call `fn`; what is among the arguments wins.
@@ -51,7 +52,7 @@ class CallWords:
         name = parameter.name
         if name in self.keys:
             return [self.keys[name]]
-        if self.skip_optional and parameter.default is None:
+        if name in self.stored and parameter.default is None:
             return []
         modes = dict.fromkeys(TRAINING, self.training)
         modes |= dict.fromkeys(EVALUATION, not self.training)

@@ -1,6 +1,6 @@
 """The arrays of a module after a call: which of them are new, and can take the place of the old."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import jax.numpy as jnp
@@ -9,36 +9,46 @@ import numpy as np
 from bridge._core.errors import ArgumentError
 
 
-def find_changes(
+def changed_buffers(
     module: str, before: Mapping[str, Any], after: Mapping[str, Any]
 ) -> dict[str, Any]:
     """Return the arrays that a call has replaced, by name; raise if one cannot be stored."""
-    _check_names(module, before, after)
+    removed = sorted({*before} - {*after})
+    if removed:
+        raise ArgumentError(f"{module} removes {removed[0]!r} in a call. Set it to zeros instead.")
     changes = {name: after[name] for name in before if after[name] is not before[name]}
     for name, array in changes.items():
         _check_spec(module, name, before[name], jnp.asarray(array))
     return {name: jnp.asarray(array) for name, array in changes.items()}
 
 
-def check_no_changes(module: str, before: Mapping[str, Any], after: Mapping[str, Any]) -> None:
-    """Raise if a call has replaced one of these parameters."""
-    changed = [name for name in before if name in after and after[name] is not before[name]]
+def check_no_param_changes(module: str, changed: Sequence[str]) -> None:
+    """Raise if a call has changed parameters."""
     if changed:
         raise ArgumentError(
             f"{module} changes its parameter {changed[0]!r} in a call, which only optimizers do "
-            "here. Make it another kind of variable, or compute with a changed copy."
+            "here. Make it a variable of another kind, or compute with a changed copy."
         )
 
 
-def _check_names(module: str, before: Mapping[str, Any], after: Mapping[str, Any]) -> None:
-    added, removed = sorted({*after} - {*before}), sorted({*before} - {*after})
+def check_no_cache_changes(module: str, changed: Sequence[str]) -> None:
+    """Raise if a call has changed caches in evaluation, where nothing is stored."""
+    if changed:
+        raise ArgumentError(
+            f"{module} changes its cache {changed[0]!r}, which the next call needs, but in "
+            "evaluation nothing is stored. Set the module, or a part of it, to training."
+        )
+
+
+def check_no_additions(
+    module: str, before: Collection[str], after: Collection[str], advice: str
+) -> None:
+    """Raise if a call has made arrays."""
+    added = sorted({*after} - {*before})
     if added:
         raise ArgumentError(
-            f"{module} makes {added[0]!r} in a call, which would be lost after it. Call the module "
-            "once with an example before it is wrapped, or make all arrays where it is made."
+            f"{module} makes {added[0]!r} in a call, which would be lost after it. {advice}"
         )
-    if removed:
-        raise ArgumentError(f"{module} removes {removed[0]!r} in a call. Set it to zeros instead.")
 
 
 def _check_spec(module: str, name: str, old: Any, new: Any) -> None:

@@ -14,6 +14,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from bridge._arrays.jax.upstream.jaxprs import dce_jaxpr
 from bridge._core.function_protocols import StructuredFunction
 from bridge._core.op import Specs
 from bridge._core.spec import ArraySpec
@@ -66,7 +67,8 @@ def trace_without_key(
         environment=environment,
         labels=(*labels, "argument rng of the module"),
     )
-    if any(len(primals) in argnums for argnums in program.dependencies()):
+    jaxpr = program.jaxpr.jaxpr
+    if dce_jaxpr(jaxpr, [True] * len(jaxpr.outvars))[1][len(primals)]:
         return None
     return lambda *xs: program(*xs, jnp.zeros(2, "uint32"))
 

@@ -33,7 +33,7 @@ def without_values(x: Any) -> Any:
 
 def as_array(x: Any) -> Any:
     """Return an array for a number, and anything else as it is."""
-    return jnp.asarray(x) if isinstance(x, (bool, int, float, complex)) else x
+    return jnp.asarray(x) if isinstance(x, (bool, int, float, complex, np.generic)) else x
 
 
 def dotted_name(path: Sequence[Any]) -> str:

@@ -8,7 +8,6 @@ own; in evaluation there is `params` alone.
 """
 
 import inspect
-import sys
 import zlib
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -18,7 +17,7 @@ import jax
 from bridge._core.call_words import CallWords
 from bridge._core.errors import ArgumentError
 from bridge._core.pure_module import Arrays, Modes, PureModule, Variant, bind_method
-from bridge._sources.jax.modules.changes import find_changes
+from bridge._sources.jax.modules.changes import changed_buffers, check_no_additions
 from bridge._sources.jax.modules.keys import make_key
 from bridge._sources.jax.modules.leaves import (
     as_array,
@@ -28,25 +27,28 @@ from bridge._sources.jax.modules.leaves import (
     value_or_spec,
     without_values,
 )
+from bridge._sources.jax.modules.linen_modes import attribute_words, read_modes, with_modes
 
 _PARAMS, _INTERMEDIATES, _DROPOUT = "params", "intermediates", "dropout"
-
-
-def is_linen_module(x: Any) -> bool:
-    """Return True for a module of Flax linen."""
-    linen = sys.modules.get("flax.linen")
-    return linen is not None and isinstance(x, linen.Module)
+_EVALUATION = (
+    "In evaluation nothing is stored. Set the module to training, or write the variable only if an "
+    "argument of the call says so."
+)
+_SOWN = (
+    "Initialize the module with all variables, or leave the collection out of the variables if it "
+    "is for what is sown."
+)
 
 
 class LinenModule(PureModule):
     """A module of Flax linen as a pure function.
 
     The inexact arrays of the collection `params` are parameters, those of other collections are
-    buffers, whose names begin with that of the collection. The mode is an argument of the call.
+    buffers, whose names begin with that of the collection. The mode is an argument of the call, and
+    that of parts that have it as an attribute.
     """
 
     framework = "jax"
-    parts = ("",)
 
     def __init__(
         self, module: Any, variables: Mapping[str, Any], streams: tuple[str, ...], method: Any
@@ -55,22 +57,25 @@ class LinenModule(PureModule):
         self._module, self._streams = module, streams
         named = _named_leaves(variables)
         self._names = [name for name, _ in named]
+        self._param_names = {n for n, _ in _named_leaves({_PARAMS: variables.get(_PARAMS, {})})}
         self._leaves = [without_values(leaf) for _, leaf in named]
         self._structure = jax.tree.structure(variables)
         self._state = sorted({*variables} - {_PARAMS})
+        self._modes = read_modes(module)
+        self.parts = tuple(self._modes)
         check_unique(self._names, self.__name__)
 
     def __reduce__(self) -> Any:
         return type(self), (self._module, self._variables({}), self._streams, self._method)
 
     def read_modes(self) -> Modes:
-        """Return the mode in which modules are made."""
-        return (True,)
+        """Return the modes of attributes; without such, modules are made in training."""
+        return tuple(self._modes.values())
 
     def restore(self, modes: Modes, params: Arrays, buffers: Arrays) -> Any:
-        """Bind the module to these arrays."""
-        del modes
-        return self._module.bind(self._variables({**params, **buffers}))
+        """Bind the module to these arrays, with attributes for these modes."""
+        module = with_modes(self._module, self._modes, modes)
+        return module.bind(self._variables({**params, **buffers}))
 
     def __call__(
         self,
@@ -83,24 +88,40 @@ class LinenModule(PureModule):
         **kwargs: Any,
     ) -> tuple[Any, dict[str, Any]]:
         """Call the module; return its output and the buffers that it has changed in training."""
-        (training,), name = variant
+        from flax.errors import ModifyScopeVariableError
+
+        modes, name = variant
+        module, training = with_modes(self._module, self._modes, modes), any(modes)
         method, key = name or self._method, make_key(rng)
-        variables = self._variables({**params, **buffers})
-        mutable = self._state if training else False
 
         def apply(*args: Any, **kwargs: Any) -> Any:
-            rngs = self._keys(key, training=training)
-            return self._module.apply(
-                variables, *args, rngs=rngs, mutable=mutable, method=method, **kwargs
+            return module.apply(
+                self._variables({**params, **buffers}),
+                *args,
+                rngs=self._keys(key, training=training),
+                mutable=self._state if training else False,
+                method=method,
+                **kwargs,
             )
 
         # The names of its parameters say what it is told.
-        vars(apply)["__signature__"] = inspect.signature(bind_method(self._module, method))
-        results = CallWords(training, {"key": key, "rng": key}).call(apply, args, kwargs)
-        if mutable is False:
+        vars(apply)["__signature__"] = inspect.signature(bind_method(module, method))
+        words = CallWords(modes[0], {"key": key, "rng": key}, attribute_words(module))
+        try:
+            results = words.call(apply, args, kwargs)
+        except ModifyScopeVariableError as error:
+            if not training:
+                error.add_note(_EVALUATION)
+            raise
+        if not training:
             return results, {}
         output, state = results
-        return output, find_changes(self.__name__, buffers, dict(_named_leaves(state)))
+        return output, self._changed_buffers(buffers, dict(_named_leaves(state)))
+
+    def _changed_buffers(self, buffers: Arrays, state: Arrays) -> dict[str, Any]:
+        of_state = {name: x for name, x in buffers.items() if name not in self._param_names}
+        check_no_additions(self.__name__, of_state, state, _SOWN)
+        return changed_buffers(self.__name__, of_state, state)
 
     def _keys(self, key: Any, *, training: bool) -> dict[str, Any]:
         """Return keys by the names of streams: NOTE [streams of linen]."""

@@ -1,16 +1,29 @@
 """Modules of Flax nnx as pure functions of their arrays."""
 
+import functools
 import sys
+from collections.abc import Callable, Collection
 from typing import Any
 
+import jax
 from jax.random import fold_in
 
-from bridge._core.call_words import EVALUATION, TRAINING, CallWords
+from bridge._core.call_words import WORDS, CallWords
+from bridge._core.errors import ArgumentError
 from bridge._core.pure_module import Arrays, Modes, PureModule, Variant, bind_method
-from bridge._sources.jax.modules.changes import check_no_changes, find_changes
+from bridge._sources.jax.modules.changes import (
+    changed_buffers,
+    check_no_additions,
+    check_no_cache_changes,
+    check_no_param_changes,
+)
+from bridge._sources.jax.modules.forwarding import forwarded_inputs
 from bridge._sources.jax.modules.keys import make_key
 from bridge._sources.jax.modules.leaves import check_unique, value_or_spec
+from bridge._sources.jax.modules.nnx_modes import has_modes, read_modes, set_modes
 from bridge._sources.jax.modules.variables import VariableArrays
+
+_LAZY = "Call the module with an example before it is wrapped, or make all arrays where it is made."
 
 
 def is_nnx_module(x: Any) -> bool:
@@ -23,8 +36,7 @@ class NnxModule(PureModule):
     """A module of Flax nnx as a pure function.
 
     Inexact arrays of `nnx.Param` are parameters. All others are buffers, except for the state of
-    random numbers, which follow from the key of a call, and for what was sown. A part has a mode if
-    it has an attribute `deterministic`, `use_running_average` or another of these words.
+    random numbers, which follow from the key of a call, and for what was sown.
     """
 
     framework = "jax"
@@ -37,9 +49,7 @@ class NnxModule(PureModule):
         self._graphdef = nnx.graphdef(module)
         self._variables = [variable.without_values() for variable in _read_variables(module)]
         check_unique([name for v in self._variables for name in v.arrays], self.__name__)
-        modes = {name: _read_mode(part) for name, part in _moded_parts(module).items()}
-        whole = modes.get("", any(modes.values()) or not modes)
-        self._modes = {"": whole, **modes}
+        self._modes = read_modes(module)
         self.parts = tuple(self._modes)
 
     def __reduce__(self) -> Any:
@@ -52,7 +62,7 @@ class NnxModule(PureModule):
     def restore(self, modes: Modes, params: Arrays, buffers: Arrays) -> Any:
         """Make a module with these arrays, in these modes, and with the original random numbers."""
         module = self._build({**params, **buffers})
-        self._set_modes(module, modes)
+        set_modes(module, self._modes, modes)
         return module
 
     def __call__(
@@ -66,16 +76,32 @@ class NnxModule(PureModule):
         **kwargs: Any,
     ) -> tuple[Any, dict[str, Any]]:
         """Call the module; return its output and the buffers that it has changed in training."""
+        modes = variant[0]
+        arrays = {**params, **buffers}
+        call = functools.partial(self._call, variant, make_key(rng), args, kwargs)
+        output, after = call(arrays)
+        check_no_additions(self.__name__, arrays, after, _LAZY)
+        if not any(modes):
+            caches = [name for v in self._variables if v.is_cache for name in v.arrays]
+            check_no_cache_changes(self.__name__, self._find_changes(call, arrays, after, caches))
+            return output, {}
+        check_no_param_changes(self.__name__, self._find_changes(call, arrays, after, params))
+        new_buffers = {name: array for name, array in after.items() if name not in params}
+        return output, changed_buffers(self.__name__, buffers, new_buffers)
+
+    def _call(
+        self, variant: Variant, key: Any, args: Any, kwargs: Any, arrays: Arrays
+    ) -> tuple[Any, dict[str, Any]]:
+        """Call the module; return its output and its arrays after the call."""
         from flax import nnx
 
         modes, method = variant
-        key = make_key(rng)
-        module = self._build({**params, **buffers}, key)
-        self._set_modes(module, modes)
+        module = self._build(arrays, key)
+        set_modes(module, self._modes, modes)
         keys = {"key": key, "rng": key, "rngs": nnx.Rngs(key)}
-        words = CallWords(modes[0], keys, skip_optional=bool(_moded_parts(module)))
+        words = CallWords(modes[0], keys, WORDS if has_modes(module) else ())
         output = words.call(bind_method(module, method or self._method), args, kwargs)
-        return output, self._find_changes(module, params, buffers) if any(modes) else {}
+        return output, {n: x for v in _read_variables(module) for n, x in v.arrays.items()}
 
     def _build(self, arrays: Arrays, key: Any = None) -> Any:
         """Make the module with these arrays, or without values, its random numbers from a key."""
@@ -87,23 +113,18 @@ class NnxModule(PureModule):
         ]
         return nnx.merge(self._graphdef, nnx.from_flat_state(pairs))
 
-    def _set_modes(self, module: Any, modes: Modes) -> None:
-        """Set the modes of parts that are in another one, or leave theirs to the caller."""
-        parts = _moded_parts(module)
-        for (name, before), training in zip(self._modes.items(), modes, strict=True):
-            for flag, value in _flags(parts[name]).items() if name in parts else ():
-                if value is None or training != before:
-                    setattr(parts[name], flag, training if flag in TRAINING else not training)
-
-    def _find_changes(self, module: Any, params: Arrays, buffers: Arrays) -> dict[str, Any]:
-        arrays = {
-            name: array
-            for variable in _read_variables(module)
-            for name, array in variable.arrays.items()
-        }
-        check_no_changes(self.__name__, params, arrays)
-        others = {name: array for name, array in arrays.items() if name not in params}
-        return find_changes(self.__name__, buffers, others)
+    def _find_changes(
+        self, call: Callable[[Arrays], Any], before: Arrays, after: Arrays, names: Collection[str]
+    ) -> list[str]:
+        """Return which of these arrays a call has changed."""
+        replaced = [name for name in names if name in after and after[name] is not before[name]]
+        if not replaced:
+            return []
+        # Transformations of Flax, such as `nnx.jit`, replace all variables that they are passed.
+        jaxpr = jax.make_jaxpr(lambda arrays: [call(arrays)[1][n] for n in replaced])(before)
+        positions = forwarded_inputs(jaxpr.jaxpr)
+        order = sorted(before)
+        return [n for n, i in zip(replaced, positions, strict=True) if i is None or order[i] != n]
 
 
 def take_nnx_apart(module: Any, method: Any) -> tuple[NnxModule, dict[str, Any], dict[str, Any]]:
@@ -119,8 +140,14 @@ def _read_variables(module: Any) -> list[VariableArrays]:
     """Return the variables of a module with their values, without what was sown."""
     from flax import nnx
 
-    state = nnx.state(module, nnx.Not(nnx.Intermediate))
-    return [VariableArrays(path, x) for path, x in nnx.to_flat_state(state)]
+    pairs = nnx.to_flat_state(nnx.state(module, nnx.Not(nnx.Intermediate)))
+    for path, variable in pairs:
+        if getattr(variable, "ref", False) or getattr(variable, "hijax", False):
+            raise ArgumentError(
+                f"the variable {'.'.join(map(str, path))!r} of {type(module).__name__} is a "
+                "reference, whose changes cannot be followed. Make it with ref=False, hijax=False."
+            )
+    return [VariableArrays(path, x) for path, x in pairs]
 
 
 def _without_intermediates(module: Any) -> Any:
@@ -132,26 +159,3 @@ def _without_intermediates(module: Any) -> Any:
     copy = nnx.merge(*nnx.split(module))
     nnx.pop(copy, nnx.Intermediate)
     return copy
-
-
-def _moded_parts(module: Any) -> dict[str, Any]:
-    """Return the parts of a module that have modes, by name, outer ones first."""
-    from flax import nnx
-
-    parts = [
-        (".".join(map(str, path)), node)
-        for path, node in sorted(nnx.iter_graph(module), key=lambda pair: len(pair[0]))
-        if isinstance(node, nnx.Module) and _flags(node)
-    ]
-    return dict(parts)
-
-
-def _flags(part: Any) -> dict[str, bool | None]:
-    """Return the attributes by which a part has a mode."""
-    values = {name: getattr(part, name, part) for name in (*TRAINING, *EVALUATION)}
-    return {name: x for name, x in values.items() if x is None or isinstance(x, bool)}
-
-
-def _read_mode(part: Any) -> bool:
-    """Return True for a part in training, and for one that leaves its mode to the caller."""
-    return any(x is None or x == (name in TRAINING) for name, x in _flags(part).items())

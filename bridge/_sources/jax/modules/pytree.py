@@ -4,7 +4,7 @@ from typing import Any
 
 import jax
 
-from bridge._core.call_words import EVALUATION, CallWords
+from bridge._core.call_words import EVALUATION, WORDS, CallWords
 from bridge._core.pure_module import Arrays, Modes, PureModule, Variant, bind_method
 from bridge._sources.jax.modules.keys import make_key
 from bridge._sources.jax.modules.leaves import (
@@ -76,7 +76,7 @@ class PytreeModule(PureModule):
         module = self.restore(modes, params, buffers)
         fn = bind_method(module, method or self._method)
         key = make_key(rng)
-        words = CallWords(modes[0], {"key": key, "rng": key}, bool(self._mode_parts))
+        words = CallWords(modes[0], {"key": key, "rng": key}, WORDS if self._mode_parts else ())
         return words.call(fn, args, kwargs), {}
 
 

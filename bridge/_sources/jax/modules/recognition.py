@@ -8,7 +8,8 @@ import jax
 
 from bridge._core.pure_module import PureModule
 from bridge._sources.jax.modules.leaves import is_array, is_inexact
-from bridge._sources.jax.modules.linen import is_linen_module, take_linen_apart
+from bridge._sources.jax.modules.linen import take_linen_apart
+from bridge._sources.jax.modules.linen_modes import is_linen_module
 from bridge._sources.jax.modules.nnx import is_nnx_module, take_nnx_apart
 from bridge._sources.jax.modules.pytree import take_pytree_apart
 

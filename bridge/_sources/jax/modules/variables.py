@@ -30,7 +30,7 @@ class VariableArrays:
         is_variable = isinstance(variable, nnx.Variable)
         self.path, self._variable = path, variable if is_variable else None
         self._is_random = isinstance(variable, nnx.RngState)
-        value = _read(variable) if is_variable else variable
+        value = variable.get_raw_value() if is_variable else variable
         pairs, self._structure = jax.tree_util.tree_flatten_with_path(value)
         self._leaves = [as_array(leaf) for _, leaf in pairs]
         names = [dotted_name((*path, *inner)) for inner, _ in pairs]
@@ -43,6 +43,13 @@ class VariableArrays:
         from flax import nnx
 
         return isinstance(self._variable, nnx.Param) and is_inexact(array)
+
+    @property
+    def is_cache(self) -> bool:
+        """True if a call needs what the calls before have stored."""
+        from flax import nnx
+
+        return isinstance(self._variable, nnx.Cache)
 
     def without_values(self) -> "VariableArrays":
         """Return the variable with specs for arrays; random numbers keep their state."""
@@ -62,13 +69,6 @@ class VariableArrays:
             leaves = [_random_state(leaf, key) for leaf in leaves]
         value = jax.tree_util.tree_unflatten(self._structure, leaves)
         return value if self._variable is None else self._variable.copy(value)
-
-
-def _read(variable: Any) -> Any:
-    """Return the value of a variable before hooks, which the module applies when it reads it."""
-    if getattr(variable, "ref", False):
-        return variable.get_value()
-    return variable.get_raw_value()
 
 
 def _random_state(leaf: Any, key: Any) -> Any:
