@@ -11,9 +11,10 @@ from bridge import ArgumentError, _registry
 from tests.kits import kit
 
 INTO = [d for d in _registry.directions() if d[0] == "jax"]
+OTHERS = ")`, or a function of it"
 
 
-def equinox_modules():
+def equinox_functions():
     jax = pytest.importorskip("jax")
     eqx = pytest.importorskip("equinox")
 
@@ -25,35 +26,34 @@ def equinox_modules():
 
     model = eqx.nn.MLP(3, 2, 4, 1, key=jax.random.key(0))
     return {
-        "module": model,
-        "call": model.__call__,
-        "method": Coder(model.layers[0]).encode,
-        "partial": functools.partial(model),
-        "argument of partial": functools.partial(lambda model, x: model(x), model),
-        "jit": jax.jit(model),
-        "vmap": jax.vmap(model),
-        "filter_jit": eqx.filter_jit(model),
-        "filter_vmap": eqx.filter_vmap(model),
-        "Sequential": eqx.nn.Sequential([model.layers[0], eqx.nn.Lambda(jax.numpy.tanh)]),
+        "call": (model.__call__, ")"),
+        "method": (Coder(model.layers[0]).encode, ', method="encode")'),
+        "partial": (functools.partial(model), OTHERS),
+        "argument of partial": (functools.partial(lambda model, x: model(x), model), OTHERS),
+        "jit": (jax.jit(model), OTHERS),
+        "vmap": (jax.vmap(model), OTHERS),
+        "filter_jit": (eqx.filter_jit(model), OTHERS),
+        "filter_vmap": (eqx.filter_vmap(model), OTHERS),
     }
 
 
-def flax_modules():
+def flax_functions():
     jax = pytest.importorskip("jax")
     nnx, linen = pytest.importorskip("flax.nnx"), pytest.importorskip("flax.linen")
     model, dense = nnx.Linear(3, 2, rngs=nnx.Rngs(0)), linen.Dense(2)
     bound = dense.bind(dense.init(jax.random.key(0), np.ones(3, "float32")))
+    embed = nnx.Embed(3, 2, rngs=nnx.Rngs(0))
     return {
-        "module": model,
-        "call": model.__call__,
-        "partial": functools.partial(model),
-        "nnx.jit": nnx.jit(model),
-        "bound": bound,
-        "bound call": bound.__call__,
+        "call": (model.__call__, ")"),
+        "method": (embed.attend, ', method="attend")'),
+        "partial": (functools.partial(model), OTHERS),
+        "nnx.jit": (nnx.jit(model), OTHERS),
+        "bound call": (bound.__call__, ")"),
+        "partial of a bound one": (functools.partial(bound), OTHERS),
     }
 
 
-def own_pytrees():
+def own_functions():
     jax = pytest.importorskip("jax")
 
     @jax.tree_util.register_pytree_node_class
@@ -72,32 +72,38 @@ def own_pytrees():
             return cls(*children)
 
     scale = Scale(jax.numpy.ones(3))
-    return {"module": scale, "call": scale.__call__}
+    partial = jax.tree_util.Partial(lambda w, x: w * x, jax.numpy.ones(3))
+    return {"call": (scale.__call__, ")"), "jit": (jax.jit(partial), OTHERS)}
 
 
 @pytest.mark.parametrize("direction", INTO, ids="2".join)
-@pytest.mark.parametrize("modules", [equinox_modules, flax_modules, own_pytrees])
-def test_modules_of_jax_are_refused(direction, modules):
+@pytest.mark.parametrize("functions", [equinox_functions, flax_functions, own_functions])
+def test_functions_made_of_modules_of_jax_are_refused(direction, functions):
     kit(direction[1])
-    wrap = getattr(bridge, "2".join(direction))
-    for name, fn in modules().items():
-        instead = re.escape(f"called with `bridge.to_{direction[1]}(module)`")
+    name = "2".join(direction)
+    for label, (fn, option) in functions().items():
+        instead = re.escape(f"Pass the module, `{name}(module{option}")
         with pytest.raises(ArgumentError, match=f"an object with parameters.*{instead}"):
-            raise AssertionError(f"{name}: {wrap(fn)}")
+            raise AssertionError(f"{label}: {getattr(bridge, name)(fn)}")
 
 
-@pytest.mark.parametrize("modules", [equinox_modules, flax_modules])
-def test_what_is_advised_trains_modules(modules):
+@pytest.mark.parametrize("method", ["encode", lambda model, x: model.encode(x)])
+def test_what_is_advised_trains_modules(method):
     torch, jax = pytest.importorskip("torch"), pytest.importorskip("jax")
-    model, x = modules()["module"], np.array([0.3, -1.2, 0.7], "float32")
-    module = bridge.to_torch(model)
-    weights = [w for w in jax.tree.leaves(module) if isinstance(w, torch.Tensor)]
-    for weight in weights:
-        weight.requires_grad_()
-    bridge.jax2torch(lambda module, x: module(x).sum())(module, torch.tensor(x)).backward()
-    true = pytest.importorskip("equinox").filter_grad(lambda module: module(x).sum())(model)
-    for weight, gradient in zip(weights, jax.tree.leaves(true), strict=True):
-        np.testing.assert_allclose(weight.grad.numpy(), gradient, rtol=1e-5)
+    eqx = pytest.importorskip("equinox")
+
+    class Coder(eqx.Module):
+        linear: eqx.nn.Linear
+
+        def encode(self, x):
+            return jax.numpy.tanh(self.linear(x))
+
+    model = Coder(eqx.nn.Linear(3, 2, key=jax.random.key(0)))
+    x = np.array([0.3, -1.2, 0.7], "float32")
+    layer = bridge.jax2torch(model, method=method)
+    layer(torch.tensor(x)).sum().backward()
+    true = eqx.filter_grad(lambda model: model.encode(x).sum())(model)
+    np.testing.assert_allclose(layer.linear.weight.grad, true.linear.weight, rtol=1e-5)
 
 
 def test_functions_that_hold_arrays_are_constants_as_in_jax():
@@ -110,7 +116,6 @@ def test_functions_that_hold_arrays_are_constants_as_in_jax():
     for fn in (
         lambda x: model(x),
         functools.partial(lambda w, x: w * x, w),
-        jax.tree_util.Partial(lambda w, x: w * x, w),
         functools.partial(dense.apply, params),
         eqx.filter_jit(lambda x: w * x),
         eqx.nn.Lambda(jax.numpy.tanh),
@@ -172,7 +177,8 @@ def test_methods_of_modules_are_refused(direction, name):
     text = "a method of (Coder|Linear): an object with parameters, which would be constants"
     with pytest.raises(ArgumentError, match=text) as raised:
         getattr(bridge, "2".join(direction))(method)
-    assert f"`{'2'.join(direction)}(module)`" in str(raised.value)
+    option = ', method="encode"' if direction[0] == "mlx" and name != "call" else ""
+    assert f"`{'2'.join(direction)}(module{option})`" in str(raised.value)
 
 
 @pytest.mark.parametrize("direction", [d for d in _registry.directions() if d[0] == "torch"])

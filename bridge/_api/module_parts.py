@@ -1,7 +1,6 @@
 """The check that a function is not made of a module, whose parameters would be constants."""
 
 import functools
-import types
 from collections.abc import Iterator
 from typing import Any
 
@@ -17,28 +16,35 @@ _MOST = 100
 def check_no_parameters(fn: Any, direction: Direction) -> None:
     """Raise if `fn` is made of a module, such as one of its methods or a partial function of it."""
     source = _registry.source(direction.source)
-    module = next(
-        (part for part in _function_parts(fn, source) if source.holds_parameters(part)), None
-    )
+    parts = [*_function_parts(fn, source)]
+    module = next((part for part in parts if source.holds_parameters(part)), None)
     if module is None:
         return
-    kind = type(module).__name__
-    name = import_path.function_name(fn)
-    constants = "an object with parameters, which would be constants without a gradient"
-    if source.is_module(module):
-        raise ArgumentError(
-            f"{direction} expects a function or a module, but got {name}, a method of {kind}: "
-            f"{constants}. Pass the module, `{direction}(module)`, whose `apply(params, buffers, "
-            "x)` calls it. Where constants are meant, write a function that says so: `lambda x: "
-            "method(x)`."
-        )
-    got = kind if module is fn else f"{name}, which is made of {kind}"
+    kind, name = type(module).__name__, import_path.function_name(fn)
+    method = next((x for x in parts if getattr(x, "__self__", None) is module), None)
+    got = f"{name}, a method of {kind}" if method else f"{name}, which is made of {kind}"
     raise ArgumentError(
-        f"{direction} expects a function, but got {got}: {constants}. Pass it as an argument, "
-        f"`{direction}(lambda module, x: module(x))`, called with "
-        f"`bridge.to_{direction.target}(module)`. Where constants are meant, write a function that "
-        "says so: `lambda x: module(x)`."
+        f"{direction} expects a function or a module, but got {got}: an object with parameters, "
+        "which would be constants without a gradient. "
+        f"{_advise(method, direction, takes_method=source.takes_method)} Where constants are "
+        "meant, write a function that says so: `lambda x: method(x)`."
     )
+
+
+def _advise(method: Any, direction: Direction, *, takes_method: bool) -> str:
+    """Return what to write instead of a method, or of another function that is made of a module."""
+    if not takes_method:
+        return (
+            f"Pass the module, `{direction}(module)`, whose `apply(params, buffers, x)` calls it."
+        )
+    if method is None:
+        return (
+            f"Pass the module, `{direction}(module)`, or a function of it, `{direction}(module, "
+            "method=lambda module, x: ...)`."
+        )
+    name = method.__name__
+    method_option = "" if name == "__call__" else f', method="{name}"'
+    return f"Pass the module, `{direction}(module{method_option})`."
 
 
 def _function_parts(fn: Any, source: Source) -> Iterator[Any]:
@@ -54,9 +60,7 @@ def _function_parts(fn: Any, source: Source) -> Iterator[Any]:
             return
         if isinstance(part, functools.partial):
             arguments = [*part.args, *part.keywords.values()]
-            parts += [part.func, *(x for x in arguments if not source.is_module(x))]
-        elif isinstance(part, types.MethodType):
-            parts.append(part.__self__)
-        wrapped = getattr(part, "__wrapped__", None)
-        if wrapped is not None:
-            parts.append(wrapped)
+            is_swapped = lambda x: source.swaps_parameters and source.is_module(x)
+            parts += [part.func, *(x for x in arguments if not is_swapped(x))]
+        inner = (getattr(part, name, None) for name in ("__self__", "__wrapped__"))
+        parts += [x for x in inner if x is not None]

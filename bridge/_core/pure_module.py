@@ -86,8 +86,12 @@ class ModuleView:
 
 def bind_method(module: Any, method: Any) -> Callable[..., Any]:
     """Return the method of a module that is meant: a name, a function of it, or None for a call."""
-    if method is None:
+    if method is None and callable(module):
         return module
+    if method is None:
+        raise ArgumentError(
+            f"{type(module).__name__} has no `__call__`. Name the method to call: method=..."
+        )
     if not isinstance(method, str):
         return functools.partial(method, module)
     bound = getattr(module, method, None)

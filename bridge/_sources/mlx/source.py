@@ -27,6 +27,8 @@ class MlxSource:
     traces_scalars = False
     make_key = None
     supports_rng = True
+    takes_method = True
+    swaps_parameters = True
 
     def check_options(self, *, residuals: str, compile: bool) -> None:
         """Raise unless `residuals` is one of the three strategies, and possible with `compile`."""

@@ -24,6 +24,8 @@ class TorchSource:
     traces_scalars = False
     make_key = None
     supports_rng = True
+    takes_method = False
+    swaps_parameters = True
 
     def check_options(
         self, *, capture: str, lower: str = "ffi", integers: str = _AS_THEY_ARE, **_: Any

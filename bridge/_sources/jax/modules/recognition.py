@@ -15,13 +15,23 @@ from bridge._sources.jax.modules.pytree import take_pytree_apart
 
 
 def is_module(x: Any) -> bool:
-    """Return True for a module of Flax or Equinox, or another callable pytree with arrays."""
-    if isinstance(x, (type, functools.partial)) or not callable(x):
+    """Return True for a module of Flax or Equinox, or another callable pytree with arrays.
+
+    Bound methods of modules, and what wraps a module, as `equinox.filter_jit` does, are functions.
+    """
+    is_function = hasattr(x, "__self__") or _is_candidate(getattr(x, "__wrapped__", None))
+    return not is_function and _is_candidate(x)
+
+
+def _is_candidate(x: Any) -> bool:
+    is_partial = isinstance(x, functools.partial) and not isinstance(x, jax.tree_util.Partial)
+    if isinstance(x, type) or is_partial:
         return False
-    if _is_flax(x, "nnx") or _is_flax(x, "linen"):
+    if is_nnx_module(x) or is_linen_module(x):
         return True
-    leaves = _pytree_leaves(x)
-    return any(map(is_array, leaves))
+    equinox = sys.modules.get("equinox")
+    is_callable = callable(x) or (equinox is not None and isinstance(x, equinox.Module))
+    return is_callable and any(map(is_array, _pytree_leaves(x)))
 
 
 def take_apart(
@@ -38,21 +48,15 @@ def take_apart(
 
 def holds_parameters(x: Any) -> bool:
     """Return True if a function that captures `x` would freeze its parameters."""
-    if isinstance(x, (type, functools.partial)) or not callable(x):
+    if not is_module(x):
         return False
-    if _is_flax(x, "linen"):
-        bound: Any = x
-        leaves = jax.tree.leaves(bound.variables) if bound.scope is not None else []
-    elif _is_flax(x, "nnx"):  # not all versions of Flax make pytrees of modules
+    if is_linen_module(x):
+        leaves = jax.tree.leaves(x.variables) if x.scope is not None else []
+    elif is_nnx_module(x):  # not all versions of Flax make pytrees of modules
         leaves = jax.tree.leaves(sys.modules["flax.nnx"].state(x))
     else:
         leaves = _pytree_leaves(x)
     return any(map(is_inexact, leaves))
-
-
-def _is_flax(x: Any, library: str) -> Any:
-    flax = sys.modules.get(f"flax.{library}")
-    return flax is not None and isinstance(x, flax.Module)
 
 
 def _pytree_leaves(x: Any) -> list[Any]:
