@@ -10,6 +10,7 @@ from bridge import rules, testing
 PUBLIC = {name: getattr(bridge, name) for name in dir(bridge) if not name.startswith("_")}
 PUBLIC["check_gradients"] = testing.check_gradients
 PUBLIC["check_rule"] = testing.check_rule
+PUBLIC["to_nnx"], PUBLIC["to_equinox"] = bridge.Functional.to_nnx, bridge.Functional.to_equinox
 PUBLIC |= {name: getattr(rules, name) for name in dir(rules) if not name.startswith("_")}
 EXAMPLES = {
     name: found
@@ -22,7 +23,8 @@ EXAMPLES = {
 @pytest.mark.parametrize("name", EXAMPLES)
 def test_example(name):
     text = name + "".join(example.source for example in EXAMPLES[name].examples)
-    for framework, module in {"torch": "torch", "jax": "jax", "mlx": "mlx.core"}.items():
+    needed = {"torch": "torch", "jax": "jax", "mlx": "mlx.core", "flax": "flax", "optax": "optax"}
+    for framework, module in {**needed, "equinox": "equinox"}.items():
         if framework in text:
             pytest.importorskip(module)
     runner = doctest.DocTestRunner(optionflags=doctest.NORMALIZE_WHITESPACE)

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from bridge import _registry
+from bridge._calls.functional import Functional
 from bridge._calls.rebuilding import rebuilder
 from bridge._calls.wrong_framework import check_non_array
 from bridge._core import pytree
@@ -122,7 +123,9 @@ def convert(tree: Any, name: str, *, copy: bool | None = None, mesh: Any = None)
     to = _registry.arrays(name)
     if mesh is not None:
         to.shards.describe_mesh(mesh)  # which raises unless it is one, whatever is in the tree
-    leaves, structure = pytree.flatten(tree, _registry.pytree_node_functions)
+    leaves, structure = pytree.flatten(
+        tree, _registry.pytree_node_functions, (Functional, *_registry.pytree_module_classes())
+    )
     moved = []
     for leaf, path in zip(leaves, pytree.paths(structure), strict=True):
         owner = _registry.array_owner(leaf)

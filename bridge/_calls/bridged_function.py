@@ -247,6 +247,12 @@ class BridgedFunction:
         """Return the leaves as they were passed, static ones unwrapped."""
         return [*map(arguments.unwrap_static, leaves)]
 
+    def needs_key(self, args: Any, kwargs: Any) -> bool:
+        """Return True if a call draws random numbers, and has no key."""
+        args, kwargs = self._normalize(args, kwargs)
+        lacks_key = self._planner.takes_key and SEED not in kwargs
+        return lacks_key and self._get_plan(*self.flatten(args, kwargs)).needs_seed
+
     def add_seed(self, args: Any, kwargs: Any) -> dict[str, Any]:
         """Return the keyword arguments, with a new seed if the call draws random numbers."""
         args, kwargs = self._normalize(args, kwargs)

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
+from bridge import _registry
 from bridge._calls.bridged_function import BridgedFunction
 from bridge._core.errors import ArgumentError
 from bridge._core.pure_module import PureModule
@@ -32,8 +33,9 @@ class Functional:
         buffers: The buffers, likewise.
         module: The module of torch or MLX that it was made of, or None.
 
-    It is neither a pytree nor a module of the framework that calls it: a model that contains it
-    stores `params` as its own, so that its optimizer finds them.
+    It is no module of the framework that calls it. A model of Flax or Equinox that is trained with
+    it contains `to_nnx()` or `to_equinox()`. In a tree that is transformed, the parameters of the
+    bare object would be lost, so reading them there is an error.
 
     Example:
         >>> import jax.numpy as jnp, torch
@@ -47,9 +49,119 @@ class Functional:
     """
 
     module: Any = None
+    stand_in: Any = None
+    _original: "Functional | None" = None
 
     def __init__(self, apply: Callable[..., Any], params: Any, buffers: Any = None) -> None:
-        self.apply, self.params, self.buffers = apply, params, buffers
+        self.apply, self._params, self.buffers = apply, params, buffers
+        _registry.watch_in_trees(type(self))
+
+    @property
+    def params(self) -> Any:
+        """The parameters."""
+        if self._original is not None:
+            raise ArgumentError(
+                f"{self!r} is in a tree that JAX, Equinox or Flax transforms, but its parameters "
+                "are no leaves of that tree: they would have no gradients, and stay as they are. "
+                "Store `net.to_equinox()` or `net.to_nnx()` instead; or the parameters beside it, "
+                "and pass these to `net.apply`. If they are not to be trained, make the field "
+                "static."
+            )
+        return self._params
+
+    @params.setter
+    def params(self, params: Any) -> None:
+        self._params = params
+
+    @property
+    def original(self) -> "Functional":
+        """Itself, or what a transformation of a tree took it from."""
+        return self if self._original is None else self._original
+
+    def as_transformed(self, stand_in: Any) -> "Functional":
+        """Return it as it is in a tree that was transformed, without its parameters.
+
+        The leaf that stood for them has become `stand_in`.
+        """
+        twin = object.__new__(type(self))
+        vars(twin).update(vars(self), _original=self, stand_in=stand_in)
+        return twin
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        if self._original is not None:
+            return type(self).as_transformed, (self._original, self.stand_in)
+        return super().__reduce_ex__(protocol)
+
+    def to_nnx(self, *, rngs: Any = None) -> Any:
+        """Make a module of Flax NNX.
+
+        Parameters are of `nnx.Param`, buffers of another type, so that optimizers leave them alone;
+        both have the names of the original, in modules nested like its own. Buffers change while a
+        part of the module is in training. Modes are those of the module when it is made, then its
+        own.
+
+        Args:
+            rngs: Streams for the random numbers that it draws, `nnx.Rngs`, of which it takes
+                `dropout` or else the default one.
+
+        Returns:
+            An `nnx.Module` with arrays of its own. `model(*args, method=None, rngs=None)` calls the
+            original, or another method of it by name. `to_torch(model)`, or `to_mlx(model)`, gives
+            a module like the original.
+
+        Raises:
+            MissingFrameworkError: If Flax is not installed.
+            ArgumentError: When called, if it draws random numbers and has no streams.
+
+        Example:
+            >>> import jax.numpy as jnp, optax, torch
+            >>> from bridge import torch2jax
+            >>> from flax import nnx
+            >>> model = torch2jax(torch.nn.Linear(3, 2)).to_nnx()
+            >>> optimizer = nnx.Optimizer(model, optax.adam(1e-3), wrt=nnx.Param)
+            >>> gradients = nnx.grad(lambda model: model(jnp.ones((1, 3))).sum())(model)
+            >>> _ = optimizer.update(model, gradients)
+            >>> gradients["bias"][...]
+            Array([1., 1.], dtype=float32)
+        """
+        return self._make_view("nnx", rngs=rngs)
+
+    def to_equinox(self) -> Any:
+        """Make a module of Equinox.
+
+        Parameters are leaves, under the names of the original in modules nested like its own:
+        `model.layers[0].weight`. Modes are those of the module when it is made, then its own, which
+        `eqx.nn.inference_mode` changes.
+
+        Returns:
+            An `eqx.Module` with arrays of its own. Without buffers `model(*args, key=None) ->
+            output`. With any, which are the state that `eqx.nn.make_with_state` separates,
+            `model(*args, state, key=None) -> (output, state)`, whether or not the call changes one.
+            `method=` names another method to call. `to_torch(model)`, or `to_mlx(model)`, gives a
+            module like the original; with buffers, `to_torch(model.with_state(state))`.
+
+        Raises:
+            MissingFrameworkError: If Equinox is not installed.
+            ArgumentError: When called, if it draws random numbers without `key=`, or lacks a state.
+
+        Example:
+            >>> import equinox as eqx, jax.numpy as jnp, torch
+            >>> from bridge import torch2jax
+            >>> model = torch2jax(torch.nn.Linear(3, 2)).to_equinox()
+            >>> gradients = eqx.filter_grad(lambda model: model(jnp.ones((1, 3))).sum())(model)
+            >>> gradients.bias
+            Array([1., 1.], dtype=float32)
+            >>> net = torch2jax(torch.nn.BatchNorm1d(3))
+            >>> norm, state = eqx.nn.make_with_state(net.to_equinox)()
+            >>> output, state = norm(jnp.ones((4, 3)), state)
+        """
+        return self._make_view("equinox")
+
+    def _make_view(self, kind: str, **options: Any) -> Any:
+        from bridge._calls import module_program  # which needs this class
+
+        target: Any = _registry.target("jax")
+        return target.make_view(kind, *module_program.take_apart(self), **options)
 
     def __repr__(self) -> str:
         return f"Functional({self.apply!r})"
@@ -77,15 +189,16 @@ class BridgedModule(Functional):
         *,
         rewrap: Callable[[Any], Any],
     ) -> None:
-        self.module, self.params, self.buffers = module, params, buffers
+        self.module, self._params, self.buffers = module, params, buffers
         self.pure, self.function, self._rewrap = pure, function, rewrap
+        _registry.watch_in_trees(type(self))
 
     def __reduce__(self) -> Any:
         # The pure function refers to this very module, so another process has to make its own.
-        return self._rewrap, (self.module,), {"params": self.params, "buffers": self.buffers}
+        return self._rewrap, (self.module,), {"_params": self.params, "buffers": self.buffers}
 
     def __repr__(self) -> str:
-        return f"<{self.function!r} of {len(self.params)} parameters, {len(self.buffers)} buffers>"
+        return f"<{self.function!r} of {len(self._params)} parameters, {len(self.buffers)} buffers>"
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Raise, because the parameters must be passed: `apply(params, buffers, *args)`."""

@@ -1,6 +1,7 @@
 """Functions with weights that users hand over, as pure modules."""
 
 import functools
+import inspect
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -42,6 +43,20 @@ class FunctionalModule(PureModule):
         **kwargs: Any,
     ) -> tuple[Any, dict[str, Any]]:
         """Call the function; return its output and the buffers that it has changed."""
+        return self.call_with_key(variant, params, buffers, args, kwargs, self._make_key(rng))
+
+    @property
+    def takes_key(self) -> bool:
+        """True if the function has a parameter for a key."""
+        try:
+            return "rng" in inspect.signature(self._apply).parameters
+        except (TypeError, ValueError):  # some builtins have no signature
+            return False
+
+    def call_with_key(
+        self, variant: Variant, params: Any, buffers: Any, args: Any, kwargs: Any, key: Any
+    ) -> tuple[Any, dict[str, Any]]:
+        """Call the function with a key as it is, or None."""
         (training,), method = variant
         if method is not None:
             raise ArgumentError(f"{self.__name__} is a function, which has no method {method!r}.")
@@ -49,7 +64,7 @@ class FunctionalModule(PureModule):
         if self._buffers is not None:
             weights = (*weights, self._buffers.build(buffers))
         apply = functools.partial(self._apply, *weights)
-        results = CallWords(training, {"rng": self._make_key(rng)}).call(apply, args, kwargs)
+        results = CallWords(training, {"rng": key}).call(apply, args, kwargs)
         if self._buffers is None:
             return results, {}
         output, new_buffers = self._pair(results)
@@ -112,7 +127,7 @@ def _key_maker(framework: str) -> Callable[[Any], Any]:
 
 def take_functional_apart(
     functional: Functional, framework: str
-) -> tuple[PureModule, dict[str, Any], dict[str, Any]]:
+) -> tuple[FunctionalModule, dict[str, Any], dict[str, Any]]:
     """Return a function with weights as a pure module, its parameters and its buffers."""
     params, param_tree = _name_leaves(functional.params, "params")
     if functional.buffers is None:

@@ -37,15 +37,20 @@ _nodes_of_frameworks: weakref.WeakSet[type] = weakref.WeakSet()
 
 
 def flatten(
-    tree: Any, pytree_node_functions: Callable[[Any], PytreeNodeFunctions | None]
+    tree: Any,
+    pytree_node_functions: Callable[[Any], PytreeNodeFunctions | None],
+    leaf_classes: tuple[type, ...] = (),
 ) -> tuple[list[Any], Any]:
     """Return the leaves of `tree` and its structure.
 
-    `pytree_node_functions` tells further nodes.
+    `pytree_node_functions` tells further nodes; objects of `leaf_classes` are leaves nevertheless.
     """
+    is_leaf = (lambda x: isinstance(x, leaf_classes)) if leaf_classes else None
     while True:
-        leaves, structure = flatten_known(tree)
+        leaves, structure = optree.tree_flatten(tree, is_leaf, namespace=NAMESPACE)
         unknown = {leaf.__class__: leaf for leaf in leaves if leaf.__class__ not in _leaves}
+        for kind in [kind for kind in unknown if issubclass(kind, leaf_classes)]:
+            del unknown[kind]
         registered = [
             _register(kind, leaf, pytree_node_functions) for kind, leaf in unknown.items()
         ]

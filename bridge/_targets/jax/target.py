@@ -19,16 +19,17 @@ from bridge._core.spec import NARROW_INTEGERS
 from bridge._targets.jax import primitives as primitives  # registers the rules of calls
 from bridge._targets.jax.binding import bind_call
 from bridge._targets.jax.calls import Call, Callee, Programs
+from bridge._targets.jax.modules import make_view, module_classes, module_state, watch_in_trees
 
 
 class JaxTarget:
     """Call sites in JAX, whose tracers have shapes and dtypes, so that calls are not staged."""
 
     make_module = copy_before_write = None
-
-    def module_state(self, x: Any) -> None:
-        """Return None: no module is made here."""
-        del x
+    make_view = staticmethod(make_view)
+    module_classes = staticmethod(module_classes)
+    module_state = staticmethod(module_state)
+    watch_in_trees = staticmethod(watch_in_trees)
 
     def make_native(
         self, op: Op, runner: Executor, origin: ExportKey | None
