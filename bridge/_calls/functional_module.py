@@ -11,6 +11,7 @@ from bridge._core import import_path, pytree
 from bridge._core.call_words import CallWords
 from bridge._core.errors import ArgumentError
 from bridge._core.pure_module import Arrays, Modes, PureModule, Variant
+from bridge._core.spec import ArraySpec
 
 
 class FunctionalModule(PureModule):
@@ -105,14 +106,28 @@ class _NamedTree:
     def name_changed(self, tree: Any, before: Arrays) -> dict[str, Any]:
         """Return by name the leaves of a tree like this one that are others than before."""
         leaves, structure = pytree.flatten(tree, _registry.pytree_node_functions)
-        names = _leaf_names(structure)
+        names = _leaf_names(structure, self._what)
         if {*names} != {*self._names}:  # a dict in another order is the same
             raise ArgumentError(
                 f"the new {self._what} are {structure}, but the {self._what} that were passed are "
                 f"{self._structure}."
             )
         pairs = zip(names, leaves, strict=True)
-        return {name: leaf for name, leaf in pairs if leaf is not before[name]}
+        changed = {name: leaf for name, leaf in pairs if leaf is not before[name]}
+        for name, leaf in changed.items():
+            self._check_spec(name, _describe(before[name]), _describe(leaf))
+        return changed
+
+    def _check_spec(self, name: str, old: Any, new: Any) -> None:
+        """Raise unless a leaf with a new spec can take the place of the old one."""
+        if isinstance(new, ArraySpec) and new.shape == old.shape:
+            kinds = [(x.differentiable, x.dtype.startswith("complex")) for x in (new, old)]
+            if kinds[0] <= kinds[1]:
+                return
+        raise ArgumentError(
+            f"{name!r} among the {self._what} is {old}, but {new} among the new ones. They keep "
+            "their shapes and their kinds of numbers: make them like that from the start."
+        )
 
 
 def _key_maker(framework: str) -> Callable[[Any], Any]:
@@ -139,14 +154,36 @@ def take_functional_apart(
 
 def _name_leaves(tree: Any, what: str) -> tuple[dict[str, Any], _NamedTree]:
     leaves, structure = pytree.flatten(tree, _registry.pytree_node_functions)
-    names = _leaf_names(structure)
+    names = _leaf_names(structure, what)
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
         raise ArgumentError(
             f"two arrays among the {what} have the name {twice[0]!r}. Rename a key in the tree."
         )
-    return dict(zip(names, leaves, strict=True)), _NamedTree(what, names, structure)
+    arrays = {
+        name: _array_or_spec(leaf, f"{name!r} among the {what}")
+        for name, leaf in zip(names, leaves, strict=True)
+    }
+    return arrays, _NamedTree(what, names, structure)
 
 
-def _leaf_names(structure: Any) -> list[str]:
-    return [".".join(map(str, path)) or "weight" for path in pytree.paths(structure)]
+def _leaf_names(structure: Any, what: str) -> list[str]:
+    single = "weight" if what == "params" else "buffer"
+    return [".".join(map(str, path)) or single for path in pytree.paths(structure)]
+
+
+def _array_or_spec(leaf: Any, label: str) -> Any:
+    """Return an array, or the spec of one that has no values; raise for anything else."""
+    if _registry.array_owner(leaf) is not None:
+        return leaf
+    if hasattr(leaf, "shape") and hasattr(leaf, "dtype"):
+        return ArraySpec(tuple(leaf.shape), leaf.dtype.name)
+    raise ArgumentError(
+        f"{label} is a {type(leaf).__name__}, but not an array. Make one of it, or write it into "
+        "the function."
+    )
+
+
+def _describe(leaf: Any) -> ArraySpec | str:
+    owner = _registry.array_owner(leaf)
+    return f"a {type(leaf).__name__}" if owner is None else owner.spec(leaf)

@@ -1,6 +1,6 @@
 """The leaves of modules: arrays with values or without, and their names."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -57,3 +57,14 @@ def check_unique(names: Sequence[str], module: str) -> None:
         raise ArgumentError(
             f"two arrays of {module} have the name {twice[0]!r}. Rename a key in the tree."
         )
+
+
+def check_no_keys(module: str, arrays: Mapping[str, Any]) -> None:
+    """Raise if one of these arrays is a key of random numbers."""
+    for name, array in arrays.items():
+        if not isinstance(array, ArraySpec) and jnp.issubdtype(array.dtype, jax.dtypes.prng_key):
+            raise ArgumentError(
+                f"{name!r} of {module} is a key of random numbers, which no module of another "
+                "framework can store. Let the function that is called take it as an argument "
+                "`key`: it then gets a new one in each call."
+            )

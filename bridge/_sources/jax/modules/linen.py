@@ -21,6 +21,7 @@ from bridge._sources.jax.modules.changes import changed_buffers, check_no_additi
 from bridge._sources.jax.modules.keys import make_key
 from bridge._sources.jax.modules.leaves import (
     as_array,
+    check_no_keys,
     check_unique,
     dotted_name,
     is_inexact,
@@ -155,6 +156,7 @@ def take_linen_apart(
         for name, leaf in _named_leaves({collection: tree}):
             is_param = collection == _PARAMS and is_inexact(leaf)
             (params if is_param else buffers)[name] = value_or_spec(leaf)
+    check_no_keys(pure.__name__, {**params, **buffers})
     return pure, params, buffers
 
 

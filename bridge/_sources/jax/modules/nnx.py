@@ -19,7 +19,7 @@ from bridge._sources.jax.modules.changes import (
 )
 from bridge._sources.jax.modules.forwarding import forwarded_inputs
 from bridge._sources.jax.modules.keys import make_key
-from bridge._sources.jax.modules.leaves import check_unique, value_or_spec
+from bridge._sources.jax.modules.leaves import check_no_keys, check_unique, value_or_spec
 from bridge._sources.jax.modules.nnx_modes import has_modes, read_modes, set_modes
 from bridge._sources.jax.modules.variables import VariableArrays
 
@@ -133,6 +133,7 @@ def take_nnx_apart(module: Any, method: Any) -> tuple[NnxModule, dict[str, Any],
     for variable in _read_variables(module):
         for name, array in variable.arrays.items():
             (params if variable.is_trained(array) else buffers)[name] = value_or_spec(array)
+    check_no_keys(type(module).__name__, {**params, **buffers})
     return NnxModule(module, method), params, buffers
 
 

@@ -4,10 +4,11 @@ from typing import Any
 
 import jax
 
-from bridge._core.call_words import EVALUATION, WORDS, CallWords
+from bridge._core.call_words import WORDS, CallWords
 from bridge._core.pure_module import Arrays, Modes, PureModule, Variant, bind_method
 from bridge._sources.jax.modules.keys import make_key
 from bridge._sources.jax.modules.leaves import (
+    check_no_keys,
     check_unique,
     dotted_name,
     is_array,
@@ -15,13 +16,14 @@ from bridge._sources.jax.modules.leaves import (
     value_or_spec,
     without_values,
 )
+from bridge._sources.jax.modules.pytree_modes import changed_leaves, find_flags, read_modes
 
 
 class PytreeModule(PureModule):
     """A callable pytree as a pure function.
 
     Floating-point and complex leaves are parameters, other arrays are buffers. A part has a mode if
-    it has an attribute `inference`, or another of these words, that is True or False.
+    it has an attribute `inference` or another of these words that is True or False.
     """
 
     framework = "jax"
@@ -31,15 +33,12 @@ class PytreeModule(PureModule):
         names = [dotted_name(path) for path, _ in pairs]
         self._leaves = [without_values(leaf) for _, leaf in pairs]
         self._array_names = {i: names[i] for i, (_, x) in enumerate(pairs) if is_array(x)}
-        self._mode_parts = {
-            i: dotted_name(path[:-1])
-            for i, (path, leaf) in enumerate(pairs)
-            if isinstance(leaf, bool) and dotted_name(path[-1:]) in EVALUATION
-        }
+        self._flags = find_flags(module)
+        self._modes = read_modes(self._flags)
+        self.parts = tuple(self._modes)
         self._method = method
         self.__name__ = type(module).__name__
         check_unique([*self._array_names.values()], self.__name__)
-        self.parts = ("", *dict.fromkeys(part for part in self._mode_parts.values() if part))
 
     def __reduce__(self) -> Any:
         module = jax.tree_util.tree_unflatten(self._structure, self._leaves)
@@ -47,16 +46,13 @@ class PytreeModule(PureModule):
 
     def read_modes(self) -> Modes:
         """Return the modes of the parts; the whole is in training if a part is, or none has one."""
-        training = {part: not self._leaves[i] for i, part in self._mode_parts.items()}
-        whole = training.get("", any(training.values()) or not training)
-        return (whole, *(training[part] for part in self.parts[1:]))
+        return tuple(self._modes.values())
 
     def restore(self, modes: Modes, params: Arrays, buffers: Arrays) -> Any:
         """Make a module with these arrays, in these modes."""
         leaves, arrays = list(self._leaves), {**params, **buffers}
-        training = dict(zip(self.parts, modes, strict=True))
-        for i, part in self._mode_parts.items():
-            leaves[i] = not training[part]
+        for i, flag in changed_leaves(self.__name__, self._flags, self._modes, modes).items():
+            leaves[i] = flag
         for i, name in self._array_names.items():
             leaves[i] = arrays[name]
         return jax.tree_util.tree_unflatten(self._structure, leaves)
@@ -76,7 +72,7 @@ class PytreeModule(PureModule):
         module = self.restore(modes, params, buffers)
         fn = bind_method(module, method or self._method)
         key = make_key(rng)
-        words = CallWords(modes[0], {"key": key, "rng": key}, WORDS if self._mode_parts else ())
+        words = CallWords(modes[0], {"key": key, "rng": key}, WORDS if self._flags else ())
         return words.call(fn, args, kwargs), {}
 
 
@@ -89,4 +85,5 @@ def take_pytree_apart(
         if is_array(leaf):
             arrays = params if is_inexact(leaf) else buffers
             arrays[dotted_name(path)] = value_or_spec(leaf)
+    check_no_keys(type(module).__name__, {**params, **buffers})
     return PytreeModule(module, method), params, buffers

@@ -12,6 +12,7 @@ from bridge._sources.jax.modules.linen import take_linen_apart
 from bridge._sources.jax.modules.linen_modes import is_linen_module
 from bridge._sources.jax.modules.nnx import is_nnx_module, take_nnx_apart
 from bridge._sources.jax.modules.pytree import take_pytree_apart
+from bridge._sources.jax.modules.pytree_modes import find_flags
 
 
 def is_module(x: Any) -> bool:
@@ -31,7 +32,7 @@ def _is_candidate(x: Any) -> bool:
         return True
     equinox = sys.modules.get("equinox")
     is_callable = callable(x) or (equinox is not None and isinstance(x, equinox.Module))
-    return is_callable and any(map(is_array, _pytree_leaves(x)))
+    return is_callable and (any(map(is_array, _pytree_leaves(x))) or bool(find_flags(x)))
 
 
 def take_apart(
