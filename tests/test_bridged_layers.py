@@ -257,6 +257,11 @@ def test_two_arrays_of_one_name_are_refused(params, buffers, name):
         jax2torch(Functional(lambda params, buffers, x: (x, buffers), params, buffers))
 
 
+def test_numbers_among_parameters_are_refused():
+    with pytest.raises(ArgumentError, match="'a.1' among the params is a float, no array"):
+        jax2torch(Functional(lambda params, x: x, {"a": [jnp.ones(2), 3.0]}))
+
+
 @pytest.mark.parametrize("name", ["a..b", "."])
 def test_empty_names_are_refused(name):
     with pytest.raises(ArgumentError, match=f"named '{name}', and torch takes no empty names"):
