@@ -258,7 +258,9 @@ def test_two_arrays_of_one_name_are_refused(params, buffers, name):
 
 
 def test_numbers_among_parameters_are_refused():
-    with pytest.raises(ArgumentError, match=r"'a\.1' among the params is a float, no array"):
+    with pytest.raises(
+        ArgumentError, match=r"'a\.1' among the params is a float, but not an array"
+    ):
         jax2torch(Functional(lambda params, x: x, {"a": [jnp.ones(2), 3.0]}))
 
 
