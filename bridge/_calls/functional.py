@@ -222,4 +222,6 @@ class BridgedModule(Functional):
             **kwargs: Keyword arguments of the module; `rng` is a key for the random numbers that
                 it draws.
         """
-        return self.function((self.pure.read_modes(), None), params, buffers, *args, **kwargs)
+        variant = self.pure.read_modes(), None
+        output, changed = self.function(variant, params, buffers, *args, **kwargs)
+        return output, {**buffers, **changed}

@@ -1,15 +1,17 @@
 """Modules of MLX as pure functions of their parameters."""
 
-import contextlib
-from collections.abc import Generator
+from collections.abc import Mapping
 from typing import Any
 
 import mlx.core as mx
 import mlx.nn as nn
-from mlx.utils import tree_flatten, tree_unflatten
+from mlx.utils import tree_flatten
 
+from bridge._core.errors import ArgumentError
 from bridge._core.import_path import check_parameter_names
 from bridge._core.pure_module import Modes, PureModule, Variant, bind_method
+from bridge._sources.mlx.module_copies import copy_module, dump_module, load_module
+from bridge._sources.mlx.module_places import Replacement, array_paths, at, dotted, part_paths
 
 Arrays = dict[str, mx.array]
 
@@ -19,49 +21,76 @@ class MlxModule(PureModule):
 
     framework = "mlx"
 
-    def __init__(self, module: Any, method: Any = None) -> None:
+    def __init__(self, module: nn.Module, method: Any = None) -> None:
         self._module, self._method = module, method
         self.__name__ = type(module).__name__
-        self.parts = tuple(name for name, _ in _named_submodules(module))
-        self._params = dict.fromkeys(
-            name for name, _ in tree_flatten(module.trainable_parameters())
-        )
-        self._buffers = [name for name in _arrays(module) if name not in self._params]
+        self._parts, self._paths = part_paths(module), array_paths(module)
+        self.parts = tuple(map(dotted, self._parts))
+        trained = dict(tree_flatten(module.trainable_parameters()))
+        self._params = [name for name in self._paths if name in trained]
+        self._buffers = [name for name in self._paths if name not in trained]
 
     def referents(self) -> list[Any]:
         """Return the module, for a search of what the function holds."""
         return [self._module]
 
     def __reduce__(self) -> Any:
-        return type(self), (self._module, self._method)
+        return _load, (type(self), dump_module(self._module), self._method)
 
     def __call__(
         self, variant: Variant, params: Any, buffers: Any, /, *args: Any, **kwargs: Any
     ) -> tuple[Any, Arrays]:
-        """Return the output of the module, and its buffers after the call."""
+        """Return the output of the module, and the buffers that it has changed."""
         check_parameter_names("params", params, self._params, self.__name__)
         check_parameter_names("buffers", buffers, self._buffers, self.__name__)
         modes, method = variant
-        with _with_arrays(self._module, {**params, **buffers}, modes):
+        arrays = {self._paths[name]: x for name, x in {**params, **buffers}.items()}
+        own_modes, replacement = self.read_modes(), Replacement(self._module, arrays)
+        try:
+            self._set_modes(self._module, modes)
             output = bind_method(self._module, method or self._method)(*args, **kwargs)
-            arrays = _arrays(self._module)
-        return output, {name: arrays[name] for name in buffers}
+            changed, others = replacement.changed()
+        finally:
+            replacement.restore()
+            self._set_modes(self._module, own_modes)
+        new = {dotted(path): x for path, x in changed.items()}
+        self._check_changes([*others, *(name for name in new if name in params)])
+        return output, new
+
+    def _check_changes(self, names: list[str]) -> None:
+        """Raise if a call has changed an array that is no buffer: nobody would get it."""
+        if names:
+            raise ArgumentError(
+                f"{self.__name__} changes or adds an array while it is called, {names[0]!r}, which "
+                "would be lost. What it changes has to be a buffer: an array that is there before "
+                "the call, is frozen, and has a name that does not begin with `_`."
+            )
 
     def read_modes(self) -> Modes:
         """Return the modes of the module and its submodules."""
-        return _modes(self._module)
+        return tuple(at(self._module, path).training for path in self._parts)
 
-    def restore(self, modes: Modes, params: Any, buffers: Any) -> Any:
+    def _set_modes(self, module: nn.Module, modes: Modes) -> None:
+        for path, mode in zip(self._parts, modes, strict=True):  # `train` sets inner modules too
+            at(module, path).train(mode)
+
+    def restore(self, modes: Modes, params: Mapping[str, Any], buffers: Mapping[str, Any]) -> Any:
         """Make a copy of the module, in these modes and with these arrays."""
-        twin = _copy_tree(self._module)
-        _set(twin, {**params, **buffers}, modes)
+        twin = copy_module(self._module)
+        for name, x in {**params, **buffers}.items():
+            path = self._paths[name]
+            at(twin, path[:-1])[path[-1]] = x
+        self._set_modes(twin, modes)
         return twin
 
     @property
     def arrays(self) -> tuple[Arrays, Arrays]:
         """Copies of the parameters and of the buffers."""
-        copies = {name: mx.asarray(x, copy=True) for name, x in _arrays(self._module).items()}
-        params = {name: x for name, x in copies.items() if name in self._params}
+        copies = {
+            name: mx.asarray(at(self._module, path), copy=True)
+            for name, path in self._paths.items()
+        }
+        params = {name: copies[name] for name in self._params}
         return params, {name: copies[name] for name in self._buffers}
 
 
@@ -78,49 +107,5 @@ def take_apart(
     return pure, *pure.arrays
 
 
-def _copy_tree(tree: Any) -> Any:
-    """Copy the modules and containers of a tree; `deepcopy` refuses functions that they hold."""
-    if isinstance(tree, nn.Module):
-        twin: Any = type(tree).__new__(type(tree))
-        twin.__dict__.update(tree.__dict__)
-        dict.update(twin, {name: _copy_tree(value) for name, value in dict.items(tree)})
-        return twin
-    if isinstance(tree, dict):
-        return {name: _copy_tree(value) for name, value in tree.items()}
-    return type(tree)(map(_copy_tree, tree)) if type(tree) in (list, tuple) else tree
-
-
-def _arrays(module: Any) -> Arrays:
-    return dict(tree_flatten(module.parameters()))
-
-
-@contextlib.contextmanager
-def _with_arrays(module: Any, arrays: Arrays, modes: Modes) -> Generator[None]:
-    """Put these arrays and modes into the module within a context."""
-    before = _arrays(module), _modes(module)
-    try:
-        _set(module, arrays, modes)
-        yield
-    finally:
-        _set(module, *before)
-
-
-def _set(module: Any, arrays: Arrays, modes: Modes) -> None:
-    module.update(tree_unflatten(list(arrays.items())))
-    for submodule, mode in zip(_submodules(module), modes, strict=True):
-        submodule.train(mode)
-
-
-def _modes(module: Any) -> Modes:
-    return tuple(submodule.training for submodule in _submodules(module))
-
-
-def _submodules(module: Any) -> list[Any]:
-    return [submodule for _, submodule in _named_submodules(module)]
-
-
-def _named_submodules(module: Any) -> list[tuple[str, Any]]:
-    """Return the modules in `module` and itself with their names, outer ones first."""
-    # In this order since `train` also sets all inner modules.
-    named = module.named_modules()
-    return sorted(named, key=lambda pair: (pair[0] != "", pair[0].count(".")))
+def _load(kind: type[MlxModule], data: bytes, method: Any) -> MlxModule:
+    return kind(load_module(data), method)
