@@ -20,6 +20,7 @@ from benchmarks import (
     _quantum,
     _report,
     _reverse,
+    _sharded,
     _simulators,
     _tree,
 )
@@ -44,6 +45,7 @@ CASES: dict[str, Callable[[Effort], Iterable[Measurement]]] = {
     "black box": _black_box.overhead,
     "hessian": _black_box.hessians,
     "layers": _simulators.layers,
+    "sharded": _sharded.crossing,
 }
 
 

@@ -25,7 +25,16 @@ from torch.distributed.tensor import (  # noqa: E402
 )
 from torch.distributed.tensor.placement_types import _StridedShard  # noqa: E402
 
-from bridge import ArgumentError, CopyError, OptionError, to_jax, to_mlx, to_torch  # noqa: E402
+from bridge import (  # noqa: E402
+    ArgumentError,
+    CopyError,
+    Functional,
+    OptionError,
+    jax2torch,
+    to_jax,
+    to_mlx,
+    to_torch,
+)
 
 X = np.random.default_rng(5).normal(size=(4, 6)).astype("f4")
 NAMES = ("dp", "tp")
@@ -97,6 +106,9 @@ def test_what_is_of_the_framework_already_stays(device_mesh):
     array, tensor = sharded(X), dtensor(X, device_mesh)
     assert to_jax(array, mesh=jax_mesh()) is array
     assert to_torch(tensor, mesh=device_mesh) is tensor
+    copied = to_torch(tensor, copy=True)
+    assert (copied.placements, copied.full_tensor().tolist()) == (tensor.placements, X.tolist())
+    assert address(copied) != address(tensor)
 
 
 def test_arrays_on_one_device_need_no_mesh():
@@ -142,8 +154,17 @@ def test_mesh_of_the_other_direction_is_the_same(device_mesh):
     assert jax.typeof(back) == jax.typeof(array)
 
 
-def of_another_mesh(mesh):
-    return distribute_tensor(torch.tensor(X), mesh, [Shard(0)])
+def test_bridged_module_that_is_sharded_is_given_back_sharded():
+    from torch.distributed.fsdp import fully_shard
+
+    there, mesh = init_device_mesh("cpu", (1,), mesh_dim_names=("dp",)), jax_mesh(("dp",), (1,))
+    layer = jax2torch(Functional(lambda params, x: params["w"] @ x, {"w": jnp.asarray(X)}))
+    fully_shard(layer, mesh=there)
+    with pytest.raises(ArgumentError, match=r"DTensor, spread over several processes\. With mesh="):
+        to_jax(layer)
+    back = to_jax(layer, mesh=mesh)
+    assert back.params["w"].sharding == NamedSharding(mesh, P("dp"))
+    assert (np.asarray(back.params["w"]) == X).all()
 
 
 DTENSORS = {

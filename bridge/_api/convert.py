@@ -130,7 +130,7 @@ def convert(tree: Any, name: str, *, copy: bool | None = None, mesh: Any = None)
     for leaf, path in zip(leaves, pytree.paths(structure), strict=True):
         owner = _registry.array_owner(leaf)
         if owner is None and (state := _registry.module_state(leaf)) is not None:
-            moved.append(_restore(state, name, path))
+            moved.append(_restore(state, name, path, mesh))
             continue
         if owner is None or (owner is to and not copy):
             if owner is None:
@@ -171,7 +171,7 @@ def convert_values(arrays: Mapping[str, Any], name: str) -> dict[str, Any]:
     return {key: converted[key] for key in arrays}
 
 
-def _restore(state: ModuleState, name: str, path: Sequence[Any]) -> Any:
+def _restore(state: ModuleState, name: str, path: Sequence[Any], mesh: Any) -> Any:
     """Make the original module of a bridged one, with the values of now."""
     framework = state.pure.framework
     if framework != name:
@@ -180,7 +180,9 @@ def _restore(state: ModuleState, name: str, path: Sequence[Any]) -> Any:
             f"{where} is a module of {framework}, {state.pure.__name__}, which "
             f"bridge.to_{framework} gives back."
         )
-    params, buffers = (convert(dict(x), name, copy=True) for x in (state.params, state.buffers))
+    params, buffers = (
+        convert(dict(x), name, copy=True, mesh=mesh) for x in (state.params, state.buffers)
+    )
     return state.pure.restore(state.modes, params, buffers)
 
 

@@ -127,7 +127,9 @@ class TorchArrays:
     ) -> torch.Tensor:
         """Return `x` with its values in memory; raise if it requires grad, as `.numpy()` does."""
         check_no_derivative(x)
-        if gathered and is_dtensor(x):
+        if is_dtensor(x):
+            if not gathered:
+                return x
             raise ArgumentError(
                 f"it is a {type(x).__name__}, spread over several processes. With mesh=, `to_jax` "
                 "hands over the shard of each. Or pass `.full_tensor()`, which gathers it, or "
@@ -155,6 +157,8 @@ class TorchArrays:
 
     def convert(self, x: Any, *, copy: bool | None) -> torch.Tensor:
         """Make a tensor over the memory of `x`, which must be writable, or a copy of it."""
+        if is_dtensor(x):
+            return x.clone()
         name = dtype_name(x.dtype)
         if not self.supports_dtype(name):
             raise ArgumentError(f"torch has no dtype {name}.")
