@@ -2,7 +2,7 @@
 
 import functools
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from bridge import _registry
 from bridge._calls.functional import Functional
@@ -12,6 +12,7 @@ from bridge._core import pytree
 from bridge._core.array_protocols import ArrayBackend
 from bridge._core.errors import ArgumentError, CopyError, DeviceError, NoValuesError
 from bridge._core.pure_module import ModuleState
+from bridge._core.sharding import ProcessMesh
 from bridge._core.spec import ArraySpec
 
 
@@ -118,11 +119,18 @@ def to_mlx(tree: Any, *, copy: bool | None = None) -> Any:
     return convert(tree, "mlx", copy=copy)
 
 
+class _Places(NamedTuple):
+    """The mesh of a target, as its framework has it and in no framework's terms."""
+
+    mesh: Any
+    processes: ProcessMesh
+
+
 def convert(tree: Any, name: str, *, copy: bool | None = None, mesh: Any = None) -> Any:
     """`tree` with every array in it as one of the framework `name`."""
     to = _registry.arrays(name)
-    if mesh is not None:
-        to.shards.describe_mesh(mesh)  # which raises unless it is one, whatever is in the tree
+    # Whatever is in the tree, `mesh` has to be one.
+    places = None if mesh is None else _Places(mesh, to.shards.describe_mesh(mesh))
     leaves, structure = pytree.flatten(
         tree, _registry.pytree_node_functions, (Functional, *_registry.pytree_module_classes())
     )
@@ -139,7 +147,7 @@ def convert(tree: Any, name: str, *, copy: bool | None = None, mesh: Any = None)
             moved.append(leaf)
             continue
         try:
-            moved.append(_convert_array(leaf, owner, to, copy=copy, mesh=mesh))
+            moved.append(_convert_array(leaf, owner, to, copy=copy, places=places))
         except (ArgumentError, CopyError, DeviceError, NoValuesError) as error:
             leaf_name = f"leaf {pytree.format_path(path)}" if path else "the value"
             what = f"{leaf_name} cannot be converted: {error}"
@@ -148,18 +156,18 @@ def convert(tree: Any, name: str, *, copy: bool | None = None, mesh: Any = None)
 
 
 def _convert_array(
-    x: Any, owner: ArrayBackend, to: ArrayBackend, *, copy: bool | None, mesh: Any
+    x: Any, owner: ArrayBackend, to: ArrayBackend, *, copy: bool | None, places: _Places | None
 ) -> Any:
     """Convert an array as a whole or, given a mesh and where it is split, its shard."""
-    piece = None if mesh is None or owner is to else owner.shards.split(x)
-    if piece is None:
+    piece = None if places is None or owner is to else owner.shards.split(x)
+    if places is None or piece is None:
         dense = to.imports_only_contiguous
         buffer = owner.export(x, dense=dense, copy=copy, gathered=owner is not to)
         return to.convert(buffer, copy=copy)
     shard, layout = piece
-    layout.check_mesh(to.shards.describe_mesh(mesh))
-    converted = _convert_array(shard, owner, to, copy=copy, mesh=None)
-    return to.shards.join(converted, layout, mesh, copy=copy)
+    layout.check_mesh(places.processes)
+    converted = _convert_array(shard, owner, to, copy=copy, places=None)
+    return to.shards.join(converted, layout, places.mesh, copy=copy)
 
 
 def convert_values(arrays: Mapping[str, Any], name: str) -> dict[str, Any]:

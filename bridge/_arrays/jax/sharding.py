@@ -70,6 +70,7 @@ def _describe(mesh: Mesh) -> ProcessMesh:
     return ProcessMesh(names, sizes, processes, jax.process_index())
 
 
+@functools.lru_cache(maxsize=256)
 def _axes_of_dimensions(spec: PartitionSpec, ndim: int) -> tuple[tuple[str, ...], ...]:
     if getattr(spec, "unreduced", None):
         raise ArgumentError(

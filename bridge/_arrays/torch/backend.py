@@ -10,7 +10,7 @@ import torch
 
 from bridge._arrays.numpy import HostCapsule, as_dlpack_dtype
 from bridge._arrays.torch.derivatives import check_no_derivative
-from bridge._arrays.torch.dtypes import AS_INTEGERS, PLAIN, dtype_name
+from bridge._arrays.torch.dtypes import AS_INTEGERS, PLAIN, PLAIN_NUMPY, dtype_name
 from bridge._arrays.torch.execute import execute_into, tensor_from_buffer
 from bridge._arrays.torch.sharding import SHARDS, is_dtensor
 from bridge._arrays.torch.upstream.isolation import suspend_transforms, without_derivatives
@@ -159,14 +159,14 @@ class TorchArrays:
         """Make a tensor over the memory of `x`, which must be writable, or a copy of it."""
         if is_dtensor(x):
             return x.clone()
-        name = dtype_name(x.dtype)
-        if not self.supports_dtype(name):
-            raise ArgumentError(f"torch has no dtype {name}.")
+        if x.dtype not in PLAIN_NUMPY and not self.supports_dtype(dtype_name(x.dtype)):
+            raise ArgumentError(f"torch has no dtype {dtype_name(x.dtype)}.")
         if isinstance(x, np.ndarray):
             buffer, low = as_dlpack_dtype(x)
             y = torch.from_dlpack(buffer, copy=copy)
             return y.view(getattr(torch, low)) if low else y
-        return torch.from_dlpack(x, copy=copy)
+        # Without the option torch asks the producer in half the time.
+        return torch.from_dlpack(x) if copy is None else torch.from_dlpack(x, copy=copy)
 
     def pytree_node_functions(self, x: Any) -> PytreeNodeFunctions | None:
         """Return how to flatten a class registered with `torch.utils._pytree`, if it is one."""

@@ -1,5 +1,6 @@
 """DTensors: tensors of which each process holds one shard."""
 
+import functools
 import weakref
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +13,7 @@ from bridge._core.sharding import ProcessMesh, ShardLayout
 
 if TYPE_CHECKING:
     from torch.distributed.device_mesh import DeviceMesh
-    from torch.distributed.tensor import DTensor
+    from torch.distributed.tensor import DTensor, Placement
 
 
 class TorchShards:
@@ -58,19 +59,9 @@ class TorchShards:
         self, shard: torch.Tensor, layout: ShardLayout, mesh: "DeviceMesh", *, copy: bool | None
     ) -> "DTensor":
         """Make the DTensor on `mesh` of which `shard` is the part of this process."""
-        from torch.distributed.tensor import DTensor, Placement, Replicate, Shard
+        from torch.distributed.tensor import DTensor
 
-        placements: list[Placement] = [Replicate() for _ in layout.mesh.names]
-        for dimension, names in enumerate(layout.axes):
-            positions = [layout.mesh.names.index(name) for name in names]
-            if positions != sorted(positions):
-                raise ArgumentError(
-                    f"its dimension {dimension} is split over {names} in this order, and a DTensor "
-                    f"splits in the order of the mesh, {layout.mesh.names}. Split it over "
-                    f"{tuple(layout.mesh.names[i] for i in sorted(positions))} first."
-                )
-            for i in positions:
-                placements[i] = Shard(dimension)
+        placements = _placements(layout.axes, layout.mesh.names)
         if shard.device.type != mesh.device_type:
             raise DeviceError(
                 f"its part in this process is on {shard.device}, and the mesh is one of "
@@ -109,6 +100,25 @@ def _describe(mesh: "DeviceMesh") -> ProcessMesh:
     return _meshes[mesh]
 
 
+@functools.lru_cache(maxsize=256)
+def _placements(axes: tuple[tuple[str, ...], ...], mesh: tuple[str, ...]) -> "list[Placement]":
+    """Return how a DTensor is split over each axis of the mesh."""
+    from torch.distributed.tensor import Replicate, Shard
+
+    placements: list[Placement] = [Replicate() for _ in mesh]
+    for dimension, names in enumerate(axes):
+        positions = [mesh.index(name) for name in names]
+        if positions != sorted(positions):
+            raise ArgumentError(
+                f"its dimension {dimension} is split over {names} in this order, and a DTensor "
+                f"splits in the order of the mesh, {mesh}. Split it over "
+                f"{tuple(mesh[i] for i in sorted(positions))} first."
+            )
+        for i in positions:
+            placements[i] = Shard(dimension)
+    return placements
+
+
 def _sharded_dimension(placement: Any, mesh: ProcessMesh) -> int | None:
     """Return the dimension that is sharded over a mesh axis; None if it is replicated."""
     from torch.distributed.tensor import Partial, Replicate, Shard
@@ -130,9 +140,14 @@ def _sharded_dimension(placement: Any, mesh: ProcessMesh) -> int | None:
 
 def _strides(shape: tuple[int, ...], shard: torch.Tensor) -> tuple[int, ...]:
     """Return the strides of a whole tensor whose axes lie in memory as those of its shard."""
-    order = [*range(len(shape))]
+    order = tuple(range(len(shape)))
     if not shard.is_contiguous():
-        order.sort(key=lambda axis: -shard.stride(axis))
+        order = tuple(sorted(order, key=lambda axis: -shard.stride(axis)))
+    return _dense_strides(shape, order)
+
+
+@functools.lru_cache(maxsize=1024)
+def _dense_strides(shape: tuple[int, ...], order: tuple[int, ...]) -> tuple[int, ...]:
     strides, step = [0] * len(shape), 1
     for axis in reversed(order):
         strides[axis] = step
