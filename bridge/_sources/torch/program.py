@@ -12,7 +12,12 @@ from torch.fx import GraphModule, Node
 from bridge._core.op import Specs
 from bridge._sources.torch.capture.environment import in_clean_state, with_seed
 from bridge._sources.torch.capture.graph import is_random, results
-from bridge._sources.torch.code.codegen import compile_graph, compile_graph_into, graph_constants
+from bridge._sources.torch.code.codegen import (
+    compile_graph,
+    compile_graph_into,
+    compile_graph_of_any_strides,
+    graph_constants,
+)
 from bridge._sources.torch.gradient_observer import GradientObserver
 from bridge._sources.torch.integers import advising
 
@@ -56,6 +61,11 @@ class Program:
     def run(self) -> Callable[..., tuple[torch.Tensor, ...]]:
         """The graph as a function, of operators that torch can transform."""
         return compile_graph(self.module)
+
+    @functools.cached_property
+    def run_for_batches(self) -> Callable[..., tuple[torch.Tensor, ...]]:
+        """The graph as a function for `torch.func.vmap`."""
+        return compile_graph_of_any_strides(self.module)
 
     @functools.cached_property
     def run_into(self) -> Callable[..., tuple[torch.Tensor, ...]]:

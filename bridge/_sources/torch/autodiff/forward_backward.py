@@ -104,7 +104,9 @@ def _batch_half(
     seed_argnum = settings.seed_argnum
     if program.uses_rng and has_seed_per_example(settings, axes):
         return loop_op(make_half(program, name, primals, settings), axes, size)
-    fun = vmapped(program.run, axes, size, "different" if seed_argnum is None else "same")
+    fun = vmapped(
+        program.run_for_batches, axes, size, "different" if seed_argnum is None else "same"
+    )
     batched_primals = batched_specs(primals, axes, size)
     try:
         batched = trace(fun, batched_primals, name=f"{name}.vmap", settings=settings)

@@ -62,7 +62,7 @@ class Batched:
     @functools.cached_property
     def program(self) -> Program:
         """The captured graph of the batched form."""
-        fun = vmapped(self.base.program.run, self.in_axes, self.size, self.randomness)
+        fun = vmapped(self.base.program.run_for_batches, self.in_axes, self.size, self.randomness)
 
         def batch(*xs: torch.Tensor) -> list[torch.Tensor]:
             return [

@@ -15,10 +15,21 @@ from bridge._sources.torch.code.out_variants import OutVariant, find_out_variant
 
 Run = Callable[..., tuple[torch.Tensor, ...]]
 
+_aten: Any = torch.ops.aten
+_VIEWS = (_aten.view.default, _aten._unsafe_view.default)
+
 
 def compile_graph(module: GraphModule) -> Run:
     """Compile the graph of `module` to a function of its inputs."""
     return _CodeWriter(module, {}, []).function()
+
+
+def compile_graph_of_any_strides(module: GraphModule) -> Run:
+    """Compile it to a function in which values may have other strides than in the graph.
+
+    In a batch, operators return others, as attention does, of which there is no view.
+    """
+    return _CodeWriter(module, {}, [], dict.fromkeys(_VIEWS, _aten.reshape.default)).function()
 
 
 def compile_graph_into(module: GraphModule) -> Run:
@@ -34,9 +45,14 @@ class _CodeWriter:
     """Writes a line of Python for each operator, with output buffers called `outs`."""
 
     def __init__(
-        self, module: GraphModule, out_variants: Mapping[Node, OutVariant], outs: Sequence[str]
+        self,
+        module: GraphModule,
+        out_variants: Mapping[Node, OutVariant],
+        outs: Sequence[str],
+        replacements: Mapping[Any, Any] = {},
     ) -> None:
         self._module, self._out_variants, self._outs = module, out_variants, outs
+        self._replacements = replacements
         self._unused_after = _values_unused_after(module.graph)
         self._parameters = list(outs)
         self._lines: list[str] = []
@@ -63,7 +79,8 @@ class _CodeWriter:
 
     def _call(self, node: Node) -> str:
         """Write the call of the operator of `node`, or of its out variant."""
-        out_variant, target = self._out_variants.get(node), node.target
+        out_variant = self._out_variants.get(node)
+        target = self._replacements.get(node.target, node.target)
         arguments = [self._expression(x) for x in node.args]
         arguments += [f"{key}={self._expression(x)}" for key, x in node.kwargs.items()]
         if out_variant:
