@@ -176,7 +176,8 @@ def demo(session: nox.Session) -> None:
     session.run("python", "examples/digits.py", *session.posargs, env={"JAX_PLATFORMS": "cpu"})
     session.run("python", "examples/digits_in_jax.py", env={"JAX_PLATFORMS": "cpu"})
     session.run("python", "examples/digits_with_mlx.py")
-    for name in ("flax_in_torch", "transformers_in_jax", "solver", "shots", "adjoint"):
+    modules = ("flax_in_torch", "torch_in_nnx", "hybrid_equinox", "transformers_in_jax")
+    for name in (*modules, "processes", "solver", "shots", "adjoint"):
         session.run("python", f"examples/{name}.py", env={"JAX_PLATFORMS": "cpu"})
 
 

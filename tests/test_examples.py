@@ -164,3 +164,30 @@ def test_a_network_of_flax_trains_in_torch(tmp_path):
     pixels = image.imread(figure)
     assert pixels.shape == (525, 1350, 4)
     assert len(np.unique(pixels.reshape(-1, 4), axis=0)) > 50
+
+
+def test_a_residual_network_of_torch_trains_in_nnx():
+    for package in ("torch", "jax", "flax", "optax", "sklearn"):
+        pytest.importorskip(package)
+    text = run_example("torch_in_nnx.py", "--epochs", "2")
+    in_jax, in_torch = map(float, re.findall(r"test accuracy ([\d.]+)%", text))
+    assert in_jax == in_torch  # six epochs bring both to 99%
+    assert 85 < in_jax <= 100
+
+
+def test_both_halves_of_a_hybrid_train():
+    for package in ("torch", "jax", "equinox", "optax", "sklearn"):
+        pytest.importorskip(package)
+    text = run_example("hybrid_equinox.py")
+    in_jax, with_torch = map(float, re.findall(r"test accuracy ([\d.]+)%", text))
+    assert in_jax == with_torch > 90
+    assert float(re.search(r"have moved by up to ([\d.]+)", text)[1]) > 0.1
+
+
+def test_shards_of_two_processes_are_handed_over():
+    for package in ("torch", "jax", "flax", "sklearn"):
+        pytest.importorskip(package)
+    text = run_example("processes.py", "--epochs", "3")
+    assert sorted(re.findall(r"process (\d) holds \(32, 64\) of \(64, 64\)", text)) == ["0", "1"]
+    assert 80 < float(re.search(r"test accuracy ([\d.]+)%", text)[1]) <= 100
+    assert float(re.search(r"to one process (\S+)", text)[1]) < 1e-4
