@@ -146,12 +146,6 @@ def module_state(x: Any) -> ModuleState | None:
     return next((state for state in states if state is not None), None)
 
 
-def pytree_module_classes() -> tuple[type, ...]:
-    """Return the classes of modules made of those of other frameworks that are pytrees too."""
-    jax_target = sys.modules.get("bridge._targets.jax")
-    return jax_target.TARGET.module_classes() if jax_target else ()
-
-
 def watch_in_trees(cls: type) -> None:
     """Let JAX, if it is imported, not lose the parameters of objects of `cls` in trees."""
     if sys.modules.get("jax"):

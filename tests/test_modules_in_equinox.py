@@ -441,3 +441,64 @@ def test_missing_equinox_is_named(backbone, monkeypatch):
     monkeypatch.setitem(sys.modules, "equinox", None)
     with pytest.raises(MissingFrameworkError, match="pip install equinox"):
         torch2jax(backbone).to_equinox()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_frozen_parameters_stay_as_they_are(backbone, dtype):
+    backbone[0].requires_grad_(False)
+    backbone.to(dtype)
+    model = torch2jax(backbone).to_equinox()
+    x = jnp.asarray(X, str(dtype).removeprefix("torch."))
+    expected = backbone(torch.tensor(X).to(dtype)).float()
+    close(model(x).astype("float32"), expected, rtol=1e-2)
+    gradients = eqx.filter_grad(lambda model: model(x).sum())(model)
+    assert len(jax.tree.leaves(gradients)) == 2
+    optimizer = optax.adamw(0.1, weight_decay=0.5)
+    updates, _ = optimizer.update(
+        gradients, optimizer.init(gradients), eqx.filter(model, eqx.is_inexact_array)
+    )
+    trained = eqx.apply_updates(model, updates)
+    close(trained[0].weight.value.astype("float32"), backbone[0].weight.float(), rtol=0)
+    assert (trained[2].weight != model[2].weight).any()
+    back = to_torch(trained)
+    assert not back[0].weight.requires_grad
+    assert back[2].weight.requires_grad
+
+
+def test_frozen_parameters_can_be_trained_again(backbone):
+    backbone[0].requires_grad_(False)
+    model = torch2jax(backbone).to_equinox()
+    place = lambda model: model[0].weight
+    model = eqx.tree_at(place, model, place(model).value)
+    gradients = eqx.filter_grad(lambda model: model(X).sum())(model)
+    backbone.requires_grad_(True)(torch.tensor(X)).sum().backward()
+    close(gradients[0].weight, backbone[0].weight.grad)
+
+
+def test_arguments_of_the_original_are_no_key_and_no_state():
+    class Attention(nn.Module):
+        def forward(self, query, key=None, state=None):
+            return query if key is None else query + 2 * key + 3 * state
+
+    model = torch2jax(Attention()).to_equinox()
+    close(model(X, X, X), 6 * X)
+    for name in ("key", "state"):
+        with pytest.raises(ArgumentError, match=f"`{name}` of Attention itself is passed by posit"):
+            model(X, **{name: jnp.array(X)})
+    close(model(X, key=jax.random.key(0)), X)
+    close(model(X, key=jax.random.PRNGKey(0)), X)
+
+
+def test_frozen_complex_parameter():
+    class Phase(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.phase = nn.Parameter(torch.tensor([1 + 2j, 0.5 - 1j]), requires_grad=False)
+
+        def forward(self, x):
+            return self.phase * x
+
+    model = torch2jax(Phase()).to_equinox()
+    x = jnp.array([0.3 - 1j, 2.0])
+    close(model(x), np.array([1 + 2j, 0.5 - 1j]) * np.asarray(x))
+    assert not jax.tree.leaves(eqx.filter(model, eqx.is_inexact_array))

@@ -458,3 +458,15 @@ def test_functions_of_mlx_modules_for_torch_are_no_nnx_modules(module):
     if isinstance(net, Functional):
         with pytest.raises(ArgumentError, match="arrays of mlx"):
             net.to_nnx()
+
+
+def test_frozen_parameters_stay_as_they_are(module):
+    module.head.requires_grad_(False)
+    model = torch2jax(module).to_nnx()
+    before = values(model)
+    train(model)
+    after = values(model)
+    changed = {name for name, x in after.items() if (x != before[name]).any()}
+    assert {"head.weight", "head.bias"}.isdisjoint(changed)
+    assert "layers.0.weight" in changed
+    assert not to_torch(model).head.weight.requires_grad

@@ -11,7 +11,7 @@ from bridge._calls.wrong_framework import check_non_array
 from bridge._core import pytree
 from bridge._core.array_protocols import ArrayBackend
 from bridge._core.errors import ArgumentError, CopyError, DeviceError, NoValuesError
-from bridge._core.pure_module import ModuleState
+from bridge._core.pure_module import ModuleState, ModuleView
 from bridge._core.sharding import ProcessMesh
 from bridge._core.spec import ArraySpec
 
@@ -131,9 +131,8 @@ def convert(tree: Any, name: str, *, copy: bool | None = None, mesh: Any = None)
     to = _registry.arrays(name)
     # Whatever is in the tree, `mesh` has to be one.
     places = None if mesh is None else _Places(mesh, to.shards.describe_mesh(mesh))
-    leaves, structure = pytree.flatten(
-        tree, _registry.pytree_node_functions, (Functional, *_registry.pytree_module_classes())
-    )
+    modules = (Functional, ModuleView)
+    leaves, structure = pytree.flatten(tree, _registry.pytree_node_functions, modules)
     moved = []
     for leaf, path in zip(leaves, pytree.paths(structure), strict=True):
         owner = _registry.array_owner(leaf)

@@ -174,7 +174,7 @@ _NARROW: Mapping[torch.dtype, torch.dtype] = {
 def _narrow_buffer(name: str, value: torch.Tensor) -> torch.Tensor:
     """Return a buffer with integers of at most 32 bits; raise if its values need more."""
     narrow = value.to(_NARROW.get(value.dtype, value.dtype))
-    if (narrow != value).any():
+    if not value.is_meta and (narrow != value).any():
         raise RangeError(
             f"buffer {name} is {str(value.dtype).removeprefix('torch.')}{list(value.shape)}, with "
             "values that need 64 bits. Wrap the module in 64-bit mode: "

@@ -4,6 +4,11 @@ NOTE [buffers in Equinox]
 Whether a call changes a buffer depends on its arguments, and is known only when it is traced. But
 what a function of Equinox returns should not depend on that. So all buffers are state: a module
 that has any takes and returns a state, in training and in inference, as `eqx.nn.BatchNorm` does.
+
+NOTE [frozen parameters in Equinox]
+Equinox trains each array of floating-point numbers. A parameter that is not to be trained is no
+constant either: it is saved, and too large for one. So its leaf has the same bits as integers,
+which nobody differentiates, or decays.
 """
 
 import functools
@@ -11,9 +16,31 @@ from collections.abc import Mapping
 from typing import Any, NoReturn
 
 import equinox as eqx
+import jax
+import jax.numpy as jnp
 
 from bridge._core.errors import ArgumentError
-from bridge._core.pure_module import Modes, ModuleState
+from bridge._core.pure_module import Modes, ModuleState, ModuleView
+
+
+class Frozen(eqx.Module):
+    """A parameter that the original does not train: NOTE [frozen parameters in Equinox]."""
+
+    bits: tuple[Any, ...]  # of the real part, and of the imaginary part if there is one
+    dtype: Any = eqx.field(static=True)
+
+    def __init__(self, value: Any) -> None:
+        is_complex = jnp.issubdtype(value.dtype, jnp.complexfloating)
+        parts = (value.real, value.imag) if is_complex else (value,)
+        integers = f"uint{8 * parts[0].dtype.itemsize}"
+        self.bits = tuple(jax.lax.bitcast_convert_type(x, jnp.dtype(integers)) for x in parts)
+        self.dtype = parts[0].dtype
+
+    @property
+    def value(self) -> Any:
+        """The parameter itself."""
+        parts = [jax.lax.bitcast_convert_type(bits, self.dtype) for bits in self.bits]
+        return parts[0] if len(parts) == 1 else jax.lax.complex(*parts)
 
 
 class Group(eqx.Module):
@@ -40,11 +67,11 @@ class Part(Group):
     inference: bool
 
 
-class BridgedModule(Part, eqx.nn.StatefulLayer):
+class BridgedModule(Part, eqx.nn.StatefulLayer, ModuleView):
     """A module of another framework, which computes there.
 
-    Parameters are leaves, in groups and under names of the original; buffers are state:
-    NOTE [buffers in Equinox].
+    Parameters are leaves, in groups and under names of the original, those that it does not train
+    as `Frozen`; buffers are state: NOTE [buffers in Equinox].
     """
 
     buffers: eqx.nn.StateIndex[dict[str, Any]] | None
@@ -62,7 +89,8 @@ class BridgedModule(Part, eqx.nn.StatefulLayer):
         pure = program.pure
         modes = dict(zip(pure.parts, pure.read_modes(), strict=True))
         self.inference = not modes[""]
-        self.members = _make_members("", params, modes, pure.__name__)
+        leaves = {name: _freeze(x) if name in pure.frozen else x for name, x in params.items()}
+        self.members = _make_members("", leaves, modes, pure.__name__)
 
     @property
     def name(self) -> str:
@@ -95,6 +123,8 @@ class BridgedModule(Part, eqx.nn.StatefulLayer):
         """
         if args and isinstance(args[-1], eqx.nn.State):
             args, state = args[:-1], args[-1]
+        self._check_own("state", state, isinstance(state, eqx.nn.State))
+        self._check_own("key", key, _is_key(key))
         modes = self._modes()
         buffers = self._held_buffers(state)
         variant, draw_key = (modes, method), functools.partial(self._require, key)
@@ -102,6 +132,14 @@ class BridgedModule(Part, eqx.nn.StatefulLayer):
         if self.buffers is None or state is None:
             return output
         return output, state.set(self.buffers, {**buffers, **new_buffers}) if any(modes) else state
+
+    def _check_own(self, name: str, value: Any, is_own: bool) -> None:  # noqa: FBT001, one of two
+        """Raise for a keyword argument that is meant for the original."""
+        if value is not None and not is_own:
+            raise ArgumentError(
+                f"{name}= of {self.name} is of the class {type(value).__name__}, and no {name} as "
+                f"Equinox has it. An argument `{name}` of {self.name} itself is passed by position."
+            )
 
     def _held_buffers(self, state: eqx.nn.State | None) -> Mapping[str, Any]:
         if self.buffers is None:
@@ -127,7 +165,8 @@ class BridgedModule(Part, eqx.nn.StatefulLayer):
         return key
 
     def _params(self) -> dict[str, Any]:
-        return {name: _member(self, name) for name in self.param_names}
+        leaves = {name: _member(self, name) for name in self.param_names}
+        return {name: x.value if isinstance(x, Frozen) else x for name, x in leaves.items()}
 
     def _modes(self) -> Modes:
         return tuple([not _member(self, part).inference for part in self.program.pure.parts])
@@ -148,6 +187,18 @@ class BridgedModule(Part, eqx.nn.StatefulLayer):
                 "returned. Pass `model.with_state(state)`."
             )
         return ModuleState(self.program.pure, self._modes(), self._params(), held)
+
+
+def _is_key(x: Any) -> bool:
+    """Return True for a typed key, and for the data of one."""
+    dtype = getattr(x, "dtype", None)
+    if dtype is not None and jnp.issubdtype(dtype, jax.dtypes.prng_key):
+        return True
+    return dtype == "uint32" and x.ndim == 1
+
+
+def _freeze(value: Any) -> Any:
+    return Frozen(value) if jnp.issubdtype(value.dtype, jnp.inexact) else value
 
 
 def _member(module: Group, path: str) -> Any:

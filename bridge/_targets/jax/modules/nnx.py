@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from bridge._core.errors import ArgumentError
-from bridge._core.pure_module import Modes, ModuleState
+from bridge._core.pure_module import Modes, ModuleState, ModuleView
 
 
 class Buffer(nnx.Variable[Any]):
@@ -39,12 +39,12 @@ class Group(nnx.Module):
                 setattr(self, name, value)
 
 
-class BridgedModule(Group):
+class BridgedModule(Group, ModuleView):
     """A module of another framework, which computes there.
 
-    Parameters are of `nnx.Param`, all other arrays of `Buffer`; groups and names are those of the
-    original. Random numbers follow from its stream, `rngs`. In training, new values of buffers are
-    written into them.
+    Parameters that are trained are of `nnx.Param`, all other arrays of `Buffer`; groups and names
+    are those of the original. Random numbers follow from its stream, `rngs`. In training, new
+    values of buffers are written into them.
     """
 
     def __init__(
@@ -62,7 +62,7 @@ class BridgedModule(Group):
             group = self._group(part.split(".") if part else (), make=True)
             group.deterministic = group.use_running_average = not training
         for name, value in {**params, **buffers}.items():
-            self._register(name, value, trained=name in params)
+            self._register(name, value, trained=name in params and name not in pure.frozen)
 
     @property
     def _name(self) -> str:

@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 
 from bridge._core.errors import MissingFrameworkError
-from bridge._core.pure_module import ModuleState
+from bridge._core.pure_module import ModuleState, ModuleView
 
 _LIBRARIES = {"nnx": "flax", "equinox": "equinox"}  # our modules, and what they import
 
@@ -34,15 +34,10 @@ def make_view(
     return _load(kind).BridgedModule(program, params, buffers, **options)
 
 
-def module_classes() -> tuple[type, ...]:
-    """Return the classes of such modules, of the libraries for which there are any."""
-    modules = (sys.modules.get(f"{__package__}.{kind}") for kind in _LIBRARIES)
-    return tuple(module.BridgedModule for module in modules if module is not None)
-
-
 def module_state(x: Any) -> ModuleState | None:
     """Return what `x` holds if it is such a module."""
-    return x.module_state() if isinstance(x, module_classes()) else None
+    is_ours = isinstance(x, ModuleView) and type(x).__module__.startswith(f"{__package__}.")
+    return x.module_state() if is_ours else None
 
 
 def _load(kind: str) -> Any:
