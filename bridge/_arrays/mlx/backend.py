@@ -127,7 +127,10 @@ class MlxArrays:
 
     def meta_arrays(self, specs: Specs) -> Arrays:
         """Raise: MLX has no arrays without values."""
-        raise NoValuesError("MLX has no arrays without values.")
+        raise NoValuesError(
+            f"an array of {specs[0]} has no values yet, and MLX has no arrays without values. "
+            "Initialize the module first."
+        )
 
     def export(
         self, x: Any, *, dense: bool, copy: bool | None, gathered: bool = True

@@ -110,8 +110,14 @@ class BridgedModule(NumberedModule, ModuleView):
 
     def _at(self, path: Iterable[str | int]) -> Any:
         node: Any = self
-        for key in path:
-            node = node[key]
+        try:
+            for key in path:
+                node = node[key]
+        except (KeyError, IndexError, TypeError):
+            raise ArgumentError(
+                f"{self!r} has no {'.'.join(map(str, path))!r} any more. Change its arrays only, "
+                "or wrap the original again after you have changed that."
+            ) from None
         return node
 
     def _owner(self, path: Path) -> tuple[nn.Module, str]:

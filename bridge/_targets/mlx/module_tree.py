@@ -86,13 +86,13 @@ def grow(
     segments = {key: _segments(key, hidden=key in hidden) for key in arrays}
     for key, x in arrays.items():
         *outer, leaf = segments[key]
-        owner = _subtree(tree, outer, name)
+        owner = _subtree(tree, outer, name, key)
         if leaf in owner:
             raise _duplicate_error(name, key)
         owner[leaf] = x
     group_segments = [_segments(group, hidden=False) if group else () for group in groups]
     for path in group_segments:
-        _subtree(tree, path, name)
+        _subtree(tree, path, name, ".".join(path))
     if _is_numbered(tree):
         tree = {str(i): tree.get(str(i), {}) for i in range(max(map(int, tree)) + 1)}
     for key, value in tree.items():
@@ -106,11 +106,11 @@ def _segments(name: str, *, hidden: bool) -> tuple[str, ...]:
     return (*outer, f"_{leaf}" if hidden else leaf)
 
 
-def _subtree(tree: _Tree, path: Iterable[str], name: str) -> _Tree:
+def _subtree(tree: _Tree, path: Iterable[str], name: str, whole: str) -> _Tree:
     for key in path:
         subtree = tree.setdefault(key, {})
         if not isinstance(subtree, dict):
-            raise _duplicate_error(name, key)
+            raise _duplicate_error(name, whole)
         tree = subtree
     return tree
 
