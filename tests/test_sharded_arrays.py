@@ -15,6 +15,7 @@ if not torch.distributed.is_available():
 
 import jax.numpy as jnp  # noqa: E402, behind the skips
 from jax.sharding import Mesh, NamedSharding, PartitionSpec as P  # noqa: E402
+from torch.distributed import _functional_collectives as functional_collectives  # noqa: E402
 from torch.distributed.device_mesh import init_device_mesh  # noqa: E402
 from torch.distributed.tensor import (  # noqa: E402
     DTensor,
@@ -34,6 +35,7 @@ from bridge import (  # noqa: E402
     to_jax,
     to_mlx,
     to_torch,
+    torch2jax,
 )
 
 X = np.random.default_rng(5).normal(size=(4, 6)).astype("f4")
@@ -152,6 +154,19 @@ def test_mesh_of_the_other_direction_is_the_same(device_mesh):
     array = jax.device_put(X, NamedSharding(explicit, P("dp")))
     back = to_jax(to_torch(array, mesh=device_mesh), mesh=explicit)
     assert jax.typeof(back) == jax.typeof(array)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_collectives_that_are_under_way_are_waited_for(device_mesh, dtype):
+    """`to_local()` gives such a tensor after `redistribute(async_op=True)`."""
+    x = torch.tensor(X, dtype=dtype)
+    summed = lambda: functional_collectives.all_reduce(x, "sum", (device_mesh, 0))
+    one = summed()
+    assert type(one) is not type(one.wait())
+    for copy in (None, False):
+        assert (to_torch(to_jax(summed(), copy=copy)) == x).all()
+    assert (jax2torch(lambda x: 2 * x)(summed()) == 2 * x).all()
+    assert (torch2jax(lambda x: x + summed())(jnp.ones(6)) == to_jax(x.float() + 1)).all()
 
 
 def test_bridged_module_that_is_sharded_is_given_back_sharded():

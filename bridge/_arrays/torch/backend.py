@@ -16,6 +16,7 @@ from bridge._arrays.torch.sharding import SHARDS, is_dtensor
 from bridge._arrays.torch.upstream.isolation import suspend_transforms, without_derivatives
 from bridge._arrays.torch.upstream.memory import from_dlpack, has_plain_memory
 from bridge._arrays.torch.upstream.pytrees import pytree
+from bridge._arrays.torch.upstream.shards import wait_for_collective
 from bridge._core.array_protocols import DeviceStream
 from bridge._core.errors import ArgumentError, CopyError, NoValuesError
 from bridge._core.op import Arrays, Op, Specs
@@ -136,6 +137,7 @@ class TorchArrays:
                 "`.to_local()`."
             )
         self.spec(x)
+        x = wait_for_collective(x)
         if not _has_memory(x):
             raise NoValuesError(
                 f"a {x.device.type} tensor without memory has no values to convert. Under "
@@ -225,6 +227,7 @@ def _numpy_view(x: torch.Tensor) -> Any:
 
 
 def _numpy_by_dispatcher(x: torch.Tensor) -> Any:
+    x = wait_for_collective(x)
     if x.dtype in PLAIN:
         return x.numpy(force=True)
     integer, dtype = AS_INTEGERS[x.dtype]
@@ -236,7 +239,7 @@ def _contiguous_on(xs: Sequence[Any], *, device: str) -> Sequence[Any]:
 
 
 def _contiguous(x: torch.Tensor, device: str) -> torch.Tensor:
-    return _materialize(x.detach()).contiguous().to(device)
+    return _materialize(wait_for_collective(x.detach())).contiguous().to(device)
 
 
 def _materialize(x: torch.Tensor) -> torch.Tensor:

@@ -51,9 +51,7 @@ class TorchShards:
                 ".redistribute(placements=...) first."
             )
         mesh.check_has_place()
-        shard = x.to_local()
-        shard = shard.wait() if hasattr(shard, "wait") else shard  # a collective is under way
-        return shard, ShardLayout(mesh, tuple(x.shape), tuple(map(tuple, axes)))
+        return x.to_local(), ShardLayout(mesh, tuple(x.shape), tuple(map(tuple, axes)))
 
     def join(
         self, shard: torch.Tensor, layout: ShardLayout, mesh: "DeviceMesh", *, copy: bool | None
