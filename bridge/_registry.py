@@ -5,6 +5,7 @@ import importlib
 import itertools
 import re
 import sys
+import weakref
 from collections.abc import Iterator
 from typing import Any, cast
 
@@ -148,13 +149,17 @@ def module_state(x: Any) -> ModuleState | None:
 
 def watch_in_trees(cls: type) -> None:
     """Let JAX, if it is imported, not lose the parameters of objects of `cls` in trees."""
+    _watched.add(cls)
     if sys.modules.get("jax"):
         _load("_targets", "jax").watch_in_trees(cls)
 
 
+_watched = weakref.WeakSet[type]()
+
+
 def pytree_node_functions(x: Any) -> Any:
     """Return how to flatten and rebuild `x`, if it is a pytree node of an imported framework."""
-    if array_owner(x) is not None:
+    if array_owner(x) is not None or type(x) in _watched:
         return None
     found = (backend.pytree_node_functions(x) for backend in loaded())
     return next((functions for functions in found if functions is not None), None)

@@ -412,38 +412,6 @@ def test_function_with_weights():
         net.to_nnx()(X)
 
 
-def test_bare_functional_in_a_model_is_refused(module):
-    class Model(nnx.Module):
-        def __init__(self, net):
-            self.net = net
-            self.scale = nnx.Param(jnp.ones(2))
-
-        def __call__(self, x):
-            return self.net.apply(self.net.params, self.net.buffers, x)[0] * self.scale
-
-    model = Model(torch2jax(module))
-    for transform in (nnx.grad, nnx.jit):
-        with pytest.raises(ArgumentError, match=r"Store `net.to_equinox\(\)` or `net.to_nnx\(\)`"):
-            transform(lambda model: model(X).sum())(model)
-
-
-def test_functional_with_its_parameters_beside_it(module):
-    class Model(nnx.Module):
-        def __init__(self, net):
-            self.net, self.buffers = net, nnx.data(net.buffers)
-            self.params = nnx.data({name: nnx.Param(x) for name, x in net.params.items()})
-
-        def __call__(self, x):
-            params = {name: x[...] for name, x in self.params.items()}
-            return self.net.apply(params, self.buffers, x)[0]
-
-    model = Model(torch2jax(module))
-    gradients = nnx.jit(nnx.grad(lambda model: model(X).sum()))(model)
-    module(torch.tensor(X)).sum().backward()
-    close(gradients["params"]["head.weight"][...], module.head.weight.grad)
-    assert len(jax.tree.leaves(nnx.state(model))) == len(module.state_dict())
-
-
 def test_missing_flax_is_named(module, monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "flax", None)
     with pytest.raises(MissingFrameworkError, match="pip install flax"):

@@ -5,7 +5,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from bridge import _registry
-from bridge._calls.functional import Functional
 from bridge._calls.rebuilding import rebuilder
 from bridge._calls.wrong_framework import check_non_array
 from bridge._core import pytree
@@ -131,8 +130,7 @@ def convert(tree: Any, name: str, *, copy: bool | None = None, mesh: Any = None)
     to = _registry.arrays(name)
     # Whatever is in the tree, `mesh` has to be one.
     places = None if mesh is None else _Places(mesh, to.shards.describe_mesh(mesh))
-    modules = (Functional, ModuleView)
-    leaves, structure = pytree.flatten(tree, _registry.pytree_node_functions, modules)
+    leaves, structure = pytree.flatten(tree, _registry.pytree_node_functions, (ModuleView,))
     moved = []
     for leaf, path in zip(leaves, pytree.paths(structure), strict=True):
         owner = _registry.array_owner(leaf)

@@ -87,6 +87,10 @@ class Functional:
         vars(twin).update(vars(self), _original=self, stand_in=stand_in)
         return twin
 
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state)
+        _registry.watch_in_trees(type(self))  # another process may have made none before
+
     def __reduce_ex__(self, protocol: Any) -> Any:
         if self._original is not None:
             return type(self).as_transformed, (self._original, self.stand_in)
