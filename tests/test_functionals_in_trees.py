@@ -165,7 +165,7 @@ x = numpy.array({X.tolist()}, "float32")
 print(*[model(x).sum() for model in models])
 try:
     jax.tree.map(lambda x: x, functional).params
-except ValueError as error:
+except TypeError as error:
     print(type(error).__name__)
 """
     output = subprocess.run(
