@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from bridge import _registry
 from bridge._calls import arguments, random_keys
 from bridge._calls.batches import Batches
+from bridge._calls.changing_buffers import copy_buffers
 from bridge._calls.export_key import decode_arguments, describe_leaves
 from bridge._calls.plan import Plan
 from bridge._calls.planner import Planner
@@ -262,6 +263,10 @@ class BridgedFunction:
         if not plan.needs_seed:
             return kwargs
         return self._key_argument.add_seed(args, kwargs, plan.device)
+
+    def copy_buffers(self, args: Any, copy: Callable[[Sequence[Any]], Sequence[Any]]) -> Any:
+        """Return the arguments with copies of buffers that a module writes to after the call."""
+        return copy_buffers(self._fn, args, copy)
 
     def make_staged_call(self, args: Any, kwargs: Any) -> StagedCall:
         """Return a call with these arguments, for a graph to hold."""

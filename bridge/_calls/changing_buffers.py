@@ -7,11 +7,13 @@ be large, are not copied. A plan knows which ones change once the module was tra
 """
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
+from bridge._calls.arguments import unwrap_static
 from bridge._calls.plan import Plan
 from bridge._core import pytree
+from bridge._core.pure_module import PureModule
 
 _Prepare = Callable[[Any], Any]
 
@@ -31,6 +33,18 @@ def copy_changing_buffers(plan: Plan, structure: Any, copy: _Prepare) -> Plan:
         for i, prepare in plan.array_leaves
     ]
     return dataclasses.replace(plan, array_leaves=array_leaves, passthrough=False)
+
+
+def copy_buffers(fn: Any, args: Any, copy: Callable[[Sequence[Any]], Sequence[Any]]) -> Any:
+    """Return the arguments of a call for a graph, which has no plan, with copies of buffers."""
+    if not isinstance(fn, PureModule):
+        return args
+    variant, params, buffers, *others = args
+    modes, _ = unwrap_static(variant)
+    if not any(modes):  # nothing changes in evaluation
+        return args
+    copies = zip(buffers, copy([*buffers.values()]), strict=True)
+    return variant, params, dict(copies), *others
 
 
 def _changing_names(result_structure: Any) -> set[tuple[Any, ...]] | None:

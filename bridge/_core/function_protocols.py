@@ -86,6 +86,10 @@ class StageableFunction(Protocol):
         """Return the leaves as they were passed, static ones unwrapped."""
         ...
 
+    def copy_buffers(self, args: Any, copy: Callable[[Sequence[Any]], Sequence[Any]]) -> Any:
+        """Return the arguments with copies of buffers that a module writes to after the call."""
+        ...
+
     def add_seed(self, args: Any, kwargs: Any) -> dict[str, Any]:
         """Return the keyword arguments, with a new seed if the call draws random numbers."""
         ...

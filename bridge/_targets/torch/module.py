@@ -64,10 +64,7 @@ class BridgedModule(torch.nn.Module):
         """
         params, buffers, modes = self._read()
         variant, is_training = (modes, method), any(modes)
-        inputs = buffers
-        if torch.compiler.is_dynamo_compiling() and is_training:  # a graph has no plan
-            inputs = {name: x.detach().clone() for name, x in buffers.items()}
-        params, inputs, (args, kwargs) = promote(params, inputs, (args, kwargs))
+        params, inputs, (args, kwargs) = promote(params, buffers, (args, kwargs))
         try:
             output, new_buffers = self._function(variant, params, inputs, *args, **kwargs)
         except ArgumentError as error:

@@ -49,6 +49,16 @@ def _derived(
     return list(restore_staged_call(name, arguments, stages[0]).execute(rules, xs))
 
 
+@torch.library.custom_op("bridge::copy", mutates_args=())
+def _copy(xs: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+    return [x.clone() for x in xs]
+
+
+@_copy.register_fake
+def _(xs: Tensors) -> list[torch.Tensor]:
+    return [torch.empty_like(x) for x in xs]
+
+
 @_call.register_fake
 def _(name: str, arguments: str, xs: Tensors) -> list[torch.Tensor]:
     return empty_results(name, arguments, (), [xs])
@@ -176,6 +186,11 @@ def _call_batched(
 @_call.register_vmap
 def _(_: Any, axes: Any, name: str, arguments: str, xs: Tensors) -> Any:
     return _call_batched(name, arguments, _NO_RULES, xs, axes[2])
+
+
+@_copy.register_vmap
+def _(_: Any, axes: Any, xs: Tensors) -> Any:
+    return torch.ops.bridge.copy(xs), [*axes[0]]
 
 
 @_derived.register_vmap

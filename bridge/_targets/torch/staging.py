@@ -18,7 +18,12 @@ import torch
 
 from bridge._arrays.torch import dtype_name
 from bridge._arrays.torch.upstream.call_sites import in_derivative_transform, in_forward_mode
-from bridge._arrays.torch.upstream.compilers import guard_any_equal_sizes, name_sizes, size_hint
+from bridge._arrays.torch.upstream.compilers import (
+    guard_any_equal_sizes,
+    name_sizes,
+    saved_for_backward,
+    size_hint,
+)
 from bridge._arrays.torch.upstream.pytrees import pytree
 from bridge._core.errors import ArgumentError, NoRuleError
 from bridge._core.function_protocols import StageableFunction, StagedCall
@@ -55,7 +60,9 @@ def stage(
             "be recorded in a graph. Apply the transformation outside of torch.compile."
         )
     args, kwargs = pytree.tree_map(specialize_number, (args, kwargs))
-    kwargs = function.add_seed(args, kwargs)  # drawn in the graph, anew in each run of it
+    with saved_for_backward():
+        kwargs = function.add_seed(args, kwargs)  # drawn in the graph, anew in each run of it
+        args = function.copy_buffers(args, _copy)
     leaves, structure = function.flatten(args, kwargs)
     leaves = [x if isinstance(x, torch.Tensor) else _check_constant(x) for x in leaves]
     tensors = [x for x in leaves if isinstance(x, torch.Tensor)]
@@ -69,6 +76,11 @@ def stage(
     text = f"{_encode_arguments(function, template, structure)}|{dtypes}|{known_shapes}"
     outputs = torch.ops.bridge.call(_name_function(function), text, tensors)
     return outputs, staged_call.structure
+
+
+def _copy(buffers: Sequence[torch.Tensor]) -> Sequence[torch.Tensor]:
+    """Copy by an operator of ours; compilers would read the original instead of a clone."""
+    return torch.ops.bridge.copy([x.detach() for x in buffers]) if buffers else ()
 
 
 # NOTE [a function that has changed]

@@ -1,13 +1,16 @@
 """Private names of torch about Dynamo, and tensors and sizes in the graphs of compilers."""
 # pyright: reportPrivateUsage=false, reportPrivateImportUsage=false
 
+import contextlib
 import functools
 import importlib
 import operator
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from typing import Any
 
 import torch
+import torch.fx.traceback
+import torch.utils.checkpoint
 
 from bridge._arrays.torch.upstream.isolation import functorch
 from bridge._arrays.torch.upstream.tensors import is_fake
@@ -54,6 +57,27 @@ def hide_from_dynamo(fn: Callable[..., Any]) -> Callable[..., Any]:
         return fn(*args)
 
     return call
+
+
+@contextlib.contextmanager
+def saved_for_backward() -> Generator[None]:
+    """Let compilers save what is computed within for the backward pass, not compute it again.
+
+    Otherwise they may draw random numbers anew (with `aggressive_recomputation`), or read a buffer
+    that was written to since (pytorch#197039: silently wrong gradients).
+    """
+    policies: Any = getattr(torch.utils.checkpoint, "CheckpointPolicy", None)
+    meta: Any = getattr(torch.fx.traceback, "current_meta", None)
+    if policies is None or meta is None:
+        yield
+        return
+    before = dict(meta)
+    meta["recompute"] = policies.MUST_SAVE
+    try:
+        yield
+    finally:
+        meta.clear()
+        meta.update(before)
 
 
 def needs_staging(x: Any) -> bool:
