@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import bridge
-from bridge import mlx2jax, mlx2torch, to_mlx
+from bridge import mlx2jax, mlx2torch, to_mlx, torch2mlx
 
 mx = pytest.importorskip("mlx.core")
 nn = pytest.importorskip("mlx.nn")
@@ -310,3 +310,61 @@ def test_compiled_code_of_torch():
     torch.testing.assert_close(layer.state_dict(), eager.state_dict())
     for ours, native in zip(layer.parameters(), eager.parameters(), strict=True):
         torch.testing.assert_close(ours.grad, native.grad)
+
+
+class Checkpointed(nn.Linear):
+    """A layer that MLX runs again in the backward pass."""
+
+    def __call__(self, x):
+        return nn.utils.checkpoint(self, lambda x: mx.tanh(nn.Linear.__call__(self, x)))(x)
+
+
+class Sloped(nn.Linear):
+    """A loss times its derivative by the weight of the module itself."""
+
+    def __call__(self, x):
+        loss = lambda: (nn.Linear.__call__(self, x) ** 2).sum()
+        value, gradients = nn.value_and_grad(self, loss)()
+        return value * gradients["weight"].sum()
+
+
+def test_transformations_in_a_module_by_its_own_parameters():
+    x = torch.tensor(X)
+    for kind in (Checkpointed, Sloped):
+        layer = mlx2torch(kind(3, 2))
+        layer(x).sum().backward()
+        weight, bias = (p.detach().clone().requires_grad_() for p in (layer.weight, layer.bias))
+        output = torch.nn.functional.linear(x, weight, bias)
+        if kind is Checkpointed:
+            output.tanh().sum().backward()
+        else:
+            value = (output**2).sum()
+            (slope,) = torch.autograd.grad(value, weight, create_graph=True)
+            (value * slope.sum()).backward()
+        torch.testing.assert_close(layer.weight.grad, weight.grad, rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(layer.bias.grad, bias.grad, rtol=1e-4, atol=1e-5)
+
+
+def test_a_module_of_torch_in_one_of_mlx_in_torch():
+    torch.manual_seed(0)
+    inner = torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.BatchNorm1d(4))
+    outer = nn.Sequential(nn.Linear(3, 3), torch2mlx(inner))
+    layer, x = mlx2torch(outer), torch.tensor(X)
+    native = torch.nn.Sequential(torch.nn.Linear(3, 3), copy.deepcopy(inner))
+    native[0].load_state_dict(layer.get_submodule("layers.0").state_dict())
+    for _ in range(2):
+        loss(layer(x)).backward()
+        loss(native(x)).backward()
+    for ours, theirs in zip(layer.parameters(), native.parameters(), strict=True):
+        torch.testing.assert_close(ours.grad, theirs.grad, rtol=1e-4, atol=1e-5)
+    statistics = layer.get_submodule("layers.1.1").state_dict()
+    torch.testing.assert_close(statistics, native[1][1].state_dict())
+    torch.testing.assert_close(layer.eval()(x), native.eval()(x))
+
+
+def test_a_function_of_torch_of_two_arguments_in_one_of_mlx():
+    linear = torch2mlx(torch.nn.functional.linear)
+    x, w = (torch.tensor(value, requires_grad=True) for value in (X, X[:2] ** 2))
+    (mlx2torch(lambda x, w: linear(mx.tanh(x), w))(x, w) ** 2).sum().backward()
+    expected = torch.autograd.grad((torch.nn.functional.linear(x.tanh(), w) ** 2).sum(), (x, w))
+    torch.testing.assert_close((x.grad, w.grad), expected)

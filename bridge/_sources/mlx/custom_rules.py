@@ -110,6 +110,8 @@ def _arguments(frame: types.FrameType) -> list[Any]:
     end = count + code.co_kwonlyargcount
     if code.co_flags & inspect.CO_VARARGS:
         positional += local[names[end]]
+        if not count:  # a wrapper of a method also gets its object
+            positional = positional[-_GRADIENT_ARGUMENTS:]
         end += 1
     if code.co_flags & inspect.CO_VARKEYWORDS:
         by_keyword.append(local[names[end]])

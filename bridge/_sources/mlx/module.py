@@ -12,6 +12,7 @@ from bridge._core.import_path import check_parameter_names
 from bridge._core.pure_module import Modes, PureModule, Variant, bind_method
 from bridge._sources.mlx.module_copies import copy_module, dump_module, load_module
 from bridge._sources.mlx.module_places import Replacement, array_paths, at, dotted, part_paths
+from bridge._sources.mlx.nodes import is_copy
 
 Arrays = dict[str, mx.array]
 
@@ -54,8 +55,10 @@ class MlxModule(PureModule):
             replacement.restore()
             self._set_modes(self._module, own_modes)
         new = {dotted(path): x for path, x in changed.items()}
-        self._check_changes([*others, *(name for name in new if name in params)])
-        return output, new
+        # A checkpoint, or a derivative by the module, puts the same parameters into it again.
+        replaced = [name for name in new if name in params]
+        self._check_changes([*others, *(n for n in replaced if not is_copy(new[n], params[n]))])
+        return output, {name: x for name, x in new.items() if name in buffers}
 
     def _check_changes(self, names: list[str]) -> None:
         """Raise if a call has changed an array that is no buffer: nobody would get it."""

@@ -16,8 +16,22 @@ from collections.abc import Iterable
 
 import mlx.core as mx
 
+from bridge._arrays.mlx.upstream.dot_graph import is_same_node, read_graph
+
 
 def separate_nodes(xs: Iterable[mx.array]) -> list[mx.array]:
     """Return `xs`, each as the result of its own operation: NOTE [a node for each output]."""
     # A transpose can be exported, batched and differentiated to any order; mx.contiguous cannot.
     return [mx.transpose(x, [*range(x.ndim)]) for x in xs]
+
+
+def is_copy(x: mx.array, original: mx.array) -> bool:
+    """Return True if `x` is `original` as a transformation passes it on, maybe several times."""
+    if is_same_node(x, original):
+        return True
+    steps = read_graph([x, original], {"original": original, "x": x})
+    copied = {output: s.inputs[0] for s in steps if s.name == "Copy" for output in s.outputs}
+    name = "x"
+    while name in copied and name != "original":
+        name = copied[name]
+    return name == "original"

@@ -98,7 +98,7 @@ class BridgedModule(NumberedModule, ModuleView):
         try:
             evaluate([*buffers.values()])
         except TracerError as error:
-            raise ArgumentError(
+            raise TracerError(
                 f"{self!r} is in training, where it would write to its buffers, "
                 f"{', '.join(buffers)}, and within mx.vmap and mx.compile there are no values to "
                 "write. Call it outside of them, or in evaluation: `.eval()`."
