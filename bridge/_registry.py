@@ -18,7 +18,12 @@ from bridge._core.pure_module import ModuleState
 _MODULES = {"torch": "torch", "jax": "jax", "mlx": "mlx.core", "numpy": "numpy"}
 _PACKAGES = {"torch": "torch", "jax": "jax", "jaxlib": "jax", "mlx": "mlx", "numpy": "numpy"}
 tracebacks.FRAMEWORKS |= {*_PACKAGES}
-_NETWORKS = {"torch": "torch.nn", "mlx": "mlx.nn"}  # the modules that define the class `Module`
+# The Python modules that define a class `Module`.
+_NETWORKS = {
+    "torch": ("torch.nn",),
+    "mlx": ("mlx.nn",),
+    "jax": ("flax.nnx", "flax.linen", "equinox"),
+}
 # The name of the object in each package `bridge.<package>.<framework>` that we load.
 _OBJECTS = {"_arrays": "ARRAYS", "_sources": "SOURCE", "_targets": "TARGET"}
 _SOURCES: tuple[str, ...] = ("jax", "torch", "mlx")
@@ -126,11 +131,10 @@ def framework(module: str) -> str | None:
 
 def module_owner(x: Any) -> str | None:
     """Return the framework whose class `Module` is a base of `x` or of its class."""
-    for name, python_module in _NETWORKS.items():
-        base = getattr(sys.modules.get(python_module), "Module", None)
-        if base is not None and (
-            isinstance(x, base) or (isinstance(x, type) and issubclass(x, base))
-        ):
+    for name, python_modules in _NETWORKS.items():
+        modules = (sys.modules.get(python_module) for python_module in python_modules)
+        bases = tuple(base for m in modules if (base := getattr(m, "Module", None)) is not None)
+        if isinstance(x, bases) or (isinstance(x, type) and issubclass(x, bases)):
             return name
     return None
 

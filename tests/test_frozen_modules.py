@@ -198,3 +198,15 @@ def test_methods_without_trained_parameters_are_functions(direction):
         np.testing.assert_allclose(
             np.asarray(wrap(fn)(getattr(bridge, f"to_{direction[1]}")(x))), expected, 1e-6
         )
+
+
+@pytest.mark.parametrize("library", ["flax.nnx", "flax.linen", "equinox"])
+def test_classes_and_modules_of_another_framework_are_refused(library):
+    for framework in ("jax", "torch"):
+        pytest.importorskip(framework)
+    library = pytest.importorskip(library)
+    kind = library.nn.Dropout if library.__name__ == "equinox" else library.Dropout
+    with pytest.raises(ArgumentError, match=r"the class Dropout.*jax2torch\(Dropout\(...\)\)"):
+        bridge.jax2torch(kind)
+    with pytest.raises(ArgumentError, match=r"module of jax, Dropout. Did you mean jax2torch\?"):
+        bridge.torch2jax(kind(0.5))

@@ -251,3 +251,22 @@ def test_a_lazy_module_after_a_call():
     layer = jax2torch(net)
     np.testing.assert_allclose(layer(tensor(X)).detach(), net(X), rtol=1e-6)
     assert [name for name, _ in layer.named_parameters()] == ["w"]
+
+
+def test_static_arguments_by_name_and_by_position():
+    class Repeated(nnx.Module):
+        def __init__(self):
+            self.linear = nnx.Linear(3, 3, rngs=nnx.Rngs(0))
+
+        def __call__(self, x, times):
+            for _ in range(times):
+                x = self.linear(x)
+            return x
+
+    net = Repeated()
+    layer = jax2torch(net, static_argnames="times")
+    for found in (layer(tensor(X), 2), layer(tensor(X), times=2)):
+        np.testing.assert_allclose(found.detach(), net(X, 2), rtol=1e-4, atol=1e-6)
+    with pytest.raises(jax.errors.TracerIntegerConversionError) as raised:
+        jax2torch(net)(tensor(X), 2)
+    assert any("static_argnames=['times']" in note for note in raised.value.__notes__)

@@ -10,6 +10,7 @@ meant, and are a static argument of it.
 import abc
 import dataclasses
 import functools
+import inspect
 from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
@@ -28,6 +29,7 @@ class PureModule(abc.ABC):
 
     Attributes:
         framework: The framework of the module.
+        __signature__: The signature, by which arguments are named in errors, or None.
         __name__: The name of the class of the module.
         parts: The names of the parts that have modes of their own, with dots between the names of
             groups; the whole is "", and the first: NOTE [modes by part].
@@ -36,6 +38,7 @@ class PureModule(abc.ABC):
     """
 
     framework: str
+    __signature__: inspect.Signature | None = None
     __name__: str
     parts: tuple[str, ...]
     frozen: Collection[str] = ()
@@ -100,3 +103,37 @@ def bind_method(module: Any, method: Any) -> Callable[..., Any]:
             f"{type(module).__name__} has no method {method!r}, which method= names."
         )
     return bound
+
+
+def module_signature(module: Any, method: Any) -> inspect.Signature | None:
+    """Return the signature of a module as a pure function; None if that of the module is unknown.
+
+    It names arguments in errors, and finds static ones. Other methods may take more.
+    """
+    if method is None and not callable(module):
+        return None
+    try:
+        known = [*inspect.signature(bind_method(module, method)).parameters.values()]
+    except (TypeError, ValueError):  # some builtins have no signature
+        return None
+    kinds = {parameter.kind: parameter for parameter in known}
+    positional = [p for p in known if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
+    if {p.name for p in positional} & {"rng", *_LEADING}:
+        return None
+    make = inspect.Parameter
+    keywords = [p for p in known if p.kind is make.KEYWORD_ONLY and p.name != "rng"]
+    variadic = kinds.get(make.VAR_POSITIONAL, make("args", make.VAR_POSITIONAL))
+    rest = kinds.get(make.VAR_KEYWORD, make("kwargs", make.VAR_KEYWORD))
+    return inspect.Signature(
+        [
+            *(make(name, make.POSITIONAL_ONLY) for name in _LEADING),
+            *positional,
+            variadic,
+            *keywords,
+            make("rng", make.KEYWORD_ONLY, default=None),
+            rest,
+        ]
+    )
+
+
+_LEADING = ("variant", "params", "buffers")  # the first arguments of a pure module

@@ -16,7 +16,14 @@ import jax
 
 from bridge._core.call_words import CallWords
 from bridge._core.errors import ArgumentError
-from bridge._core.pure_module import Arrays, Modes, PureModule, Variant, bind_method
+from bridge._core.pure_module import (
+    Arrays,
+    Modes,
+    PureModule,
+    Variant,
+    bind_method,
+    module_signature,
+)
 from bridge._sources.jax.modules.changes import changed_buffers, check_no_additions
 from bridge._sources.jax.modules.keys import make_key
 from bridge._sources.jax.modules.leaves import (
@@ -55,6 +62,7 @@ class LinenModule(PureModule):
         self, module: Any, variables: Mapping[str, Any], streams: tuple[str, ...], method: Any
     ) -> None:
         self.__name__, self._method = type(module).__name__, method
+        self.__signature__ = module_signature(module, method)
         self._module, self._streams = module, streams
         named = _named_leaves(variables)
         self._names = [name for name, _ in named]

@@ -10,7 +10,14 @@ from jax.random import fold_in
 
 from bridge._core.call_words import WORDS, CallWords
 from bridge._core.errors import ArgumentError
-from bridge._core.pure_module import Arrays, Modes, PureModule, Variant, bind_method
+from bridge._core.pure_module import (
+    Arrays,
+    Modes,
+    PureModule,
+    Variant,
+    bind_method,
+    module_signature,
+)
 from bridge._sources.jax.modules.changes import (
     changed_buffers,
     check_no_additions,
@@ -45,6 +52,7 @@ class NnxModule(PureModule):
         from flax import nnx
 
         self.__name__, self._method = type(module).__name__, method
+        self.__signature__ = module_signature(module, method)
         module = _without_intermediates(module)
         self._graphdef = nnx.graphdef(module)
         self._variables = [variable.without_values() for variable in _read_variables(module)]

@@ -5,7 +5,14 @@ from typing import Any
 import jax
 
 from bridge._core.call_words import WORDS, CallWords
-from bridge._core.pure_module import Arrays, Modes, PureModule, Variant, bind_method
+from bridge._core.pure_module import (
+    Arrays,
+    Modes,
+    PureModule,
+    Variant,
+    bind_method,
+    module_signature,
+)
 from bridge._sources.jax.modules.keys import make_key
 from bridge._sources.jax.modules.leaves import (
     check_no_keys,
@@ -37,6 +44,7 @@ class PytreeModule(PureModule):
         self._modes = read_modes(self._flags)
         self.parts = tuple(self._modes)
         self._method = method
+        self.__signature__ = module_signature(module, method)
         self.__name__ = type(module).__name__
         check_unique([*self._array_names.values()], self.__name__)
 
