@@ -99,10 +99,10 @@ class Functional:
     def to_nnx(self, *, rngs: Any = None) -> Any:
         """Make a module of Flax NNX.
 
-        Parameters are of `nnx.Param`, buffers of another type, so that optimizers leave them alone;
-        both have the names of the original, in modules nested like its own. Buffers change while a
-        part of the module is in training. Modes are those of the module when it is made, then its
-        own.
+        Parameters are of `nnx.Param`, buffers of another type, so that optimizers leave them alone,
+        as are parameters that require no gradient. They have the names of the original, in modules
+        nested like its own. Buffers change while a part of the module is in training. Modes are
+        those of the module when it is made, then its own.
 
         Args:
             rngs: Streams for the random numbers that it draws, `nnx.Rngs`, of which it takes
@@ -134,8 +134,9 @@ class Functional:
         """Make a module of Equinox.
 
         Parameters are leaves, under the names of the original in modules nested like its own:
-        `model.layers[0].weight`. Modes are those of the module when it is made, then its own, which
-        `eqx.nn.inference_mode` changes.
+        `model.layers[0].weight`. One that requires no gradient is held as integers, which nothing
+        trains; its `.value`, put in its place by `eqx.tree_at`, is trained. Modes are those of the
+        module when it is made, then its own, which `eqx.nn.inference_mode` changes.
 
         Returns:
             An `eqx.Module` with arrays of its own. Without buffers `model(*args, key=None) ->
