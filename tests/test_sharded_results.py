@@ -164,6 +164,38 @@ def test_arguments_that_lie_on_several_devices():
     assert max(max(pair) for pair in fresh_process(arguments).values()) < 1e-6
 
 
+def constants():
+    """Distances of a product with constants, of an array that lies elsewhere, for each place."""
+    import torch
+
+    import bridge
+
+    w = np.array([2.0, -3.0, 0.5], "f4")
+    found = {}
+    for lower in ("ffi", "xla"):
+        product = bridge.torch2jax(lambda x, w: x * w, lower=lower)
+        for name, x in functions()[0].items():
+            for kind, constant in (("NumPy", w), ("torch", torch.tensor(w, dtype=torch.bfloat16))):
+                call = lambda x, product=product, w=constant: product(x, w)
+                calls = {
+                    "value": (call(x), (X + 2) * w),
+                    "jitted": (jax.jit(call)(x), (X + 2) * w),
+                    "gradient": (jax.grad(lambda x, call=call: call(x).sum())(x), w),
+                    "batch": (jax.vmap(call)(x), (X + 2) * w),
+                }
+                for what, (y, expected) in calls.items():
+                    far = float(abs(np.asarray(y) - expected).max())
+                    found[f"{lower}, {name}, {kind}, {what}"] = far
+    return found
+
+
+@pytest.mark.usefixtures("_four_devices")
+def test_constants_go_where_arguments_lie():
+    pytest.importorskip("torch")
+    found = fresh_process(constants)
+    assert max(found.values()) < 1e-6, found
+
+
 ELSEWHERE = """
 import sys, jax, numpy as np
 from jax.sharding import NamedSharding, PartitionSpec as P

@@ -5,6 +5,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from bridge._arrays.jax.upstream.modes import allow_transfers
 from bridge._core.errors import ArgumentError, DeviceError
 
 
@@ -50,6 +51,18 @@ def find_device(device: str) -> Any:
     """Return the JAX device for a name like `cpu` or `cuda:0`."""
     kind, _, index = device.partition(":")
     return jax.local_devices(backend=kind)[int(index or 0)]
+
+
+def free_to_move(x: Any) -> Any:
+    """Return an array over memory of others as one that joins arrays on other devices.
+
+    JAX commits it to the first device, and refuses it beside arrays that are committed elsewhere;
+    what it makes of an array of NumPy goes where they are.
+    """
+    if jax.default_backend() != "cpu" or jax.local_device_count() == 1:
+        return x
+    with allow_transfers():
+        return jax.numpy.asarray(np.asarray(x))
 
 
 def choose_compute_device(arguments_device: str, requested: str | None) -> str:

@@ -10,7 +10,13 @@ import jax
 import jax.numpy as jnp
 from jax.test_util import check_grads
 
-from bridge._arrays.jax import ARRAYS as ARRAYS, NARROW, check_not_forked, x64_mode
+from bridge._arrays.jax import (
+    ARRAYS as ARRAYS,
+    NARROW,
+    check_not_forked,
+    free_to_move,
+    x64_mode,
+)
 from bridge._core.errors import ArgumentError, DeviceError, NoRuleError
 from bridge._core.function_protocols import ExportKey
 from bridge._core.op import Arrays, Op, Positions
@@ -121,7 +127,9 @@ def _call(op: Op, callee: Callee, _programs: Programs, *xs: Any) -> Arrays:
 
 def _as_array(x: Any) -> jax.Array:
     """Convert a constant: a number, or an array of another framework."""
-    return ARRAYS.convert(x, copy=None) if hasattr(x, "__dlpack__") else jnp.asarray(x)
+    if hasattr(x, "__dlpack__"):
+        return free_to_move(ARRAYS.convert(x, copy=None))
+    return jnp.asarray(x)
 
 
 def _narrowed_outputs(op: Op) -> Positions:
