@@ -1,9 +1,10 @@
-"""An op of PyTorch trained in MLX, and one of MLX trained in PyTorch, on handwritten digits.
+"""An op of PyTorch in a model of MLX, and a module of MLX in one of PyTorch, on handwritten digits.
 
 MLX has no `grid_sample`. With torch's, a network in MLX learns to find a digit that lies anywhere
 on a larger canvas: a spatial transformer (Jaderberg et al. 2015, https://arxiv.org/abs/1506.02025),
 trained by `nn.value_and_grad` and an optimizer of MLX. The other way round, a torch module reads
-each digit as eight rows, with the rotary positions and the attention of `mx.fast`.
+each digit as eight rows, by a module of MLX with the rotary positions and the attention of
+`mx.fast`, whose parameters an optimizer of torch trains.
 
     python examples/digits_with_mlx.py
 """
@@ -52,15 +53,23 @@ class Finder(nn.Module):
         return self.read(crop(canvas, pose).reshape(len(canvas), -1))
 
 
-@mlx2torch
-def attention(queries: mx.array, keys: mx.array, values: mx.array) -> mx.array:
-    """Attention with rotary positions, of shapes (batch, heads, rows, features)."""
-    size = queries.shape[-1]
-    queries, keys = (
-        mx.fast.rope(x, size, traditional=False, base=100.0, scale=1.0, offset=0)
-        for x in (queries, keys)
-    )
-    return mx.fast.scaled_dot_product_attention(queries, keys, values, scale=size**-0.5)
+class Attention(nn.Module):
+    """Attention of rows to one another with rotary positions, of shape (batch, rows, features)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.project = nn.Linear(WIDTH, 3 * WIDTH)
+
+    def __call__(self, rows: mx.array) -> mx.array:
+        split = self.project(rows).reshape(*rows.shape[:2], 3, HEADS, WIDTH // HEADS)
+        queries, keys, values = split.transpose(2, 0, 3, 1, 4)
+        size = WIDTH // HEADS
+        queries, keys = (
+            mx.fast.rope(x, size, traditional=False, base=100.0, scale=1.0, offset=0)
+            for x in (queries, keys)
+        )
+        mixed = mx.fast.scaled_dot_product_attention(queries, keys, values, scale=size**-0.5)
+        return mixed.swapaxes(1, 2).reshape(rows.shape)
 
 
 class Reader(torch.nn.Module):
@@ -69,16 +78,14 @@ class Reader(torch.nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.embed = torch.nn.Linear(SIDE, WIDTH)
-        self.project = torch.nn.Linear(WIDTH, 3 * WIDTH)
+        self.attend = mlx2torch(Attention())
         self.classify = torch.nn.Sequential(
             torch.nn.Linear(SIDE * WIDTH, 64), torch.nn.ReLU(), torch.nn.Linear(64, 10)
         )
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         rows = self.embed(images)
-        split = self.project(rows).unflatten(-1, (3, HEADS, WIDTH // HEADS))
-        found = attention(*split.permute(2, 0, 3, 1, 4))
-        return self.classify((rows + found.transpose(1, 2).flatten(2)).flatten(1))
+        return self.classify((rows + self.attend(rows)).flatten(1))
 
 
 def data() -> list[np.ndarray]:
@@ -123,7 +130,7 @@ def in_mlx(epochs: int) -> float:
 
 
 def in_torch(epochs: int) -> float:
-    """Test accuracy of a module of torch with an op of MLX in it."""
+    """Test accuracy of a module of torch with one of MLX in it."""
     torch.manual_seed(0)
     x, test_x, y, test_y = map(torch.tensor, data())
     model = Reader()

@@ -48,12 +48,14 @@ class MlxModule(PureModule):
         arrays = {self._paths[name]: x for name, x in {**params, **buffers}.items()}
         own_modes, replacement = self.read_modes(), Replacement(self._module, arrays)
         try:
-            self._set_modes(self._module, modes)
+            if modes != own_modes:  # `train` looks for modules in everything
+                self._set_modes(self._module, modes)
             output = bind_method(self._module, method or self._method)(*args, **kwargs)
             changed, others = replacement.changed()
         finally:
             replacement.restore()
-            self._set_modes(self._module, own_modes)
+            if self.read_modes() != own_modes:
+                self._set_modes(self._module, own_modes)
         new = {dotted(path): x for path, x in changed.items()}
         # A checkpoint, or a derivative by the module, puts the same parameters into it again.
         replaced = [name for name in new if name in params]

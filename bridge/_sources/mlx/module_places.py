@@ -78,7 +78,7 @@ class Replacement:
     """
 
     def __init__(self, module: nn.Module, arrays: Mapping[Path, mx.array]) -> None:
-        self._contents = [_Content(node) for node in _containers(module, {})]
+        self._contents, self._is_checked = [*map(_Content, _containers(module, {}))], False
         self._before, self._put_in = list[_Slot](), dict[tuple[int, Any], tuple[Path, mx.array]]()
         for path, x in arrays.items():
             owner, key = at(module, path[:-1]), path[-1]
@@ -88,7 +88,7 @@ class Replacement:
 
     def changed(self) -> tuple[dict[Path, mx.array], list[str]]:
         """Return the arrays that are others than those put in, and the names of other changes."""
-        own, others = dict[Path, mx.array](), list[str]()
+        self._is_checked, own, others = True, dict[Path, mx.array](), list[str]()
         for content in self._contents:
             for key, old, new in content.differences():
                 path, put_in = self._put_in.get((id(content.node), key), (None, None))
@@ -101,7 +101,8 @@ class Replacement:
 
     def restore(self) -> None:
         """Let the module hold the arrays that it has held."""
-        self.changed()  # which notes what has to be restored
+        if not self._is_checked:
+            self.changed()  # which notes what has to be restored
         for owner, key, x in self._before:
             owner[key] = x
         for content in self._contents:
