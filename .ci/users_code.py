@@ -17,6 +17,8 @@ settings = {
     "ignore": [os.path.relpath(ROOT / f"examples/{x}.py", folder) for x in ("estimator", "pulses")],
     "extraPaths": [os.path.relpath(ROOT, folder)],
     "typeCheckingMode": "standard",
+    # torch re-exports names, documented ones too, without saying so to type checkers.
+    "reportPrivateImportUsage": False,
     # torch, JAX and MLX leave the types of attributes open, or have no stubs for them.
     "reportMissingTypeStubs": False,
     "reportPossiblyUnboundVariable": False,

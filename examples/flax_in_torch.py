@@ -46,8 +46,8 @@ def data() -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """Images and labels to train with, and to test with."""
     images, labels = load_digits(return_X_y=True)
     images = images.astype("float32").reshape(-1, 8, 8, 1) / 16
-    x, x_test, y, y_test = train_test_split(images, labels, test_size=0.25, random_state=0)
-    return x, x_test, y, y_test
+    parts: Any = train_test_split(images, labels, test_size=0.25, random_state=0)
+    return parts
 
 
 class TorchTraining:
@@ -109,7 +109,7 @@ def train_in_torch(module: Any, epochs: int) -> tuple[Any, list[float], list[flo
     return training.average.module, losses, accuracies
 
 
-def train_in_flax(module: CNN, variables: Any, epochs: int) -> tuple[list[float], list[float]]:
+def train_in_flax(module: Any, variables: Any, epochs: int) -> tuple[list[float], list[float]]:
     """Return the loss and the accuracy after each epoch, of Flax and optax."""
     x, x_test, y, y_test = data()
     count = len(x) // BATCH
@@ -150,7 +150,7 @@ def train_in_flax(module: CNN, variables: Any, epochs: int) -> tuple[list[float]
     return losses, accuracies
 
 
-def draw(curves: dict[str, tuple[list[float], list[float]]], path: str) -> None:
+def draw(curves: dict[str, tuple[list[float], ...]], path: str) -> None:
     """Draw loss and accuracy by epoch."""
     mpl.use("Agg")
     figure, axes = plt.subplots(1, 2, figsize=(9, 3.5), layout="constrained")
@@ -173,8 +173,8 @@ def main() -> None:
 
     module = CNN()
     variables = module.init(jax.random.key(0), jnp.zeros((1, 8, 8, 1)), train=False)
-    trained, *in_torch = train_in_torch(module.bind(variables), options.epochs)
-    in_flax = train_in_flax(module, variables, options.epochs)
+    trained, *curves = train_in_torch(module.bind(variables), options.epochs)
+    in_torch, in_flax = tuple(curves), train_in_flax(module, variables, options.epochs)
     for name, (losses, accuracies) in {"torch": in_torch, "Flax": in_flax}.items():
         print(
             f"trained by {name}: loss {losses[-1]:.3f}, test accuracy {100 * accuracies[-1]:.1f}%"
@@ -184,7 +184,7 @@ def main() -> None:
     logits = to_jax(trained.eval())(images, train=False)
     difference = abs(np.asarray(logits) - trained(torch.from_numpy(images)).detach().numpy()).max()
     print(f"back in Flax, its logits differ by {difference:.1e}")
-    draw({"torch": tuple(in_torch), "Flax and optax": in_flax}, options.output)
+    draw({"torch": in_torch, "Flax and optax": in_flax}, options.output)
     print(f"figure: {options.output}")
 
 

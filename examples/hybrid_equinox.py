@@ -26,10 +26,10 @@ from bridge import to_jax, to_torch, torch2jax
 class Hybrid(eqx.Module):
     """Features by torch, logits by Equinox."""
 
-    body: eqx.Module
+    body: Any
     head: eqx.nn.Linear
 
-    def __call__(self, x: jax.Array) -> jax.Array:
+    def __call__(self, x: Any) -> jax.Array:
         return self.head(self.body(x))
 
 
@@ -43,8 +43,9 @@ def features() -> torch.nn.Module:
 def data() -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """Measurements and cultivars to train with, and to test with."""
     x, y = load_wine(return_X_y=True)
-    x, x_test, y, y_test = train_test_split(x, y, test_size=0.25, random_state=0, stratify=y)
-    scaler = StandardScaler().fit(x)
+    parts: Any = train_test_split(x, y, test_size=0.25, random_state=0, stratify=y)
+    x, x_test, y, y_test = parts
+    scaler: Any = StandardScaler().fit(x)
     return (
         scaler.transform(x).astype("float32"),
         scaler.transform(x_test).astype("float32"),
@@ -53,7 +54,7 @@ def data() -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     )
 
 
-def loss(model: Hybrid, x: jax.Array, y: jax.Array) -> jax.Array:
+def loss(model: Hybrid, x: np.ndarray, y: np.ndarray) -> jax.Array:
     """Mean cross-entropy of a batch."""
     return optax.softmax_cross_entropy_with_integer_labels(jax.vmap(model)(x), y).mean()
 

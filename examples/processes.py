@@ -26,6 +26,7 @@ from sklearn.model_selection import train_test_split
 from torch import distributed
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
+from torch.multiprocessing.spawn import spawn
 
 from bridge import jax2torch, to_jax
 
@@ -46,7 +47,8 @@ def data() -> tuple[torch.Tensor, torch.Tensor, np.ndarray, np.ndarray]:
     """Images and labels to train with, and to test with."""
     images, labels = load_digits(return_X_y=True)
     images = images.astype("float32") / 16
-    x, x_test, y, y_test = train_test_split(images, labels, test_size=0.25, random_state=0)
+    parts: Any = train_test_split(images, labels, test_size=0.25, random_state=0)
+    x, x_test, y, y_test = parts
     return torch.from_numpy(x), torch.from_numpy(y), x_test, y_test
 
 
@@ -76,7 +78,7 @@ def test_accuracy(params: dict[str, jax.Array]) -> float:
 
     @jax.jit
     def accuracy(params: Any) -> jax.Array:
-        logits = Perceptron().apply({"params": unflatten_dict(params, sep=".")}, x)
+        logits: Any = Perceptron().apply({"params": unflatten_dict(params, sep=".")}, x)
         return (jnp.argmax(logits, 1) == y).mean()
 
     return float(accuracy(params))
@@ -91,11 +93,12 @@ def work(rank: int, folder: str, port: int, epochs: int) -> None:
     distributed.init_process_group("gloo", meeting, rank=rank, world_size=PROCESSES)
 
     mesh = init_device_mesh("cpu", (PROCESSES,), mesh_dim_names=("shards",))
-    model = fully_shard(network(), mesh=mesh)
+    model = network()
+    fully_shard(model, mesh=mesh)
     share = BATCH // PROCESSES
     train(model, slice(rank * share, (rank + 1) * share), epochs)
 
-    values = {name: x.detach() for name, x in model.named_parameters()}
+    values: dict[str, Any] = {name: x.detach() for name, x in model.named_parameters()}
     params = to_jax(values, mesh=Mesh(np.array(jax.devices()), ("shards",)), copy=False)
     kernel = params["Dense_0.kernel"]
     shard = kernel.addressable_shards[0].data
@@ -125,7 +128,7 @@ def main() -> None:
     os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
     with tempfile.TemporaryDirectory() as folder:
         arguments = folder, free_port(), epochs
-        torch.multiprocessing.spawn(work, arguments, nprocs=PROCESSES)
+        spawn(work, arguments, nprocs=PROCESSES)
         weights = torch.load(f"{folder}/weights", weights_only=True)
     alone = network()
     train(alone, slice(None), epochs)

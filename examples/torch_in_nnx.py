@@ -59,12 +59,12 @@ def data() -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """Images and labels to train with, and to test with."""
     images, labels = load_digits(return_X_y=True)
     images = images.astype("float32").reshape(-1, 1, 8, 8) / 16
-    x, x_test, y, y_test = train_test_split(images, labels, test_size=0.25, random_state=0)
-    return x, x_test, y, y_test
+    parts: Any = train_test_split(images, labels, test_size=0.25, random_state=0)
+    return parts
 
 
 @nnx.jit
-def step(model: Any, optimizer: nnx.Optimizer[Any], images: jax.Array, labels: jax.Array) -> Any:
+def step(model: Any, optimizer: Any, images: Any, labels: Any) -> Any:
     """Train for one batch; return the loss."""
 
     def loss(model: Any) -> jax.Array:

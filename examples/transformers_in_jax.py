@@ -64,7 +64,7 @@ def sharding(mesh: Mesh, x: jax.Array) -> NamedSharding:
     return NamedSharding(mesh, P("devices") if is_split else P())
 
 
-def mean_loss(net: Any, params: Any, tokens: jax.Array, key: jax.Array | None) -> jax.Array:
+def mean_loss(net: Any, params: Any, tokens: Any, key: jax.Array | None) -> jax.Array:
     """Cross-entropy of each next character."""
     words = {} if key is None else {"rng": key}
     output, _ = net.apply(params, net.buffers, tokens[:, :-1], **words)
@@ -118,7 +118,7 @@ def main() -> None:
 
     characters = sorted({*text()})
     tokens = np.array([characters.index(c) for c in text()], dtype="int32")
-    model = tiny_gpt2(len(characters))
+    model: Any = tiny_gpt2(len(characters))
     net = torch2jax(model, lower="xla")
     mesh = Mesh(jax.devices(), ("devices",))
     params, loss = train(net, mesh, tokens, steps)

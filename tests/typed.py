@@ -3,8 +3,11 @@
 from collections.abc import Callable
 from typing import Any, assert_type
 
+import equinox as eqx
+import flax.linen as linen
 import mlx.nn
 import torch
+from flax import nnx
 
 import bridge
 
@@ -20,6 +23,25 @@ layer = mlx.nn.Linear(2, 2)
 assert_type(bridge.mlx2torch(layer), torch.nn.Module)
 assert_type(bridge.mlx2torch(layer, method="encode"), torch.nn.Module)
 assert_type(bridge.mlx2jax(layer, compile=True), bridge.Functional)
+
+
+class Identity(nnx.Module):
+    def __call__(self, x: Any) -> Any:
+        return x
+
+
+class Half(eqx.Module):
+    factor: Any
+
+    def __call__(self, x: Any) -> Any:
+        return self.factor * x
+
+
+assert_type(bridge.jax2torch(Identity()), torch.nn.Module)
+assert_type(bridge.jax2torch(Half(0.5), method="__call__"), torch.nn.Module)
+assert_type(bridge.jax2torch(linen.Dense(2).bind({})), torch.nn.Module)
+assert_type(bridge.jax2torch(bridge.Functional(lambda w, x: w * x, 0.5)), torch.nn.Module)
+assert_type(bridge.jax2mlx(Identity()), mlx.nn.Module)
 
 
 def square(x: Any) -> Any:

@@ -3,18 +3,31 @@
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Literal, overload
 
+from bridge._api.module_types import JaxModule
 from bridge._api.wrapping import wrap
 from bridge._calls.wrong_framework import Direction
 
 if TYPE_CHECKING:
     import mlx.nn
+    import torch
 
     from bridge._calls.bridged_function import BridgedFunction
-    from bridge._calls.functional import Functional
 
 Residuals = Literal["auto", "save", "recompute"]
 
 
+@overload
+def jax2torch(  # pyright: ignore[reportOverlappingOverload], a module is callable too
+    fn: JaxModule,
+    /,
+    *,
+    method: str | Callable[..., Any] | None = ...,
+    static_argnames: str | Sequence[str] = ...,
+    jit: bool = ...,
+    x64: bool | None = ...,
+    residuals: Residuals = ...,
+    device: str | None = ...,
+) -> "torch.nn.Module": ...
 @overload
 def jax2torch(
     fn: Callable[..., Any],
@@ -42,7 +55,7 @@ def jax2torch(
     device: str | None = ...,
 ) -> Callable[[Callable[..., Any]], "BridgedFunction"]: ...
 def jax2torch(  # noqa: PLR0913, the options of `jax.jit` and of the crossing
-    fn: Callable[..., Any] | None = None,
+    fn: Any = None,
     /,
     *,
     method: str | Callable[..., Any] | None = None,
@@ -121,10 +134,11 @@ def jax2torch(  # noqa: PLR0913, the options of `jax.jit` and of the crossing
 
 
 @overload
-def jax2mlx(  # pyright: ignore[reportOverlappingOverload], a Functional is callable too
-    fn: "Functional",
+def jax2mlx(  # pyright: ignore[reportOverlappingOverload], a module is callable too
+    fn: JaxModule,
     /,
     *,
+    method: str | Callable[..., Any] | None = ...,
     static_argnames: str | Sequence[str] = ...,
     jit: bool = ...,
     x64: bool | None = ...,
@@ -155,7 +169,7 @@ def jax2mlx(
     residuals: Residuals = ...,
 ) -> Callable[[Callable[..., Any]], "BridgedFunction"]: ...
 def jax2mlx(
-    fn: Callable[..., Any] | None = None,
+    fn: Any = None,
     /,
     *,
     method: str | Callable[..., Any] | None = None,
