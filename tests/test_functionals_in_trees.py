@@ -154,6 +154,21 @@ def test_function_of_jax_with_weights(kind):
         eqx.filter_grad(lambda model: model(X).sum())(model)
 
 
+def test_subclass_that_is_a_pytree_of_its_own():
+    @jax.tree_util.register_pytree_node_class
+    class Tree(Functional):
+        def tree_flatten(self):
+            return (self.params,), self.apply
+
+        @classmethod
+        def tree_unflatten(cls, apply, children):
+            return cls(apply, *children)
+
+    model = Model(Tree(lambda params, buffers, x: (params * x, buffers), jnp.ones(3)), 2.0)
+    gradients = eqx.filter_grad(lambda model: model(X).sum())(model)
+    close(gradients.net.params, 2 * X.sum(0))
+
+
 def test_what_another_process_unpickles_is_watched(backbone, tmp_path):
     functional, net = Functional(operator.mul, np.ones(3, "float32")), torch2jax(backbone)
     models = functional, net.to_nnx(), net.to_equinox()

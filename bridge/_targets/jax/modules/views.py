@@ -8,6 +8,7 @@ trees. What a transformation makes of it raises when its parameters are read, an
 not know, so it is told that this is data.
 """
 
+import contextlib
 import importlib
 import sys
 from collections.abc import Mapping
@@ -78,7 +79,8 @@ def watch_in_trees(cls: type) -> None:
     """Let trees not lose the parameters of objects of `cls`: NOTE [a Functional in a tree]."""
     if cls not in _watched:
         _watched.add(cls)
-        jax.tree_util.register_pytree_node(cls, _flatten, _rebuild)
+        with contextlib.suppress(ValueError):  # a subclass that its author has registered
+            jax.tree_util.register_pytree_node(cls, _flatten, _rebuild)
     _tell_nnx(cls)
 
 
