@@ -16,7 +16,7 @@ if not torch.distributed.is_available():
 import jax.numpy as jnp  # noqa: E402, behind the skips
 from jax.sharding import Mesh, NamedSharding, PartitionSpec as P  # noqa: E402
 from torch.distributed import _functional_collectives as functional_collectives  # noqa: E402
-from torch.distributed.device_mesh import init_device_mesh  # noqa: E402
+from torch.distributed.device_mesh import DeviceMesh, init_device_mesh  # noqa: E402
 from torch.distributed.tensor import (  # noqa: E402
     DTensor,
     Partial,
@@ -29,6 +29,7 @@ from torch.distributed.tensor.placement_types import _StridedShard  # noqa: E402
 from bridge import (  # noqa: E402
     ArgumentError,
     CopyError,
+    DeviceError,
     Functional,
     OptionError,
     jax2torch,
@@ -269,6 +270,13 @@ def test_mesh_has_to_be_one_of_the_target(device_mesh, tree):
     for other in (device_mesh, jax_mesh().abstract_mesh, [2]):
         with pytest.raises(OptionError, match=r"mesh= of to_jax expects a jax\.sharding\.Mesh,"):
             to_jax(tree, mesh=other)
+
+
+def test_mesh_has_to_be_of_the_device_of_the_shard():
+    other = DeviceMesh("meta", [0], mesh_dim_names=("dp",))
+    array = sharded(X, names=("dp",), shape=(1,))
+    with pytest.raises(DeviceError, match=r"leaf x .* on cpu, and the mesh is one of meta devices"):
+        to_torch({"x": array}, mesh=other)
 
 
 def test_torch_without_its_distributed_part(monkeypatch):
