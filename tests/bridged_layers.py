@@ -1,6 +1,8 @@
 """Modules of every source that makes modules of torch, and what they compute, written in torch."""
 
+import contextlib
 import dataclasses
+import importlib
 from collections.abc import Callable
 
 import numpy as np
@@ -85,10 +87,30 @@ def as_jax(tree):
     return jax.tree.map(jax.numpy.asarray, tree)
 
 
+with contextlib.suppress(ImportError):
+    eqx = importlib.import_module("equinox")
+
+    class MLP(eqx.Module):
+        """Two linear layers; that of Equinox holds a lambda, which cannot be pickled."""
+
+        layers: list
+
+        def __call__(self, x):
+            import jax.numpy as jnp
+
+            return self.layers[1](jnp.tanh(self.layers[0](x)))
+
+
+def make_mlp(seed=0):
+    """Two linear layers of Equinox."""
+    jax = pytest.importorskip("jax")
+    eqx = pytest.importorskip("equinox")
+    first, last = jax.random.split(jax.random.key(seed))
+    return MLP([eqx.nn.Linear(3, 4, key=first), eqx.nn.Linear(4, 2, key=last)])
+
+
 def make_equinox(seed=0):
-    jax, eqx = pytest.importorskip("jax"), pytest.importorskip("equinox")
-    mlp = eqx.nn.MLP(3, 2, 4, 1, activation=jax.numpy.tanh, key=jax.random.key(seed))
-    return jax2torch(mlp, method=call_over_batch)
+    return jax2torch(make_mlp(seed), method=call_over_batch)
 
 
 def call_over_batch(module, x):
@@ -124,19 +146,15 @@ class Pair:
         return cls(*children)
 
 
+with contextlib.suppress(ImportError):
+    importlib.import_module("jax").tree_util.register_pytree_node_class(Pair)
+
+
 def pair(seed=0):
     """A `Pair` of arrays of JAX."""
     jax = pytest.importorskip("jax")
-    if Pair not in _registered:
-        jax.tree_util.register_pytree_node(
-            Pair, lambda x: x.tree_flatten(), lambda _, children: Pair(*children)
-        )
-        _registered.add(Pair)
     shift = jax.numpy.arange(4)
     return Pair(*as_jax([weights(3, 4, seed=seed), weights(4, 2, seed=seed)]), shift)
-
-
-_registered = set()
 
 
 def make_pytree(seed=0):

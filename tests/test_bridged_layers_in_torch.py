@@ -7,7 +7,16 @@ import numpy as np
 import pytest
 
 from bridge import Functional, jax2torch
-from tests.bridged_layers import KINDS, X, arrays, batch, call_over_batch, close, make_functional
+from tests.bridged_layers import (
+    KINDS,
+    X,
+    arrays,
+    batch,
+    call_over_batch,
+    close,
+    make_functional,
+    make_mlp,
+)
 
 torch = pytest.importorskip("torch")
 jax = pytest.importorskip("jax")
@@ -306,8 +315,7 @@ def test_layers_without_values(kind, layer):
 
 def test_shapes_make_layers_on_meta():
     eqx = pytest.importorskip("equinox")
-    make = lambda: eqx.nn.MLP(3, 2, 4, 1, activation=jnp.tanh, key=jax.random.key(0))
-    layer = jax2torch(eqx.filter_eval_shape(make), method=call_over_batch)
+    layer = jax2torch(eqx.filter_eval_shape(make_mlp), method=call_over_batch)
     assert all(x.is_meta for x in layer.parameters())
     layer.to_empty(device="cpu").load_state_dict(KINDS["equinox"].make().state_dict())
     close(layer(batch()), KINDS["equinox"].make()(batch()))
