@@ -5,7 +5,7 @@ import dataclasses
 import numpy as np
 import pytest
 
-from bridge import OptionError, RangeError, torch2jax
+from bridge import ArgumentError, OptionError, RangeError, torch2jax
 
 torch = pytest.importorskip("torch")
 jax = pytest.importorskip("jax")
@@ -257,3 +257,23 @@ def test_repr_says_what_is_in_it():
         repr(there)
         == "<<torch2jax Sequential (capture='auto', lower='ffi')> of 6 parameters, 3 buffers>"
     )
+
+
+class Encoder(torch.nn.Linear):
+    def encode(self, x, scale=2):
+        return torch.tanh(self(x)) * scale
+
+
+@pytest.mark.parametrize("lower", ["ffi", "xla"])
+def test_a_method_of_a_module(lower):
+    module, x = Encoder(3, 2), np.float32([[0.5, -1.0, 2.0]])
+    expected = module.encode(torch.tensor(x)).detach()
+    net = torch2jax(module, method="encode", lower=lower)
+    by_function = torch2jax(module, method=lambda m, x: m.encode(x, scale=3), lower=lower)
+    np.testing.assert_allclose(net.apply(net.params, net.buffers, x)[0], expected, rtol=1e-5)
+    found = by_function.apply(net.params, net.buffers, x)[0]
+    np.testing.assert_allclose(found, 1.5 * expected, rtol=1e-5)
+    slope = jax.grad(lambda params: net.apply(params, net.buffers, x)[0].sum())(net.params)
+    np.testing.assert_allclose(slope["bias"], 2 * (1 - expected[0] ** 2 / 4), rtol=1e-4)
+    with pytest.raises(ArgumentError, match=r'`torch2jax\(module, method="encode"\)`'):
+        torch2jax(module.encode)

@@ -26,17 +26,13 @@ def check_no_parameters(fn: Any, direction: Direction) -> None:
     raise ArgumentError(
         f"{direction} expects a function or a module, but got {got}: an object with parameters, "
         "which would be constants without a gradient. "
-        f"{_advise(method, direction, takes_method=source.takes_method)} Where constants are "
+        f"{_advise(method, direction)} Where constants are "
         "meant, write a function that says so: `lambda x: method(x)`."
     )
 
 
-def _advise(method: Any, direction: Direction, *, takes_method: bool) -> str:
+def _advise(method: Any, direction: Direction) -> str:
     """Return what to write instead of a method, or of another function that is made of a module."""
-    if not takes_method:
-        return (
-            f"Pass the module, `{direction}(module)`, whose `apply(params, buffers, x)` calls it."
-        )
     if method is None:
         return (
             f"Pass the module, `{direction}(module)`, or a function of it, `{direction}(module, "

@@ -24,6 +24,8 @@ def torch2jax(  # pyright: ignore[reportOverlappingOverload], a module is callab
     fn: "torch.nn.Module",
     /,
     *,
+    method: str | Callable[..., Any] | None = ...,
+    static_argnames: str | Sequence[str] = ...,
     capture: Capture = ...,
     lower: Lower = ...,
     integers: Integers = ...,
@@ -34,6 +36,7 @@ def torch2jax(
     fn: Callable[..., Any],
     /,
     *,
+    method: str | Callable[..., Any] | None = ...,
     static_argnums: int | Sequence[int] = ...,
     static_argnames: str | Sequence[str] = ...,
     capture: Capture = ...,
@@ -46,6 +49,7 @@ def torch2jax(
     fn: None = None,
     /,
     *,
+    method: str | Callable[..., Any] | None = ...,
     static_argnums: int | Sequence[int] = ...,
     static_argnames: str | Sequence[str] = ...,
     capture: Capture = ...,
@@ -53,10 +57,11 @@ def torch2jax(
     integers: Integers = ...,
     device: str | None = ...,
 ) -> Callable[[Callable[..., Any]], "BridgedFunction"]: ...
-def torch2jax(
+def torch2jax(  # noqa: PLR0913, the options of `jax.jit` and of the crossing
     fn: Callable[..., Any] | None = None,
     /,
     *,
+    method: str | Callable[..., Any] | None = None,
     static_argnums: int | Sequence[int] = (),
     static_argnames: str | Sequence[str] = (),
     capture: Capture = "auto",
@@ -74,7 +79,10 @@ def torch2jax(
     Args:
         fn: A pure function written with torch. Its arguments and results are arbitrary pytrees of
             torch or JAX. Arrays in them arrive as tensors of the same shape and dtype, as do
-            NumPy arrays, which get no gradient. Everything else, numbers too, arrives as it is.
+            NumPy arrays, which get no gradient. Everything else, numbers too, arrives as it is. Or
+            a `torch.nn.Module`, which becomes a `Functional`.
+        method: The method of a module to call, by name, or a function of the module and the
+            arguments; by default the module itself.
         static_argnums: Positions of arguments that are passed as they are, arrays in them refused.
         static_argnames: Their names.
         capture: `"auto"` makes a graph of the function, and where it looks at values, reruns it
@@ -127,6 +135,7 @@ def torch2jax(
         static=(static_argnums, static_argnames),
         device="cpu" if lower == "xla" else device,
         options={"capture": capture, "lower": lower, **_changed(integers)},
+        method=method,
     )
 
 

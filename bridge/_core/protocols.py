@@ -48,7 +48,6 @@ class Source(Protocol):
 
     traces_scalars: bool  # True if a trace takes Python numbers as arrays, not as constants
     supports_rng: bool  # True if random numbers follow from a seed that is no argument
-    takes_method: bool  # True if its wrappers take `method=` for modules
     swaps_parameters: bool  # True if functions may call a module with other parameters than its own
 
     def check_options(self, **options: Any) -> None:

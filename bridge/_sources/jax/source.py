@@ -27,7 +27,6 @@ class JaxSource:
 
     traces_scalars = True
     supports_rng = False
-    takes_method = True
     swaps_parameters = False
 
     def check_options(self, *, residuals: str, **_: Any) -> None:

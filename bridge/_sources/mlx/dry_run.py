@@ -66,8 +66,8 @@ def _check_none_changed(changed_arrays: list[tuple[Holder, Any]]) -> None:
     if modules:
         raise ArgumentError(
             f"the function captures a module and changes arrays in it, in {modules[0]}, as it "
-            "would again for each derivative. Pass the module itself, whose apply() returns its "
-            "buffers, or call its eval() first."
+            "would again for each derivative. Pass the module itself, whose buffers come back "
+            "changed, or call its eval() first."
         )
     if changed_arrays:
         raise ArgumentError(

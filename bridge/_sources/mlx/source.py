@@ -27,7 +27,6 @@ class MlxSource:
     traces_scalars = False
     make_key = None
     supports_rng = True
-    takes_method = True
     swaps_parameters = True
 
     def check_options(self, *, residuals: str, compile: bool) -> None:

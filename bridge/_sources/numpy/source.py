@@ -23,7 +23,6 @@ class NumpySource:
     traces_scalars = False
     make_key = None
     supports_rng = False
-    takes_method = False
     swaps_parameters = False
 
     def check_options(self, **options: Any) -> None:

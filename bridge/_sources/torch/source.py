@@ -24,7 +24,6 @@ class TorchSource:
     traces_scalars = False
     make_key = None
     supports_rng = True
-    takes_method = False
     swaps_parameters = True
 
     def check_options(
