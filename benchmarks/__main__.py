@@ -17,6 +17,7 @@ from benchmarks import (
     _fresh,
     _large,
     _mlx,
+    _modules,
     _quantum,
     _report,
     _reverse,
@@ -45,6 +46,9 @@ CASES: dict[str, Callable[[Effort], Iterable[Measurement]]] = {
     "black box": _black_box.overhead,
     "hessian": _black_box.hessians,
     "layers": _simulators.layers,
+    "modules": _modules.in_torch,
+    "flax": _modules.flax,
+    "views": _modules.views,
     "sharded": _sharded.crossing,
 }
 
