@@ -127,11 +127,11 @@ def _sharded_dimension(placement: Any, mesh: ProcessMesh) -> int | None:
         return None
     if isinstance(placement, Partial):
         raise ArgumentError(
-            f"it holds partial sums, {placement}, which are not reduced. Call "
+            f"it holds partial sums, {placement!r}, which are not reduced. Call "
             ".redistribute(placements=...) first."
         )
     raise ArgumentError(
-        f"its placement {placement} does not split in the order of the mesh, {list(mesh.names)}. "
+        f"its placement {placement!r} does not split in the order of the mesh, {list(mesh.names)}. "
         "Call .redistribute(placements=...) with Shard or Replicate first."
     )
 
