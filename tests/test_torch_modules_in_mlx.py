@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import bridge
-from bridge import jax2mlx, to_mlx, to_torch, torch2mlx
+from bridge import jax2mlx, to_mlx, to_torch, torch2jax, torch2mlx
 
 mx = pytest.importorskip("mlx.core")
 nn = pytest.importorskip("mlx.nn")
@@ -144,6 +144,9 @@ def test_a_view_in_a_tree_comes_back():
     assert isinstance(to_torch(outer)["layers"][1], torch.nn.Linear)
     with pytest.raises(bridge.ArgumentError, match=r"module of torch, Linear, which bridge.to_tor"):
         to_mlx(view)
+    for wrap in (torch2mlx, torch2jax):
+        with pytest.raises(bridge.ArgumentError, match=r"got torch2mlx\(Linear\), which was made"):
+            wrap(view)
 
 
 READ = """

@@ -110,6 +110,12 @@ def _check(fn: Any, direction: Direction) -> None:
             f"{direction} expects a function of {direction.source}, but got {fn!r}. Its function "
             "is `apply(params, buffers, *args)`: pass that."
         )
+    state = _registry.module_state(fn)
+    if state is not None and state.pure.framework == direction.source:
+        raise ArgumentError(
+            f"{direction} expects a module of {direction.source}, but got {fn!r}, which was made "
+            f"of one. Call it as it is, or let bridge.to_{direction.source} give the original back."
+        )
     if isinstance(fn, BridgedFunction) and fn.target_name != direction.source:
         is_ready = fn.target_name == direction.target
         raise ArgumentError(
