@@ -173,6 +173,10 @@ class FlatFunction:
         self._set_result_structure(structure, {})
         return leaves
 
+    def copy_results(self, other: "FlatFunction") -> None:
+        """Take the structure of the results from a function that has returned such."""
+        self._set_result_structure(other.result_structure, other._key_impls)
+
     def describe_key_result(self) -> str | None:
         """Describe a result that is a typed key, which a graph cannot hold; None without one."""
         paths = pytree.paths(self.result_structure) if self._key_impls else []

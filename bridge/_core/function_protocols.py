@@ -62,6 +62,10 @@ class StructuredFunction(Protocol):
         """Take the structure of the results from a tree like them; return its leaves."""
         ...
 
+    def copy_results(self, other: Any) -> None:
+        """Take the structure of the results from a function that has returned such."""
+        ...
+
 
 class StageableFunction(Protocol):
     """A bridged function, as seen by a target that records its calls in a graph."""

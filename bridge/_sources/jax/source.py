@@ -17,7 +17,7 @@ from bridge._core.spec import is_device_name
 from bridge._core.unseeded import unseeded_op
 from bridge._sources.jax.environment import current_environment, number_of_settings
 from bridge._sources.jax.modules import holds_parameters, is_module, take_apart
-from bridge._sources.jax.modules.keys import make_key, trace_without_key
+from bridge._sources.jax.modules.keys import make_key, trace_module
 from bridge._sources.jax.rules import Settings, make_function
 from bridge._sources.jax.trace import symbolic_output_shapes
 
@@ -72,13 +72,12 @@ class JaxSource:
         labels = [f"argument {argument} of {name}" for argument in argument_names]
         environment = current_environment(x64=_needs_x64(primals, labels, x64=x64))
         settings = Settings(jit, environment, residuals, tuple(labels))
-        if seed_argnum is None and fn.takes(SEED) and self.passes_rng(fn.written):
-            traced = trace_without_key(fn, primals, environment, labels) if jit else None
-            if traced is None:
+        traced: Any = fn
+        if self.passes_rng(fn.written) and fn.takes(SEED):
+            traced = trace_module(fn, primals, environment, labels, seed_argnum) if jit else fn
+            if traced is None or (seed_argnum is None and not jit):
                 return unseeded_op(name, "jax")
-            flat = make_function(traced, name, primals, settings)
-        else:
-            flat = make_function(fn, name, primals, settings)
+        flat = make_function(traced, name, primals, settings)
         if not jit:
             find = functools.partial(find_places, fn, ARRAYS.is_array)
             flat = dataclasses.replace(flat, captured_state=StateReader(find, NumpySnapshots()))

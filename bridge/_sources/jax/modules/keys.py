@@ -3,7 +3,7 @@
 NOTE [does a call draw]
 A module may take random numbers in one mode and none in another. So it is traced with a key as one
 more argument; where no output depends on it, the call is made without, and the caller's generator
-does not move.
+does not move. Otherwise the call is repeated with a key, and this trace is that of the repetition.
 """
 
 import contextlib
@@ -19,6 +19,7 @@ from bridge._core.function_protocols import StructuredFunction
 from bridge._core.op import Specs
 from bridge._core.spec import ArraySpec
 from bridge._sources.jax.environment import Environment
+from bridge._sources.jax.modules.traced_calls import TracedCall, keep_trace, take_trace
 from bridge._sources.jax.trace import trace
 
 _data = contextvars.ContextVar[Any]("data of the key", default=None)
@@ -50,7 +51,21 @@ def make_key(rng: Any) -> Any:
     return key
 
 
-def trace_without_key(
+def trace_module(
+    fn: StructuredFunction,
+    primals: Specs,
+    environment: Environment,
+    labels: Sequence[str],
+    seed_argnum: int | None,
+) -> Callable[..., Any] | None:
+    """Return a trace of `fn`, or itself if it has a key; None if it draws and has no key."""
+    if seed_argnum is None:
+        return _trace_without_key(fn, primals, environment, labels)
+    call = TracedCall(fn, primals, environment, labels)
+    return take_trace(call, seed_argnum) or fn
+
+
+def _trace_without_key(
     fn: StructuredFunction, primals: Specs, environment: Environment, labels: Sequence[str]
 ) -> Callable[..., Any] | None:
     """Trace `fn` with a key; return the trace if no output depends on that, else None."""
@@ -69,6 +84,7 @@ def trace_without_key(
     )
     jaxpr = program.jaxpr.jaxpr
     if dce_jaxpr(jaxpr, [True] * len(jaxpr.outvars))[1][len(primals)]:
+        keep_trace(TracedCall(fn, primals, environment, labels, program))
         return None
     return lambda *xs: program(*xs, jnp.zeros(2, "uint32"))
 
