@@ -57,6 +57,20 @@ def test_wrapping_does_not_import_what_captures():
     assert heavy.split() == []
 
 
+@pytest.mark.skipif(not {"torch", "jax"} <= {*HERE}, reason="needs torch and JAX")
+def test_modules_of_jax_do_not_need_its_libraries():
+    loaded = run("""
+        import sys, torch, jax, bridge
+        for name in ("flax", "equinox", "haiku"):
+            sys.modules[name] = None  # as if it were not installed
+        scale = jax.tree_util.Partial(jax.numpy.multiply, jax.numpy.array([2.0, 3.0]))
+        for fn in (scale, bridge.Functional(jax.numpy.multiply, jax.numpy.array([2.0, 3.0]))):
+            print(bridge.jax2torch(fn)(torch.ones(2)).tolist())
+        print(bridge.jax2torch(jax.numpy.sin)(torch.zeros(1)).tolist())
+    """)
+    assert loaded.split("\n") == ["[2.0, 3.0]", "[2.0, 3.0]", "[0.0]"]
+
+
 def test_import_changes_no_environment_variable():
     run("""
         import os

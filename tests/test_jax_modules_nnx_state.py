@@ -253,6 +253,41 @@ def test_a_lazy_module_after_a_call():
     assert [name for name, _ in layer.named_parameters()] == ["w"]
 
 
+def test_a_word_for_the_mode_in_the_call():
+    class Net(nnx.Module):
+        def __init__(self):
+            self.dropout = nnx.Dropout(0.5, rngs=nnx.Rngs(0))
+
+        def __call__(self, x, train):
+            return self.dropout(x, deterministic=not train)
+
+    layer = jax2torch(Net())
+    assert (layer(tensor(X)) == 0).any()
+    assert (layer(tensor(X), train=False) == tensor(X)).all()
+    assert (layer.eval()(tensor(X)) == tensor(X)).all()
+    assert (layer(tensor(X), True) == 0).any()
+
+
+def test_two_variables_of_one_name_are_refused():
+    class Net(nnx.Module):
+        def __init__(self):
+            w = jax.numpy.ones(3)
+            self.tree = nnx.data({"a.b": nnx.Param(w), "a": {"b": nnx.Param(w)}})
+
+    with pytest.raises(ArgumentError, match=r"two arrays of Net have the name 'tree.a.b'"):
+        jax2torch(Net())
+
+
+def test_double_precision():
+    with jax.enable_x64(True):
+        net = nnx.Linear(3, 4, param_dtype="float64", rngs=nnx.Rngs(0))
+        expected = net(X.astype("float64"))
+    layer = jax2torch(net)
+    found = layer(tensor(X).double())
+    assert found.dtype == torch.float64
+    np.testing.assert_allclose(found.detach(), expected, rtol=1e-12)
+
+
 def test_static_arguments_by_name_and_by_position():
     class Repeated(nnx.Module):
         def __init__(self):
