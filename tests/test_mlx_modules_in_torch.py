@@ -368,3 +368,27 @@ def test_a_function_of_torch_of_two_arguments_in_one_of_mlx():
     (mlx2torch(lambda x, w: linear(mx.tanh(x), w))(x, w) ** 2).sum().backward()
     expected = torch.autograd.grad((torch.nn.functional.linear(x.tanh(), w) ** 2).sum(), (x, w))
     torch.testing.assert_close((x.grad, w.grad), expected)
+
+
+def test_integers_are_no_parameters_and_lost_parts_are_named():
+    jax = pytest.importorskip("jax")
+
+    class Gathered(nn.Linear):
+        def __init__(self):
+            super().__init__(3, 2)
+            self.indices, self.parts = mx.array([2, 0, 1]), [nn.Linear(3, 3)]
+
+        def __call__(self, x):
+            return super().__call__(self.parts[0](x[:, self.indices]))
+
+    module = Gathered()
+    layer, net = mlx2torch(module), mlx2jax(module)
+    assert [name for name, _ in layer.named_buffers()] == ["indices"]
+    assert {*net.buffers} == {"indices"}
+    slope = jax.grad(lambda params: net.apply(params, net.buffers, X)[0].sum())(net.params)
+    np.testing.assert_allclose(slope["bias"], [6, 6])
+    module.parts.clear()
+    weight = module.weight
+    with pytest.raises(bridge.ArgumentError, match=r"no 'parts\.0' any more"):
+        layer(torch.tensor(X))
+    assert module.weight is weight

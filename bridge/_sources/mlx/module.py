@@ -27,7 +27,8 @@ class MlxModule(PureModule):
         self.__name__ = type(module).__name__
         self._parts, self._paths = part_paths(module), array_paths(module)
         self.parts = tuple(map(dotted, self._parts))
-        trained = dict(tree_flatten(module.trainable_parameters()))
+        trainable: Any = tree_flatten(module.trainable_parameters())
+        trained = {name for name, x in trainable if mx.issubdtype(x.dtype, mx.inexact)}
         self._params = [name for name in self._paths if name in trained]
         self._buffers = [name for name in self._paths if name not in trained]
 
@@ -105,7 +106,7 @@ def take_apart(
     """Return a module as a pure function, its parameters and its buffers.
 
     Parameters are the arrays that the module trains. Buffers are all other arrays in it, such as
-    the running statistics of a normalization, or frozen parameters. Both are copies.
+    the running statistics of a normalization, frozen parameters, or integers. Both are copies.
     """
     del allow_64_bits  # MLX counts in 32 bits
     pure = MlxModule(module, method)

@@ -7,6 +7,8 @@ import mlx.core as mx
 import mlx.nn as nn
 from mlx.utils import tree_flatten
 
+from bridge._core.errors import ArgumentError
+
 Path = tuple[str | int, ...]
 
 
@@ -63,10 +65,17 @@ def dotted(path: Path) -> str:
 
 
 def at(module: Any, path: Path) -> Any:
-    """Return what is at `path` in `module`."""
-    for key in path:
-        module = module[key]
-    return module
+    """Return what is at `path` in `module`; raise if it has been taken away."""
+    node = module
+    try:
+        for key in path:
+            node = node[key]
+    except (KeyError, IndexError, TypeError):
+        raise ArgumentError(
+            f"{type(module).__name__} has no {dotted(path)!r} any more. Wrap it again after you "
+            "have changed its parts."
+        ) from None
+    return node
 
 
 class Replacement:
@@ -79,10 +88,9 @@ class Replacement:
 
     def __init__(self, module: nn.Module, arrays: Mapping[Path, mx.array]) -> None:
         self._contents, self._is_checked = [*map(_Content, _containers(module, {}))], False
-        self._before, self._put_in = list[_Slot](), dict[tuple[int, Any], tuple[Path, mx.array]]()
-        for path, x in arrays.items():
-            owner, key = at(module, path[:-1]), path[-1]
-            self._before.append((owner, key, owner[key]))
+        self._put_in = dict[tuple[int, Any], tuple[Path, mx.array]]()
+        self._before = [(at(module, path[:-1]), path[-1], at(module, path)) for path in arrays]
+        for (owner, key, _), (path, x) in zip(self._before, arrays.items(), strict=True):
             self._put_in[id(owner), key] = path, x
             owner[key] = x
 
@@ -110,7 +118,7 @@ class Replacement:
                 content.restore()
 
 
-_Slot = tuple[Any, Any, mx.array]  # a container, a key in it, and the array there
+_Slot = tuple[Any, Any, mx.array]
 
 
 class _Content:
