@@ -124,6 +124,22 @@ def test_functions_that_hold_arrays_are_constants_as_in_jax():
         np.testing.assert_allclose(found, fn(x), rtol=1e-5)
 
 
+def test_objects_that_are_called_are_functions():
+    torch, jax = pytest.importorskip("torch"), pytest.importorskip("jax")
+
+    class Sine:
+        def __init__(self):
+            self.training, self.w = True, jax.numpy.ones(3)
+
+        def __call__(self, x):
+            return jax.numpy.sin(self.w * x)
+
+    x = torch.tensor([0.3, -1.2, 0.7])
+    sine = bridge.jax2torch(Sine())
+    assert isinstance(sine, bridge.BridgedFunction)
+    torch.testing.assert_close(sine(x), x.sin())
+
+
 @pytest.mark.parametrize("source", ["torch", "mlx"])
 def test_modules_in_a_model_of_equinox_get_gradients_by_a_field_for_them(source):
     jax = pytest.importorskip("jax")

@@ -32,7 +32,8 @@ def _is_candidate(x: Any) -> bool:
         return True
     equinox = sys.modules.get("equinox")
     is_callable = callable(x) or (equinox is not None and isinstance(x, equinox.Module))
-    return is_callable and (any(map(is_array, _pytree_leaves(x))) or bool(find_flags(x)))
+    leaves = _pytree_leaves(x) if is_callable else []
+    return any(map(is_array, leaves)) or (bool(leaves) and bool(find_flags(x)))
 
 
 def take_apart(
