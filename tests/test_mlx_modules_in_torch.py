@@ -261,6 +261,8 @@ CHANGING = {
     "an array in a list": lambda self, y: self.notes.append(y),
     "a parameter": lambda self, y: setattr(self, "weight", self.weight * 0.9),
     "one that was None": lambda self, y: setattr(self, "_last", y),
+    "a list that gets shorter": lambda self, y: self.parts.pop(),
+    "a layer that is another": lambda self, y: self.parts.__setitem__(0, nn.Linear(3, 2)),
 }
 
 
@@ -270,6 +272,7 @@ def test_state_that_is_no_buffer_is_refused_and_restored(kind):
         def __init__(self):
             super().__init__(3, 2)
             self._total, self.notes, self._last = mx.array(0.0), [], None
+            self.parts = [nn.Linear(3, 2), nn.Linear(3, 2)]
 
         def __call__(self, x):
             y = super().__call__(x)
@@ -278,13 +281,14 @@ def test_state_that_is_no_buffer_is_refused_and_restored(kind):
 
     module = Changing()
     contents, attributes, weight = dict(module), dict(vars(module)), module.weight
-    name = "seen|_total|0|weight|_last"
+    name, parts = "seen|_total|0|1|weight|_last", [*module.parts]
     layer = mlx2torch(module)
     with pytest.raises(bridge.ArgumentError, match=f"Changing changes.*'({name})'.* buffer"):
         layer(torch.tensor(X))
     assert module.weight is weight
     assert {**module} == contents
     assert module.notes == []
+    assert [a is b for a, b in zip(module.parts, parts, strict=True)] == [True, True]
     assert vars(module) == attributes
 
 

@@ -111,14 +111,11 @@ class Replacement:
         """Let the module hold the arrays that it has held."""
         if not self._is_checked:
             self.changed()  # which notes what has to be restored
-        for owner, key, x in self._before:
-            owner[key] = x
-        for content in self._contents:
+        for content in self._contents:  # first, since a list may have lost what it has held
             if content.is_restored:
                 content.restore()
-
-
-_Slot = tuple[Any, Any, mx.array]
+        for owner, key, x in self._before:
+            owner[key] = x
 
 
 class _Content:
