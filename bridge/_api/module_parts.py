@@ -38,8 +38,10 @@ def _advise(method: Any, direction: Direction) -> str:
             f"Pass the module, `{direction}(module)`, or a function of it, `{direction}(module, "
             "method=lambda module, x: ...)`."
         )
-    name = method.__name__
-    method_option = "" if name == "__call__" else f', method="{name}"'
+    module = method.__self__
+    call = module.__call__ if callable(module) else None  # torch calls it something else
+    is_call = method.__name__ in ("__call__", getattr(call, "__name__", None))
+    method_option = "" if is_call else f', method="{method.__name__}"'
     return f"Pass the module, `{direction}(module{method_option})`."
 
 
