@@ -210,3 +210,31 @@ def test_missing_buffers():
         bridge.ArgumentError, match=r"argument `buffers` of Sequential lacks layers"
     ):
         net.apply(net.params, {}, X.numpy())
+
+
+class Counting(nn.Module):
+    """A layer that counts its calls in 64 bits."""
+
+    def __init__(self, count):
+        super().__init__()
+        self.count = mx.array(count, mx.int64)
+        self.freeze()
+
+    def __call__(self, x):
+        assert self.count.dtype == mx.int64
+        self.count = self.count + 1
+        return x * self.count
+
+
+def test_buffers_of_64_bits_have_32_in_jax_and_64_in_torch():
+    jax = pytest.importorskip("jax")
+    net = mlx2jax(Counting(3))
+    output, buffers = jax.jit(lambda buffers, x: net.apply({}, buffers, x))(net.buffers, X.numpy())
+    np.testing.assert_allclose(output, 4 * X, rtol=1e-6)
+    assert (buffers["count"], buffers["count"].dtype) == (4, np.int32)
+    layer = mlx2torch(Counting(2**40))
+    layer(X)
+    assert (layer.count.item(), layer.count.dtype) == (2**40 + 1, torch.int64)
+    assert bridge.to_mlx(layer).count.dtype == mx.int64
+    with pytest.raises(bridge.RangeError, match=r"buffer count is int64\[\], with values that"):
+        mlx2jax(Counting(2**40))

@@ -7,9 +7,10 @@ import mlx.core as mx
 import mlx.nn as nn
 from mlx.utils import tree_flatten
 
-from bridge._core.errors import ArgumentError
+from bridge._core.errors import ArgumentError, RangeError
 from bridge._core.import_path import check_parameter_names
 from bridge._core.pure_module import Modes, PureModule, Variant, bind_method
+from bridge._core.spec import NARROW_INTEGERS
 from bridge._sources.mlx.module_copies import copy_module, dump_module, load_module
 from bridge._sources.mlx.module_places import Replacement, array_paths, at, dotted, part_paths
 from bridge._sources.mlx.nodes import is_copy
@@ -31,6 +32,8 @@ class MlxModule(PureModule):
         trained = {name for name, x in trainable if mx.issubdtype(x.dtype, mx.inexact)}
         self._params = [name for name in self._paths if name in trained]
         self._buffers = [name for name in self._paths if name not in trained]
+        dtypes = {name: at(module, self._paths[name]).dtype for name in self._buffers}
+        self._wide = {name: dtype for name, dtype in dtypes.items() if dtype in _NARROW}
 
     def referents(self) -> list[Any]:
         """Return the module, for a search of what the function holds."""
@@ -46,7 +49,8 @@ class MlxModule(PureModule):
         check_parameter_names("params", params, self._params, self.__name__)
         check_parameter_names("buffers", buffers, self._buffers, self.__name__)
         modes, method = variant
-        arrays = {self._paths[name]: x for name, x in {**params, **buffers}.items()}
+        wide = {name: buffers[name].astype(dtype) for name, dtype in self._wide.items()}
+        arrays = {self._paths[name]: x for name, x in {**params, **buffers, **wide}.items()}
         own_modes, replacement = self.read_modes(), Replacement(self._module, arrays)
         try:
             if modes != own_modes:  # `train` looks for modules in everything
@@ -61,7 +65,8 @@ class MlxModule(PureModule):
         # A checkpoint, or a derivative by the module, puts the same parameters into it again.
         replaced = [name for name in new if name in params]
         self._check_changes([*others, *(n for n in replaced if not is_copy(new[n], params[n]))])
-        return output, {name: x for name, x in new.items() if name in buffers}
+        narrow = lambda name, x: x.astype(buffers[name].dtype) if name in self._wide else x
+        return output, {name: narrow(name, x) for name, x in new.items() if name in buffers}
 
     def _check_changes(self, names: list[str]) -> None:
         """Raise if a call has changed an array that is no buffer: nobody would get it."""
@@ -83,7 +88,8 @@ class MlxModule(PureModule):
     def restore(self, modes: Modes, params: Mapping[str, Any], buffers: Mapping[str, Any]) -> Any:
         """Make a copy of the module, in these modes and with these arrays."""
         twin = copy_module(self._module)
-        for name, x in {**params, **buffers}.items():
+        wide = {name: buffers[name].astype(dtype) for name, dtype in self._wide.items()}
+        for name, x in {**params, **buffers, **wide}.items():
             path = self._paths[name]
             at(twin, path[:-1])[path[-1]] = x
         self._set_modes(twin, modes)
@@ -107,10 +113,28 @@ def take_apart(
 
     Parameters are the arrays that the module trains. Buffers are all other arrays in it, such as
     the running statistics of a normalization, frozen parameters, or integers. Both are copies.
+    Unless `allow_64_bits`, integers of 64 bits have 32 outside of the module.
     """
-    del allow_64_bits  # MLX counts in 32 bits
     pure = MlxModule(module, method)
-    return pure, *pure.arrays
+    params, buffers = pure.arrays
+    if not allow_64_bits:
+        buffers = {name: _narrow(name, x) for name, x in buffers.items()}
+    return pure, params, buffers
+
+
+_NARROW = {getattr(mx, wide): getattr(mx, narrow) for wide, narrow in NARROW_INTEGERS.items()}
+
+
+def _narrow(name: str, x: mx.array) -> mx.array:
+    """Return an array with integers of at most 32 bits; raise if its values need more."""
+    narrow = x.astype(_NARROW.get(x.dtype, x.dtype))
+    if x.dtype in _NARROW and not mx.array_equal(narrow.astype(x.dtype), x):
+        dtype = str(x.dtype).removeprefix("mlx.core.")
+        raise RangeError(
+            f"buffer {name} is {dtype}{list(x.shape)}, with values that need 64 bits. "
+            'Wrap the module in 64-bit mode: jax.config.update("jax_enable_x64", True).'
+        )
+    return narrow
 
 
 def _load(kind: type[MlxModule], data: bytes, method: Any) -> MlxModule:
