@@ -93,7 +93,7 @@ def test_a_tracer_is_planned_for_as_its_array():
     jax.jit(g).lower(X)
     jax.eval_shape(jax.vmap(g), np.stack([X, X]))
     assert len(runs) <= 2 * fakes  # for the batch only
-    assert len(g._plans) == 1
+    assert len(g.plans) == 1
 
 
 def test_results_that_jax_cannot_hold_are_refused():

@@ -58,7 +58,7 @@ def _wrap(
         )
     check_no_parameters(fn, direction)
     function = make_function(fn, frameworks=(source, target), **options)
-    function.wrapper_counter = make_counter(fn, str(direction))
+    function.plans.wrapper_counter = make_counter(fn, str(direction))
     return function
 
 
@@ -81,7 +81,7 @@ def _wrap_module(
         static=((0,), static[1]),  # the modes and the method are static too
         **options,
     )
-    function.wrapper_counter = make_counter(module, str(direction))
+    function.plans.wrapper_counter = make_counter(module, str(direction))
     params, buffers = (convert_values(x, direction.target) for x in (params, buffers))
     if target.make_module is not None:
         return target.make_module(pure, function, params, buffers)

@@ -32,7 +32,7 @@ class BlackBoxFunction(BridgedFunction):
         args, kwargs = self._normalize(args, kwargs)
         leaves, structure = self.flatten(args, kwargs)
         plan, infos = (
-            self._get_plan(leaves, structure),
+            self.plans.find_or_make(leaves, structure),
             self._planner.describe_leaves(leaves, structure),
         )
         lend = _registry.target_arrays(self._target_name).lender("cpu")

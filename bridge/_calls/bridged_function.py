@@ -1,22 +1,19 @@
 """A function of one framework that is called from another."""
 
 import functools
-import threading
 import types
 import weakref
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from bridge import _registry
 from bridge._calls import arguments, random_keys
 from bridge._calls.batches import Batches
 from bridge._calls.changing_buffers import copy_buffers
-from bridge._calls.export_key import decode_arguments, describe_leaves
-from bridge._calls.plan import Plan
+from bridge._calls.plan_cache import PlanCache, structure_key
 from bridge._calls.planner import Planner
 from bridge._calls.random_keys import KeyArgument, missing_key_error
 from bridge._calls.rebuilding import results_rebuilder
-from bridge._calls.retracing import RetraceCounter
 from bridge._calls.staged_call import StagedCall, make_staged_call
 from bridge._core import import_path, pytree
 from bridge._core.errors import ArgumentError
@@ -24,20 +21,6 @@ from bridge._core.function_protocols import ExecuteInto
 from bridge._core.op import Op
 from bridge._core.protocols import SEED
 from bridge._core.tracebacks import mark_entry_point, shorten_traceback
-
-if TYPE_CHECKING:
-    from bridge._calls.rewrapping import WrapperCounter
-
-# NOTE [rows of arguments]
-# Flattening the arguments and hashing their structure costs more than all else that a call does
-# before the Op. Where all arguments are positional, and of classes that were leaves before, there
-# is nothing to flatten, and the number of arguments stands for the structure.
-_MOST_PLANS = 256  # of 3 MB each, which XLA takes for two small programs
-
-
-def _structure_key(structure: Any, count: int) -> Any:
-    """Return the part of a plan's key that stands for a structure: NOTE [rows of arguments]."""
-    return count if structure == pytree.args_structure(count) else structure
 
 
 class BridgedFunction:
@@ -65,16 +48,12 @@ class BridgedFunction:
         self._name = self.__name__ = import_path.function_name(fn)
         self._source = _registry.source(self._source_name)
         self._target = _registry.target(self._target_name)
-        self._trace_context = self._source.trace_context
         self._parameters = arguments.parameters(fn, *static)
         self._check_options()
         self._planner = self._make_planner()
-        self._leaf_handlers = self._planner.leaf_handlers
         self._key_argument = KeyArgument(self._planner)
-        self._plans: dict[Any, Plan] = {}
-        self._retraces = RetraceCounter(self._name)
-        self._lock = threading.RLock()
-        self.wrapper_counter: WrapperCounter | None = None
+        self.plans = PlanCache(self._planner)
+        self._find_plan = self.plans.find
         self.staging_function: Any = None
         self.graph_objects: list[Any] = []
         self.named_graph_objects = types.SimpleNamespace()
@@ -120,8 +99,8 @@ class BridgedFunction:
 
     def describe_derivatives(self) -> str:
         """Describe the ways of the derivatives that were computed so far, `""` without any."""
-        strategies = set[str]().union(*(p.op.used_strategies() for p in self._plans.values()))
-        return f", derivatives so far: {' and '.join(sorted(strategies))}" if strategies else ""
+        strategies = self.plans.strategies()
+        return f", derivatives so far: {' and '.join(strategies)}" if strategies else ""
 
     def __reduce__(self) -> Any:
         if self._unbatched is not None:
@@ -194,7 +173,7 @@ class BridgedFunction:
         if self._target.is_tracing_bytecode():
             return self._target.call_in_compiled_code(self, args, kwargs)
         try:
-            plan = None if kwargs or self._parameters.static else self._cached_plan(args, len(args))
+            plan = None if kwargs or self._parameters.static else self._find_plan(args, len(args))
             if plan is not None and not plan.needs_seed:  # NOTE [rows of arguments]
                 outputs = plan.native(*(args if plan.passthrough else plan.select_arrays(args)))
                 return plan.flat.build(outputs)  # read only now: without a trace, calls may set it
@@ -207,13 +186,13 @@ class BridgedFunction:
         """Call with arguments of any structure, which may have no plan yet."""
         args, kwargs = self._normalize(args, kwargs)
         leaves, structure = pytree.flatten_known((args, kwargs))
-        plan = self._cached_plan(leaves, _structure_key(structure, len(leaves)))
+        plan = self._find_plan(leaves, structure_key(structure, len(leaves)))
         if plan is None:
             leaves, structure = pytree.flatten((args, kwargs), _registry.pytree_node_functions)
             if any(self._target.needs_staging(leaf) for leaf in leaves):
                 outputs, structure = self._target.stage(self, args, kwargs)
                 return results_rebuilder(structure, self._target_name, self._name)(outputs)
-            plan = self._get_plan(leaves, structure)
+            plan = self.plans.find_or_make(leaves, structure)
         if plan.needs_seed:
             return self(*args, **self._key_argument.add_seed(args, kwargs, plan.device))
         return plan(leaves)
@@ -225,15 +204,6 @@ class BridgedFunction:
         kwargs = self._key_argument.normalize(kwargs)
         # Sorted, so that the order of keyword arguments makes no other plan.
         return args, dict(sorted(kwargs.items())) if len(kwargs) > 1 else kwargs
-
-    def _cached_plan(self, leaves: Sequence[Any], structure_key: Any) -> Plan | None:
-        """Return the plan for these leaves of this structure, if there is one."""
-        handlers = self._leaf_handlers
-        try:
-            signatures = [handlers[leaf.__class__].signature(leaf) for leaf in leaves]
-        except (KeyError, RuntimeError, ArgumentError):
-            return None  # `Planner.describe_leaves` raises again, and names the argument
-        return self._plans.get((structure_key, self._trace_context(), *signatures))
 
     def flatten(self, args: Any, kwargs: Any) -> tuple[list[Any], Any]:
         """Return the leaves of the arguments, static ones wrapped, and their structure."""
@@ -252,14 +222,14 @@ class BridgedFunction:
         """Return True if a call draws random numbers, and has no key."""
         args, kwargs = self._normalize(args, kwargs)
         lacks_key = self._planner.takes_key and SEED not in kwargs
-        return lacks_key and self._get_plan(*self.flatten(args, kwargs)).needs_seed
+        return lacks_key and self.plans.find_or_make(*self.flatten(args, kwargs)).needs_seed
 
     def add_seed(self, args: Any, kwargs: Any) -> dict[str, Any]:
         """Return the keyword arguments, with a new seed if the call draws random numbers."""
         args, kwargs = self._normalize(args, kwargs)
         if SEED in kwargs or not self._planner.takes_key:
             return kwargs
-        plan = self._get_plan(*self.flatten(args, kwargs))
+        plan = self.plans.find_or_make(*self.flatten(args, kwargs))
         if not plan.needs_seed:
             return kwargs
         return self._key_argument.add_seed(args, kwargs, plan.device)
@@ -271,55 +241,13 @@ class BridgedFunction:
     def make_staged_call(self, args: Any, kwargs: Any) -> StagedCall:
         """Return a call with these arguments, for a graph to hold."""
         leaves, structure = self.flatten(args, kwargs)
-        plan = self._get_plan(leaves, structure)
+        plan = self.plans.find_or_make(leaves, structure)
         if plan.needs_seed:
             raise missing_key_error(self._name)
         shapes = functools.partial(self._source.symbolic_shapes, **self._options)
         return make_staged_call(plan, leaves, self._target_name, shapes)
 
-    def _get_plan(self, leaves: Sequence[Any], structure: Any) -> Plan:
-        """Return the plan for these arguments; make it if there is none, store it if traced."""
-        with self._target.suspend_transforms():
-            leaf_infos = self._planner.describe_leaves(leaves, structure)
-            structure_key = _structure_key(structure, len(leaves))
-            signatures = (info.signature for info in leaf_infos)
-            key = (structure_key, self._source.trace_context(), *signatures)
-            if not self._options.get("jit", True):
-                return self._planner.make_plan(leaves, structure, leaf_infos)
-            with self._lock:  # a trace can take minutes: threads that need the same one wait
-                plan = self._plans.get(key)
-                if plan is None:
-                    plan = self._planner.make_plan(leaves, structure, leaf_infos)
-                    self._store_plan(key, plan)
-                    if plan.needs_seed:  # the call is repeated with a key, or fails
-                        return plan
-                    if self.wrapper_counter is not None:
-                        self.wrapper_counter.record_trace()
-                    options = self._options
-                    if options.get("capture") != "never" and options.get("compile", True):
-                        self._retraces.record(leaf_infos)
-                return plan
-
-    def _store_plan(self, key: Any, plan: Plan) -> None:
-        while len(self._plans) >= _MOST_PLANS:
-            del self._plans[next(iter(self._plans))]
-        self._plans[key] = plan
-
     def rebuild(self, trace_context: str, arguments: str) -> tuple[Op, ExecuteInto]:
         """Return the Op for arguments that another process described, and what executes it."""
-        own_context = str(self._source.trace_context())
-        if own_context != trace_context:
-            raise ArgumentError(
-                f"a program that calls {self._name} was made where the default dtype of "
-                f"{self._source_name} was {trace_context}, and here it is "
-                f"{own_context}. Set it, or export it again."
-            )
-        with self._lock:
-            plan = self._plans.get((trace_context, arguments))
-            if plan is None:
-                leaves, structure = decode_arguments(arguments)
-                labels = [self._parameters.argument_name(path) for path in pytree.paths(structure)]
-                leaf_infos = describe_leaves(leaves, labels, self._target_name)
-                plan = self._planner.make_plan(leaves, structure, leaf_infos)
-                self._store_plan((trace_context, arguments), plan)
+        plan = self.plans.rebuild(trace_context, arguments)
         return plan.op, plan.executor.execute_into
