@@ -8,7 +8,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from bridge import Functional, _registry, jax2torch
+from bridge import Functional, _registry, jax2torch, mlx2torch
 
 torch = pytest.importorskip("torch")
 
@@ -167,10 +167,85 @@ def pytree_reference(p, b, x, training):
     return (torch.tanh(x @ first) + shift) @ last, b
 
 
+def make_nnx(seed=0):
+    nnx = pytest.importorskip("flax.nnx")
+    rngs = nnx.Rngs(seed)
+    linear, norm = nnx.Linear(3, 4, rngs=rngs), nnx.BatchNorm(4, momentum=0.9, rngs=rngs)
+    return jax2torch(nnx.Sequential(linear, norm, nnx.Linear(4, 2, rngs=rngs)))
+
+
+def nnx_reference(p, b, x, training):
+    names = ["layers.0.kernel", "layers.0.bias", "layers.2.kernel", "layers.2.bias"]
+    kernel, bias, last, last_bias = (p[name] for name in names)
+    norm = {name: p[f"layers.1.{name}"] for name in ("scale", "bias")}
+    y, new = normalize(x @ kernel + bias, norm, b, "layers.1.", 1e-5, training)
+    return y @ last + last_bias, new
+
+
+def normalize(y, norm, b, prefix, epsilon, training):
+    """Normalize over the batch as Flax does, with the momentum 0.9."""
+    mean, var, new = b[f"{prefix}mean"], b[f"{prefix}var"], dict(b)
+    if training:
+        mean, var = y.mean(0), y.var(0, correction=0)
+        for name, value in (("mean", mean), ("var", var)):
+            new[prefix + name] = 0.9 * b[prefix + name] + 0.1 * value.detach()
+    return (y - mean) / torch.sqrt(var + epsilon) * norm["scale"] + norm["bias"], new
+
+
+def make_linen(seed=0):
+    jax, linen = pytest.importorskip("jax"), pytest.importorskip("flax.linen")
+    net = LinenNet()
+    variables = net.init(jax.random.key(seed), jax.numpy.asarray(X), train=False)
+    del linen
+    return jax2torch(net.bind(variables))
+
+
+def linen_reference(p, b, x, training):
+    names = ["Dense_0.kernel", "Dense_0.bias", "Dense_1.kernel", "Dense_1.bias"]
+    kernel, bias, last, last_bias = (p[name] for name in names)
+    norm = {name: p[f"BatchNorm_0.{name}"] for name in ("scale", "bias")}
+    prefix = "batch_stats.BatchNorm_0."
+    y, new = normalize(x @ kernel + bias, norm, b, prefix, 1e-5, training)
+    return torch.tanh(y) @ last + last_bias, new
+
+
+with contextlib.suppress(ImportError):
+    linen = importlib.import_module("flax.linen")
+
+    class LinenNet(linen.Module):
+        """A normalization with statistics between linear layers."""
+
+        @linen.compact
+        def __call__(self, x, train):
+            y = linen.BatchNorm(use_running_average=not train, momentum=0.9)(linen.Dense(4)(x))
+            return linen.Dense(2)(linen.tanh(y))
+
+
+def make_mlx(seed=0):
+    mx, mnn = pytest.importorskip("mlx.core"), pytest.importorskip("mlx.nn")
+    mx.random.seed(seed)
+    return mlx2torch(mnn.Sequential(mnn.Linear(3, 4), mnn.BatchNorm(4), mnn.Linear(4, 2)))
+
+
+def mlx_reference(p, b, x, training):
+    y = x @ p["layers.0.weight"].T + p["layers.0.bias"]
+    prefix, new = "layers.1.running_", dict(b)
+    mean, var = b[f"{prefix}mean"], b[f"{prefix}var"]
+    if training:
+        mean, var = y.mean(0), y.var(0, correction=0)
+        new[f"{prefix}mean"] = 0.9 * b[f"{prefix}mean"] + 0.1 * mean.detach()
+        new[f"{prefix}var"] = 0.9 * b[f"{prefix}var"] + 0.1 * y.detach().var(0)  # as MLX, unbiased
+    y = (y - mean) / torch.sqrt(var + 1e-5) * p["layers.1.weight"] + p["layers.1.bias"]
+    return y @ p["layers.2.weight"].T + p["layers.2.bias"], new
+
+
 KINDS = {
     "functional": Kind("jax", make_functional, functional_reference),
     "equinox": Kind("jax", make_equinox, equinox_reference),
     "pytree": Kind("jax", make_pytree, pytree_reference),
+    "nnx": Kind("jax", make_nnx, nnx_reference),
+    "linen": Kind("jax", make_linen, linen_reference),
+    "mlx": Kind("mlx", make_mlx, mlx_reference),
 }
 
 
