@@ -191,8 +191,7 @@ def refused(rank):
         there = make_layer()
         for _ in range(calls):
             there(part(rank))
-        shard(("first",), there=there)
-        texts += [text_of(lambda there=there: there(part(rank)))]
+        texts += [text_of(lambda there=there: shard(("first",), there=there))]
     return texts
 
 
@@ -309,8 +308,8 @@ def test_statistics_are_those_of_the_first_rank_before_each_call(ranks):
 def test_a_sharded_group_is_refused_with_what_to_do(ranks):
     for texts in of_job(ranks, "group"):
         for text in texts:
-            assert "first.b of residual is a DTensor, spread over several processes" in text
-            assert "Call `fully_shard` on the whole module" in text
+            assert "a group of a module of another framework is never called by itself" in text
+            assert "`fully_shard`, which works by hooks, takes the whole module" in text
 
 
 def test_a_sharded_module_is_converted_by_nobody(ranks):

@@ -1,12 +1,13 @@
 """Modules of other frameworks under the tools of torch: hooks, transformations, optimizers."""
 
 import copy
+import importlib
 import warnings
 
 import numpy as np
 import pytest
 
-from bridge import Functional, jax2torch
+from bridge import ArgumentError, Functional, jax2torch
 from tests.bridged_layers import (
     KINDS,
     X,
@@ -184,6 +185,26 @@ def test_hooks_run(layer):
     close(layer(batch()), 3 * twin(2 * batch()))
     layer(batch().requires_grad_()).sum().backward()
     assert {*seen} == {"backward", "parameter"}
+
+
+OLD_NORMS = {
+    "weight_norm": lambda group: torch.nn.utils.weight_norm(group, "w"),
+    "spectral_norm": lambda group: torch.nn.utils.spectral_norm(group, "w"),
+    "pruning": lambda group: importlib.import_module("torch.nn.utils.prune").l1_unstructured(
+        group, "w", 0.5
+    ),
+    "forward hook": lambda group: group.register_forward_hook(lambda *_: None),
+    "backward hook": lambda group: group.register_full_backward_hook(lambda *_: None),
+}
+
+
+@pytest.mark.parametrize("hook", OLD_NORMS)
+@pytest.mark.filterwarnings("ignore:.*weight_norm:FutureWarning")
+def test_hooks_of_groups_would_never_run(hook):
+    params = {"first": {"w": jnp.ones((3, 3))}, "last": jnp.ones(3)}
+    layer = jax2torch(Functional(lambda p, x: x @ p["first"]["w"] * p["last"], params))
+    with pytest.raises(ArgumentError, match=r"never called by itself.*parametrize"):
+        OLD_NORMS[hook](layer.first)
 
 
 @pytest.mark.parametrize("norm", ["weight_norm", "spectral_norm", "orthogonal"])

@@ -137,6 +137,13 @@ def test_single_arrays():
     np.testing.assert_allclose(layer.buffer, X[1] + X.sum(0), rtol=1e-5)
 
 
+def test_typed_keys_are_keys():
+    noise = lambda params, x, rng: params["w"] * jax.random.normal(rng, x.shape)
+    layer, key = jax2torch(Functional(noise, {"w": X[0]})), jax.random.key(7)
+    expected = X[0] * jax.random.normal(key, X.shape)
+    np.testing.assert_allclose(layer(tensor(X), rng=key).detach(), expected, rtol=1e-6)
+
+
 REFUSED = {
     "a number": ({"w": X[0], "s": 2.0}, None, lambda p, x: x, "'s' among the params is a float"),
     "one output": (X, X, lambda p, b, x: x, "return the output and the new buffers"),

@@ -305,3 +305,38 @@ def test_static_arguments_by_name_and_by_position():
     with pytest.raises(jax.errors.TracerIntegerConversionError) as raised:
         jax2torch(net)(tensor(X), 2)
     assert any("static_argnames=['times']" in note for note in raised.value.__notes__)
+
+
+class Initialized(nnx.Module):
+    """A normalization that takes its mean from the first batch, and notes that in a flag."""
+
+    def __init__(self):
+        self.mean = nnx.BatchStat(jax.numpy.zeros(3))
+        self.norm = nnx.BatchNorm(3, rngs=nnx.Rngs(0))
+        self.initialized = False
+
+    def __call__(self, x):
+        self.initialized = True
+        return x - self.mean[...]
+
+    def name(self, x):
+        self.last = "x"
+        return x
+
+    def change_mode(self, x):
+        y = self.norm(x)
+        self.norm.eval()
+        return y
+
+
+@pytest.mark.parametrize(
+    ("method", "text"),
+    {
+        "__call__": "sets its attribute 'initialized' from False to True in a call",
+        "name": "sets its attribute 'last' to 'x' in a call, which would be lost",
+        "change_mode": "sets its attribute 'norm.use_running_average' from False to True",
+    }.items(),
+)
+def test_attributes_that_a_call_changes_are_refused(method, text):
+    with pytest.raises(ArgumentError, match=text):
+        jax2torch(Initialized(), method=method)(tensor(X))

@@ -85,7 +85,7 @@ def rng_positions(
     """Return the position of the key among the arrays, if there is one; raise if it is invalid."""
     keys = [info for info in leaf_infos if info.name == SEED]
     for info in keys:
-        if info.spec is None or not info.spec.dtype.startswith(("int", "uint")):
+        if info.spec is None or not info.spec.dtype.startswith(("int", "uint", "key<")):
             kind = "no array" if info.spec is None else f"of {info.spec.dtype}"
             raise ArgumentError(
                 f"argument `{SEED}` of {name} is {kind}. Pass a key, or an array of integers, "

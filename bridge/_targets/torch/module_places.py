@@ -2,6 +2,7 @@
 
 import functools
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 
@@ -13,8 +14,25 @@ GroupPlace = tuple[int, str]
 Place = tuple[str, int, str]
 
 
+def _refuse_hook(*_: Any, **__: Any) -> Any:
+    raise ArgumentError(
+        "a group of a module of another framework is never called by itself, so that a hook on it "
+        "would never run. Register the hook on the whole module. What computes parameters goes "
+        "into torch.nn.utils.parametrize, as torch.nn.utils.parametrizations.weight_norm does; "
+        "`fully_shard`, which works by hooks, takes the whole module."
+    )
+
+
 class Group(torch.nn.Module):
-    """Parameters and buffers whose names begin alike."""
+    """Parameters and buffers whose names begin alike.
+
+    The module as a whole is called, so that hooks of a group would never run: they are refused, and
+    with them what old `weight_norm`, `spectral_norm` and pruning do in hooks.
+    """
+
+    register_forward_pre_hook = register_forward_hook = _refuse_hook
+    register_full_backward_pre_hook = register_full_backward_hook = _refuse_hook
+    register_backward_hook = _refuse_hook
 
     def extra_repr(self) -> str:
         """Return the shapes of the parameters."""

@@ -8,6 +8,8 @@ import numpy as np
 
 from bridge._core.errors import ArgumentError
 
+_MISSING = object()
+
 
 def changed_buffers(
     module: str, before: Mapping[str, Any], after: Mapping[str, Any]
@@ -20,6 +22,21 @@ def changed_buffers(
     for name, array in changes.items():
         _check_spec(module, name, before[name], jnp.asarray(array))
     return {name: jnp.asarray(array) for name, array in changes.items()}
+
+
+def check_no_attribute_changes(
+    module: str, before: Mapping[str, Any], after: Mapping[str, Any]
+) -> None:
+    """Raise if a call has changed an attribute that is no array, which a trace would lose."""
+    for name, value in after.items():
+        old = before.get(name, _MISSING)
+        if value is not old and value != old:
+            origin = "" if old is _MISSING else f" from {old!r}"
+            raise ArgumentError(
+                f"{module} sets its attribute {name!r}{origin} to {value!r} in a call, which would "
+                "be lost after it. Keep it in a variable with an array: "
+                "`nnx.Variable(jnp.array(...))`."
+            )
 
 
 def check_no_param_changes(module: str, changed: Sequence[str]) -> None:

@@ -21,6 +21,7 @@ from bridge._core.pure_module import (
 from bridge._sources.jax.modules.changes import (
     changed_buffers,
     check_no_additions,
+    check_no_attribute_changes,
     check_no_cache_changes,
     check_no_param_changes,
 )
@@ -108,7 +109,9 @@ class NnxModule(PureModule):
         set_modes(module, self._modes, modes)
         keys = {"key": key, "rng": key, "rngs": nnx.Rngs(key)}
         words = CallWords(modes[0], keys, WORDS if has_modes(module) else ())
+        attributes = _read_attributes(module)
         output = words.call(bind_method(module, method or self._method), args, kwargs)
+        check_no_attribute_changes(self.__name__, attributes, _read_attributes(module))
         return output, {n: x for v in _read_variables(module) for n, x in v.arrays.items()}
 
     def _build(self, arrays: Arrays, key: Any = None) -> Any:
@@ -143,6 +146,19 @@ def take_nnx_apart(module: Any, method: Any) -> tuple[NnxModule, dict[str, Any],
             (params if variable.is_trained(array) else buffers)[name] = value_or_spec(array)
     check_no_keys(type(module).__name__, {**params, **buffers})
     return NnxModule(module, method), params, buffers
+
+
+def _read_attributes(module: Any) -> dict[str, Any]:
+    """Return the numbers, strings and flags that the modules in a module hold, by name."""
+    from flax import nnx
+
+    return {
+        ".".join(map(str, (*path, name))): value
+        for path, part in nnx.iter_graph(module)
+        if isinstance(part, nnx.Module)
+        for name, value in vars(part).items()
+        if value is None or isinstance(value, (bool, int, float, complex, str))
+    }
 
 
 def _read_variables(module: Any) -> list[VariableArrays]:
