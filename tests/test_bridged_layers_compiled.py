@@ -215,6 +215,8 @@ def test_exported_in_evaluation(kind):
     program = torch.export.export(layer, (batch(),))
     close(program.module()(batch()), layer(batch()))
     assert {*program.state_dict} == {*layer.state_dict()}
+    if kind.source == "mlx":  # a graph of MLX is for the sizes that it was made for
+        return
     dynamic = torch.export.export(
         layer, (batch(),), dynamic_shapes=(({0: torch.export.Dim.AUTO},),)
     )

@@ -6,6 +6,7 @@ import pickle
 
 import pytest
 
+import bridge
 from bridge import Functional, jax2torch, to_jax
 from tests.bridged_layers import KINDS, arrays, batch, close, make_functional
 from tests.processes import fresh_process
@@ -174,10 +175,10 @@ def test_safetensors(kind, layer, tmp_path):
 def test_a_module_of_now_comes_back(kind, layer):
     layer.eval()
     there = layer(batch()).detach()
-    back = to_jax(layer)
+    back = getattr(bridge, f"to_{kind.source}")(layer)
     trained(layer.train())
     trained(layer)
-    again = jax2torch(back) if kind is not KINDS["equinox"] else None
+    again = getattr(bridge, f"{kind.source}2torch")(back) if kind is not KINDS["equinox"] else None
     if again is not None:
         close(again.eval()(batch()).detach(), there)
     else:
