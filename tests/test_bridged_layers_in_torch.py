@@ -2,6 +2,7 @@
 
 import copy
 import importlib
+import re
 import warnings
 
 import numpy as np
@@ -203,8 +204,11 @@ OLD_NORMS = {
 def test_hooks_of_groups_would_never_run(hook):
     params = {"first": {"w": jnp.ones((3, 3))}, "last": jnp.ones(3)}
     layer = jax2torch(Functional(lambda p, x: x @ p["first"]["w"] * p["last"], params))
-    with pytest.raises(ArgumentError, match=r"never called by itself.*parametrize"):
+    # What prunes cleans up after an error, which raises another one.
+    with pytest.raises((ArgumentError, KeyError)) as raised:
         OLD_NORMS[hook](layer.first)
+    error = raised.value if hook != "pruning" else raised.value.__context__
+    assert re.search(r"never called by itself.*parametrize", str(error))
 
 
 @pytest.mark.parametrize("norm", ["weight_norm", "spectral_norm", "orthogonal"])
