@@ -438,3 +438,34 @@ def test_frozen_parameters_stay_as_they_are(module):
     assert {"head.weight", "head.bias"}.isdisjoint(changed)
     assert "layers.0.weight" in changed
     assert not to_torch(model).head.weight.requires_grad
+
+
+class KeepsNorm(nn.Module):
+    """A module whose normalization stays in evaluation."""
+
+    def __init__(self):
+        super().__init__()
+        self.norm = nn.BatchNorm1d(3)
+
+    def train(self, mode=True):
+        super().train(mode)
+        self.norm.eval()
+        return self
+
+    def forward(self, x):
+        return self.norm(x)
+
+
+def test_a_train_of_its_own_is_told_of():
+    with pytest.warns(UserWarning, match=r"KeepsNorm has a method train\(\) of its own"):
+        torch2jax(KeepsNorm().train()).to_nnx()
+
+
+def test_functions_get_keys_in_evaluation_too():
+    noise = lambda params, x, rng: params["w"] * jax.random.normal(rng, x.shape)
+    model = Functional(noise, {"w": jnp.ones(3)}).to_nnx(rngs=nnx.Rngs(3))
+    model.eval()
+    first, second = model(jnp.ones(3)), model(jnp.ones(3))
+    assert not np.array_equal(first, second)
+    given = model(jnp.ones(3), rngs=nnx.Rngs(dropout=5))
+    np.testing.assert_allclose(given, jax.random.normal(nnx.Rngs(dropout=5).dropout(), (3,)))

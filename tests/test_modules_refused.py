@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from bridge import ArgumentError, NoRuleError, NoValuesError, torch2jax
+from bridge import ArgumentError, NoRuleError, NoValuesError, RangeError, torch2jax
 
 torch = pytest.importorskip("torch")
 jax = pytest.importorskip("jax")
@@ -170,3 +170,85 @@ def test_modules_without_values_are_refused():
         module = nn.Sequential(nn.Linear(3, 2), nn.BatchNorm1d(2))
     with pytest.raises(NoValuesError, match=r"leaf 0.weight cannot be converted: a meta tensor"):
         torch2jax(module)
+
+
+class Replacing(nn.Module):
+    """A module that replaces its buffer, an average, by one of another dtype."""
+
+    def __init__(self, start):
+        super().__init__()
+        self.register_buffer("average", torch.tensor(start))
+
+    def forward(self, x):
+        self.average = 0.9 * self.average + 0.1 * x.double().mean()
+        return x
+
+
+@pytest.mark.parametrize("start", [0, True, 1.5])
+@pytest.mark.parametrize("lower", ["ffi", "xla"])
+def test_a_buffer_keeps_its_dtype(start, lower):
+    net = torch2jax(Replacing(start), lower=lower)
+    text = r"replaces its buffer average, which is \w+, by one of float\d+ while it is called"
+    with pytest.raises(ArgumentError, match=text):
+        net.apply(net.params, net.buffers, X)
+
+
+class Doubling(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("count", torch.tensor(2**30))
+
+    def forward(self, x):
+        self.count.mul_(2)
+        return x
+
+
+def test_a_counter_does_not_wrap():
+    net = torch2jax(Doubling())
+    with pytest.raises(RangeError, match="holds 2147483648, which does not fit into int32"):
+        jax.block_until_ready(net.apply(net.params, net.buffers, X))
+
+
+class Shared(nn.Module):
+    """A module with a part of one tensor in another."""
+
+    def __init__(self, kind):
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(4, 3))
+        self.register_buffer("mean", torch.zeros(6))
+        shared = {"buffer": self.mean[2:4], "parameter": self.weight.detach()[1:]}
+        self.register_buffer("part", shared[kind])
+
+    def forward(self, x):
+        return x
+
+
+@pytest.mark.parametrize(
+    ("kind", "names"), [("buffer", "mean and part"), ("parameter", "weight and part")]
+)
+def test_tensors_that_share_memory_are_refused(kind, names):
+    with pytest.raises(ArgumentError, match=f"{names} of Shared share memory"):
+        torch2jax(Shared(kind))
+
+
+def test_parts_of_one_memory_that_do_not_overlap_are_taken():
+    lstm = nn.LSTM(3, 4)
+    flat = torch.cat([x.detach().flatten() for x in lstm.parameters()])
+    start = 0
+    for x in lstm.parameters():
+        x.data = flat[start : start + x.numel()].view_as(x)
+        start += x.numel()
+    net = torch2jax(lstm)
+    (output, _), _ = net.apply(net.params, net.buffers, X)
+    np.testing.assert_allclose(output, lstm(torch.tensor(X))[0].detach(), rtol=1e-5, atol=1e-6)
+
+
+def test_weights_of_double_precision_stay_so():
+    module = nn.BatchNorm1d(3)
+    net, x = torch2jax(module), X.astype("float64")
+    with jax.enable_x64(True):
+        wide = jax.tree.map(lambda a: jax.numpy.asarray(a, "float64"), (net.params, net.buffers))
+        wide[1]["num_batches_tracked"] = jax.numpy.asarray(0)
+        output, _ = net.apply(*wide, jax.numpy.asarray(x))
+    assert output.dtype == "float64"
+    np.testing.assert_allclose(output, module.double()(torch.tensor(x)).detach(), rtol=1e-12)

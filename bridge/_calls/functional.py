@@ -19,9 +19,9 @@ class Functional:
     Args:
         apply: Without buffers a function `apply(params, *args) -> output`, with them
             `apply(params, buffers, *args) -> (output, new_buffers)`. A parameter `rng` gets a key
-            for random numbers. A parameter `training`, `train` or `is_training` gets True while the
-            module is in training; `deterministic`, `inference` and `use_running_average` get the
-            contrary.
+            for random numbers, in evaluation too. A parameter `training`, `train` or `is_training`
+            gets True while the module is in training; `deterministic`, `inference` and
+            `use_running_average` get the contrary.
         params: A pytree of the arrays that are trained.
         buffers: A pytree of other arrays, such as running statistics.
 
@@ -35,7 +35,9 @@ class Functional:
 
     It is no module of the framework that calls it. A model of Flax or Equinox that is trained with
     it contains `to_nnx()` or `to_equinox()`. In a tree that is transformed, the parameters of the
-    bare object would be lost, so reading them there is an error.
+    bare object would be lost, so reading them there is an error. Flax linen looks into no such
+    object: declare its parameters, `self.param("net", lambda key: net.params)`, and pass these to
+    `apply`.
 
     Example:
         >>> import jax.numpy as jnp, torch

@@ -1,6 +1,7 @@
 """Modules with weights as programs for the modules that libraries of JAX make of them."""
 
 import abc
+import contextlib
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -9,7 +10,7 @@ from bridge._calls.functional import BridgedModule, Functional
 from bridge._calls.functional_module import FunctionalModule, take_functional_apart
 from bridge._core.errors import ArgumentError
 from bridge._core.protocols import SEED
-from bridge._core.pure_module import Arrays, PureModule, Variant
+from bridge._core.pure_module import Arrays, PureModule, Variant, warn_of_own_train
 
 
 class ModuleProgram(abc.ABC):
@@ -84,8 +85,10 @@ class _FunctionProgram(ModuleProgram):
         (training,), _ = variant
         kwargs = dict(kwargs)
         key = kwargs.pop(SEED, None)
-        if key is None and training and self._pure.takes_key:
-            key = draw_key()
+        if key is None and self._pure.takes_key:
+            # In evaluation too, since what uses the key then, as sampling does, says so itself.
+            with contextlib.nullcontext() if training else contextlib.suppress(ArgumentError):
+                key = draw_key()
         return self._pure.call_with_key(variant, params, buffers, args, kwargs, key)
 
 
@@ -98,6 +101,7 @@ def take_apart(functional: Functional) -> tuple[ModuleProgram, Arrays, Arrays]:
                 f"{functional!r} is called with arrays of {function.target_name}, so it is no "
                 "module of a library of JAX."
             )
+        warn_of_own_train(functional.pure)
         program = _BridgedProgram(functional.pure, function)
         return program, functional.params, functional.buffers
     pure, params, buffers = take_functional_apart(functional, "jax")

@@ -11,6 +11,7 @@ import abc
 import dataclasses
 import functools
 import inspect
+import warnings
 from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
@@ -35,6 +36,7 @@ class PureModule(abc.ABC):
             groups; the whole is "", and the first: NOTE [modes by part].
         frozen: The names of parameters that are not trained until their user says so.
         unsaved: The names of buffers that are left out of files of weights.
+        own_train: The class of a part with a method `train` of its own, if there is one.
     """
 
     framework: str
@@ -43,6 +45,7 @@ class PureModule(abc.ABC):
     parts: tuple[str, ...]
     frozen: Collection[str] = ()
     unsaved: Collection[str] = ()
+    own_train: str | None = None
 
     @abc.abstractmethod
     def __call__(
@@ -60,6 +63,18 @@ class PureModule(abc.ABC):
 
     def __deepcopy__(self, _: Any) -> "PureModule":
         return self  # it is a program; the arrays are copied where they are stored
+
+
+def warn_of_own_train(pure: PureModule) -> None:
+    """Warn that modes set part by part pass over a method of the module: NOTE [modes by part]."""
+    if pure.own_train is not None:
+        warnings.warn(
+            f"{pure.own_train} has a method train() of its own, which is not called when modes of "
+            "the new module are set. Set its parts, such as `model.norm.eval()`, after "
+            "`model.train()`.",
+            UserWarning,
+            stacklevel=4,
+        )
 
 
 @dataclasses.dataclass(frozen=True)

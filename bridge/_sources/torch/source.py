@@ -13,7 +13,7 @@ from bridge._sources.torch.capture.trace import on_copies
 from bridge._sources.torch.integers import advising, narrow_positions, widening
 from bridge._sources.torch.program import Settings
 from bridge._sources.torch.rules import make_user_function
-from bridge._sources.torch.state.module import take_apart
+from bridge._sources.torch.state.module import TorchModule, take_apart
 
 _AS_THEY_ARE = "as they are"
 
@@ -107,6 +107,9 @@ class TorchSource:
         exports_graph = options.get("lower") == "xla"
         if exports_graph:
             primals = tuple(dataclasses.replace(spec, device="cpu") for spec in primals)
+            written = getattr(fn, "written", None)
+            if isinstance(written, TorchModule):
+                written.narrows_buffers = True
         narrow = narrow_positions(fn, primals, argument_names)
         if options.get("integers") == "int64":
             run, narrow = widening(on_copies(fn, name), narrow), []

@@ -11,7 +11,7 @@ from mlx.utils import tree_flatten
 from bridge._arrays.mlx import TracerError, evaluate, transforming
 from bridge._arrays.mlx.upstream.modules import freeze_for_good
 from bridge._core.errors import ArgumentError
-from bridge._core.pure_module import Modes, ModuleState, ModuleView, PureModule
+from bridge._core.pure_module import Modes, ModuleState, ModuleView, PureModule, warn_of_own_train
 from bridge._targets.mlx.module_tree import NumberedModule, Path, grow
 
 
@@ -50,6 +50,7 @@ class BridgedModule(NumberedModule, ModuleView):
         buffers: Mapping[str, mx.array],
     ) -> None:
         super().__init__()
+        warn_of_own_train(pure)
         arrays = {**params, **buffers}
         hidden, name = pure.unsaved, pure.__name__
         paths, parts = grow(self, arrays, pure.parts, hidden=hidden, name=name)

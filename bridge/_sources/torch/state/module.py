@@ -20,6 +20,7 @@ from bridge._sources.torch.state.replaced_tensors import (
     restore_now,
     set_backward_setup,
 )
+from bridge._sources.torch.state.shared_memory import check_no_shared_memory
 
 Tensors = dict[str, torch.Tensor]
 
@@ -28,6 +29,8 @@ class TorchModule(PureModule):
     """A module of torch as a pure function."""
 
     framework = "torch"
+    # True where a caller without 64-bit integers cannot check the range of those that it gets.
+    narrows_buffers = False
 
     def __init__(self, module: torch.nn.Module, method: Any = None) -> None:
         self._module, self._method, self._name = module, method, type(module).__name__
@@ -36,6 +39,14 @@ class TorchModule(PureModule):
         self._dtypes = {name: buffer.dtype for name, buffer in module.named_buffers()}
         self._parameters = [name for name, _ in module.named_parameters()]
         self.frozen = [name for name, x in module.named_parameters() if not x.requires_grad]
+        self.own_train = next(
+            (
+                type(part).__name__
+                for part in module.modules()
+                if type(part).train is not torch.nn.Module.train
+            ),
+            None,
+        )
         self.unsaved = unsaved_buffers(module).intersection(self._dtypes)
 
     @property
@@ -73,7 +84,7 @@ class TorchModule(PureModule):
         modes, method = variant
         self._check("params", params, self._parameters)
         self._check("buffers", buffers, list(self._dtypes))
-        own_buffers = {name: buffer.to(self._dtypes[name]) for name, buffer in buffers.items()}
+        own_buffers = {name: self._widen(name, buffer) for name, buffer in buffers.items()}
         tensors = {**params, **own_buffers}
         restore_now()
         aliases, purity = self._buffer_aliases(), Purity(self._module, self._name, tensors)
@@ -90,8 +101,26 @@ class TorchModule(PureModule):
             set_backward_setup(functools.partial(self._replace_for_backward, after_call, modes))
         self._check_parameters_kept(params)
         new_buffers = self._new_buffers(aliases)
-        outer = {name: new_buffers[name].to(buffer.dtype) for name, buffer in buffers.items()}
-        return output, outer
+        self._check_dtypes(own_buffers, new_buffers)
+        if self.narrows_buffers:
+            new_buffers = {name: new_buffers[name].to(x.dtype) for name, x in buffers.items()}
+        return output, {name: new_buffers[name] for name in buffers}
+
+    def _widen(self, name: str, buffer: torch.Tensor) -> torch.Tensor:
+        """Return a buffer with the 64-bit integers that it has in the module."""
+        own = self._dtypes[name]
+        return buffer.to(own) if buffer.dtype == _NARROW.get(own) else buffer
+
+    def _check_dtypes(self, before: Tensors, after: Tensors) -> None:
+        """Raise if the module has given a buffer another dtype."""
+        for name, buffer in before.items():
+            old, new = (str(x.dtype).removeprefix("torch.") for x in (buffer, after[name]))
+            if old != new:
+                raise ArgumentError(
+                    f"{self._name} replaces its buffer {name}, which is {old}, by one of {new} "
+                    "while it is called, and a buffer keeps its dtype. Register it with that "
+                    "dtype, or convert the new value."
+                )
 
     def _replace_for_backward(self, tensors: Tensors, modes: Modes) -> None:
         """Let the module hold what it held after its call, for a later backward pass."""
@@ -164,6 +193,7 @@ def _check_is_wrappable(module: torch.nn.Module) -> None:
             f"{name} is compiled by torch.jit, which holds its parameters where they cannot be "
             "replaced by others. Wrap the module that it was compiled from."
         )
+    check_no_shared_memory(name, [*module.named_parameters(), *module.named_buffers()])
 
 
 _NARROW: Mapping[torch.dtype, torch.dtype] = {
