@@ -374,7 +374,7 @@ def test_a_function_of_torch_of_two_arguments_in_one_of_mlx():
     torch.testing.assert_close((x.grad, w.grad), expected)
 
 
-def test_integers_are_no_parameters_and_lost_parts_are_named():
+def test_integers_are_no_parameters():
     jax = pytest.importorskip("jax")
 
     class Gathered(nn.Linear):
@@ -391,8 +391,3 @@ def test_integers_are_no_parameters_and_lost_parts_are_named():
     assert {*net.buffers} == {"indices"}
     slope = jax.grad(lambda params: net.apply(params, net.buffers, X)[0].sum())(net.params)
     np.testing.assert_allclose(slope["bias"], [6, 6])
-    module.parts.clear()
-    weight = module.weight
-    with pytest.raises(bridge.ArgumentError, match=r"no 'parts\.0' any more"):
-        layer(torch.tensor(X))
-    assert module.weight is weight

@@ -12,7 +12,7 @@ import dataclasses
 import functools
 import inspect
 import warnings
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 from bridge._core.errors import ArgumentError
@@ -60,6 +60,10 @@ class PureModule(abc.ABC):
     @abc.abstractmethod
     def restore(self, modes: Modes, params: Arrays, buffers: Arrays) -> Any:
         """Make a module like the original one, in these modes and with these arrays."""
+
+    def check_lost(self, names: Sequence[str]) -> None:
+        """Raise if buffers that a call has changed in evaluation may not be lost."""
+        del names  # most sources leave them out, or have refused them
 
     def __deepcopy__(self, _: Any) -> "PureModule":
         return self  # it is a program; the arrays are copied where they are stored

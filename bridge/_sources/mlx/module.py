@@ -1,6 +1,6 @@
 """Modules of MLX as pure functions of their parameters."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import mlx.core as mx
@@ -11,8 +11,16 @@ from bridge._core.errors import ArgumentError, RangeError
 from bridge._core.import_path import check_parameter_names
 from bridge._core.pure_module import Modes, PureModule, Variant, bind_method
 from bridge._core.spec import NARROW_INTEGERS
-from bridge._sources.mlx.module_copies import copy_module, dump_module, load_module
-from bridge._sources.mlx.module_places import Replacement, array_paths, at, dotted, part_paths
+from bridge._sources.mlx.module_copies import copy_module, dump_module, load_module, own_copy
+from bridge._sources.mlx.module_places import (
+    Change,
+    Contents,
+    Replacement,
+    array_paths,
+    at,
+    dotted,
+    part_paths,
+)
 from bridge._sources.mlx.nodes import is_copy
 
 Arrays = dict[str, mx.array]
@@ -24,7 +32,8 @@ class MlxModule(PureModule):
     framework = "mlx"
 
     def __init__(self, module: nn.Module, method: Any = None) -> None:
-        self._module, self._method = module, method
+        original, self._module, self._method = module, own_copy(module), method
+        module = self._module  # which does not follow what becomes of the original
         self.__name__ = type(module).__name__
         self._parts, self._paths = part_paths(module), array_paths(module)
         self.parts = tuple(map(dotted, self._parts))
@@ -34,6 +43,7 @@ class MlxModule(PureModule):
         self._buffers = [name for name in self._paths if name not in trained]
         dtypes = {name: at(module, self._paths[name]).dtype for name in self._buffers}
         self._wide = {name: dtype for name, dtype in dtypes.items() if dtype in _NARROW}
+        self._shared = Contents(module, self._paths.values()) if module is original else None
 
     def referents(self) -> list[Any]:
         """Return the module, for a search of what the function holds."""
@@ -48,6 +58,7 @@ class MlxModule(PureModule):
         """Return the output of the module, and the buffers that it has changed."""
         check_parameter_names("params", params, self._params, self.__name__)
         check_parameter_names("buffers", buffers, self._buffers, self.__name__)
+        self._check_not_edited()
         modes, method = variant
         wide = {name: buffers[name].astype(dtype) for name, dtype in self._wide.items()}
         arrays = {self._paths[name]: x for name, x in {**params, **buffers, **wide}.items()}
@@ -56,7 +67,7 @@ class MlxModule(PureModule):
             if modes != own_modes:  # `train` looks for modules in everything
                 self._set_modes(self._module, modes)
             output = bind_method(self._module, method or self._method)(*args, **kwargs)
-            changed, others = replacement.changed()
+            changed, others, values = replacement.changed()
         finally:
             replacement.restore()
             if self.read_modes() != own_modes:
@@ -65,6 +76,7 @@ class MlxModule(PureModule):
         # A checkpoint, or a derivative by the module, puts the same parameters into it again.
         replaced = [name for name in new if name in params]
         self._check_changes([*others, *(n for n in replaced if not is_copy(new[n], params[n]))])
+        self._check_values(values)
         narrow = lambda name, x: x.astype(buffers[name].dtype) if name in self._wide else x
         return output, {name: narrow(name, x) for name, x in new.items() if name in buffers}
 
@@ -76,6 +88,32 @@ class MlxModule(PureModule):
                 "would be lost. What it changes has to be a buffer: an array that is there before "
                 "the call, is frozen, and has a name that does not begin with `_`."
             )
+
+    def _check_not_edited(self) -> None:
+        """Raise if a module that could not be copied is another now."""
+        edited = self._shared.edited() if self._shared else None
+        if edited:
+            raise ArgumentError(
+                f"{self.__name__}, which cannot be copied, was changed after it was wrapped, in "
+                f"{edited!r}. Wrap it again after you have changed it."
+            )
+
+    def _check_values(self, changes: list[Change]) -> None:
+        """Raise if a call has changed a Python value, as a counter: the next call would lack it."""
+        for name, old, new in changes:
+            raise ArgumentError(
+                f"{self.__name__} changes {name!r} from {old!r} to {new!r} while it is called, "
+                "which would be lost. Make it a buffer: an array that is there before the call, is "
+                "frozen, and has a name that does not begin with `_`. If it follows from the "
+                "arguments, keep it in a local variable."
+            )
+
+    def check_lost(self, names: Sequence[str]) -> None:
+        """Raise: what MLX stores in evaluation, as a cache, the next call needs."""
+        raise ArgumentError(
+            f"{self.__name__} changes {names[0]!r} in evaluation, where nothing is stored. Set the "
+            "module, or a part of it, to training."
+        )
 
     def read_modes(self) -> Modes:
         """Return the modes of the module and its submodules."""

@@ -6,6 +6,8 @@ Modules hold functions, `nn.relu` as an activation or `mx.max` in a pooling laye
 imports them.
 """
 
+import functools
+import gc
 import io
 import pickle
 import types
@@ -18,6 +20,10 @@ from bridge._core import import_path
 from bridge._core.errors import ArgumentError
 
 _NATIVE: tuple[Any, ...] = (type(mx.max), type(mx.compile(abs)), mx.custom_function, mx.Dtype)
+_HOLDING: tuple[Any, ...] = (
+    *(types.FunctionType, types.MethodType, types.CellType, functools.partial, tuple, list, dict),
+    *(type(mx.compile(abs)), mx.custom_function),
+)
 _SHARED: tuple[Any, ...] = (mx.array, type, types.FunctionType, *_NATIVE)
 
 
@@ -27,11 +33,14 @@ class _Copier(pickle.Pickler):
     def __init__(self, file: Any) -> None:
         super().__init__(file)
         self.shared: list[Any] = []
+        self._arrays = dict[int, tuple[mx.array, mx.array]]()
 
     def persistent_id(self, obj: Any) -> int | None:
-        """Return the number of an object that is shared."""
+        """Return the number of an object that is shared, or of an array."""
         if not isinstance(obj, _SHARED):
             return None
+        if isinstance(obj, mx.array):  # with the same memory, but not written to by the other
+            _, obj = self._arrays.setdefault(id(obj), (obj, obj[...]))
         self.shared.append(obj)
         return len(self.shared) - 1
 
@@ -66,10 +75,25 @@ def copy_module(module: nn.Module) -> nn.Module:
 
 
 def _closes_over(function: Any, modules: set[int]) -> bool:
-    if not isinstance(function, types.FunctionType):
-        return False
-    cells = [cell for cell in function.__closure__ or () if cell != types.CellType()]
-    return any(id(cell.cell_contents) in modules for cell in cells)
+    """Return True if a function, or one that it wraps or that MLX compiles, holds a module."""
+    seen, queue = set[int](), [function]
+    while queue:
+        x = queue.pop()
+        if id(x) in modules:
+            return True
+        if id(x) not in seen and isinstance(x, _HOLDING):
+            seen.add(id(x))
+            named = (x.__closure__, x.__defaults__) if isinstance(x, types.FunctionType) else None
+            queue.extend(gc.get_referents(x) if named is None else named)
+    return False
+
+
+def own_copy(module: nn.Module) -> nn.Module:
+    """Copy a module; return itself if it cannot be copied, as one with a lock."""
+    try:
+        return copy_module(module)
+    except ArgumentError:
+        return module
 
 
 class _FilePickler(pickle.Pickler):

@@ -70,7 +70,9 @@ class BridgedModule(torch.nn.Module):
         except ArgumentError as error:
             _check_local({**params, **buffers}, self._pure.__name__, error)
             raise
-        if is_training and new_buffers:  # NOTE [buffers that a call changes]
+        if new_buffers and not is_training:
+            self._pure.check_lost([*new_buffers])
+        elif new_buffers:  # NOTE [buffers that a call changes]
             with torch.no_grad():
                 for name, value in new_buffers.items():
                     buffers[name].copy_(value)
