@@ -17,7 +17,7 @@ jax = pytest.importorskip("jax")
 import jax.numpy as jnp  # noqa: E402, behind the skips
 
 from bridge import jax2torch  # noqa: E402
-from bridge._calls import bridged_function  # noqa: E402
+from bridge._calls import plan_cache  # noqa: E402
 from bridge._core import op  # noqa: E402
 
 X = np.random.default_rng(51).uniform(0.3, 1.5, (4, 3)).astype("float32")
@@ -280,13 +280,13 @@ def test_memory_of_many_shapes_is_flat():
     """
     added, programs = measured(memory_of_shapes, 1000, timeout=2400)
     assert added < 60
-    assert programs <= 2 * bridged_function._MOST_PLANS
+    assert programs <= 2 * plan_cache._MOST_PLANS
 
 
 @pytest.fixture
 def few_kept(monkeypatch):
     """Eight of what is kept in the hundreds, so that a test reaches the end of it."""
-    monkeypatch.setattr(bridged_function, "_MOST_PLANS", 8)
+    monkeypatch.setattr(plan_cache, "_MOST_PLANS", 8)
     monkeypatch.setattr(op, "_MOST_DERIVED", 8)
     return 8
 

@@ -469,3 +469,26 @@ def test_functions_get_keys_in_evaluation_too():
     assert not np.array_equal(first, second)
     given = model(jnp.ones(3), rngs=nnx.Rngs(dropout=5))
     np.testing.assert_allclose(given, jax.random.normal(nnx.Rngs(dropout=5).dropout(), (3,)))
+
+
+class Logs(nn.Module):
+    """A module whose own method sets the modes of all parts."""
+
+    def __init__(self):
+        super().__init__()
+        self.norm = nn.BatchNorm1d(3)
+
+    def train(self, mode=True):
+        self.last = mode
+        return super().train(mode)
+
+    def forward(self, x):
+        return self.norm(x)
+
+
+def test_a_train_that_sets_all_modes_needs_no_warning():
+    module = Logs()
+    module.norm.eval()
+    torch2jax(module).to_nnx()
+    assert module.training
+    assert not module.norm.training
