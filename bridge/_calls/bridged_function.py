@@ -10,6 +10,7 @@ from bridge import _registry
 from bridge._calls import arguments, random_keys
 from bridge._calls.batches import Batches
 from bridge._calls.changing_buffers import copy_buffers
+from bridge._calls.plan import Plan
 from bridge._calls.plan_cache import PlanCache, structure_key
 from bridge._calls.planner import Planner
 from bridge._calls.random_keys import KeyArgument, missing_key_error
@@ -220,19 +221,20 @@ class BridgedFunction:
 
     def needs_key(self, args: Any, kwargs: Any) -> bool:
         """Return True if a call draws random numbers, and has no key."""
-        args, kwargs = self._normalize(args, kwargs)
-        lacks_key = self._planner.takes_key and SEED not in kwargs
-        return lacks_key and self.plans.find_or_make(*self.flatten(args, kwargs)).needs_seed
+        return self._plan_without_key(*self._normalize(args, kwargs)) is not None
 
     def add_seed(self, args: Any, kwargs: Any) -> dict[str, Any]:
         """Return the keyword arguments, with a new seed if the call draws random numbers."""
         args, kwargs = self._normalize(args, kwargs)
+        plan = self._plan_without_key(args, kwargs)
+        return self._key_argument.add_seed(args, kwargs, plan.device) if plan else kwargs
+
+    def _plan_without_key(self, args: Any, kwargs: Any) -> Plan | None:
+        """Return the plan of a call that draws random numbers, and has no key; else None."""
         if SEED in kwargs or not self._planner.takes_key:
-            return kwargs
+            return None
         plan = self.plans.find_or_make(*self.flatten(args, kwargs))
-        if not plan.needs_seed:
-            return kwargs
-        return self._key_argument.add_seed(args, kwargs, plan.device)
+        return plan if plan.needs_seed else None
 
     def copy_buffers(self, args: Any, copy: Callable[[Sequence[Any]], Sequence[Any]]) -> Any:
         """Return the arguments with copies of buffers that a module writes to after the call."""
