@@ -13,7 +13,6 @@ from bridge._core import tracebacks
 from bridge._core.array_protocols import ArrayBackend, SourceArrays, TargetArrays
 from bridge._core.errors import MissingFrameworkError, OutdatedFrameworkError, UnknownFrameworkError
 from bridge._core.protocols import Source, Target
-from bridge._core.pure_module import ModuleState
 
 _MODULES = {"torch": "torch", "jax": "jax", "mlx": "mlx.core", "numpy": "numpy"}
 _PACKAGES = {"torch": "torch", "jax": "jax", "jaxlib": "jax", "mlx": "mlx", "numpy": "numpy"}
@@ -142,13 +141,6 @@ def module_owner(x: Any) -> str | None:
 def array_owner(x: Any) -> ArrayBackend | None:
     """Return the backend that `x` is an array of, if any; only imported frameworks are asked."""
     return next((backend for backend in loaded() if backend.is_array(x)), None)
-
-
-def module_state(x: Any) -> ModuleState | None:
-    """Return what `x` holds if it is a module that was made of one of another framework."""
-    targets = (target(name) for name in _TARGETS if sys.modules.get(f"bridge._targets.{name}"))
-    states = (target.module_state(x) for target in targets)
-    return next((state for state in states if state is not None), None)
 
 
 def watch_in_trees(cls: type) -> None:

@@ -10,7 +10,7 @@ from bridge._calls.wrong_framework import check_non_array
 from bridge._core import pytree
 from bridge._core.array_protocols import ArrayBackend
 from bridge._core.errors import ArgumentError, CopyError, DeviceError, NoValuesError
-from bridge._core.pure_module import ModuleState, ModuleView
+from bridge._core.pure_module import ModuleState, ModuleView, module_state
 from bridge._core.sharding import ProcessMesh
 from bridge._core.spec import ArraySpec
 
@@ -134,7 +134,7 @@ def convert(tree: Any, name: str, *, copy: bool | None = None, mesh: Any = None)
     moved = []
     for leaf, path in zip(leaves, pytree.paths(structure), strict=True):
         owner = _registry.array_owner(leaf)
-        if owner is None and (state := _registry.module_state(leaf)) is not None:
+        if owner is None and (state := module_state(leaf)) is not None:
             moved.append(_restore(state, name, path, mesh))
             continue
         if owner is None or (owner is to and not copy):

@@ -13,7 +13,7 @@ from bridge._calls.functional_module import take_functional_apart
 from bridge._calls.rewrapping import make_counter
 from bridge._calls.wrong_framework import Direction, check_function
 from bridge._core.errors import ArgumentError, OptionError
-from bridge._core.pure_module import PureModule
+from bridge._core.pure_module import PureModule, module_state
 
 
 def wrap(
@@ -110,7 +110,7 @@ def _check(fn: Any, direction: Direction) -> None:
             f"{direction} expects a function of {direction.source}, but got {fn!r}. Its function "
             "is `apply(params, buffers, *args)`: pass that."
         )
-    state = _registry.module_state(fn)
+    state = module_state(fn)
     if state is not None and state.pure.framework == direction.source:
         raise ArgumentError(
             f"{direction} expects a module of {direction.source}, but got {fn!r}, which was made "

@@ -6,7 +6,7 @@ from typing import Any, Protocol
 
 from bridge._core.function_protocols import ExecuteInto, ExportKey, StageableFunction
 from bridge._core.op import Arrays, Op, Specs
-from bridge._core.pure_module import ModuleState, PureModule
+from bridge._core.pure_module import PureModule
 from bridge._core.spec import ArraySpec
 
 # Executes an Op on target arrays; returns target arrays.
@@ -166,10 +166,6 @@ class Target(Protocol):
 
     # Copies a buffer for a call, after which the module writes into it; None if modules replace it.
     copy_before_write: Callable[[Any], Any] | None
-
-    def module_state(self, x: Any) -> ModuleState | None:
-        """Return what `x` holds if `make_module` has made it."""
-        ...
 
     def check_gradients(
         self,

@@ -36,7 +36,6 @@ class PureModule(abc.ABC):
             groups; the whole is "", and the first: NOTE [modes by part].
         frozen: The names of parameters that are not trained until their user says so.
         unsaved: The names of buffers that are left out of files of weights.
-        own_train: The class of a part with a method `train` of its own, if there is one.
     """
 
     framework: str
@@ -45,7 +44,6 @@ class PureModule(abc.ABC):
     parts: tuple[str, ...]
     frozen: Collection[str] = ()
     unsaved: Collection[str] = ()
-    own_train: str | None = None
 
     @abc.abstractmethod
     def __call__(
@@ -65,15 +63,20 @@ class PureModule(abc.ABC):
         """Raise if buffers that a call has changed in evaluation may not be lost."""
         del names  # most sources leave them out, or have refused them
 
+    def find_own_train(self) -> str | None:
+        """Return the class of a part whose own `train` sets other modes than all, if any."""
+        return None
+
     def __deepcopy__(self, _: Any) -> "PureModule":
         return self  # it is a program; the arrays are copied where they are stored
 
 
 def warn_of_own_train(pure: PureModule) -> None:
     """Warn that modes set part by part pass over a method of the module: NOTE [modes by part]."""
-    if pure.own_train is not None:
+    own = pure.find_own_train()
+    if own is not None:
         warnings.warn(
-            f"{pure.own_train} has a method train() of its own, which is not called when modes of "
+            f"{own} has a method train() of its own, which is not called when modes of "
             "the new module are set. Set its parts, such as `model.norm.eval()`, after "
             "`model.train()`.",
             UserWarning,
@@ -104,6 +107,11 @@ class ModuleView:
     def module_state(self) -> ModuleState:
         """Return what it holds now."""
         raise NotImplementedError
+
+
+def module_state(x: Any) -> ModuleState | None:
+    """Return what `x` holds if it is a module that was made of one of another framework."""
+    return x.module_state() if isinstance(x, ModuleView) else None
 
 
 def bind_method(module: Any, method: Any) -> Callable[..., Any]:

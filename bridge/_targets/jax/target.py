@@ -25,7 +25,7 @@ from bridge._core.spec import NARROW_INTEGERS
 from bridge._targets.jax import primitives as primitives  # registers the rules of calls
 from bridge._targets.jax.binding import bind_call
 from bridge._targets.jax.calls import Call, Callee, Programs
-from bridge._targets.jax.modules import make_view, module_state, watch_in_trees
+from bridge._targets.jax.modules import make_view, watch_in_trees
 
 
 class JaxTarget:
@@ -33,7 +33,6 @@ class JaxTarget:
 
     make_module = copy_before_write = None
     make_view = staticmethod(make_view)
-    module_state = staticmethod(module_state)
     watch_in_trees = staticmethod(watch_in_trees)
 
     def make_native(

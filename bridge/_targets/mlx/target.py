@@ -10,7 +10,6 @@ from bridge._arrays.mlx import keeps_graphs_for_others, note_thread, release_loc
 from bridge._core.errors import ArgumentError
 from bridge._core.op import Arrays, Op
 from bridge._core.protocols import Executor
-from bridge._core.pure_module import ModuleState
 from bridge._targets.mlx.call import call
 from bridge._targets.mlx.gradcheck import check_gradients, pullback
 from bridge._targets.mlx.module import BridgedModule
@@ -21,10 +20,6 @@ class MlxTarget:
 
     make_module = BridgedModule
     copy_before_write = None
-
-    def module_state(self, x: Any) -> ModuleState | None:
-        """Return what `x` holds if it is a module that was made here."""
-        return x.module_state() if isinstance(x, BridgedModule) else None
 
     def make_native(self, op: Op, runner: Executor, _: Any) -> Callable[..., Arrays]:
         """Make a function of MLX arrays that works in all transformations except `mx.compile`."""

@@ -13,14 +13,14 @@ import torch
 
 from bridge._arrays.torch.upstream.attributes import Tables, read_tables
 from bridge._core.errors import ArgumentError
-from bridge._core.pure_module import Modes, ModuleState, PureModule
+from bridge._core.pure_module import Modes, ModuleState, ModuleView, PureModule
 from bridge._targets.torch.autocast import promote
 from bridge._targets.torch.module_places import Group, GroupPlace, Place, Places
 
 _Tensors = dict[str, torch.Tensor]
 
 
-class BridgedModule(torch.nn.Module):
+class BridgedModule(torch.nn.Module, ModuleView):
     """A module of another framework, which computes there.
 
     Parameters, buffers and groups have the names of the original; a name that every `nn.Module` has
@@ -92,7 +92,7 @@ class BridgedModule(torch.nn.Module):
         buffers = _look_up(self._buffer_places, owners, [table[1] for table in tables])
         return params, buffers, tuple([owners[number].training for number in self._part_numbers])
 
-    def read_state(self) -> ModuleState:
+    def module_state(self) -> ModuleState:
         """Return what the module holds now."""
         params, buffers, modes = self._read()
         params, buffers = (
@@ -108,11 +108,6 @@ class BridgedModule(torch.nn.Module):
 def copy_before_write(buffer: torch.Tensor) -> torch.Tensor:
     """Return a copy of a buffer for a call that is recorded: NOTE [buffers that a call changes]."""
     return buffer.detach().clone() if torch.is_grad_enabled() else buffer
-
-
-def module_state(x: Any) -> ModuleState | None:
-    """Return what `x` holds if it is a bridged module."""
-    return x.read_state() if isinstance(x, BridgedModule) else None
 
 
 _CLASSES = frozenset({Group, BridgedModule})

@@ -14,7 +14,7 @@ from bridge._core.op import Arrays, Op
 from bridge._core.protocols import Executor
 from bridge._targets.torch import dynamo, operators as operators
 from bridge._targets.torch.call import call_op
-from bridge._targets.torch.module import BridgedModule, copy_before_write, module_state
+from bridge._targets.torch.module import BridgedModule, copy_before_write
 from bridge._targets.torch.staging import stage, staged_signature_and_spec
 
 
@@ -27,7 +27,6 @@ class TorchTarget:
 
     make_module = BridgedModule
     copy_before_write = staticmethod(copy_before_write)
-    module_state = staticmethod(module_state)
 
     def key_data(self, key: Any, *, batch_count: int = 0) -> Any:
         """Return `key` itself: torch has no keys."""

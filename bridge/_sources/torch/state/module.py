@@ -39,7 +39,6 @@ class TorchModule(PureModule):
         self._dtypes = {name: buffer.dtype for name, buffer in module.named_buffers()}
         self._parameters = [name for name, _ in module.named_parameters()]
         self.frozen = [name for name, x in module.named_parameters() if not x.requires_grad]
-        self.own_train = _find_own_train(module)
         self.unsaved = unsaved_buffers(module).intersection(self._dtypes)
 
     @property
@@ -58,6 +57,21 @@ class TorchModule(PureModule):
     def read_modes(self) -> Modes:
         """Return the modes of the module and its submodules."""
         return tuple(part.training for part in self._module.modules())
+
+    def find_own_train(self) -> str | None:
+        """Return the class of a part whose own `train` sets other modes than all, if any.
+
+        Such methods are called for that, and the modes set back.
+        """
+        parts, before = self.managed_modules, self.read_modes()
+        own = next((type(x) for x in parts if type(x).train is not torch.nn.Module.train), None)
+        if own is None:
+            return None
+        modes = [[x.training for x in self._module.train(mode).modules()] for mode in (False, True)]
+        for part, mode in zip(parts, before, strict=True):
+            part.training = mode
+        sets_all = not any(modes[0]) and all(modes[1])
+        return None if sets_all else own.__name__
 
     def restore(self, modes: Modes, params: Any, buffers: Any) -> torch.nn.Module:
         """Make a copy of the module, in these modes and with these tensors."""
@@ -187,20 +201,6 @@ def _check_is_wrappable(module: torch.nn.Module) -> None:
             "replaced by others. Wrap the module that it was compiled from."
         )
     check_no_shared_memory(name, [*module.named_parameters(), *module.named_buffers()])
-
-
-def _find_own_train(module: torch.nn.Module) -> str | None:
-    """Return the class of a part whose own `train` sets other modes than all, if there is one."""
-    kinds = [type(part) for part in module.modules()]
-    own = next((kind for kind in kinds if kind.train is not torch.nn.Module.train), None)
-    if own is None:
-        return None
-    before = [part.training for part in module.modules()]
-    modes = [[part.training for part in module.train(mode).modules()] for mode in (False, True)]
-    for part, mode in zip(module.modules(), before, strict=True):
-        part.training = mode
-    sets_all = not any(modes[0]) and all(modes[1])
-    return None if sets_all else own.__name__
 
 
 _NARROW: Mapping[torch.dtype, torch.dtype] = {

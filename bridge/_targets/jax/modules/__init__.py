@@ -2,6 +2,5 @@
 
 from bridge._targets.jax.modules.views import (
     make_view as make_view,
-    module_state as module_state,
     watch_in_trees as watch_in_trees,
 )

@@ -18,7 +18,6 @@ import jax
 import jax.numpy as jnp
 
 from bridge._core.errors import MissingFrameworkError
-from bridge._core.pure_module import ModuleState, ModuleView
 
 _LIBRARIES = {"nnx": "flax", "equinox": "equinox"}  # our modules, and what they import
 
@@ -33,12 +32,6 @@ def make_view(
     """Make a module of a library of JAX, with arrays of its own."""
     params, buffers = ({k: _copy(x) for k, x in xs.items()} for xs in (params, buffers))
     return _load(kind).BridgedModule(program, params, buffers, **options)
-
-
-def module_state(x: Any) -> ModuleState | None:
-    """Return what `x` holds if it is such a module."""
-    is_ours = isinstance(x, ModuleView) and type(x).__module__.startswith(f"{__package__}.")
-    return x.module_state() if is_ours else None
 
 
 def _load(kind: str) -> Any:
