@@ -1,11 +1,11 @@
-"""Test jobs on two ranks of gloo, in processes of their own."""
+"""Test jobs on ranks of gloo, in processes of their own."""
 
 import importlib
-import os
-import sys
 import time
 
 import pytest
+
+from tests.processes import use_loopback
 
 torch = pytest.importorskip("torch")
 
@@ -13,34 +13,45 @@ COUNT = 2
 SECONDS = 150
 
 
-def run(module, folder):
-    """What each rank has found, by job: `module.JOBS` are called with the rank and a folder."""
-    context = torch.multiprocessing.spawn(_work, (module, folder), nprocs=COUNT, join=False)
-    deadline = time.monotonic() + SECONDS
+def run(module, folder, count=COUNT, seconds=SECONDS):
+    """What each rank has found, by job: `module.JOBS` are called with the rank and a folder.
+
+    `module.set_up`, if there is one, is called before with the same.
+    """
+    arguments = module, folder, count
+    context = torch.multiprocessing.spawn(_work, arguments, nprocs=count, join=False)
+    deadline = time.monotonic() + seconds
     while not context.join(timeout=0.2):
         if time.monotonic() > deadline:
             for process in context.processes:
                 process.kill()
             pytest.fail("the ranks hang")
-    return [torch.load(f"{folder}/{rank}", weights_only=False) for rank in range(COUNT)]
+    return [torch.load(f"{folder}/{rank}", weights_only=False) for rank in range(count)]
 
 
-def _work(rank, module, folder):
+def _work(rank, name, folder, count):
     """Every job on one rank; what it gives, or why not, is left in a file."""
-    if sys.platform == "linux":  # a machine without a network has no name to look up
-        os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
+    use_loopback()
+    module = importlib.import_module(name)
+    if hasattr(module, "set_up"):
+        module.set_up(rank, folder)
     torch.set_num_threads(1)
     torch.distributed.init_process_group(
-        "gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=COUNT
+        "gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=count
     )
     found = {}
-    for name, job in importlib.import_module(module).JOBS.items():
+    for job_name, job in module.JOBS.items():
         try:
-            found[name] = job(rank, folder)
+            found[job_name] = job(rank, folder)
         except Exception as error:  # noqa: BLE001, it is raised where the test looks
-            found[name] = error
+            found[job_name] = error
     torch.save(found, f"{folder}/{rank}")
     torch.distributed.destroy_process_group()
+
+
+def without_folder(jobs):
+    """Jobs that take the rank alone, as jobs that are passed a folder too."""
+    return {name: lambda rank, _, job=job: job(rank) for name, job in jobs.items()}
 
 
 def of_job(ranks, job):

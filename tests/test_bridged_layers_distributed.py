@@ -22,7 +22,7 @@ from tests.bridged_layers import (  # noqa: E402
     make_functional,
     weights,
 )
-from tests.ranks import of_job  # noqa: E402
+from tests.ranks import of_job, without_folder  # noqa: E402
 
 nn = torch.nn
 
@@ -254,7 +254,7 @@ TRAINED = {
     "FSDP from a checkpoint": from_checkpoint,
 }
 JOBS = {
-    **{name: lambda rank, _, job=job: job(rank) for name, job in GRADIENTS.items()},
+    **without_folder(GRADIENTS),
     **TRAINED,
     "FSDP in half precision": lambda rank, _: in_half_precision(rank),
     "statistics": lambda rank, _: statistics(rank),

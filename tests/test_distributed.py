@@ -1,11 +1,7 @@
 """Wrapped functions in models that are spread over processes: two ranks of gloo, on the host."""
 
-import time
-
 import numpy as np
 import pytest
-
-from tests.processes import use_loopback
 
 torch = pytest.importorskip("torch")
 pytest.importorskip("jax")
@@ -16,10 +12,10 @@ if not torch.distributed.is_available():
 import jax.numpy as jnp  # noqa: E402, behind the skips
 
 from bridge import ArgumentError, jax2torch  # noqa: E402
+from tests.ranks import of_job, run, without_folder  # noqa: E402
 
 RANKS = 2
 X = np.random.default_rng(61).normal(size=(8, 3))
-SECONDS = 120
 
 
 @jax2torch
@@ -181,61 +177,30 @@ def local(rank):
     return {"gradient": x.grad.full_tensor()}
 
 
-JOBS = {
-    "DDP": data_parallel,
-    "DDP, views of buckets": lambda rank: data_parallel(rank, gradient_as_bucket_view=True),
-    "DDP, unused parameters": lambda rank: data_parallel(rank, find_unused_parameters=True),
-    "DDP, static graph": lambda rank: data_parallel(rank, static_graph=True),
-    "DDP, accumulated": accumulated,
-    "DDP, trained": trained,
-    "FSDP": lambda rank: fully_sharded(rank, layers=[], reshard=False),
-    "FSDP, resharded": lambda rank: fully_sharded(rank, layers=[], reshard=True),
-    "FSDP, layers": lambda rank: fully_sharded(
-        rank, layers=["first", "middle", "last"], reshard=True
-    ),
-    "FSDP, trained": fully_sharded_and_trained,
-    "DTensor": refused,
-    "local": local,
-}
-
-
-def work(rank, folder):
-    """Every job on one rank; what it gives, or why not, is left in a file."""
-    use_loopback()
-    torch.set_num_threads(1)
-    torch.distributed.init_process_group(
-        "gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=RANKS
-    )
-    found = {}
-    for name, job in JOBS.items():
-        try:
-            found[name] = job(rank)
-        except Exception as error:  # noqa: BLE001, it is raised where the test looks
-            found[name] = error
-    torch.save(found, f"{folder}/{rank}")
-    torch.distributed.destroy_process_group()
+JOBS = without_folder(
+    {
+        "DDP": data_parallel,
+        "DDP, views of buckets": lambda rank: data_parallel(rank, gradient_as_bucket_view=True),
+        "DDP, unused parameters": lambda rank: data_parallel(rank, find_unused_parameters=True),
+        "DDP, static graph": lambda rank: data_parallel(rank, static_graph=True),
+        "DDP, accumulated": accumulated,
+        "DDP, trained": trained,
+        "FSDP": lambda rank: fully_sharded(rank, layers=[], reshard=False),
+        "FSDP, resharded": lambda rank: fully_sharded(rank, layers=[], reshard=True),
+        "FSDP, layers": lambda rank: fully_sharded(
+            rank, layers=["first", "middle", "last"], reshard=True
+        ),
+        "FSDP, trained": fully_sharded_and_trained,
+        "DTensor": refused,
+        "local": local,
+    }
+)
 
 
 @pytest.fixture(scope="module")
 def ranks(tmp_path_factory):
     """What each rank has found, by job."""
-    folder = str(tmp_path_factory.mktemp("ranks"))
-    context = torch.multiprocessing.spawn(work, (folder,), nprocs=RANKS, join=False)
-    deadline = time.monotonic() + SECONDS
-    while not context.join(timeout=1):
-        if time.monotonic() > deadline:
-            for process in context.processes:
-                process.kill()
-            pytest.fail("the ranks hang")
-    return [torch.load(f"{folder}/{rank}", weights_only=False) for rank in range(RANKS)]
-
-
-def of_job(ranks, job):
-    """What the ranks have found, or their error."""
-    for found in ranks:
-        if isinstance(found[job], Exception):
-            raise found[job]
-    return [found[job] for found in ranks]
+    return run(__name__, str(tmp_path_factory.mktemp("ranks")), RANKS, seconds=120)
 
 
 GRADIENTS = [name for name in JOBS if "DDP" in name or "FSDP" in name]

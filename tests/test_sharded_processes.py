@@ -1,12 +1,10 @@
 """Arrays that are split over four processes, as DTensors and back: gloo, on the host."""
 
+import pathlib
 import socket
-import time
 
 import numpy as np
 import pytest
-
-from tests.processes import use_loopback
 
 torch = pytest.importorskip("torch")
 jax = pytest.importorskip("jax")
@@ -18,10 +16,10 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec as P  # noqa: E402, 
 from torch.distributed.tensor import Replicate, Shard  # noqa: E402
 
 from bridge import ArgumentError, to_jax, to_torch, torch2jax  # noqa: E402
+from tests.ranks import of_job, run, without_folder  # noqa: E402
 
 RANKS = 4
 NAMES = ("dp", "tp")
-SECONDS = 120
 X = np.random.default_rng(7).normal(size=(8, 4))
 WHOLE = Replicate()
 TABLE = {
@@ -180,53 +178,26 @@ def trained(rank):
     return {name: p.detach().full_tensor() for name, p in parameters.items()}
 
 
-JOBS = {"table": table, "submesh": submesh, "refused": refused, "trained": trained}
+JOBS = without_folder({"table": table, "submesh": submesh, "refused": refused, "trained": trained})
 
 
-def work(rank, folder, port):
-    """Every job on one rank; what it gives, or why not, is left in a file."""
-    use_loopback()
+def set_up(rank, folder):
+    """Let JAX of all ranks meet."""
+    port = (pathlib.Path(folder) / "port").read_text()
     jax.config.update("jax_platforms", "cpu")
     jax.config.update("jax_enable_x64", True)
     jax.config.update("jax_cpu_collectives_implementation", "gloo")
     jax.distributed.initialize(f"localhost:{port}", RANKS, rank)
-    torch.set_num_threads(1)
-    torch.distributed.init_process_group(
-        "gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=RANKS
-    )
-    result = {}
-    for name, job in JOBS.items():
-        try:
-            result[name] = job(rank)
-        except Exception as error:  # noqa: BLE001, it is raised where the test looks
-            result[name] = error
-    torch.save(result, f"{folder}/{rank}")
-    torch.distributed.destroy_process_group()
 
 
 @pytest.fixture(scope="module")
 def ranks(tmp_path_factory):
     """What each rank has returned, by job."""
-    folder = str(tmp_path_factory.mktemp("ranks"))
+    folder = tmp_path_factory.mktemp("ranks")
     with socket.socket() as free:
         free.bind(("localhost", 0))
-        port = free.getsockname()[1]
-    context = torch.multiprocessing.spawn(work, (folder, port), nprocs=RANKS, join=False)
-    deadline = time.monotonic() + SECONDS
-    while not context.join(timeout=1):
-        if time.monotonic() > deadline:
-            for process in context.processes:
-                process.kill()
-            pytest.fail("the ranks hang")
-    return [torch.load(f"{folder}/{rank}", weights_only=False) for rank in range(RANKS)]
-
-
-def of_job(ranks, job):
-    """What the ranks have returned, or their error."""
-    for result in ranks:
-        if isinstance(result[job], Exception):
-            raise result[job]
-    return [result[job] for result in ranks]
+        (folder / "port").write_text(str(free.getsockname()[1]))
+    return run(__name__, str(folder), RANKS, seconds=120)
 
 
 @pytest.mark.parametrize("layout", TABLE)
