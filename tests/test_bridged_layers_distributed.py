@@ -195,6 +195,17 @@ def refused(rank):
     return texts
 
 
+def with_a_distributed_parameter(rank):
+    """What is said of a parameter that tensor parallelism has put in the place of another."""
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.tensor import distribute_tensor
+
+    there = make_layer()
+    mesh = init_device_mesh("cpu", (2,))
+    there.first.b = nn.Parameter(distribute_tensor(there.first.b.detach(), mesh))
+    return text_of(lambda: there(part(rank)))
+
+
 def not_converted(rank):
     return text_of(lambda: to_jax(shard()[1]))
 
@@ -258,6 +269,7 @@ JOBS = {
     **TRAINED,
     "FSDP in half precision": lambda rank, _: in_half_precision(rank),
     "statistics": lambda rank, _: statistics(rank),
+    "parameter": lambda rank, _: with_a_distributed_parameter(rank),
     "group": lambda rank, _: refused(rank),
     "to_jax": lambda rank, _: not_converted(rank),
     "tensor parallel": lambda rank, _: tensor_parallel(rank),
@@ -310,6 +322,12 @@ def test_a_sharded_group_is_refused_with_what_to_do(ranks):
         for text in texts:
             assert "a group of a module of another framework is never called by itself" in text
             assert "`fully_shard`, which works by hooks, takes the whole module" in text
+
+
+def test_a_distributed_parameter_is_refused_with_what_to_do(ranks):
+    for text in of_job(ranks, "parameter"):
+        assert "first.b of residual is a DTensor, spread over several processes" in text
+        assert "For tensor parallelism, bridge a function" in text
 
 
 def test_a_sharded_module_is_converted_by_nobody(ranks):
