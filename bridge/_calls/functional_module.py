@@ -1,8 +1,9 @@
 """Functions with weights that users hand over, as pure modules."""
 
+import collections
 import functools
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 from bridge import _registry
@@ -24,6 +25,7 @@ class FunctionalModule(PureModule):
     ) -> None:
         self._apply, self._params, self._buffers = apply, params, buffers
         self.framework, self._make_key = framework, _key_maker(framework)
+        self._weakly_typed = _registry.source(framework).weakly_typed
         self.__name__ = import_path.function_name(apply)
 
     def __reduce__(self) -> Any:
@@ -61,10 +63,8 @@ class FunctionalModule(PureModule):
         (training,), method = variant
         if method is not None:
             raise ArgumentError(f"{self.__name__} is a function, which has no method {method!r}.")
-        weights = (self._params.build(params),)
-        if self._buffers is not None:
-            weights = (*weights, self._buffers.build(buffers))
-        apply = functools.partial(self._apply, *weights)
+        params, buffers = self._with_weak_types(params, buffers)
+        apply = functools.partial(self._apply, *self._build(params, buffers))
         results = CallWords(training, {"rng": key}).call(apply, args, kwargs)
         if self._buffers is None:
             return results, {}
@@ -86,18 +86,39 @@ class FunctionalModule(PureModule):
     def restore(self, modes: Modes, params: Arrays, buffers: Arrays) -> Functional:
         """Make the function with these weights."""
         del modes
-        built = None if self._buffers is None else self._buffers.build(buffers)
-        return Functional(self._apply, self._params.build(params), built)
+        params, buffers = self._with_weak_types(params, buffers)
+        return Functional(self._apply, *self._build(params, buffers))
+
+    def _with_weak_types(self, params: Arrays, buffers: Arrays) -> tuple[Arrays, Arrays]:
+        """Return the arrays, those weakly typed that were so when the function was wrapped."""
+        if self._weakly_typed is None:
+            return params, buffers
+        params = self._params.with_weak_types(params, self._weakly_typed)
+        if self._buffers is not None:
+            buffers = self._buffers.with_weak_types(buffers, self._weakly_typed)
+        return params, buffers
+
+    def _build(self, params: Arrays, buffers: Arrays) -> list[Any]:
+        """Return the trees of parameters and of buffers, if there are any."""
+        pairs = [(self._params, params), (self._buffers, buffers)]
+        return [tree.build(arrays) for tree, arrays in pairs if tree is not None]
 
 
 class _NamedTree:
     """A pytree whose leaves have names, the path with dots between."""
 
-    def __init__(self, what: str, names: Sequence[str], structure: Any) -> None:
+    def __init__(
+        self, what: str, names: Sequence[str], structure: Any, weak_names: Collection[str]
+    ) -> None:
         self._what, self._names, self._structure = what, tuple(names), structure
+        self._weak_names = weak_names
 
     def __reduce__(self) -> Any:
-        return type(self), (self._what, self._names, self._structure)
+        return type(self), (self._what, self._names, self._structure, self._weak_names)
+
+    def with_weak_types(self, arrays: Arrays, weakly_typed: Callable[[Any], Any]) -> dict[str, Any]:
+        """Return the arrays, those weakly typed that were so when the function was wrapped."""
+        return {k: weakly_typed(x) if k in self._weak_names else x for k, x in arrays.items()}
 
     def build(self, arrays: Arrays) -> Any:
         """Return the tree with these arrays."""
@@ -155,7 +176,7 @@ def take_functional_apart(
 def _name_leaves(tree: Any, what: str) -> tuple[dict[str, Any], _NamedTree]:
     leaves, structure = pytree.flatten(tree, _registry.pytree_node_functions)
     names = _leaf_names(structure, what)
-    twice = sorted({name for name in names if names.count(name) > 1})
+    twice = sorted(name for name, count in collections.Counter(names).items() if count > 1)
     if twice:
         raise ArgumentError(
             f"two arrays among the {what} have the name {twice[0]!r}. Rename a key in the tree."
@@ -164,7 +185,9 @@ def _name_leaves(tree: Any, what: str) -> tuple[dict[str, Any], _NamedTree]:
         name: _array_or_spec(leaf, f"{name!r} among the {what}")
         for name, leaf in zip(names, leaves, strict=True)
     }
-    return arrays, _NamedTree(what, names, structure)
+    pairs = zip(names, leaves, strict=True)
+    weak_names = {name for name, leaf in pairs if getattr(leaf, "weak_type", False)}
+    return arrays, _NamedTree(what, names, structure, weak_names)
 
 
 def _leaf_names(structure: Any, what: str) -> list[str]:

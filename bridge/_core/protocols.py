@@ -65,6 +65,9 @@ class Source(Protocol):
     # Makes the key that a function with weights gets; None if such functions are not supported.
     make_key: Callable[[Any], Any] | None
 
+    # Lets the dtype of an array give way to that of others; None if there are no such arrays.
+    weakly_typed: Callable[[Any], Any] | None
+
     def is_module(self, fn: Any) -> bool:
         """Return True if `fn` is a module that `take_apart` takes."""
         ...

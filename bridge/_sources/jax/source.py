@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from bridge._arrays.jax import ARRAYS, choose_compute_device, x64_mode
+from bridge._arrays.jax.upstream.weak_types import weakly_typed
 from bridge._arrays.numpy_copies import NumpySnapshots
 from bridge._core.captured_state import StateReader, find_places
 from bridge._core.errors import ArgumentError, OptionError
@@ -47,6 +48,7 @@ class JaxSource:
         return isinstance(fn, PureModule)
 
     make_key = staticmethod(make_key)
+    weakly_typed = staticmethod(weakly_typed)
     is_module = staticmethod(is_module)
     take_apart = staticmethod(take_apart)
     holds_parameters = staticmethod(holds_parameters)

@@ -25,7 +25,7 @@ class MlxSource:
     """Functions of MLX."""
 
     traces_scalars = False
-    make_key = None
+    make_key = weakly_typed = None
     supports_rng = True
     swaps_parameters = True
 

@@ -21,7 +21,7 @@ class NumpySource:
     """Functions on NumPy arrays."""
 
     traces_scalars = False
-    make_key = None
+    make_key = weakly_typed = None
     supports_rng = False
     swaps_parameters = False
 

@@ -22,7 +22,7 @@ class TorchSource:
     """Makes Ops of functions of PyTorch; implements `Source`."""
 
     traces_scalars = False
-    make_key = None
+    make_key = weakly_typed = None
     supports_rng = True
     swaps_parameters = True
 

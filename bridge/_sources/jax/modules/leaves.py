@@ -1,5 +1,6 @@
 """The leaves of modules: arrays with values or without, and their names."""
 
+import collections
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -7,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from bridge._arrays.jax.upstream.weak_types import is_weakly_typed
 from bridge._core.errors import ArgumentError
 from bridge._core.spec import ArraySpec
 
@@ -28,7 +30,9 @@ def value_or_spec(x: Any) -> Any:
 
 def without_values(x: Any) -> Any:
     """Return a `jax.ShapeDtypeStruct` for an array, and anything else as it is."""
-    return jax.ShapeDtypeStruct(x.shape, x.dtype) if is_array(x) else x
+    if not is_array(x):
+        return x
+    return jax.ShapeDtypeStruct(x.shape, x.dtype, weak_type=is_weakly_typed(x))
 
 
 def as_array(x: Any) -> Any:
@@ -52,7 +56,7 @@ def _key_name(key: Any) -> str:
 
 def check_unique(names: Sequence[str], module: str) -> None:
     """Raise if two arrays of a module have one name."""
-    twice = sorted({name for name in names if names.count(name) > 1})
+    twice = sorted(name for name, count in collections.Counter(names).items() if count > 1)
     if twice:
         raise ArgumentError(
             f"two arrays of {module} have the name {twice[0]!r}. Rename a key in the tree."

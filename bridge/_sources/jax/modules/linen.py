@@ -19,13 +19,12 @@ from bridge._core.errors import ArgumentError
 from bridge._core.pure_module import (
     Arrays,
     Modes,
-    PureModule,
     Variant,
     bind_method,
     module_signature,
 )
 from bridge._sources.jax.modules.changes import changed_buffers, check_no_additions
-from bridge._sources.jax.modules.keys import make_key
+from bridge._sources.jax.modules.jax_module import JaxModule, weak_names
 from bridge._sources.jax.modules.leaves import (
     as_array,
     check_no_keys,
@@ -48,15 +47,13 @@ _SOWN = (
 )
 
 
-class LinenModule(PureModule):
+class LinenModule(JaxModule):
     """A module of Flax linen as a pure function.
 
     The inexact arrays of the collection `params` are parameters, those of other collections are
     buffers, whose names begin with that of the collection. The mode is an argument of the call, and
     that of parts that have it as an attribute.
     """
-
-    framework = "jax"
 
     def __init__(
         self, module: Any, variables: Mapping[str, Any], streams: tuple[str, ...], method: Any
@@ -68,6 +65,7 @@ class LinenModule(PureModule):
         self._names = [name for name, _ in named]
         self._param_names = {n for n, _ in _named_leaves({_PARAMS: variables.get(_PARAMS, {})})}
         self._leaves = [without_values(leaf) for _, leaf in named]
+        self._weak_names = weak_names(dict(named))
         self._structure = jax.tree.structure(variables)
         self._state = sorted({*variables} - {_PARAMS})
         self._modes = read_modes(module)
@@ -84,24 +82,17 @@ class LinenModule(PureModule):
     def restore(self, modes: Modes, params: Arrays, buffers: Arrays) -> Any:
         """Bind the module to these arrays, with attributes for these modes."""
         module = with_modes(self._module, self._modes, modes)
-        return module.bind(self._variables({**params, **buffers}))
+        return module.bind(self._variables(self._with_weak_types({**params, **buffers})))
 
-    def __call__(
-        self,
-        variant: Variant,
-        params: Any,
-        buffers: Any,
-        /,
-        *args: Any,
-        rng: Any = None,
-        **kwargs: Any,
+    def _call(
+        self, variant: Variant, params: Arrays, buffers: Arrays, key: Any, args: Any, kwargs: Any
     ) -> tuple[Any, dict[str, Any]]:
         """Call the module; return its output and the buffers that it has changed in training."""
         from flax.errors import ModifyScopeVariableError
 
         modes, name = variant
         module, training = with_modes(self._module, self._modes, modes), any(modes)
-        method, key = name or self._method, make_key(rng)
+        method = name or self._method
 
         def apply(*args: Any, **kwargs: Any) -> Any:
             return module.apply(

@@ -13,7 +13,6 @@ from bridge._core.errors import ArgumentError
 from bridge._core.pure_module import (
     Arrays,
     Modes,
-    PureModule,
     Variant,
     bind_method,
     module_signature,
@@ -26,7 +25,7 @@ from bridge._sources.jax.modules.changes import (
     check_no_param_changes,
 )
 from bridge._sources.jax.modules.forwarding import forwarded_inputs
-from bridge._sources.jax.modules.keys import make_key
+from bridge._sources.jax.modules.jax_module import JaxModule, weak_names
 from bridge._sources.jax.modules.leaves import check_no_keys, check_unique, value_or_spec
 from bridge._sources.jax.modules.nnx_modes import has_modes, read_modes, set_modes
 from bridge._sources.jax.modules.variables import VariableArrays
@@ -40,14 +39,12 @@ def is_nnx_module(x: Any) -> bool:
     return nnx is not None and isinstance(x, nnx.Module)
 
 
-class NnxModule(PureModule):
+class NnxModule(JaxModule):
     """A module of Flax nnx as a pure function.
 
     Inexact arrays of `nnx.Param` are parameters. All others are buffers, except for the state of
     random numbers, which follow from the key of a call, and for what was sown.
     """
-
-    framework = "jax"
 
     def __init__(self, module: Any, method: Any) -> None:
         from flax import nnx
@@ -58,6 +55,7 @@ class NnxModule(PureModule):
         self._graphdef = nnx.graphdef(module)
         self._variables = [variable.without_values() for variable in _read_variables(module)]
         check_unique([name for v in self._variables for name in v.arrays], self.__name__)
+        self._weak_names = weak_names({k: x for v in self._variables for k, x in v.arrays.items()})
         self._modes = read_modes(module)
         self.parts = tuple(self._modes)
 
@@ -70,24 +68,17 @@ class NnxModule(PureModule):
 
     def restore(self, modes: Modes, params: Arrays, buffers: Arrays) -> Any:
         """Make a module with these arrays, in these modes, and with the original random numbers."""
-        module = self._build({**params, **buffers})
+        module = self._build(self._with_weak_types({**params, **buffers}))
         set_modes(module, self._modes, modes)
         return module
 
-    def __call__(
-        self,
-        variant: Variant,
-        params: Any,
-        buffers: Any,
-        /,
-        *args: Any,
-        rng: Any = None,
-        **kwargs: Any,
+    def _call(
+        self, variant: Variant, params: Arrays, buffers: Arrays, key: Any, args: Any, kwargs: Any
     ) -> tuple[Any, dict[str, Any]]:
         """Call the module; return its output and the buffers that it has changed in training."""
         modes = variant[0]
         arrays = {**params, **buffers}
-        call = functools.partial(self._call, variant, make_key(rng), args, kwargs)
+        call = functools.partial(self._run, variant, key, args, kwargs)
         output, after = call(arrays)
         check_no_additions(self.__name__, arrays, after, _LAZY)
         if not any(modes):
@@ -98,7 +89,7 @@ class NnxModule(PureModule):
         new_buffers = {name: array for name, array in after.items() if name not in params}
         return output, changed_buffers(self.__name__, buffers, new_buffers)
 
-    def _call(
+    def _run(
         self, variant: Variant, key: Any, args: Any, kwargs: Any, arrays: Arrays
     ) -> tuple[Any, dict[str, Any]]:
         """Call the module; return its output and its arrays after the call."""
