@@ -224,10 +224,10 @@ class ForwardBackward:
     the pair if both halves have `vmap`. The same arguments give the same Op.
 
     Attributes:
-        strategy: `save` if residuals are saved, `gradient` if gradients are, to be scaled,
-            `outputs` if nothing but primals and outputs is, for gradients that can be
-            differentiated again, and `recompute` if there are no residuals but what says how to run
-            the function again.
+        strategy: `save` if residuals are saved, `gradient` if gradients for the cotangent 1 are,
+            one for each primal at `argnums`, to be multiplied, `outputs` if nothing but primals and
+            outputs is, for gradients that can be differentiated again, and `recompute` if there are
+            no residuals but what says how to run the function again.
         forward: Op on `(*primals)`: the outputs, then the residuals.
         backward: `(argnums) -> Op` on `(*saved primals, *saved outputs, *residuals, *cotangents)`:
             the gradients of the primals at `argnums`.

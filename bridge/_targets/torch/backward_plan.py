@@ -9,6 +9,7 @@ next forward pass uses the right outputs.
 """
 
 import dataclasses
+import functools
 from collections.abc import Iterable, Sequence
 
 import torch
@@ -64,6 +65,11 @@ class ForwardPlan:
     backward_plans: dict[tuple[Flags, Positions], BackwardPlan] = dataclasses.field(
         default_factory=dict
     )
+
+    @functools.cached_property
+    def scales_gradients(self) -> bool:
+        """True if the forward saves gradients, at `argnums`, which the backward multiplies."""
+        return self.pair is not None and self.pair.strategy == "gradient"
 
     def gradient_free_outnums_for(self, op: Op, argnums: Iterable[int]) -> Positions:
         """Return positions of the outputs of `op` without a derivative by any of `argnums`."""

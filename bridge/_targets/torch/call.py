@@ -40,6 +40,7 @@ from bridge._targets.torch.backward_plan import (
     get_forward_plan,
     plan_from_outputs,
 )
+from bridge._targets.torch.gradient_scaling import try_scale_saved
 from bridge._targets.torch.saved_tensors import load_saved, save_for_backward
 
 
@@ -168,7 +169,9 @@ def _compute_gradients(ctx: Any, cotangents: Sequence[Any]) -> tuple[Sequence[An
             return call_op(backward, execute, *saved, *dense), plan.argnums
         vjp = op.derive("vjp", plan.argnums, outnums)
         return call_op(vjp, execute, *xs, *dense), plan.argnums
-    return execute(plan.op, (*(residuals if plan.uses_residuals else xs), *dense)), plan.argnums
+    scaled = try_scale_saved(ctx, plan, residuals, dense[0])
+    arguments = (*(residuals if plan.uses_residuals else xs), *dense)
+    return scaled or execute(plan.op, arguments), plan.argnums
 
 
 def _needed_now(ctx: Any) -> tuple[bool, ...]:

@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 
-from bridge._arrays.torch.upstream.call_sites import in_forward_mode
+from bridge._arrays.torch.upstream.call_sites import hooks_saved_tensors, in_forward_mode
 from bridge._core.op import Arrays, Op
 from bridge._core.protocols import Execute
 from bridge._core.pytree import scatter
@@ -21,6 +21,8 @@ def save_for_backward(
 ) -> None:
     """Save primals and residuals where hooks and version counters of torch see them."""
     ctx.call, plan = call, call[2]
+    if plan.scales_gradients:
+        ctx.owns_gradients = not hooks_saved_tensors()
     ctx.others = {i: x for i, x in enumerate(xs) if not isinstance(x, torch.Tensor)}
     if ctx.others:
         ctx.save_for_backward(*scatter([None] * len(ctx.others), [*ctx.others], xs), *residuals)

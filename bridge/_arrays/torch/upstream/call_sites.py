@@ -153,3 +153,22 @@ def _is_executed(node: Any) -> bool:
         return _will_execute(node)
     except RuntimeError:  # a leaf that `torch.autograd.grad` was asked for
         return True
+
+
+_autograd: Any = getattr(torch._C, "_autograd", None)
+
+
+def hooks_saved_tensors() -> bool:
+    """Return True if hooks see the tensors that are saved now; without the name, they may."""
+    return _top_hooks is None or _top_hooks(False) is not None  # noqa: FBT003, named by position
+
+
+_top_hooks = getattr(_autograd, "_top_saved_tensors_default_hooks", None)
+
+
+def backward_frees_graph() -> bool:
+    """Return True if the backward pass that runs now is the last; False without the name."""
+    return _keeps_graph is not None and not _keeps_graph()
+
+
+_keeps_graph = getattr(_autograd, "_get_current_graph_task_keep_graph", None)
