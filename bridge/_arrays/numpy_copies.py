@@ -23,9 +23,7 @@ class NumpySnapshots:
             return x.flags.writeable and x.nbytes <= _MOST_BYTES and not x.dtype.hasobject
         if isinstance(x, (bytearray, array.array)):
             return memoryview(x).nbytes <= _MOST_BYTES
-        return isinstance(x, (np.random.Generator, np.random.RandomState, random.Random)) or (
-            x is np or x is np.random or x is random  # modules with a global generator
-        )
+        return is_random(x)
 
     def copy(self, arrays: Sequence[Any]) -> Snapshots:
         """Return each object with a copy of its present state."""
@@ -39,6 +37,22 @@ class NumpySnapshots:
         """Restore the objects to their copied states."""
         for x, before in copies:
             _set_state(x, before)
+
+
+def is_random(x: Any) -> bool:
+    """Return True for a random generator, or a module with a global one."""
+    return isinstance(x, (np.random.Generator, np.random.RandomState, random.Random)) or (
+        x is np or x is np.random or x is random
+    )
+
+
+def read_memory(x: Any) -> tuple[Any, Any, bytes] | None:
+    """Return shape, dtype and bytes of an array or a number of NumPy or Python, or None."""
+    if isinstance(x, (np.ndarray, np.generic)) and not x.dtype.hasobject:
+        return x.shape, x.dtype, x.tobytes()
+    if isinstance(x, (bytearray, array.array)):
+        return len(x), type(x), bytes(x)
+    return None
 
 
 def save_numpy(x: Any) -> Restore | None:

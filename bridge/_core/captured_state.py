@@ -13,6 +13,7 @@ all of them hold the same objects, which takes a microsecond or two to see.
 
 import contextlib
 import dataclasses
+import itertools
 import types
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from operator import is_
@@ -63,37 +64,38 @@ class StateReader:
         self, find: Callable[[], Iterable[Holder]], arrays: MutableObjects | None = None
     ) -> None:
         self._find, self.arrays = find, arrays
-        self._last: _Contents | None = None
+        self._last: Contents | None = None
 
     def __call__(self) -> "CapturedState":
         """Return the current state."""
         last = self._last
         if last is None or not last.is_current():
-            last = self._last = _Contents(self._find(), self.arrays)
+            last = self._last = Contents(self._find(), self.arrays)
         return self._state(last)
 
     def with_places(self, others: Iterable[Holder]) -> "CapturedState":
         """Return the current state, with the contents of the places `others` in it."""
-        return self._state(_Contents([*others, *self._find()], self.arrays))
+        return self._state(Contents([*others, *self._find()], self.arrays))
 
-    def _state(self, contents: "_Contents") -> "CapturedState":
+    def _state(self, contents: "Contents") -> "CapturedState":
         copies = self.arrays.copy(contents.arrays) if self.arrays and contents.arrays else ()
         iterators = [(place, key, copy_iterator(x)) for place, key, x in contents.iterators]
         return CapturedState(self, contents, copies, iterators)
 
 
-class _Contents:
+class Contents:
     """Places, and their contents when this object was made."""
 
-    def __init__(self, places: Iterable[Holder], arrays: MutableObjects | None) -> None:
+    def __init__(self, places: Iterable[Holder], arrays: MutableObjects | None = None) -> None:
         self.by_place = [(place, place.contents()) for place in places]
         values = {
             id(x): x for p, before in self.by_place for x in before.values() if _may_change(p, x)
         }
         self.arrays = [x for x in values.values() if arrays and arrays.can_copy(x)]
-        pairs = [(p, key, x) for p, before in self.by_place for key, x in before.items()]
+        changeable = [(p, before) for p, before in self.by_place if not p.is_fixed]
+        pairs = [(p, key, x) for p, before in changeable for key, x in before.items()]
         self.iterators = [each for each in pairs if is_copyable_iterator(each[2])]
-        self._checks = [_check(place, before) for place, before in self.by_place]
+        self._checks = _make_checks(changeable)
 
     def is_current(self) -> bool:
         """Return True if the places still hold the same objects."""
@@ -101,6 +103,10 @@ class _Contents:
             if not check():
                 return False
         return True
+
+    def restore(self) -> list[tuple[Holder, Any]]:
+        """Restore these contents; return the places and keys of the values that had changed."""
+        return [(place, key) for place, before in self.by_place for key in place.restore(before)]
 
 
 def _may_change(place: Holder, x: Any) -> bool:
@@ -110,30 +116,64 @@ def _may_change(place: Holder, x: Any) -> bool:
     return "random" in {*place.names, x.__name__.rpartition(".")[2]}
 
 
-def _check(place: Holder, before: dict[Any, Any]) -> Callable[[], bool]:
-    """Return a function that returns True if the place holds the same objects as `before`."""
-    holder, keys, values = place.holder, [*before], [*before.values()]
-    if place.names is not None:
-        missing = object()
-        names = sorted(place.names)
-        named = [before.get(name, missing) for name in names]
-        return lambda: all(map(is_, [holder.get(name, missing) for name in names], named))
-    if type(holder) is list:
-        return lambda: len(holder) == len(values) and all(map(is_, holder, values))
-    if isinstance(holder, dict):
-        # Another order of the keys counts as a change.
-        return lambda: (
-            len(holder) == len(keys)
-            and all(map(is_, holder.values(), values))
-            and all(map(is_, holder, keys))
-        )
-    if isinstance(holder, types.CellType) and values:
-        (value,) = values
+_Before = dict[Any, Any]
+
+
+def _make_checks(by_place: list[tuple[Holder, _Before]]) -> list[Callable[[], bool]]:
+    """Return functions that return True if places hold the same objects as before.
+
+    Dicts and lists, which are most of them, are compared in one go.
+    """
+    dicts, lists, others = list[Any](), list[Any](), list[Callable[[], bool]]()
+    named: dict[int, tuple[Any, _Before]] = {}
+    for place, before in by_place:
+        if place.names is not None:
+            _, values = named.setdefault(id(place.holder), (place.holder, {}))
+            values.update({name: before.get(name, _MISSING) for name in place.names})
+        elif type(place.holder) is dict or place.is_raw:
+            dicts.append((place.holder, before))
+        elif type(place.holder) is list:
+            lists.append((place.holder, before))
+        else:
+            others.append(_check(place, before))
+    checks = [_check_names(holder, before) for holder, before in named.values()]
+    # Another order of the keys counts as a change.
+    checks += [_check_all(dicts, dict.values), _check_all(dicts, dict.keys)] if dicts else []
+    return [*checks, *([_check_all(lists, iter)] if lists else []), *others]
+
+
+_MISSING = object()
+
+
+def _check_names(holder: _Before, before: _Before) -> Callable[[], bool]:
+    keys, values, missing = [*before], [*before.values()], itertools.repeat(_MISSING)
+    return lambda: all(map(is_, map(holder.get, keys, missing), values))
+
+
+def _check_all(
+    pairs: Sequence[tuple[Any, _Before]], items: Callable[[Any], Iterable[Any]]
+) -> Callable[[], bool]:
+    """Return a check that the `items` of many containers are the same objects as before."""
+    containers, befores = [x for x, _ in pairs], [before for _, before in pairs]
+    length = list.__len__ if items is iter else dict.__len__  # a subclass may have its own
+    sizes, flatten = [*map(len, befores)], itertools.chain.from_iterable
+    objects = [*flatten(befores if items is dict.keys else map(dict.values, befores))]
+    return lambda: (
+        [*map(length, containers)] == sizes
+        and all(map(is_, flatten(map(items, containers)), objects))
+    )
+
+
+def _check(place: Holder, before: _Before) -> Callable[[], bool]:
+    holder = place.holder
+    if isinstance(holder, types.CellType) and before:
+        (value,) = before.values()
         return lambda: _cell_holds(holder, value)
 
     def is_same() -> bool:
         now = place.contents()
-        return now.keys() == before.keys() and all(now[key] is x for key, x in before.items())
+        is_alike = now.keys() == before.keys() if isinstance(holder, set) else [*now] == [*before]
+        return is_alike and all(map(is_, map(now.get, before), before.values()))
 
     return is_same
 
@@ -157,7 +197,7 @@ class CapturedState:
     """
 
     reader: StateReader
-    contents: _Contents
+    contents: Contents
     copies: Snapshots
     iterator_copies: Sequence[tuple[Holder, Any, Any]]
 
@@ -169,8 +209,7 @@ class CapturedState:
         """Restore this state; return the places and keys of the values that had changed."""
         by_place, replaced = self.contents.by_place, list[tuple[Holder, Any]]()
         if not self.contents.is_current():
-            for place, before in by_place:
-                replaced += [(place, key) for key in place.restore(before)]
+            replaced = self.contents.restore()
         changed = self.changed_arrays()
         if changed and self.reader.arrays:
             self.reader.arrays.restore(changed)

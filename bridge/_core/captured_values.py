@@ -27,10 +27,12 @@ def holders(x: Any) -> list[Holder]:
         return _holders_of_function(x)
     if isinstance(x, type):
         return [Holder(Attributes(x), x.__name__)] if _is_written_by_user(x) else []
-    if isinstance(x, (types.ModuleType, types.MethodType)):
+    if wrapped := _wrapped(x):  # a method, as `random.uniform`, may be of what changes in place
+        return [Holder(tuple(wrapped), type(x).__name__)]
+    if isinstance(x, types.ModuleType):
         return []
     places = [Holder(vars(x), str(type(x).__name__))] if hasattr(x, "__dict__") else []
-    if isinstance(x, (dict, list, collections.deque, set)):
+    if isinstance(x, (dict, list, collections.deque, set, tuple, frozenset)):
         places.append(Holder(x, type(x).__name__))
     if slots := _slots(type(x)):
         places.append(Holder(Attributes(x, slots), type(x).__name__))
@@ -71,13 +73,19 @@ def walk_holders(
         seen.add(id(x))
         yield x
         if depth < _DEPTH and not is_module(x):
-            parts = (y for y in _parts(x) if not isinstance(y, _ATOMS))
-            queue.extend((y, depth + 1) for y in parts)
+            queue.extend((y, depth + 1) for y in _parts(x) if not _is_atom(y))
+
+
+def _is_atom(x: Any) -> bool:
+    """Return True if `x` holds nothing; a builtin may be the method of an object."""
+    if isinstance(x, types.BuiltinFunctionType):
+        return x.__self__ is None or isinstance(x.__self__, (types.ModuleType, type))
+    return isinstance(x, _ATOMS)
 
 
 _ATOMS = (
     *(type(None), bool, int, float, complex, str, bytes, range, slice),
-    *(types.BuiltinFunctionType, types.GetSetDescriptorType, types.MemberDescriptorType),
+    *(types.GetSetDescriptorType, types.MemberDescriptorType),
 )
 _MOST = 100  # a list of layers is short; a longer one is data
 _MOST_OBJECTS = 3000
@@ -90,9 +98,10 @@ def _parts(x: Any) -> list[Any]:
         return _parts_of_function(x)
     if isinstance(x, type):
         return [*vars(x).values(), *x.__bases__] if _is_written_by_user(x) else []
-    for kind, names_of_parts in _WRAPPERS.items():
-        if isinstance(x, kind):
-            return [getattr(x, name) for name in names_of_parts]
+    if isinstance(x, types.ModuleType):
+        return []
+    if wrapped := _wrapped(x):
+        return wrapped
     if _is_own(x):
         referents = getattr(x, "referents", None)
         return referents() if referents else [*vars(x).values()] if _is_callable_object(x) else []
@@ -100,8 +109,16 @@ def _parts(x: Any) -> list[Any]:
     return [*parts, type(x)] if _is_written_by_user(type(x)) else parts
 
 
+def _wrapped(x: Any) -> list[Any]:
+    """Return what a wrapper of functions holds, such as a method."""
+    for kind, names_of_parts in _WRAPPERS.items():
+        if isinstance(x, kind):
+            return [getattr(x, name) for name in names_of_parts]
+    return []
+
+
 _WRAPPERS: dict[type, tuple[str, ...]] = {
-    types.ModuleType: (),
+    types.BuiltinFunctionType: ("__self__",),
     types.MethodType: ("__func__", "__self__"),
     functools.partial: ("func", "args", "keywords"),
     staticmethod: ("__func__",),

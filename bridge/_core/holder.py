@@ -55,14 +55,22 @@ class Holder:
     """A place that holds values.
 
     Attributes:
-        holder: A cell of a closure, a mapping, a list, a deque or a set.
+        holder: A cell of a closure, a mapping, a list, a deque, a set or a tuple.
         names: The keys of a mapping that count; None for all.
         called: The name that errors give it.
+        is_raw: True for a dict whose class may have an `__iter__` or an `__setitem__` that means
+            something else, as a module may.
     """
 
     holder: Any
     called: str = ""
     names: frozenset[str] | None = None
+    is_raw: bool = False
+
+    @property
+    def is_fixed(self) -> bool:
+        """True for a tuple, which holds the same objects forever."""
+        return isinstance(self.holder, (tuple, frozenset))
 
     def contents(self) -> dict[Any, Any]:
         """Return its contents by key: an index in a list, an id in a set, None in a cell."""
@@ -71,6 +79,8 @@ class Holder:
             return {None: holder.cell_contents} if holder != EMPTY else {}
         if isinstance(holder, Attributes):
             return holder.now()
+        if self.is_raw:
+            return dict(dict.items(holder))
         if isinstance(holder, dict):
             keys = holder if self.names is None else self.names & holder.keys()
             return {key: holder[key] for key in keys}
@@ -102,8 +112,11 @@ class Holder:
     def _reorder(self, before: dict[Any, Any]) -> None:
         """Put the keys of a dict into their order; a subclass may have an `update` of its own."""
         for key, value in before.items():
-            self.holder.pop(key)
-            self.holder[key] = value
+            if self.is_raw:
+                self._remove([key])
+            else:
+                self.holder.pop(key)
+            self.put(key, value)
 
     def put(self, key: Any, value: Any) -> None:
         """Store `value` at `key`."""
@@ -113,6 +126,9 @@ class Holder:
             self.holder.add(value)
         elif isinstance(self.holder, (list, collections.deque)) and key >= len(self.holder):
             self.holder.append(value)  # it has become shorter
+        elif self.is_raw:
+            holder: Any = self.holder
+            dict.__setitem__(holder, key, value)
         else:
             self.holder[key] = value
 
@@ -120,6 +136,8 @@ class Holder:
         for key in keys:
             if isinstance(self.holder, types.CellType):
                 del self.holder.cell_contents
+            elif self.is_raw:
+                dict.__delitem__(self.holder, key)
             else:
                 del self.holder[key]
 

@@ -16,20 +16,30 @@ import types
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from bridge._core.captured_values import holders
+from bridge._core.captured_values import Holder, holders
 from bridge._core.errors import ArgumentError
 
 Restore = Callable[[], None]
 
 
 class TrialState:
-    """The contents of places, and the states of objects that change in place, to be restored."""
+    """The contents of places, and the states of objects that change in place, to be restored.
+
+    Args:
+        objects: What a function can reach.
+        save: Returns a function that restores an object, or None.
+        find_places: Returns the places of values in an object.
+    """
 
     def __init__(
-        self, objects: Iterable[Any], save: Callable[[Any], Restore | None] = lambda _: None
+        self,
+        objects: Iterable[Any],
+        save: Callable[[Any], Restore | None] = lambda _: None,
+        find_places: Callable[[Any], list[Holder]] = holders,
     ) -> None:
         objects = [*objects]
-        self._contents = [(place, place.contents()) for x in objects for place in holders(x)]
+        places = [place for x in objects for place in find_places(x) if not place.is_fixed]
+        self._contents = [(place, place.contents()) for place in places]
         saved = [save(x) or _save(x) for x in objects]
         self._restore = [
             *filter(None, saved),

@@ -7,56 +7,41 @@ from typing import Any
 
 import mlx.core as mx
 
-from bridge._arrays.mlx import is_module, transforming
+from bridge._arrays.mlx import transforming
 from bridge._arrays.mlx.upstream.dot_graph import is_same_node
 from bridge._arrays.numpy_copies import NumpySnapshots
-from bridge._core.captured_state import Snapshots, StateReader, find_places
-from bridge._core.captured_values import Holder, walk_holders
+from bridge._core.captured_state import Snapshots, StateReader
+from bridge._core.captured_values import Holder
 from bridge._core.trial_state import TrialState
 from bridge._sources.mlx.random import KEYS
+from bridge._sources.mlx.reachable import places, reachable
 
 
 def state_reader(fn: Callable[..., Any], *, may_evaluate: bool = True) -> StateReader:
     """Return a reader of the state of `fn`, which evaluates captured arrays if it may."""
-    return StateReader(functools.partial(_find_places, fn), _Arrays(may_evaluate=may_evaluate))
+    return StateReader(
+        functools.partial(_find_places, fn), ArraySnapshots(may_evaluate=may_evaluate)
+    )
 
 
 def trial_state(fn: Callable[..., Any]) -> TrialState:
     """Return the other state of `fn`, to be restored after a dry run."""
-    return TrialState(walk_holders(fn, _ends_walk))
+    return TrialState(reachable(fn, _is_keys), find_places=places)
 
 
-def _ends_walk(x: Any) -> bool:
-    """Return True for a module, whose places are found below, and for the keys, which have none."""
-    return is_module(x) or x is KEYS
+def _is_keys(x: Any) -> bool:
+    """Return True for the keys of `mx.random`, which other code takes care of."""
+    return x is KEYS
 
 
 def _find_places(fn: Callable[..., Any]) -> Iterator[Holder]:
-    """Return the places where `fn` finds values, those in modules included."""
-    modules: list[Any] = []
-
-    def ends_walk(x: Any) -> bool:
-        if is_module(x):
-            modules.append(x)
-        return _ends_walk(x)
-
-    yield from find_places(fn, ends_walk)
-    submodules = {id(submodule): submodule for x in modules for submodule in x.modules()}
-    for submodule in submodules.values():
-        name = type(submodule).__name__
-        yield from (Holder(submodule, name), Holder(vars(submodule), name))
-        yield from _nested_containers(submodule.values())
+    """Yield the places where `fn` finds values, those in modules included."""
+    for x in reachable(fn, _is_keys):
+        if not _is_keys(x):
+            yield from places(x)
 
 
-def _nested_containers(values: Any) -> Iterator[Holder]:
-    """Return the containers in a module."""
-    for x in values:
-        if isinstance(x, (dict, list)) and not is_module(x):
-            yield Holder(x, type(x).__name__)
-            yield from _nested_containers(x.values() if isinstance(x, dict) else x)
-
-
-class _Arrays(NumpySnapshots):
+class ArraySnapshots(NumpySnapshots):
     """Arrays of MLX, which become other arrays when they are written to, and arrays of NumPy."""
 
     def __init__(self, *, may_evaluate: bool) -> None:

@@ -1,6 +1,6 @@
 """Modules of MLX as pure functions of their parameters."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import mlx.core as mx
@@ -11,16 +11,10 @@ from bridge._core.errors import ArgumentError, RangeError
 from bridge._core.import_path import check_parameter_names
 from bridge._core.pure_module import Modes, PureModule, Variant, bind_method
 from bridge._core.spec import NARROW_INTEGERS
+from bridge._sources.mlx.module_contents import ModuleContents
 from bridge._sources.mlx.module_copies import copy_module, dump_module, load_module, own_copy
-from bridge._sources.mlx.module_places import (
-    Change,
-    Contents,
-    Replacement,
-    array_paths,
-    at,
-    dotted,
-    part_paths,
-)
+from bridge._sources.mlx.module_data import Change
+from bridge._sources.mlx.module_places import array_paths, at, dotted, part_paths
 from bridge._sources.mlx.nodes import is_copy
 
 Arrays = dict[str, mx.array]
@@ -43,7 +37,8 @@ class MlxModule(PureModule):
         self._buffers = [name for name in self._paths if name not in trained]
         dtypes = {name: at(module, self._paths[name]).dtype for name in self._buffers}
         self._wide = {name: dtype for name, dtype in dtypes.items() if dtype in _NARROW}
-        self._shared = Contents(module, self._paths.values()) if module is original else None
+        self._is_shared = module is original
+        self._contents = ModuleContents(module, self._paths)
 
     def referents(self) -> list[Any]:
         """Return the module, for a search of what the function holds."""
@@ -61,24 +56,32 @@ class MlxModule(PureModule):
         self._check_not_edited()
         modes, method = variant
         wide = {name: buffers[name].astype(dtype) for name, dtype in self._wide.items()}
-        arrays = {self._paths[name]: x for name, x in {**params, **buffers, **wide}.items()}
-        own_modes, replacement = self.read_modes(), Replacement(self._module, arrays)
-        try:
-            if modes != own_modes:  # `train` looks for modules in everything
-                self._set_modes(self._module, modes)
-            output = bind_method(self._module, method or self._method)(*args, **kwargs)
-            changed, others, values = replacement.changed()
-        finally:
-            replacement.restore()
-            if self.read_modes() != own_modes:
-                self._set_modes(self._module, own_modes)
-        new = {dotted(path): x for path, x in changed.items()}
+
+        def run() -> Any:
+            return bind_method(self._module, method or self._method)(*args, **kwargs)
+
+        run = run if modes == self.read_modes() else self._with_modes(run, modes)
+        output, changes = self._contents.call({**params, **buffers, **wide}, run)
+        new = changes.arrays
         # A checkpoint, or a derivative by the module, puts the same parameters into it again.
-        replaced = [name for name in new if name in params]
-        self._check_changes([*others, *(n for n in replaced if not is_copy(new[n], params[n]))])
-        self._check_values(values)
+        replaced = [n for n in new if n in params and not is_copy(new[n], params[n])]
+        self._check_changes([*changes.others, *replaced])
+        self._check_values(changes.values)
         narrow = lambda name, x: x.astype(buffers[name].dtype) if name in self._wide else x
         return output, {name: narrow(name, x) for name, x in new.items() if name in buffers}
+
+    def _with_modes(self, run: Callable[[], Any], modes: Modes) -> Callable[[], Any]:
+        """Return `run` so that the parts have these modes meanwhile."""
+
+        def run_in_modes() -> Any:
+            own = self.read_modes()
+            self._set_modes(self._module, modes)  # `train` looks for modules in everything
+            try:
+                return run()
+            finally:
+                self._set_modes(self._module, own)
+
+        return run_in_modes
 
     def _check_changes(self, names: list[str]) -> None:
         """Raise if a call has changed an array that is no buffer: nobody would get it."""
@@ -91,12 +94,14 @@ class MlxModule(PureModule):
 
     def _check_not_edited(self) -> None:
         """Raise if a module that could not be copied is another now."""
-        edited = self._shared.edited() if self._shared else None
+        edited = self._contents.edited() if self._is_shared else None
         if edited:
             raise ArgumentError(
                 f"{self.__name__}, which cannot be copied, was changed after it was wrapped, in "
                 f"{edited!r}. Wrap it again after you have changed it."
             )
+        if self._is_shared:
+            self._contents.read()
 
     def _check_values(self, changes: list[Change]) -> None:
         """Raise if a call has changed a Python value, as a counter: the next call would lack it."""

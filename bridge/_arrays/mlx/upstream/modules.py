@@ -3,6 +3,9 @@
 from collections.abc import Iterable
 from typing import Any
 
+MODE, FROZEN = "_training", "_no_grad"
+OWN_ATTRIBUTES = (MODE, FROZEN)  # in which `mlx.nn.Module` notes its mode, and what is frozen
+
 
 class _Frozen(set[str]):
     """The names of arrays that are not trained; `unfreeze` takes away all but those for good."""
@@ -33,7 +36,7 @@ def freeze_for_good(module: Any, names: Iterable[str]) -> None:
     """
     names = [*names]
     module.freeze(keys=names, recurse=False)
-    frozen = getattr(module, "_no_grad", None)
+    frozen = getattr(module, FROZEN, None)
     if type(frozen) is set:
         module._no_grad = _Frozen(frozen, names)
     elif isinstance(frozen, _Frozen):
