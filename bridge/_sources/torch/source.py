@@ -1,5 +1,6 @@
 """PyTorch as a source of functions."""
 
+import copy
 import dataclasses
 from collections.abc import Callable, Hashable, Sequence
 from typing import Any
@@ -13,6 +14,7 @@ from bridge._sources.torch.capture.trace import on_copies
 from bridge._sources.torch.integers import advising, narrow_positions, widening
 from bridge._sources.torch.program import Settings
 from bridge._sources.torch.rules import make_user_function
+from bridge._sources.torch.state.attribute_changes import check_no_counters, watching_attributes
 from bridge._sources.torch.state.module import TorchModule, take_apart
 
 _AS_THEY_ARE = "as they are"
@@ -117,7 +119,15 @@ class TorchSource:
             run = advising(on_copies(fn, name), narrow)
         dtype = torch.get_default_dtype()
         settings = Settings(capture, dtype, seed_argnum, exports_graph, narrow)
-        return make_user_function(run, name, primals, settings).make_op()
+        with watching_attributes(inside=True) as watch:
+            function = make_user_function(run, name, primals, settings)
+        if watch.changes:  # NOTE [counters]
+            watch.inside = function.program is not None  # a rerun keeps what attributes hold
+            structured: Any = fn
+            results = copy.copy(fn)
+            check_no_counters(run, primals, dtype, name, watch)
+            structured.copy_results(results)  # those on example inputs may be others
+        return function.make_op()
 
     def symbolic_shapes(
         self,

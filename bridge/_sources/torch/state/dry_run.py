@@ -152,14 +152,14 @@ def trial_runs() -> Generator[Trial]:
 
 
 @contextlib.contextmanager
-def dry_run() -> Generator[None]:
+def dry_run() -> Generator[Trial]:
     """Restore the state of functions that run within on values, and may write to memory."""
     with (
         trial_runs() as trial,
         OperandObserver(trial.look, trial.note_allocation),
         _AccessObserver(trial),
     ):
-        yield
+        yield trial
 
 
 def call_user_function(fn: Callable[..., Any], xs: Sequence[torch.Tensor]) -> Any:

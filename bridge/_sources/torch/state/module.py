@@ -13,6 +13,7 @@ from bridge._core.errors import ArgumentError, RangeError
 from bridge._core.import_path import check_parameter_names
 from bridge._core.pure_module import Modes, PureModule, Variant, bind_method
 from bridge._core.spec import NARROW_INTEGERS
+from bridge._sources.torch.state.attribute_changes import watched_call
 from bridge._sources.torch.state.purity import LOST, Purity
 from bridge._sources.torch.state.replaced_tensors import (
     enter_until_restored,
@@ -98,11 +99,12 @@ class TorchModule(PureModule):
         replace_tensors(self._module, tensors, modes)
         call = bind_method(self._module, method or self._method)
         if in_dispatch_mode():  # a capture checks its constants at its end
-            with purity.watch():
+            with purity.watch(), watched_call(self._module):
                 output = call(*args, **kwargs)
         else:
             enter_until_restored(purity.watch())
-            output = call(*args, **kwargs)
+            with watched_call(self._module):
+                output = call(*args, **kwargs)
             now = [*self._module.named_parameters(), *self._module.named_buffers()]
             after_call = {name: x for name, x in now if name in tensors}
             set_backward_setup(functools.partial(self._replace_for_backward, after_call, modes))
