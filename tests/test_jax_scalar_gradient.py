@@ -356,3 +356,17 @@ def test_threads():
         for scale, found in pool.map(once, [1.0, -2.0, 0.5] * 8):
             agree(found, tuple(scale * g for g in expected))
     assert ways(f) == "gradient"
+
+
+def test_a_function_is_linearized_once(monkeypatch):
+    """The trace that tells what saving would cost is a part of the program that is compiled."""
+    linearize, count = jax.vjp, []
+    monkeypatch.setattr(
+        jax, "vjp", lambda *xs, **options: count.append(1) or linearize(*xs, **options)
+    )
+    f = jax2torch(lambda *xs: loss(jnp, *xs))
+    x, w = leaves(X, W)
+    found = torch.autograd.grad(f(x, w), (x, w))
+    agree(found, torch.autograd.grad(loss(torch, x, w), (x, w)))
+    assert ways(f) == "gradient"
+    assert len(count) == 1

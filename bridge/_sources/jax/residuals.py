@@ -83,6 +83,13 @@ class SavedResiduals:
         saved_primals = (primals[i] for i in self.residuals.primals)
         return (*saved_primals, *(outputs[i] for i in self.residuals.outputs))
 
+    def run_with_pullback(self, xs: Sequence[Any]) -> tuple[list[Any], Callable[..., Any]]:
+        """Return all outputs and the pullback, without another linearization of the function."""
+        values, residuals = self.forward(*xs), self.residuals
+        saved = [values[i] for i in (*residuals.outputs, *residuals.others)]
+        pullback = residuals.pullback([*(xs[i] for i in residuals.primals), *saved])
+        return values[: self.output_count], pullback
+
     def forward_backward(self) -> ForwardBackward:
         """Make both halves."""
         forward = self.derivative.make_half(
@@ -159,13 +166,14 @@ def _locate(
         else:
             leaf_places.append(places.setdefault(id(var), ("other", position)))
     pool = sorted(set(leaf_places), key=lambda place: (_KINDS.index(place[0]), place[1]))
+    pool_index = {place: i for i, place in enumerate(pool)}
     positions = lambda of_kind: tuple(i for kind, i in pool if kind == of_kind)
     return Residuals(
         primals=positions("primal"),
         outputs=positions("output"),
         others=positions("other"),
         constants=[constants[i] for i in positions("constant")],
-        pool_index=[pool.index(place) for place in leaf_places],
+        pool_index=[pool_index[place] for place in leaf_places],
         decoders=decoders,
         tree=tree,
     )

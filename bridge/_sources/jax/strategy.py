@@ -23,5 +23,5 @@ def choose_strategy(derivative: Derivative, residuals: str) -> ForwardBackward |
     saved = save_residuals(derivative)
     save = residual_cost(saved.packing.buffers(), sum(map(len, saved.packing.groups)))
     if gradient <= _GRADIENT_PREFERENCE * min(recompute, save):
-        return gradient_with_value(derivative)
+        return gradient_with_value(derivative, saved)
     return saved.forward_backward() if save < recompute else None
