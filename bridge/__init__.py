@@ -9,6 +9,7 @@ from bridge._api.numpy import (
     numpy2mlx as numpy2mlx,
     numpy2torch as numpy2torch,
 )
+from bridge._api.programs import register_calls as register_calls
 from bridge._api.torch import torch2jax as torch2jax, torch2mlx as torch2mlx
 from bridge._calls.bridged_function import BridgedFunction as BridgedFunction
 from bridge._calls.functional import Functional as Functional

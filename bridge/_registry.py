@@ -2,6 +2,7 @@
 
 import functools
 import importlib
+import importlib.util
 import itertools
 import re
 import sys
@@ -9,10 +10,10 @@ import weakref
 from collections.abc import Iterator
 from typing import Any, cast
 
-from bridge._core import tracebacks
+from bridge._core import forks, tracebacks
 from bridge._core.array_protocols import ArrayBackend, SourceArrays, TargetArrays
 from bridge._core.errors import MissingFrameworkError, OutdatedFrameworkError, UnknownFrameworkError
-from bridge._core.protocols import Source, Target
+from bridge._core.protocols import Outline, Source, Target
 
 _MODULES = {"torch": "torch", "jax": "jax", "mlx": "mlx.core", "numpy": "numpy"}
 _PACKAGES = {"torch": "torch", "jax": "jax", "jaxlib": "jax", "mlx": "mlx", "numpy": "numpy"}
@@ -25,6 +26,10 @@ _NETWORKS = {
 }
 # The name of the object in each package `bridge.<package>.<framework>` that we load.
 _OBJECTS = {"_arrays": "ARRAYS", "_sources": "SOURCE", "_targets": "TARGET"}
+# Imported with us, so that wrapping imports nothing; by name, since we import no framework.
+_OUTLINES: dict[str, Outline] = {
+    name: importlib.import_module(f"bridge._frameworks.{name}").OUTLINE for name in _MODULES
+}
 _SOURCES: tuple[str, ...] = ("jax", "torch", "mlx")
 _TARGETS: tuple[str, ...] = ("torch", "jax", "mlx")
 
@@ -32,6 +37,11 @@ _TARGETS: tuple[str, ...] = ("torch", "jax", "mlx")
 def directions() -> list[tuple[str, str]]:
     """Return every pair of a source and a target for which functions can be wrapped."""
     return [pair for pair in itertools.product(_SOURCES, _TARGETS) if pair[0] != pair[1]]
+
+
+def frameworks() -> list[str]:
+    """Return the names of all frameworks."""
+    return [*_MODULES]
 
 
 def autodiff_frameworks() -> set[str]:
@@ -48,12 +58,16 @@ def _load(package: str, name: str) -> Any:
     try:
         module = importlib.import_module(_MODULES[name])
     except ImportError as error:
-        raise MissingFrameworkError(
-            f"{name} is not installed (import {_MODULES[name]} failed: {error}). "
-            f"Install it with: pip install 'gradbridge[{name}]'"
-        ) from error
+        raise _missing(name, error) from error
     _check_version(name, getattr(module, "__version__", ""))
     return getattr(importlib.import_module(f"bridge.{package}.{name}"), _OBJECTS[package])
+
+
+def _missing(name: str, why: object) -> MissingFrameworkError:
+    return MissingFrameworkError(
+        f"{name} is not installed (import {_MODULES[name]} failed: {why}). "
+        f"Install it with: pip install 'gradbridge[{name}]'"
+    )
 
 
 def _check_version(name: str, version: str) -> None:
@@ -85,6 +99,25 @@ def _release(version: str) -> list[int]:
     return (
         [int(number) for number in re.sub(r"(\.0)+$", "", numbers[0]).split(".")] if numbers else []
     )
+
+
+def outline(name: str) -> Outline:
+    """Return what is known of a framework that need not be imported."""
+    return _OUTLINES[name]
+
+
+@functools.cache
+def expect(name: str) -> None:
+    """Prepare for a later import of a framework: raise if it is not installed, and note forks."""
+    package = _MODULES[name].partition(".")[0]  # to look for a submodule would import the package
+    if sys.modules.get(package) is None:
+        try:
+            is_installed = package not in sys.modules and importlib.util.find_spec(package)
+        except ImportError as error:
+            raise _missing(name, error) from error
+        if not is_installed:
+            raise _missing(name, f"no module named {package!r}")
+    forks.watch_forks(name, outline(name).has_threads)
 
 
 def arrays(name: str) -> ArrayBackend:
@@ -136,6 +169,11 @@ def module_owner(x: Any) -> str | None:
         if isinstance(x, bases) or (isinstance(x, type) and issubclass(x, bases)):
             return name
     return None
+
+
+def can_be_module(x: Any, name: str) -> bool:
+    """Return False if `x` is surely no module of a source, which is told without its code."""
+    return module_owner(x) is not None or not outline(name).is_leaf(x)
 
 
 def array_owner(x: Any) -> ArrayBackend | None:

@@ -61,7 +61,8 @@ for name, program in {**programs(layer), "anew": lambda x, p: anew(x)}.items():
         file.write(made.serialize())
 """
 LOAD = """
-import torch_layers
+import torch_layers, bridge
+bridge.register_calls("jax")
 found = {}
 for name in [*programs(None), "anew"]:
     with open(name, "rb") as file:

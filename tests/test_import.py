@@ -253,3 +253,60 @@ def test_the_frameworks_of_this_session_are_installed_and_no_others():
     for name in set(MODULES) - set(HERE):
         with pytest.raises(ModuleNotFoundError):
             importlib.import_module(MODULES[name])
+
+
+WRAPPERS = [f"{source}2{target}" for source, target in bridge._registry.directions()]
+
+
+@pytest.mark.parametrize("order", ["before the frameworks", "after the frameworks"])
+@pytest.mark.parametrize("wrapper", WRAPPERS)
+def test_wrapping_a_function_imports_nothing(wrapper, order):
+    """So a decorator at the top of a module costs microseconds; the first call imports."""
+    frameworks = ", ".join(MODULES[name] for name in wrapper.split("2"))
+    if not {*wrapper.split("2")} <= {*HERE}:
+        pytest.skip("a framework is missing")
+    imported = run(
+        f"""
+        import functools, sys
+        {f"import {frameworks}" if order.startswith("after") else ""}
+        import bridge
+        wrap = bridge.{wrapper}
+        before = {{*sys.modules}}
+
+        @wrap
+        def function(x):
+            return x * x
+
+        class Scale:
+            def times(self, x):
+                return 2 * x
+
+            def __call__(self, x):
+                return 3 * x
+
+        @wrap(static_argnames="n", device="cpu")
+        def power(x, n):
+            return x**n
+
+        others = [wrap(f) for f in (Scale().times, Scale(), functools.partial(pow, exp=2), abs)]
+        print(*{{*sys.modules}} - before)
+    """.replace(', device="cpu"', "" if wrapper.endswith("mlx") else ', device="cpu"')
+    )
+    assert imported.split() == []
+
+
+@pytest.mark.parametrize("missing", [*MODULES])
+def test_wrapping_for_a_missing_framework_names_the_extra(missing):
+    """At once, although it is imported only at the first call."""
+    wrapper = next(name for name in WRAPPERS if missing in name.split("2"))
+    for hidden in (block(missing), f"import sys; sys.modules[{missing!r}] = None"):
+        message = run(f"""
+            {textwrap.indent(hidden, " " * 12).strip()}
+            import bridge
+
+            try:
+                bridge.{wrapper}(lambda x: x)
+            except bridge.MissingFrameworkError as error:
+                print(error)
+        """)
+        assert f"pip install 'gradbridge[{missing}]'" in message

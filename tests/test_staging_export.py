@@ -85,7 +85,8 @@ def bare_python(code, *args, cwd):
 
 RUN = """
     import sys, torch
-    import layers_to_export
+    import bridge, layers_to_export
+    bridge.register_calls("torch")
     for path in sys.argv[1:]:
         program = torch.export.load(path + ".pt2").module()
         torch.save([program(x) for x in torch.load(path + ".inputs")], path + ".outputs")

@@ -12,8 +12,9 @@ torch = pytest.importorskip("torch")
 from torch.nn import functional as F  # noqa: E402, N812
 
 import bridge  # noqa: E402
+from bridge import _registry  # noqa: E402
 from bridge._core.errors import OptionError  # noqa: E402
-from tests.torch_ops import SOURCE, close, op, recorded  # noqa: E402
+from tests.torch_ops import close, op, recorded  # noqa: E402
 
 DOUBLE = torch.float64
 X = torch.tensor([0.3, -1.2, 0.7, 1.6], dtype=DOUBLE)
@@ -38,7 +39,7 @@ def test_a_compiled_function_is_captured_as_it_was_written():
 
 def test_an_unknown_way_of_capturing():
     with pytest.raises(OptionError, match="capture='maybe' is neither"):
-        SOURCE.check_options(capture="maybe")
+        _registry.outline("torch").check_options(capture="maybe")
 
 
 DTYPES = [

@@ -8,16 +8,14 @@ from bridge import _registry
 from bridge._calls.wrong_framework import Direction
 from bridge._core import import_path
 from bridge._core.errors import ArgumentError
-from bridge._core.protocols import Source
 
 _MOST = 100
 
 
 def check_no_parameters(fn: Any, direction: Direction) -> None:
     """Raise if `fn` is made of a module, such as one of its methods or a partial function of it."""
-    source = _registry.source(direction.source)
-    parts = [*_function_parts(fn, source)]
-    module = next((part for part in parts if source.holds_parameters(part)), None)
+    parts = [*_function_parts(fn, direction.source)]
+    module = next((part for part in parts if _holds_parameters(part, direction.source)), None)
     if module is None:
         return
     kind, name = type(module).__name__, import_path.function_name(fn)
@@ -45,7 +43,20 @@ def _advise(method: Any, direction: Direction) -> str:
     return f"Pass the module, `{direction}(module{method_option})`."
 
 
-def _function_parts(fn: Any, source: Source) -> Iterator[Any]:
+def is_module(x: Any, source: str) -> bool:
+    """Return True if `x` is a module of a source; its code is imported only if `x` can be one."""
+    return _registry.can_be_module(x, source) and _registry.source(source).is_module(x)
+
+
+def _holds_parameters(x: Any, source: str) -> bool:
+    return _registry.can_be_module(x, source) and _registry.source(source).holds_parameters(x)
+
+
+def _is_swapped(x: Any, source: str) -> bool:
+    return is_module(x, source) and _registry.source(source).swaps_parameters
+
+
+def _function_parts(fn: Any, source: str) -> Iterator[Any]:
     """Yield `fn` and the parts of partial functions, methods and wrapped functions in it.
 
     A module among the arguments of a partial function need not be called with its own parameters:
@@ -58,7 +69,6 @@ def _function_parts(fn: Any, source: Source) -> Iterator[Any]:
             return
         if isinstance(part, functools.partial):
             arguments = [*part.args, *part.keywords.values()]
-            is_swapped = lambda x: source.swaps_parameters and source.is_module(x)
-            parts += [part.func, *(x for x in arguments if not is_swapped(x))]
+            parts += [part.func, *(x for x in arguments if not _is_swapped(x, source))]
         inner = (getattr(part, name, None) for name in ("__self__", "__wrapped__"))
         parts += [x for x in inner if x is not None]

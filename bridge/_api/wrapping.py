@@ -6,7 +6,7 @@ from typing import Any
 
 from bridge import _registry
 from bridge._api.convert import convert_values
-from bridge._api.module_parts import check_no_parameters
+from bridge._api.module_parts import check_no_parameters, is_module
 from bridge._calls.bridged_function import BridgedFunction
 from bridge._calls.functional import BridgedModule, Functional
 from bridge._calls.functional_module import take_functional_apart
@@ -50,7 +50,7 @@ def _wrap(
 ) -> Any:
     _check(fn, direction)
     source, target = direction.source, direction.target
-    if isinstance(fn, Functional) or _registry.source(source).is_module(fn):
+    if isinstance(fn, Functional) or is_module(fn, source):
         return _wrap_module(fn, direction=direction, method=method, **options)
     if method is not None:
         raise OptionError(

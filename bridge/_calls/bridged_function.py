@@ -20,7 +20,7 @@ from bridge._core import import_path, pytree
 from bridge._core.errors import ArgumentError
 from bridge._core.function_protocols import ExecuteInto
 from bridge._core.op import Op
-from bridge._core.protocols import SEED
+from bridge._core.protocols import SEED, Source, Target
 from bridge._core.tracebacks import mark_entry_point, shorten_traceback
 
 
@@ -47,8 +47,10 @@ class BridgedFunction:
         self._batches, self._batched = batches, dict[Any, BridgedFunction]()
         self._unbatched: BridgedFunction | None = None
         self._name = self.__name__ = import_path.function_name(fn)
-        self._source = _registry.source(self._source_name)
-        self._target = _registry.target(self._target_name)
+        for framework in frameworks:
+            _registry.expect(framework)
+        self._outline = _registry.outline(self._target_name)
+        self._is_read_by_compiler = self._outline.compiler_check()
         self._parameters = arguments.parameters(fn, *static)
         self._check_options()
         self._planner = self._make_planner()
@@ -59,6 +61,14 @@ class BridgedFunction:
         self.graph_objects: list[Any] = []
         self.named_graph_objects = types.SimpleNamespace()
 
+    @functools.cached_property
+    def _source(self) -> Source:
+        return _registry.source(self._source_name)  # imported only now, for the first call
+
+    @functools.cached_property
+    def _target(self) -> Target:
+        return _registry.target(self._target_name)
+
     def _check_callable(self, fn: Any) -> None:
         if not callable(fn):
             raise ArgumentError(
@@ -67,17 +77,19 @@ class BridgedFunction:
             )
 
     def _check_options(self) -> None:
-        self._source.check_options(**self._options)
+        outline = _registry.outline(self._source_name)
+        outline.check_options(**self._options)
         if self._device is not None:
-            self._source.check_device_name(self._device)
+            outline.check_device_name(self._device)
 
     def _make_planner(self) -> Planner:
+        outline = _registry.outline(self._source_name)
         return Planner(
             fn=self._fn,
             name=self._name,
             frameworks=(self._source_name, self._target_name),
             parameters=self._parameters,
-            takes_key=random_keys.takes_key(self._source, self._fn, self._name, self._parameters),
+            takes_key=random_keys.takes_key(outline, self._fn, self._name, self._parameters),
             device=self._device,
             options=self._options,
             batches=self._batches,
@@ -165,14 +177,15 @@ class BridgedFunction:
     def __get__(self, instance: Any, owner: type | None = None) -> Any:
         if instance is None:
             return self
-        if self._target.is_tracing_bytecode():  # Dynamo does not support methods of other callables
+        if self._is_read_by_compiler() or self._target.is_between_compiled_parts():
+            # Dynamo does not support methods of other callables.
             return functools.partial(self, instance)
         return types.MethodType(self, instance)
 
     @mark_entry_point
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        if self._target.is_tracing_bytecode():
-            return self._target.call_in_compiled_code(self, args, kwargs)
+        if self._is_read_by_compiler() or self._target.is_between_compiled_parts():
+            return self._outline.call_in_compiled_code(self, args, kwargs)
         try:
             plan = None if kwargs or self._parameters.static else self._find_plan(args, len(args))
             if plan is not None and not plan.needs_seed:  # NOTE [rows of arguments]

@@ -1,7 +1,8 @@
 """The plans of a bridged function, stored by what a trace depends on: NOTE [plans]."""
 
+import functools
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Hashable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from bridge._calls.export_key import decode_arguments, describe_leaves
@@ -35,12 +36,15 @@ class PlanCache:
 
     def __init__(self, planner: Planner) -> None:
         self._planner = planner
-        self._trace_context = planner.source.trace_context
         self._leaf_handlers = planner.leaf_handlers
         self._plans: dict[Any, Plan] = {}
         self._retraces = RetraceCounter(planner.name)
         self._lock = threading.RLock()
         self.wrapper_counter: WrapperCounter | None = None
+
+    @functools.cached_property
+    def _trace_context(self) -> Callable[[], Hashable]:
+        return self._planner.source.trace_context  # imported only now, for the first call
 
     def __len__(self) -> int:
         return len(self._plans)

@@ -118,7 +118,7 @@ class Planner:
             self.frameworks,
             structure,
             constants,
-            seeded=bool(seeds) and not self.source.passes_rng(self.fn),
+            seeded=bool(seeds) and not self._passes_rng(),
         )
         device, compute_device = self._devices(array_infos)
         op = self._make_op(flat, structure, leaf_infos, seeds)
@@ -175,6 +175,9 @@ class Planner:
         if not self.takes_key:  # `rng` is an argument like others
             return []
         return rng_positions(self.name, leaf_infos, array_infos)
+
+    def _passes_rng(self) -> bool:
+        return _registry.outline(self.frameworks[0]).passes_rng(self.fn)
 
     def _devices(self, array_infos: Sequence[LeafInfo]) -> tuple[str, str]:
         """Return the device of the caller's arrays, and the one that Ops compute on."""

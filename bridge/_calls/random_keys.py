@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from bridge._calls.arguments import Parameters
     from bridge._calls.plan import LeafInfo
     from bridge._calls.planner import Planner
-    from bridge._core.protocols import Source
+    from bridge._core.protocols import Outline
 
 
 class KeyArgument:
@@ -53,7 +53,7 @@ class KeyArgument:
         return planner.target.fresh_seed(device, sizes, of_module=is_module)
 
 
-def takes_key(source: "Source", fn: Any, name: str, parameters: "Parameters") -> bool:
+def takes_key(source: "Outline", fn: Any, name: str, parameters: "Parameters") -> bool:
     """Return True if `fn` takes a key, `rng=`; raise if its own parameter `rng` forbids it."""
     has_parameter = SEED in parameters.all_names
     if source.supports_rng and has_parameter:

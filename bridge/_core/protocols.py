@@ -43,12 +43,11 @@ class Executor(Protocol):
         ...
 
 
-class Source(Protocol):
-    """The functions of a framework that others call."""
+class Outline(Protocol):
+    """What wrapping a function needs to know of a framework, which it does not import."""
 
-    traces_scalars: bool  # True if a trace takes Python numbers as arrays, not as constants
+    saves_programs: bool  # True if programs that another process has saved can call functions
     supports_rng: bool  # True if random numbers follow from a seed that is no argument
-    swaps_parameters: bool  # True if functions may call a module with other parameters than its own
 
     def check_options(self, **options: Any) -> None:
         """Raise if an option of a wrapper has an unknown value."""
@@ -61,6 +60,29 @@ class Source(Protocol):
     def passes_rng(self, fn: Any) -> bool:
         """Return True if a parameter `rng` of `fn` gets what follows from the caller's key."""
         ...
+
+    def is_leaf(self, x: Any) -> bool:
+        """Return True if `x` is no container of arrays of the framework, apart from modules."""
+        ...
+
+    def has_threads(self) -> bool:
+        """Return True if a child that is forked off now lacks threads that the framework needs."""
+        ...
+
+    def compiler_check(self) -> Callable[[], bool]:
+        """Return the function that returns True while a compiler reads the code of its caller."""
+        ...
+
+    def call_in_compiled_code(self, function: StageableFunction, args: Any, kwargs: Any) -> Any:
+        """Call `function` in code that a compiler reads."""
+        ...
+
+
+class Source(Protocol):
+    """The functions of a framework that others call."""
+
+    traces_scalars: bool  # True if a trace takes Python numbers as arrays, not as constants
+    swaps_parameters: bool  # True if functions may call a module with other parameters than its own
 
     # Makes the key that a function with weights gets; None if such functions are not supported.
     make_key: Callable[[Any], Any] | None
@@ -143,8 +165,8 @@ class Target(Protocol):
         """Suspend the caller's transforms (torch.func, tracing modes) and release MLX's lock."""
         ...
 
-    def is_tracing_bytecode(self) -> bool:
-        """Return True while a compiler reads the caller's code."""
+    def is_between_compiled_parts(self) -> bool:
+        """Return True if a compiler waits to read the next function; raise if it would record."""
         ...
 
     def needs_staging(self, x: Any) -> bool:
@@ -153,10 +175,6 @@ class Target(Protocol):
 
     def staged_signature_and_spec(self, x: Any) -> tuple[Hashable, ArraySpec]:
         """Return signature and spec of a staged array, with examples for unknown sizes."""
-        ...
-
-    def call_in_compiled_code(self, function: StageableFunction, args: Any, kwargs: Any) -> Any:
-        """Call `function` in code that a compiler reads."""
         ...
 
     def stage(self, function: StageableFunction, args: Any, kwargs: Any) -> tuple[Any, Any]:

@@ -25,6 +25,8 @@ from typing import Any
 
 import mlx.core as mx
 
+from bridge._core.forks import lost_threads
+
 
 @dataclasses.dataclass
 class _Streams:
@@ -38,7 +40,7 @@ class _Streams:
 
     lock: threading.RLock = dataclasses.field(default_factory=threading.RLock)
     by_device: dict[mx.DeviceType, Any] = dataclasses.field(default_factory=dict)
-    forked: bool = False
+    forked: bool = dataclasses.field(default_factory=lambda: lost_threads("mlx"))
 
     def stream_for(self, kind: mx.DeviceType) -> Any:
         """Return the stream for a kind of device; make it at the first use."""

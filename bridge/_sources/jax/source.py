@@ -9,12 +9,11 @@ from bridge._arrays.jax import ARRAYS, choose_compute_device, x64_mode
 from bridge._arrays.jax.upstream.weak_types import weakly_typed
 from bridge._arrays.numpy_copies import NumpySnapshots
 from bridge._core.captured_state import StateReader, find_places
-from bridge._core.errors import ArgumentError, OptionError
+from bridge._core.errors import ArgumentError
 from bridge._core.function_protocols import StructuredFunction
 from bridge._core.op import Op, Specs
 from bridge._core.protocols import SEED
 from bridge._core.pure_module import PureModule
-from bridge._core.spec import is_device_name
 from bridge._core.unseeded import unseeded_op
 from bridge._sources.jax.environment import current_environment, number_of_settings
 from bridge._sources.jax.modules import holds_parameters, is_module, take_apart
@@ -27,25 +26,7 @@ class JaxSource:
     """The functions of JAX."""
 
     traces_scalars = True
-    supports_rng = False
     swaps_parameters = False
-
-    def check_options(self, *, residuals: str, **_: Any) -> None:
-        """Raise unless `residuals` names a strategy."""
-        if residuals not in ("auto", "save", "recompute"):
-            raise OptionError(f'residuals={residuals!r} is neither "auto", "save" nor "recompute".')
-
-    def check_device_name(self, device: str) -> None:
-        """Raise unless `device` is the host or a CUDA device."""
-        if not is_device_name(device):
-            raise OptionError(
-                f'device={device!r} is no device that JAX computes on here. Pass "cpu", "cuda" or '
-                'one of several, "cuda:1", or leave it out to compute where the arguments are.'
-            )
-
-    def passes_rng(self, fn: Any) -> bool:
-        """Return True for a module; to functions `rng` is an argument like others."""
-        return isinstance(fn, PureModule)
 
     make_key = staticmethod(make_key)
     weakly_typed = staticmethod(weakly_typed)
@@ -75,7 +56,7 @@ class JaxSource:
         environment = current_environment(x64=_needs_x64(primals, labels, x64=x64))
         settings = Settings(jit, environment, residuals, tuple(labels))
         traced: Any = fn
-        if self.passes_rng(fn.written) and fn.takes(SEED):
+        if isinstance(fn.written, PureModule) and fn.takes(SEED):
             traced = trace_module(fn, primals, environment, labels, seed_argnum) if jit else fn
             if traced is None or (seed_argnum is None and not jit):
                 return unseeded_op(name, "jax")

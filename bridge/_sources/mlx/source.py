@@ -9,7 +9,7 @@ import mlx.core as mx
 from mlx.utils import tree_flatten
 
 from bridge._arrays.mlx import is_module
-from bridge._core.errors import ArgumentError, DeviceError, OptionError
+from bridge._core.errors import ArgumentError, DeviceError
 from bridge._core.op import Op, Specs
 from bridge._sources.mlx.call_checks import check_no_captured_tracers
 from bridge._sources.mlx.captured_state import state_reader
@@ -26,32 +26,7 @@ class MlxSource:
 
     traces_scalars = False
     make_key = weakly_typed = None
-    supports_rng = True
     swaps_parameters = True
-
-    def check_options(self, *, residuals: str, compile: bool) -> None:
-        """Raise unless `residuals` is one of the three strategies, and possible with `compile`."""
-        if residuals not in ("auto", "save", "recompute"):
-            raise OptionError(f'residuals={residuals!r} is neither "auto", "save" nor "recompute".')
-        if compile and residuals == "save":
-            raise OptionError(
-                'residuals="save" keeps a graph for the backward pass, and compile=True fuses it '
-                "with that of the forward pass. Leave out one of them."
-            )
-
-    def check_device_name(self, device: str) -> None:
-        """Raise unless `device` is the host."""
-        if device != "cpu":
-            raise OptionError(
-                f"device={device!r} is no device whose memory MLX takes arguments from. Pass "
-                '"cpu", which copies what is elsewhere, or leave it out. Where MLX computes is '
-                "decided by mx.set_default_device."
-            )
-
-    def passes_rng(self, fn: Any) -> bool:
-        """Return False: the generator of MLX is seeded."""
-        del fn
-        return False
 
     is_module = staticmethod(is_module)
 

@@ -22,25 +22,7 @@ class NumpySource:
 
     traces_scalars = False
     make_key = weakly_typed = None
-    supports_rng = False
     swaps_parameters = False
-
-    def check_options(self, **options: Any) -> None:
-        """Raise for options that cannot be."""
-        Settings(**options).check()
-
-    def check_device_name(self, device: str) -> None:
-        """Raise unless `device` is the host."""
-        if device != "cpu":
-            raise OptionError(
-                f'device={device!r} is no device of NumPy. Pass "cpu", which copies what is '
-                "elsewhere, or leave it out."
-            )
-
-    def passes_rng(self, fn: Any) -> bool:
-        """Return True: a parameter `rng` gets a generator."""
-        del fn
-        return True
 
     def is_module(self, fn: Any) -> bool:
         """Return False: a callable object is a function here."""

@@ -7,9 +7,8 @@ from typing import Any
 
 import torch
 
-from bridge._core.errors import DeviceError, OptionError
+from bridge._core.errors import DeviceError
 from bridge._core.op import Op, Specs
-from bridge._core.spec import is_device_name
 from bridge._sources.torch.capture.trace import on_copies
 from bridge._sources.torch.integers import advising, narrow_positions, widening
 from bridge._sources.torch.program import Settings
@@ -17,45 +16,13 @@ from bridge._sources.torch.rules import make_user_function
 from bridge._sources.torch.state.attribute_changes import check_no_counters, watching_attributes
 from bridge._sources.torch.state.module import TorchModule, take_apart
 
-_AS_THEY_ARE = "as they are"
-
 
 class TorchSource:
     """Makes Ops of functions of PyTorch; implements `Source`."""
 
     traces_scalars = False
     make_key = weakly_typed = None
-    supports_rng = True
     swaps_parameters = True
-
-    def check_options(
-        self, *, capture: str, lower: str = "ffi", integers: str = _AS_THEY_ARE, **_: Any
-    ) -> None:
-        """Raise unless the options have known values that go together."""
-        if capture not in ("auto", "require", "never"):
-            raise OptionError(f'capture={capture!r} is neither "auto", "require" nor "never".')
-        if lower not in ("ffi", "xla"):
-            raise OptionError(f'lower={lower!r} is neither "ffi" nor "xla".')
-        if integers not in (_AS_THEY_ARE, "int64"):
-            raise OptionError(f'integers={integers!r} is neither "{_AS_THEY_ARE}" nor "int64".')
-        if lower == "xla" and capture == "never":
-            raise OptionError(
-                'lower="xla" compiles the graph of a function, and capture="never" makes none. '
-                "Leave one of them out."
-            )
-
-    def check_device_name(self, device: str) -> None:
-        """Raise unless `device` is the host or a CUDA device."""
-        if not is_device_name(device):
-            raise OptionError(
-                f'device={device!r} is no device that torch computes on here. Pass "cpu", "cuda" '
-                'or one of several, "cuda:1", or leave it out to compute where the arguments are.'
-            )
-
-    def passes_rng(self, fn: Any) -> bool:
-        """Return False: the generators are seeded."""
-        del fn
-        return False
 
     def is_module(self, fn: Any) -> bool:
         """Return True if `fn` is an `nn.Module`."""

@@ -76,8 +76,8 @@ class JaxTarget:
         """Do nothing: JAX only transforms what depends on its tracers."""
         return contextlib.nullcontext()
 
-    def is_tracing_bytecode(self) -> bool:
-        """Return False: JAX runs the code that it traces."""
+    def is_between_compiled_parts(self) -> bool:
+        """Return False: no compiler reads Python here."""
         return False
 
     def needs_staging(self, x: Any) -> bool:

@@ -51,8 +51,8 @@ class MlxTarget:
         halves = mx.random.randint(0, 2**16, (2, *sizes, 2), mx.uint32)
         return halves[0] + 2**16 * halves[1]
 
-    def is_tracing_bytecode(self) -> bool:
-        """Return False: MLX runs the code that it compiles, rather than reading it."""
+    def is_between_compiled_parts(self) -> bool:
+        """Return False: no compiler reads Python here."""
         return False
 
     def needs_staging(self, x: Any) -> bool:

@@ -9,10 +9,10 @@ import torch
 
 from bridge._arrays.torch import suspend_transforms
 from bridge._arrays.torch.upstream.call_sites import check_not_jit_traced
-from bridge._arrays.torch.upstream.compilers import dynamo_reads_caller, needs_staging
+from bridge._arrays.torch.upstream.compilers import dynamo_waits, needs_staging
 from bridge._core.op import Arrays, Op
 from bridge._core.protocols import Executor
-from bridge._targets.torch import dynamo, operators as operators
+from bridge._targets.torch import dynamo as dynamo, operators as operators
 from bridge._targets.torch.call import call_op
 from bridge._targets.torch.module import BridgedModule, copy_before_write
 from bridge._targets.torch.staging import stage, staged_signature_and_spec
@@ -41,9 +41,9 @@ class TorchTarget:
         return torch.randint(-(2**31), 2**31, shape, dtype=torch.int32, device=device)
 
     @staticmethod
-    def is_tracing_bytecode() -> bool:
-        """Return True while Dynamo reads the call; raise if `torch.jit.trace` would record it."""
-        if dynamo_reads_caller():
+    def is_between_compiled_parts() -> bool:
+        """Return True after a graph break of Dynamo; raise if `torch.jit.trace` would record it."""
+        if dynamo_waits():
             return True
         check_not_jit_traced()
         return False
@@ -51,7 +51,6 @@ class TorchTarget:
     suspend_transforms = staticmethod(suspend_transforms)
     needs_staging = staticmethod(needs_staging)
     staged_signature_and_spec = staticmethod(staged_signature_and_spec)
-    call_in_compiled_code = staticmethod(dynamo.call)
     stage = staticmethod(stage)
 
     def check_gradients(

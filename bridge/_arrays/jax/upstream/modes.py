@@ -9,6 +9,7 @@ from typing import Any
 import jax
 
 from bridge._core.errors import DeviceError
+from bridge._core.forks import lost_threads
 
 CONFIG: Any = jax.config  # its options are attributes that it does not declare
 
@@ -23,7 +24,7 @@ class _ForkState:
     """
 
     jax_used: bool = False
-    jax_used_before: bool = False
+    jax_used_before: bool = dataclasses.field(default_factory=lambda: lost_threads("jax"))
 
     def note_use_before_fork(self) -> None:
         """Note in the child if the threads had been started, by bridge or by others."""

@@ -28,6 +28,11 @@ def dynamo_reads_caller() -> bool:
     return _is_reading() or _get_frame_callback() is not None
 
 
+def dynamo_waits() -> bool:
+    """Return True while Dynamo waits to read the next function, as after a graph break."""
+    return _get_frame_callback() is not None
+
+
 _is_reading = torch.compiler.is_dynamo_compiling
 # Without it, Dynamo may try to read code of JAX after a graph break.
 _eval_frame = getattr(getattr(torch._C, "_dynamo", None), "eval_frame", None)

@@ -1,0 +1,57 @@
+"""What wrapping a function needs to know of JAX, which it does not import."""
+
+import sys
+import types
+from collections.abc import Callable
+from typing import Any
+
+from bridge._core.errors import OptionError
+from bridge._core.function_protocols import StageableFunction
+from bridge._core.pure_module import PureModule
+from bridge._core.spec import is_device_name
+
+_FUNCTIONS = (type, types.FunctionType, types.BuiltinFunctionType, types.MethodType)
+
+
+class JaxOutline:
+    """The options and functions of JAX."""
+
+    saves_programs = True
+    supports_rng = False
+
+    def check_options(self, *, residuals: str, **_: Any) -> None:
+        """Raise unless `residuals` names a strategy."""
+        if residuals not in ("auto", "save", "recompute"):
+            raise OptionError(f'residuals={residuals!r} is neither "auto", "save" nor "recompute".')
+
+    def check_device_name(self, device: str) -> None:
+        """Raise unless `device` is the host or a CUDA device."""
+        if not is_device_name(device):
+            raise OptionError(
+                f'device={device!r} is no device that JAX computes on here. Pass "cpu", "cuda" or '
+                'one of several, "cuda:1", or leave it out to compute where the arguments are.'
+            )
+
+    def passes_rng(self, fn: Any) -> bool:
+        """Return True for a module; to functions `rng` is an argument like others."""
+        return isinstance(fn, PureModule)
+
+    def is_leaf(self, x: Any) -> bool:
+        """Return True for a function, and whatever else JAX does not look into."""
+        jax = sys.modules.get("jax")
+        return jax is None or isinstance(x, _FUNCTIONS) or jax.tree_util.all_leaves([x])
+
+    def has_threads(self) -> bool:
+        """Return True if JAX has started a backend, with its threads, in this process."""
+        return bool(getattr(sys.modules.get("jax._src.xla_bridge"), "_backends", None))
+
+    def compiler_check(self) -> Callable[[], bool]:
+        """Return a function that returns False: JAX runs the code that it traces."""
+        return lambda: False
+
+    def call_in_compiled_code(self, function: StageableFunction, args: Any, kwargs: Any) -> Any:
+        """Raise: no compiler reads Python here."""
+        raise NotImplementedError
+
+
+OUTLINE = JaxOutline()
