@@ -251,3 +251,40 @@ def test_a_module_with_container_methods_of_its_own():
     native = module(mx.array(X.numpy()))
     for call in (mlx2torch(module), mlx2torch(lambda x: module(x))):
         np.testing.assert_allclose(call(X).detach().numpy(), np.array(native), rtol=1e-6)
+
+
+class Checkpointed(nn.Module):
+    """A layer that MLX runs again in the backward pass, with arrays that are not trained."""
+
+    def __init__(self):
+        super().__init__()
+        self.inner, self.norm, self.outer = nn.Linear(3, 3), nn.BatchNorm(3), nn.Linear(3, 3)
+        self.outer.freeze()
+
+    def __call__(self, x):
+        body = lambda x: mx.tanh(self.outer(self.norm(self.inner(x))))
+        return nn.utils.checkpoint(self, body)(x)
+
+
+@pytest.mark.parametrize("residuals", ["recompute", "save"])
+@pytest.mark.parametrize("training", [True, False])
+def test_what_runs_again_in_the_backward_pass_has_the_arrays_and_modes_of_the_call(
+    residuals, training
+):
+    layer = mlx2torch(Checkpointed(), residuals=residuals).train(training)
+    with torch.no_grad():
+        for name, factor in {"outer.weight": 3.0, "norm.running_var": 2.5}.items():
+            layer.state_dict()[name].mul_(factor)
+    named = {name: x.detach().clone() for name, x in layer.state_dict().items()}
+    free = [named[name].requires_grad_() for name, _ in layer.named_parameters()]
+    x = torch.linspace(-1, 2, 12).reshape(4, 3).cos()
+    y = torch.nn.functional.linear(x, named["inner.weight"], named["inner.bias"])
+    statistics = (named["norm.running_mean"].clone(), named["norm.running_var"].clone())
+    affine = (named["norm.weight"], named["norm.bias"])
+    y = torch.nn.functional.batch_norm(y, *statistics, *affine, training=training)
+    y = torch.nn.functional.linear(y, named["outer.weight"], named["outer.bias"]).tanh()
+    expected = torch.autograd.grad((y**3).sum(), free)
+    output = layer(x)
+    torch.testing.assert_close(output, y, rtol=1e-4, atol=1e-5)
+    gradients = torch.autograd.grad((output**3).sum(), [*layer.parameters()])
+    torch.testing.assert_close(gradients, expected, rtol=1e-3, atol=1e-5)

@@ -11,6 +11,7 @@ from bridge._core.errors import ArgumentError, RangeError
 from bridge._core.import_path import check_parameter_names
 from bridge._core.pure_module import Modes, PureModule, Variant, bind_method
 from bridge._core.spec import NARROW_INTEGERS
+from bridge._sources.mlx.late_rules import undo_later, undo_now
 from bridge._sources.mlx.module_contents import ModuleContents
 from bridge._sources.mlx.module_copies import copy_module, dump_module, load_module, own_copy
 from bridge._sources.mlx.module_data import Change
@@ -41,8 +42,8 @@ class MlxModule(PureModule):
         self._contents = ModuleContents(module, self._paths)
 
     def referents(self) -> list[Any]:
-        """Return the module, for a search of what the function holds."""
-        return [self._module]
+        """Return what a call may change besides the parts of the module, which it restores."""
+        return [self._contents.shared]
 
     def __reduce__(self) -> Any:
         return _load, (type(self), dump_module(self._module), self._method)
@@ -53,6 +54,7 @@ class MlxModule(PureModule):
         """Return the output of the module, and the buffers that it has changed."""
         check_parameter_names("params", params, self._params, self.__name__)
         check_parameter_names("buffers", buffers, self._buffers, self.__name__)
+        undo_now(id(self))
         self._check_not_edited()
         modes, method = variant
         wide = {name: buffers[name].astype(dtype) for name, dtype in self._wide.items()}
@@ -61,7 +63,12 @@ class MlxModule(PureModule):
             return bind_method(self._module, method or self._method)(*args, **kwargs)
 
         run = run if modes == self.read_modes() else self._with_modes(run, modes)
-        output, changes = self._contents.call({**params, **buffers, **wide}, run)
+        arrays = {**params, **buffers, **wide}
+        output, changes = self._contents.call(arrays, run)
+        if undo_later(id(self), self._contents.restore):
+            self._contents.put(arrays)
+            if modes != self.read_modes():
+                self._set_modes(self._module, modes)
         new = changes.arrays
         # A checkpoint, or a derivative by the module, puts the same parameters into it again.
         replaced = [n for n in new if n in params and not is_copy(new[n], params[n])]

@@ -9,6 +9,7 @@ a generator of random numbers. Afterwards the module holds what it held before.
 
 import collections
 import dataclasses
+import functools
 import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from operator import is_
@@ -25,7 +26,7 @@ from bridge._core.captured_values import Holder
 from bridge._sources.mlx.captured_state import ArraySnapshots
 from bridge._sources.mlx.module_data import Change, holds_array, is_change
 from bridge._sources.mlx.module_places import Path, at
-from bridge._sources.mlx.reachable import owned, places
+from bridge._sources.mlx.reachable import is_shared, owned, places, reachable
 
 Arrays = dict[str, mx.array]
 
@@ -52,6 +53,14 @@ class ModuleContents:
         self._module, self._paths = module, paths
         self.read()
 
+    @functools.cached_property
+    def shared(self) -> tuple[Any, ...]:
+        """What a call may change, such as a global that a function in the module names."""
+        if self._contents.iterators:  # which other code restores in their places
+            return (self._module,)
+        objects = reachable(self._module, is_shared)
+        return tuple(x for x in objects if is_shared(x) or is_random(x))
+
     def read(self) -> None:
         """Note what the module holds now."""
         self._places = [(at(self._module, path[:-1]), path[-1]) for path in self._paths.values()]
@@ -77,8 +86,7 @@ class ModuleContents:
         passed = [arrays[name] for name in self._paths]
         # New objects for the same arrays: `+=` in a call would write to those of the caller.
         inside = [x[...] for x in passed]
-        for (owner, key), x in zip(self._places, inside, strict=True):
-            owner[key] = x
+        self._put(inside)
         changed = Changes({}, [], [])
         try:
             result = run()
@@ -89,6 +97,14 @@ class ModuleContents:
                 self.restore()
         changed.arrays.update(self._written(passed, inside) | replaced)
         return result, changed
+
+    def put(self, arrays: Mapping[str, mx.array]) -> None:
+        """Let the module hold these arrays, until `restore`."""
+        self._put([arrays[name] for name in self._paths])
+
+    def _put(self, xs: Sequence[mx.array]) -> None:
+        for (owner, key), x in zip(self._places, xs, strict=True):
+            owner[key] = x
 
     def _take_out(self, inside: Sequence[mx.array]) -> Arrays:
         """Put the module's own arrays back; return those that a call has stored there."""

@@ -46,10 +46,11 @@ def places(x: Any) -> list[Holder]:
 
 def owned(module: Any) -> Iterator[Any]:
     """Yield a module and what it holds, but nothing that functions and classes of it name."""
-    return (x for x in reachable(module, _is_shared) if not _is_shared(x))
+    return (x for x in reachable(module, is_shared) if not is_shared(x))
 
 
-def _is_shared(x: Any) -> bool:
+def is_shared(x: Any) -> bool:
+    """Return True for what a copy of a module has in common with it."""
     return isinstance(x, _SHARED)
 
 

@@ -30,6 +30,7 @@ from bridge._core.op import ForwardBackward, Op, Positions, Specs
 from bridge._core.pytree import scatter
 from bridge._sources.mlx.call_checks import CallChecker
 from bridge._sources.mlx.graph_summary import GraphSummary, has_float64
+from bridge._sources.mlx.late_rules import with_late_rules
 from bridge._sources.mlx.native import Settings
 from bridge._sources.mlx.nodes import separate_nodes
 from bridge._sources.mlx.random import Fun, rng_state
@@ -113,7 +114,8 @@ class GraphSavingDerivative:
             raise_no_rule(f"{checker.name}.vjp"),
         ):
             cotangents = [zeros(checker.outputs[i]) for i in self.outnums]
-            gradients = mx.vjp(select_outputs, [xs[i] for i in self.argnums], cotangents)[1]
+            pull = lambda *xs: mx.vjp(select_outputs, [*xs], cotangents)[1]
+            gradients = with_late_rules(pull)(*[xs[i] for i in self.argnums])
             results = own_memory(outputs)
             try:
                 async_evaluate(results)

@@ -23,6 +23,7 @@ from bridge._sources.mlx.forward_mode import (
     jvp_with_fallback,
 )
 from bridge._sources.mlx.function import PureFunction
+from bridge._sources.mlx.late_rules import with_late_rules
 from bridge._sources.mlx.nodes import separate_nodes
 from bridge._sources.mlx.random import Fun, with_salted_seed
 from bridge._sources.mlx.residuals import GraphSavingDerivative, saves_graph
@@ -197,6 +198,7 @@ class Function(PureFunction):
         """Make the function that a rule leads to, with a dry run of it."""
         if rule != "vmap" and self.settings.seed_argnum is not None and self._may_have_rules():
             fun = with_salted_seed(fun, self.settings.seed_argnum)
+        fun = with_late_rules(fun) if self._may_have_rules() else fun
         summary = self.summary and summarize_checked(fun, f"{self.name}.{rule}", primals)
         if summary and summary.uses_global_rng and self.settings.seed_argnum is None:
             raise NoRuleError(
