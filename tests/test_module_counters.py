@@ -165,8 +165,16 @@ def test_hooks_of_the_first_call_are_no_counters(capture, recwarn):
     assert not recwarn.list
 
 
+class Making(Scale):
+    """It makes a part of itself, with numbers in it, in each call."""
+
+    def forward(self, x):
+        self.part = torch.nn.Hardtanh(-9.0, 9.0)
+        return self.part(self.weight * x)
+
+
 @pytest.mark.parametrize("options", [{}, {"capture": "never"}, {"lower": "xla"}], ids=str)
-@pytest.mark.parametrize("kind", [Caching, Noting])
+@pytest.mark.parametrize("kind", [Caching, Noting, Making])
 def test_caches_and_notes_pass_in_silence(kind, options, recwarn):
     module, x = kind(), torch.tensor(np.asarray(X))
     expected = kind()(x).detach()

@@ -12,7 +12,7 @@ import contextlib
 import contextvars
 import dataclasses
 import warnings
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -51,24 +51,24 @@ class AttributeWatch:
     @contextlib.contextmanager
     def watch_call(self, module: torch.nn.Module) -> Generator[None]:
         """Note what the call within changes."""
-        parts = [*module.modules()]
-        for part, contents in zip(parts, self.start, strict=False):
+        parts = dict(module.named_modules())  # those that the call makes have nothing before it
+        for part, contents in zip(parts.values(), self.start, strict=False):
             for members, values in zip(_member_dicts(part), contents, strict=True):
                 members.update(values)
-        before = self._read(module)
+        before = self._read(parts)
         yield
         self.changes = {
             name: (before.get(name), value)
-            for name, value in self._read(module).items()
+            for name, value in self._read(parts).items()
             if value != before.get(name, _MISSING)
         }
-        self.end = [[dict(x) for x in _member_dicts(part)] for part in parts]
+        self.end = [[dict(x) for x in _member_dicts(part)] for part in parts.values()]
 
-    def _read(self, module: torch.nn.Module) -> _Values:
-        """Return the numbers and strings that the parts of a module hold, by name."""
+    def _read(self, parts: Mapping[str, torch.nn.Module]) -> _Values:
+        """Return the numbers and strings that parts of a module hold, by name."""
         return {
             ".".join(filter(None, (prefix, *path))): x
-            for prefix, part in module.named_modules()
+            for prefix, part in parts.items()
             for path, x in _plain_values(part, inside=self.inside)
         }
 
@@ -161,7 +161,7 @@ def _plain_values(part: torch.nn.Module, *, inside: bool) -> Iterator[tuple[tupl
         name: x for kind in reversed(type(part).__mro__) for name, x in vars(kind).items()
     }
     for name, x in {**of_classes, **vars(part)}.items():
-        if name in _STANDARD:
+        if name in _STANDARD or name.startswith("__"):
             continue
         if isinstance(x, _PLAIN):
             yield (name,), x
