@@ -15,6 +15,7 @@ from benchmarks import (
     _eager,
     _figure,
     _fresh,
+    _growth,
     _large,
     _mlx,
     _modules,
@@ -50,6 +51,7 @@ CASES: dict[str, Callable[[Effort], Iterable[Measurement]]] = {
     "flax": _modules.flax,
     "views": _modules.views,
     "sharded": _sharded.crossing,
+    "growth": _growth.growth,
 }
 
 
@@ -82,6 +84,7 @@ def main() -> None:
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "results.md").write_text(_report.document(found, describe()))
         _figure.draw(found, folder / "results.png")
+        _figure.draw_growth(found, folder / "growth.png")
 
 
 if __name__ == "__main__":

@@ -21,6 +21,25 @@ def draw(measurements: Sequence[Measurement], path: Path) -> None:
     figure.savefig(path, dpi=150)
 
 
+def draw_growth(measurements: Sequence[Measurement], path: Path) -> None:
+    """Write a figure of what a call costs by its size: straight lines, unless there is a cliff."""
+    kinds = list(dict.fromkeys(m.grows_by for m in measurements if m.grows_by))
+    if not kinds:
+        return
+    figure = Figure(figsize=(4 * len(kinds), 4), layout="constrained")
+    for axes, kind in zip(figure.subplots(1, len(kinds), squeeze=False)[0], kinds, strict=True):
+        for measurement in measurements:
+            if measurement.grows_by == kind:
+                sizes = [int(name.split()[0]) for name in measurement.values]
+                medians = [measurement.median(name) for name in measurement.values]
+                label = measurement.title.split()[3]  # "a call of jax2torch by arrays"
+                axes.plot(sizes, medians, marker="o", markersize=3, label=label)
+        axes.set(xscale="log", yscale="log", xlabel=kind, ylabel="median us a call")
+        axes.legend(fontsize=7)
+        axes.spines[["top", "right"]].set_visible(False)
+    figure.savefig(path, dpi=150)
+
+
 def _bars(axes: Axes, measurements: Sequence[Measurement]) -> None:
     rows = [
         (f"{measurement.title}\n{bar.text}", max(value, 0.0) / bar.limit, hit(value, bar))

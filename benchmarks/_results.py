@@ -34,6 +34,7 @@ class Measurement:
         bars: What is to be reached here.
         missing: For each contender that could not take part, why.
         notes: What a reader of the table should know.
+        grows_by: What the numbers count that the contenders begin with; "" if they are no sizes.
     """
 
     title: str
@@ -43,6 +44,7 @@ class Measurement:
     bars: Sequence[Bar] = ()
     missing: Mapping[str, str] = dataclasses.field(default_factory=dict)
     notes: Sequence[str] = ()
+    grows_by: str = ""
 
     def median(self, name: str) -> float:
         """The median of a contender over the rounds."""

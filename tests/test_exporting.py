@@ -124,7 +124,8 @@ def test_exported_programs_run_in_a_fresh_process(module):
 
 
 CHANGED = """
-import importlib, pathlib, torch_layers
+import importlib, pathlib, torch_layers, bridge
+bridge.register_calls("jax")
 path = pathlib.Path("torch_layers.py")
 text = path.read_text()
 with open("grad", "rb") as file:

@@ -180,7 +180,8 @@ def test_loaded_programs_that_miss_their_function_say_so(layers, tmp_path):
 
 PACKAGED = """
     import sys, torch
-    import layers_to_export
+    import bridge, layers_to_export
+    bridge.register_calls("torch")
     package = torch._inductor.aoti_load_package(sys.argv[1])
     torch.save(package(torch.load(sys.argv[2])), sys.argv[3])
 """

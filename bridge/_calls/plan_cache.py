@@ -19,7 +19,9 @@ if TYPE_CHECKING:
 # Flattening the arguments and hashing their structure costs more than all else that a call does
 # before the Op. Where all arguments are positional, and of classes that were leaves before, there
 # is nothing to flatten, and the number of arguments stands for the structure.
-_MOST_PLANS = 256  # of 3 MB each, which XLA takes for two small programs
+# Of 3 MB each, which XLA takes for two small programs. Calls that go round one plan more than are
+# kept are all traced again, so it is more than are met in practice.
+_MOST_PLANS = 1024
 
 
 def structure_key(structure: Any, count: int) -> Any:

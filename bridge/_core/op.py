@@ -27,7 +27,7 @@ Axes = tuple[int | None, ...]  # for each array the axis of its examples, None i
 # The name of a rule and its arguments; for a half of a ForwardBackward also the half and its own.
 AppliedRule = tuple[Any, ...]
 
-_MOST_DERIVED = 256
+_MOST_DERIVED = 1024
 
 
 @dataclasses.dataclass(frozen=True, eq=False, kw_only=True)

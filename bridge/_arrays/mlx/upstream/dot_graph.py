@@ -2,6 +2,7 @@
 
 import dataclasses
 import io
+import itertools
 import re
 from collections.abc import Iterable, Mapping, Sequence
 
@@ -33,6 +34,9 @@ COMPARISONS = {
 _STEPWISE = COMPARISONS | {"ArgPartition", "ArgReduce", "ArgSort", "StopGradient"}
 
 
+_MOST_NAMES = 1000  # MLX takes names as keyword arguments, of which nanobind takes 1,024
+
+
 def graph_text(*ys: mx.array, **names: mx.array) -> str:
     """Return the graph of `ys` as DOT, with names for some arrays."""
     text = io.StringIO()
@@ -42,6 +46,22 @@ def graph_text(*ys: mx.array, **names: mx.array) -> str:
 
 def read_graph(ys: Sequence[mx.array], names: Mapping[str, mx.array]) -> tuple[Step, ...]:
     """Return the operations that lead to `ys`, in an order in which they can be computed."""
+    items = iter(names.items())
+    steps = _read_graph(ys, dict(itertools.islice(items, _MOST_NAMES)))
+    while part := dict(itertools.islice(items, _MOST_NAMES)):
+        # The same graph in the same order, with names for others of its arrays.
+        pairs = zip(_arrays(steps), _arrays(_read_graph(ys, part)), strict=True)
+        renamed = {before: name for before, name in pairs if name in part}
+        rename = lambda arrays, renamed=renamed: tuple([renamed.get(x, x) for x in arrays])
+        steps = tuple([Step(s.name, rename(s.inputs), rename(s.outputs)) for s in steps])
+    return steps
+
+
+def _arrays(steps: Iterable[Step]) -> list[str]:
+    return [x for step in steps for x in (*step.inputs, *step.outputs)]
+
+
+def _read_graph(ys: Sequence[mx.array], names: Mapping[str, mx.array]) -> tuple[Step, ...]:
     text = graph_text(*ys, **names)
     operations: dict[str, str] = {}
     inputs: dict[str, list[str]] = {}
