@@ -25,6 +25,7 @@ from benchmarks import (
     _sharded,
     _simulators,
     _tree,
+    _views,
 )
 from benchmarks._machine import Effort, describe, settle
 from benchmarks._results import Measurement
@@ -49,7 +50,7 @@ CASES: dict[str, Callable[[Effort], Iterable[Measurement]]] = {
     "layers": _simulators.layers,
     "modules": _modules.in_torch,
     "flax": _modules.flax,
-    "views": _modules.views,
+    "views": _views.training_steps,
     "sharded": _sharded.crossing,
     "growth": _growth.growth,
 }

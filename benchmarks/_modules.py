@@ -12,12 +12,11 @@ import torch
 from benchmarks._machine import Effort
 from benchmarks._results import Bar, Measurement
 from benchmarks._timing import Step, timed
-from bridge import Functional, jax2torch, to_torch, torch2jax, torch2mlx
+from bridge import Functional, jax2torch, to_torch
 
 _MODULE, _LIST = "bridged module", "jax2torch, tensors in a list"
 _LIMITS = {6: 1.15, 200: 1.1}  # by the number of parameters
 _BY_HAND, _INTEROP = "jitted Flax and optax", "torch-jax-interop"
-_APPLY, _NNX, _EQUINOX = "a function in a loop by hand", "to_nnx", "to_equinox"
 
 
 def in_torch(effort: Effort) -> list[Measurement]:
@@ -182,101 +181,3 @@ def _interop_step(network: Any, variables: Any, x: np.ndarray, y: np.ndarray) ->
 
     model = WrappedJaxFunction(jax.jit(apply), variables["params"])
     return _torch_step(model, torch.tensor(x), torch.tensor(y))
-
-
-def views(effort: Effort) -> list[Measurement]:
-    """Training steps of a perceptron of torch in JAX and MLX, as a module and by hand."""
-    return [_in_jax(effort), _in_mlx(effort)]
-
-
-def _network() -> torch.nn.Module:
-    torch.manual_seed(0)
-    layers = [layer for _ in range(6) for layer in (torch.nn.Linear(256, 256), torch.nn.ReLU())]
-    return torch.nn.Sequential(*layers)
-
-
-def _in_jax(effort: Effort) -> Measurement:
-    import equinox as eqx
-    from flax import nnx
-
-    x, rule = jax.random.normal(jax.random.key(0), (64, 256)), optax.adam(1e-3)
-    net = torch2jax(_network())
-
-    @jax.jit
-    def step(params: Any, state: Any) -> Any:
-        gradients = jax.grad(lambda params: (net.apply(params, {}, x)[0] ** 2).mean())(params)
-        updates, state = rule.update(gradients, state)
-        return optax.apply_updates(params, updates), state
-
-    @nnx.jit
-    def nnx_step(model: Any, optimizer: Any) -> None:
-        optimizer.update(model, nnx.grad(lambda model: (model(x) ** 2).mean())(model))
-
-    @eqx.filter_jit
-    def equinox_step(model: Any, state: Any) -> Any:
-        gradients = eqx.filter_grad(lambda model: (model(x) ** 2).mean())(model)
-        updates, state = rule.update(gradients, state)
-        return eqx.apply_updates(model, updates), state
-
-    model = torch2jax(_network()).to_nnx()
-    cached = nnx.cached_partial(nnx_step, model, nnx.Optimizer(model, rule, wrt=nnx.Param))
-    module = torch2jax(_network()).to_equinox()
-    by_hand = [net.params, rule.init(net.params)]
-    in_equinox = [module, rule.init(eqx.filter(module, eqx.is_inexact_array))]
-
-    def run(carry: list[Any], step: Callable[..., Any]) -> Step:
-        def once() -> None:
-            carry[:] = step(*carry)
-            jax.block_until_ready(jax.tree.leaves(carry[1]))
-
-        return once
-
-    steps: dict[str, Step] = {
-        _APPLY: run(by_hand, step),
-        _NNX: lambda: jax.block_until_ready((cached(), jax.tree.leaves(nnx.state(model)))),
-        _EQUINOX: run(in_equinox, equinox_step),
-    }
-    limit = "within 1.05x of the loop by hand"
-    return Measurement(
-        title="perceptron of torch in JAX, 6 layers of 256, batch 64, a step of Adam under jit",
-        unit="ms",
-        values=timed(steps, seconds=effort.seconds(10), scale=1e3),
-        reference=_APPLY,
-        bars=[Bar(limit, name, _APPLY, 1.05) for name in (_NNX, _EQUINOX)],
-    )
-
-
-def _in_mlx(effort: Effort) -> Measurement:
-    import mlx.core as mx
-    import mlx.nn as nn
-    import mlx.optimizers as optimizers
-
-    x, network = mx.random.normal((64, 256)), _network()
-    call = torch2mlx(lambda params, x: torch.func.functional_call(network, params, (x,)))
-    params = {name: mx.array(p.detach().numpy()) for name, p in network.named_parameters()}
-    model = torch2mlx(_network())
-    by_hand = mx.value_and_grad(lambda params: (call(params, x) ** 2).mean())
-    of_module = nn.value_and_grad(model, lambda model: (model(x) ** 2).mean())
-    rules = [optimizers.Adam(1e-3), optimizers.Adam(1e-3)]
-
-    def step_by_hand() -> None:
-        _, gradients = by_hand(params)
-        params.update(rules[0].apply_gradients(gradients, params))
-        mx.eval(params, rules[0].state)
-
-    def step_of_module() -> None:
-        _, gradients = of_module(model)
-        rules[1].update(model, gradients)
-        mx.eval(model.parameters(), rules[1].state)
-
-    return Measurement(
-        title="perceptron of torch in MLX, 6 layers of 256, batch 64, a step of Adam",
-        unit="ms",
-        values=timed(
-            {_APPLY: step_by_hand, _MODULE: step_of_module},
-            seconds=effort.seconds(10),
-            scale=1e3,
-        ),
-        reference=_APPLY,
-        bars=[Bar("within 1.05x of the loop by hand", _MODULE, _APPLY, 1.05)],
-    )

@@ -126,7 +126,9 @@ def test_without_buffers_there_is_no_state(backbone):
     model, state = with_state(backbone)
     close(model(X), backbone(torch.tensor(X)))
     close(torch2jax(backbone).to_equinox()(X), backbone(torch.tensor(X)))
-    with pytest.raises(ArgumentError, match="Sequential has no buffers, so it takes no state"):
+    with pytest.raises(
+        ArgumentError, match="Sequential has no buffers that change, so it takes no state"
+    ):
         model(X, state)
 
 
@@ -426,3 +428,30 @@ def test_frozen_complex_parameter():
     x = jnp.array([0.3 - 1j, 2.0])
     close(model(x), np.array([1 + 2j, 0.5 - 1j]) * np.asarray(x))
     assert not jax.tree.leaves(eqx.filter(model, eqx.is_inexact_array))
+
+
+def test_modules_made_of_one_have_one_structure(module):
+    """So that they are averaged, compared, and traced once."""
+    net, traces = torch2jax(module), []
+    (one, state), (other, other_state) = (eqx.nn.make_with_state(net.to_equinox)() for _ in "ab")
+    mean = jax.tree.map(
+        lambda x, y: (x + y) / 2, *(eqx.filter(x, eqx.is_array) for x in (one, other))
+    )
+    close(mean.head.weight, module.head.weight)
+    assert eqx.tree_equal(one, other)
+
+    @eqx.filter_jit
+    def call(model, state):
+        traces.append(model)
+        return model(X, state)[0]
+
+    close(call(one, state), call(other, other_state))
+    assert len(traces) == 1
+
+
+def test_modules_made_of_one_function_have_one_structure():
+    double = lambda params, x: 2 * params["w"] * x
+    one, other = (Functional(double, {"w": jnp.array([1.0, 3.0])}).to_equinox() for _ in "ab")
+    assert jax.tree.structure(one) == jax.tree.structure(other)
+    third = Functional(double, {"w": jnp.ones(2), "b": jnp.ones(2)}).to_equinox()
+    assert jax.tree.structure(one) != jax.tree.structure(third)

@@ -1,6 +1,6 @@
 """Pure functions together with the parameters and buffers that they are applied to."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any
 
 from bridge import _registry
@@ -132,24 +132,31 @@ class Functional:
         """
         return self._make_view("nnx", rngs=rngs)
 
-    def to_equinox(self) -> Any:
+    def to_equinox(self, *, changing: Collection[str] | None = None) -> Any:
         """Make a module of Equinox.
 
         Parameters are leaves, under the names of the original in modules nested like its own:
         `model.layers[0].weight`. One that requires no gradient is held as integers, which nothing
-        trains; its `.value`, put in its place by `eqx.tree_at`, is trained. Modes are those of the
-        module when it is made, then its own, which `eqx.nn.inference_mode` changes.
+        trains; its `.value`, put in its place by `eqx.tree_at`, is trained. So are buffers that do
+        not change, as positions and masks. Modes are those of the module when it is made, then its
+        own, which `eqx.nn.inference_mode` changes.
+
+        Args:
+            changing: The names of the buffers that calls change. By default, those are the running
+                statistics of normalizations. With `()`, a model that is only used in evaluation
+                needs no state.
 
         Returns:
-            An `eqx.Module` with arrays of its own. Without buffers `model(*args, key=None) ->
-            output`. With any, which are the state that `eqx.nn.make_with_state` separates,
-            `model(*args, state, key=None) -> (output, state)`, whether or not the call changes one.
+            An `eqx.Module` with arrays of its own. Without buffers that change `model(*args,
+            key=None) -> output`. With any, which are the state that `eqx.nn.make_with_state`
+            separates, `model(*args, state, key=None) -> (output, state)`, in evaluation too.
             `method=` names another method to call. `to_torch(model)`, or `to_mlx(model)`, gives a
-            module like the original; with buffers, `to_torch(model.with_state(state))`.
+            module like the original; with a state, `to_torch(model.with_state(state))`.
 
         Raises:
             MissingFrameworkError: If Equinox is not installed.
-            ArgumentError: When called, if it draws random numbers without `key=`, or lacks a state.
+            ArgumentError: If there are no buffers of the names `changing`. When called, if it draws
+                random numbers without `key=`, lacks a state, or changes another buffer.
 
         Example:
             >>> import equinox as eqx, jax.numpy as jnp, torch
@@ -162,7 +169,7 @@ class Functional:
             >>> norm, state = eqx.nn.make_with_state(net.to_equinox)()
             >>> output, state = norm(jnp.ones((4, 3)), state)
         """
-        return self._make_view("equinox")
+        return self._make_view("equinox", changing=changing)
 
     def _make_view(self, kind: str, **options: Any) -> Any:
         from bridge._calls import module_program  # which needs this class

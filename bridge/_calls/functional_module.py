@@ -31,6 +31,11 @@ class FunctionalModule(PureModule):
     def __reduce__(self) -> Any:
         return type(self), (self._apply, self._params, self._buffers, self.framework)
 
+    def identify(self) -> Any:
+        """Return what is equal for functions of the same arrays: the user's, and their places."""
+        trees = [None if x is None else x.identify() for x in (self._params, self._buffers)]
+        return id(self._apply), *trees
+
     def referents(self) -> list[Any]:
         """Return the user's function."""
         return [self._apply]
@@ -119,6 +124,10 @@ class _NamedTree:
     def with_weak_types(self, arrays: Arrays, weakly_typed: Callable[[Any], Any]) -> dict[str, Any]:
         """Return the arrays, those weakly typed that were so when the function was wrapped."""
         return {k: weakly_typed(x) if k in self._weak_names else x for k, x in arrays.items()}
+
+    def identify(self) -> Any:
+        """Return what is equal for trees of the same structure."""
+        return self._names, self._structure
 
     def build(self, arrays: Arrays) -> Any:
         """Return the tree with these arrays."""

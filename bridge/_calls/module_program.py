@@ -39,6 +39,16 @@ class ModuleProgram(abc.ABC):
     def __deepcopy__(self, _: Any) -> "ModuleProgram":
         return self
 
+    @abc.abstractmethod
+    def identify(self) -> Any:
+        """Return what is equal for two programs that compute the same."""
+
+    def __eq__(self, other: object) -> bool:  # two modules made of one are trees of one structure
+        return isinstance(other, ModuleProgram) and self.identify() == other.identify()
+
+    def __hash__(self) -> int:
+        return hash(self.identify())
+
 
 class _BridgedProgram(ModuleProgram):
     """A module of another framework."""
@@ -48,6 +58,10 @@ class _BridgedProgram(ModuleProgram):
 
     def __repr__(self) -> str:
         return repr(self._function)
+
+    def identify(self) -> Any:
+        """Return the function, which all modules made of one share."""
+        return id(self._function)
 
     def __call__(
         self,
@@ -72,6 +86,10 @@ class _FunctionProgram(ModuleProgram):
 
     def __repr__(self) -> str:
         return f"<{self._pure.__name__}>"
+
+    def identify(self) -> Any:
+        """Return the user's function, and the names of its arrays."""
+        return self._pure.identify()
 
     def __call__(
         self,

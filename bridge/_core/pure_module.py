@@ -26,7 +26,8 @@ class PureModule(abc.ABC):
     """A module as a pure function; the values of its parameters and buffers are arguments.
 
     It is called with a variant, parameters and buffers by name, and the arguments of the module,
-    and returns the output and new buffers by name. Those that are missing have not changed.
+    and returns the output and new buffers by name. Those that are missing have not changed. A
+    buffer that is passed among the parameters is a constant of this call: a change of it raises.
 
     Attributes:
         framework: The framework of the module.
@@ -36,6 +37,8 @@ class PureModule(abc.ABC):
             groups; the whole is "", and the first: NOTE [modes by part].
         frozen: The names of parameters that are not trained until their user says so.
         unsaved: The names of buffers that are left out of files of weights.
+        statistics: The buffers that are running statistics, each with the name of the part that
+            changes it in training; None if any buffer may change, since a user's function says so.
     """
 
     framework: str
@@ -44,6 +47,7 @@ class PureModule(abc.ABC):
     parts: tuple[str, ...]
     frozen: Collection[str] = ()
     unsaved: Collection[str] = ()
+    statistics: Mapping[str, str] | None = None
 
     @abc.abstractmethod
     def __call__(
@@ -69,6 +73,51 @@ class PureModule(abc.ABC):
 
     def __deepcopy__(self, _: Any) -> "PureModule":
         return self  # it is a program; the arrays are copied where they are stored
+
+
+def constants_among(
+    params: Any, param_names: Collection[str], buffer_names: Collection[str]
+) -> list[str]:
+    """Return the names of the buffers that are passed as constants among all the parameters."""
+    if not isinstance(params, Mapping) or any(name not in params for name in param_names):
+        return []
+    return [name for name in buffer_names if name in params]
+
+
+def changed_constant_error(module: str, name: str) -> ArgumentError:
+    """Return the error of a call that changes a buffer that it was passed as a constant."""
+    return ArgumentError(
+        f"{module} changes its buffer {name!r}, which is a constant of this call, so that the new "
+        f"value would be lost. Name the buffers that change, `changing=[{name!r}]`, where the "
+        "module is made."
+    )
+
+
+def statistics_of_parts(
+    parts: Mapping[str, Any], names: Mapping[int, str], read: Callable[[Any, str], Any]
+) -> dict[str, str]:
+    """Return the buffers that are running statistics, each with the name of its part.
+
+    Args:
+        parts: The parts of a module by name.
+        names: The names of its buffers by the id of the array.
+        read: Returns what a part has under a name, or None.
+    """
+    return {
+        names[id(array)]: path
+        for path, part in parts.items()
+        for setting, own_names in _STATISTICS.items()
+        if getattr(part, setting, False)
+        for own_name in own_names
+        if id(array := read(part, own_name)) in names
+    }
+
+
+# What torch and MLX, and normalizations written like theirs, call the setting and its buffers.
+_STATISTICS = {
+    "track_running_stats": ("running_mean", "running_var", "num_batches_tracked"),
+    "n_power_iterations": ("_u", "_v"),
+}
 
 
 def warn_of_own_train(pure: PureModule) -> None:

@@ -9,7 +9,15 @@ from mlx.utils import tree_flatten
 
 from bridge._core.errors import ArgumentError, RangeError
 from bridge._core.import_path import check_parameter_names
-from bridge._core.pure_module import Modes, PureModule, Variant, bind_method
+from bridge._core.pure_module import (
+    Modes,
+    PureModule,
+    Variant,
+    bind_method,
+    changed_constant_error,
+    constants_among,
+    statistics_of_parts,
+)
 from bridge._core.spec import NARROW_INTEGERS
 from bridge._sources.mlx.late_rules import undo_later, undo_now
 from bridge._sources.mlx.module_contents import ModuleContents
@@ -36,6 +44,9 @@ class MlxModule(PureModule):
         trained = {name for name, x in trainable if mx.issubdtype(x.dtype, mx.inexact)}
         self._params = [name for name in self._paths if name in trained]
         self._buffers = [name for name in self._paths if name not in trained]
+        parts = dict(zip(self.parts, [at(module, path) for path in self._parts], strict=True))
+        names = {id(at(module, self._paths[name])): name for name in self._buffers}
+        self.statistics = statistics_of_parts(parts, names, nn.Module.get)
         dtypes = {name: at(module, self._paths[name]).dtype for name in self._buffers}
         self._wide = {name: dtype for name, dtype in dtypes.items() if dtype in _NARROW}
         self._is_shared = module is original
@@ -52,18 +63,18 @@ class MlxModule(PureModule):
         self, variant: Variant, params: Any, buffers: Any, /, *args: Any, **kwargs: Any
     ) -> tuple[Any, Arrays]:
         """Return the output of the module, and the buffers that it has changed."""
-        check_parameter_names("params", params, self._params, self.__name__)
-        check_parameter_names("buffers", buffers, self._buffers, self.__name__)
+        self._check_names(params, buffers)
         undo_now(id(self))
         self._check_not_edited()
         modes, method = variant
-        wide = {name: buffers[name].astype(dtype) for name, dtype in self._wide.items()}
+        passed = {**params, **buffers}
+        wide = {name: passed[name].astype(dtype) for name, dtype in self._wide.items()}
 
         def run() -> Any:
             return bind_method(self._module, method or self._method)(*args, **kwargs)
 
         run = run if modes == self.read_modes() else self._with_modes(run, modes)
-        arrays = {**params, **buffers, **wide}
+        arrays = {**passed, **wide}
         output, changes = self._contents.call(arrays, run)
         if undo_later(id(self), self._contents.restore):
             self._contents.put(arrays)
@@ -71,7 +82,7 @@ class MlxModule(PureModule):
                 self._set_modes(self._module, modes)
         new = changes.arrays
         # A checkpoint, or a derivative by the module, puts the same parameters into it again.
-        replaced = [n for n in new if n in params and not is_copy(new[n], params[n])]
+        replaced = [n for n in new if n in params and not is_copy(new[n], arrays[n])]
         self._check_changes([*changes.others, *replaced])
         self._check_values(changes.values)
         narrow = lambda name, x: x.astype(buffers[name].dtype) if name in self._wide else x
@@ -90,8 +101,17 @@ class MlxModule(PureModule):
 
         return run_in_modes
 
+    def _check_names(self, params: Any, buffers: Any) -> None:
+        """Raise unless these are all arrays of the module; buffers may be among the parameters."""
+        constants = constants_among(params, self._params, self._buffers)
+        stored = [name for name in self._buffers if name not in constants]
+        check_parameter_names("params", params, [*self._params, *constants], self.__name__)
+        check_parameter_names("buffers", buffers, stored, self.__name__)
+
     def _check_changes(self, names: list[str]) -> None:
-        """Raise if a call has changed an array that is no buffer: nobody would get it."""
+        """Raise if a call has changed an array that it does not return: nobody would get it."""
+        if names and names[0] in self._buffers:
+            raise changed_constant_error(self.__name__, names[0])
         if names:
             raise ArgumentError(
                 f"{self.__name__} changes or adds an array while it is called, {names[0]!r}, which "

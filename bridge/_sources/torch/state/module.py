@@ -11,7 +11,15 @@ from bridge._arrays.torch import in_dispatch_mode
 from bridge._arrays.torch.upstream.tensors import non_tensor_values, tensors_of, unsaved_buffers
 from bridge._core.errors import ArgumentError, RangeError
 from bridge._core.import_path import check_parameter_names
-from bridge._core.pure_module import Modes, PureModule, Variant, bind_method
+from bridge._core.pure_module import (
+    Modes,
+    PureModule,
+    Variant,
+    bind_method,
+    changed_constant_error,
+    constants_among,
+    statistics_of_parts,
+)
 from bridge._core.spec import NARROW_INTEGERS
 from bridge._sources.torch.state.attribute_changes import watched_call
 from bridge._sources.torch.state.purity import LOST, Purity
@@ -41,6 +49,9 @@ class TorchModule(PureModule):
         self._parameters = [name for name, _ in module.named_parameters()]
         self.frozen = [name for name, x in module.named_parameters() if not x.requires_grad]
         self.unsaved = unsaved_buffers(module).intersection(self._dtypes)
+        names = {id(buffer): name for name, buffer in module.named_buffers()}
+        read = lambda part, name: dict(part.named_buffers(recurse=False)).get(name)
+        self.statistics = statistics_of_parts(dict(module.named_modules()), names, read)
 
     @property
     def managed_modules(self) -> list[torch.nn.Module]:
@@ -90,12 +101,15 @@ class TorchModule(PureModule):
     ) -> tuple[Any, Tensors]:
         """Return the output of the module, and its buffers after the call."""
         modes, method = variant
-        self._check("params", params, self._parameters)
-        self._check("buffers", buffers, list(self._dtypes))
+        constants = constants_among(params, self._parameters, self._dtypes)
+        self._check("params", params, [*self._parameters, *constants])
+        self._check("buffers", buffers, [x for x in self._dtypes if x not in constants])
         own_buffers = {name: self._widen(name, buffer) for name, buffer in buffers.items()}
-        tensors = {**params, **own_buffers}
+        own_params = {**params, **{name: self._widen(name, params[name]) for name in constants}}
+        tensors = {**own_params, **own_buffers}
         restore_now()
-        aliases, purity = self._buffer_aliases(), Purity(self._module, self._name, tensors)
+        aliases = self._buffer_aliases()
+        purity = Purity(self._module, self._name, tensors, constants)
         replace_tensors(self._module, tensors, modes)
         call = bind_method(self._module, method or self._method)
         if in_dispatch_mode():  # a capture checks its constants at its end
@@ -107,8 +121,9 @@ class TorchModule(PureModule):
                 output = call(*args, **kwargs)
             now = [*self._module.named_parameters(), *self._module.named_buffers()]
             after_call = {name: x for name, x in now if name in tensors}
-            set_backward_setup(functools.partial(self._replace_for_backward, after_call, modes))
-        self._check_parameters_kept(params)
+            setup = functools.partial(self._replace_for_backward, after_call, modes, constants)
+            set_backward_setup(setup)
+        self._check_kept(own_params)
         new_buffers = self._new_buffers(aliases)
         self._check_dtypes(own_buffers, new_buffers)
         if self.narrows_buffers:
@@ -131,9 +146,11 @@ class TorchModule(PureModule):
                     "dtype, or convert the new value."
                 )
 
-    def _replace_for_backward(self, tensors: Tensors, modes: Modes) -> None:
+    def _replace_for_backward(
+        self, tensors: Tensors, modes: Modes, constants: Sequence[str]
+    ) -> None:
         """Let the module hold what it held after its call, for a later backward pass."""
-        purity = Purity(self._module, self._name, tensors)
+        purity = Purity(self._module, self._name, tensors, constants)
         replace_tensors(self._module, tensors, modes, already_hooked=True)
         enter_until_restored(purity.watch())
 
@@ -153,12 +170,14 @@ class TorchModule(PureModule):
                 )
         return buffers
 
-    def _check_parameters_kept(self, params: Tensors) -> None:
-        """Raise if the module has replaced a parameter."""
-        now = dict(self._module.named_parameters())
-        changed = [name for name, x in params.items() if now.get(name) is not x]
-        if changed:
-            raise ArgumentError(f"{self._name} replaces its parameter `{changed[0]}`, and {LOST}")
+    def _check_kept(self, params: Tensors) -> None:
+        """Raise if the module has replaced a parameter, or a buffer that is a constant."""
+        now = {**dict(self._module.named_parameters()), **dict(self._module.named_buffers())}
+        for name, x in params.items():
+            if now.get(name) is not x and name in self._dtypes:
+                raise changed_constant_error(self._name, name)
+            if now.get(name) is not x:
+                raise ArgumentError(f"{self._name} replaces its parameter `{name}`, and {LOST}")
 
     def _buffer_aliases(self) -> list[list[str]]:
         """Return for each buffer its names."""

@@ -8,12 +8,13 @@ observed.
 """
 
 import contextlib
-from collections.abc import Generator, Mapping
+from collections.abc import Collection, Generator, Mapping
 
 import torch
 
 from bridge._arrays.torch.upstream.tensors import is_real, storage_id
 from bridge._core.errors import ArgumentError
+from bridge._core.pure_module import changed_constant_error
 from bridge._sources.torch.state.operands import OperandObserver
 from bridge._sources.torch.state.replaced_tensors import bypass_message
 
@@ -25,13 +26,18 @@ LOST = (
 class Purity:
     """Observes how a module `name` uses tensors: NOTE [impure modules].
 
-    It is made before the `tensors` that are passed are put into the module.
+    It is made before the `tensors` that are passed are put into the module. Of these, parameters
+    and `constants` may not change.
     """
 
     def __init__(
-        self, module: torch.nn.Module, name: str, tensors: Mapping[str, torch.Tensor]
+        self,
+        module: torch.nn.Module,
+        name: str,
+        tensors: Mapping[str, torch.Tensor],
+        constants: Collection[str] = (),
     ) -> None:
-        self._module, self._name = module, name
+        self._module, self._name, self._constants = module, name, constants
         own = [*module.named_parameters(), *module.named_buffers()]
         self._own: dict[int | None, str] = {
             key: label for label, x in own if (key := storage_id(x))
@@ -47,7 +53,7 @@ class Purity:
             if isinstance(x, torch.Tensor)
         }
         self._read: set[int] = set()
-        self._violation = ""
+        self._violation, self._changed_constant = "", ""
 
     @contextlib.contextmanager
     def watch(self) -> Generator[None]:
@@ -56,6 +62,8 @@ class Purity:
             yield
         if self._violation:
             raise ArgumentError(f"{self._name} {self._violation}")
+        if self._changed_constant:
+            raise changed_constant_error(self._name, self._changed_constant)
         for (part, label), x in self._attributes.items():
             if id(x) in self._read and getattr(part, label, None) is not x:
                 raise ArgumentError(
@@ -73,3 +81,5 @@ class Purity:
             self._violation = bypass_message(self._own[key])
         elif written and self._passed.get(key) in self._parameters:
             self._violation = f"changes its parameter `{self._passed[key]}` in place, and {LOST}"
+        elif written and self._passed.get(key) in self._constants:
+            self._changed_constant = self._passed[key]

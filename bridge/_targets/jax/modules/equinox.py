@@ -2,95 +2,67 @@
 
 NOTE [buffers in Equinox]
 Whether a call changes a buffer depends on its arguments, and is known only when it is traced. But
-what a function of Equinox returns should not depend on that. So all buffers are state: a module
-that has any takes and returns a state, in training and in inference, as `eqx.nn.BatchNorm` does.
-
-NOTE [frozen parameters in Equinox]
-Equinox trains each array of floating-point numbers. A parameter that is not to be trained is no
-constant either: it is saved, and too large for one. So its leaf has the same bits as integers,
-which nobody differentiates, or decays.
+what a function of Equinox returns should not depend on that. So which buffers are state is decided
+when a module is made: the running statistics of normalizations, and those that its user names. A
+module that has any takes and returns a state, in training and in inference, as `eqx.nn.BatchNorm`
+does. All other buffers, such as positions and masks, are constants: a call that changes one raises.
 """
 
 import functools
-from collections.abc import Mapping
-from typing import Any, NoReturn
+from collections.abc import Collection, Iterable, Mapping
+from typing import Any
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 
 from bridge._core.errors import ArgumentError
-from bridge._core.pure_module import Modes, ModuleState, ModuleView
+from bridge._core.pure_module import Modes, ModuleState, ModuleView, PureModule
+from bridge._targets.jax.modules.equinox_groups import (
+    Frozen,
+    Members,
+    freeze,
+    make_members,
+    member,
+)
 
 
-class Frozen(eqx.Module):
-    """A parameter that the original does not train: NOTE [frozen parameters in Equinox]."""
-
-    bits: tuple[Any, ...]  # of the real part, and of the imaginary part if there is one
-    dtype: Any = eqx.field(static=True)
-
-    def __init__(self, value: Any) -> None:
-        is_complex = jnp.issubdtype(value.dtype, jnp.complexfloating)
-        parts = (value.real, value.imag) if is_complex else (value,)
-        integers = f"uint{8 * parts[0].dtype.itemsize}"
-        self.bits = tuple(jax.lax.bitcast_convert_type(x, jnp.dtype(integers)) for x in parts)
-        self.dtype = parts[0].dtype
-
-    @property
-    def value(self) -> Any:
-        """The parameter itself."""
-        parts = [jax.lax.bitcast_convert_type(bits, self.dtype) for bits in self.bits]
-        return parts[0] if len(parts) == 1 else jax.lax.complex(*parts)
-
-
-class Group(eqx.Module):
-    """Parameters and groups whose names begin alike, which are its attributes and items."""
-
-    members: dict[str, Any]
-
-    def __getattr__(self, name: str) -> Any:
-        members = vars(self).get("members", {})  # while it is unpickled there are none
-        if name not in members:
-            raise AttributeError(f"{type(self).__name__} has no attribute {name!r}")
-        return members[name]
-
-    def __getitem__(self, name: str | int) -> Any:
-        return self.members[str(name)]
-
-    def __iter__(self) -> NoReturn:
-        raise TypeError(f"{type(self).__name__} cannot be iterated over; its items have names")
-
-
-class Part(Group):
-    """A group that has a mode of its own."""
-
-    inference: bool
-
-
-class BridgedModule(Part, eqx.nn.StatefulLayer, ModuleView):
+class BridgedModule(Members, eqx.nn.StatefulLayer, ModuleView):
     """A module of another framework, which computes there.
 
-    Parameters are leaves, in groups and under names of the original, those that it does not train
-    as `Frozen`; buffers are state: NOTE [buffers in Equinox].
+    Parameters and constants are leaves, in groups and under names of the original, those that it
+    does not train as `Frozen`; buffers that change are state: NOTE [buffers in Equinox].
     """
 
+    members: dict[str, Any]
+    inference: bool
     buffers: eqx.nn.StateIndex[dict[str, Any]] | None
     program: Any = eqx.field(static=True)
     param_names: tuple[str, ...] = eqx.field(static=True)
+    constant_names: tuple[str, ...] = eqx.field(static=True)
+    changing: frozenset[str] | None = eqx.field(static=True)  # buffers that its user has named
 
     def __init__(
         self,
         program: Any,
         params: Mapping[str, Any],
         buffers: Mapping[str, Any],
+        *,
+        changing: Collection[str] | None = None,
     ) -> None:
-        self.program, self.param_names = program, (*params,)
-        self.buffers = eqx.nn.StateIndex(dict(buffers)) if buffers else None
-        pure = program.pure
+        self.program, pure = program, program.pure
+        self.changing = None if changing is None else frozenset(changing)
+        state_names = _state_names(pure, buffers, changing)
+        state = {name: x for name, x in buffers.items() if name in state_names}
+        constants = {name: x for name, x in buffers.items() if name not in state}
+        self.buffers = eqx.nn.StateIndex(state) if state else None
+        self.param_names, self.constant_names = (*params,), (*constants,)
         modes = dict(zip(pure.parts, pure.read_modes(), strict=True))
         self.inference = not modes[""]
-        leaves = {name: _freeze(x) if name in pure.frozen else x for name, x in params.items()}
-        self.members = _make_members("", leaves, modes, pure.__name__)
+        frozen = {*pure.frozen, *constants}
+        leaves = {**params, **constants}
+        leaves = {name: freeze(x) if name in frozen else x for name, x in leaves.items()}
+        self.members = make_members("", leaves, modes, pure.__name__)
 
     @property
     def name(self) -> str:
@@ -98,7 +70,7 @@ class BridgedModule(Part, eqx.nn.StatefulLayer, ModuleView):
         return self.program.pure.__name__
 
     def is_stateful(self) -> bool:
-        """Return True if it has buffers."""
+        """Return True if it has buffers that change."""
         return self.buffers is not None
 
     def __call__(
@@ -112,26 +84,38 @@ class BridgedModule(Part, eqx.nn.StatefulLayer, ModuleView):
         """Call the original module, or another method of it, with these values.
 
         Args:
-            *args: Positional arguments of the module; behind them a state, if it has buffers.
+            *args: Positional arguments of the module; behind them a state, if buffers change.
             state: The state, if it is not the last positional argument.
             key: A key for its random numbers.
             method: The name of the method to call, by default the one it was wrapped with.
             **kwargs: Keyword arguments of the module.
 
         Returns:
-            The output; of a module that has buffers, the output and the new state.
+            The output; of a module that has buffers that change, the output and the new state.
         """
         if args and isinstance(args[-1], eqx.nn.State):
             args, state = args[:-1], args[-1]
         self._check_own("state", state, isinstance(state, eqx.nn.State))
         self._check_own("key", key, _is_key(key))
         modes = self._modes()
-        buffers = self._held_buffers(state)
+        held = self._held_buffers(state)
+        kept = self._kept_buffers(modes)
+        params = self._arrays(self.param_names + self.constant_names)
+        params |= {name: held[name] for name in kept}
+        buffers = {name: x for name, x in held.items() if name not in kept}
         variant, draw_key = (modes, method), functools.partial(self._require, key)
-        output, new_buffers = self.program(variant, self._params(), buffers, args, kwargs, draw_key)
+        output, new_buffers = self.program(variant, params, buffers, args, kwargs, draw_key)
         if self.buffers is None or state is None:
             return output
-        return output, state.set(self.buffers, {**buffers, **new_buffers}) if any(modes) else state
+        return output, state.set(self.buffers, {**held, **new_buffers}) if any(modes) else state
+
+    def _kept_buffers(self, modes: Modes) -> set[str]:
+        """Return the statistics of parts in evaluation, which change none."""
+        if self.changing is not None or not self.program.pure.statistics:
+            return set()
+        training = dict(zip(self.program.pure.parts, modes, strict=True))
+        statistics = self.program.pure.statistics
+        return {name for name, part in statistics.items() if not training[part]}
 
     def _check_own(self, name: str, value: Any, is_own: bool) -> None:  # noqa: FBT001, one of two
         """Raise for a keyword argument that is meant for the original."""
@@ -145,13 +129,13 @@ class BridgedModule(Part, eqx.nn.StatefulLayer, ModuleView):
         if self.buffers is None:
             if state is not None:
                 raise ArgumentError(
-                    f"{self.name} has no buffers, so it takes no state and returns none: write "
-                    "`output = model(x)`."
+                    f"{self.name} has no buffers that change, so it takes no state and returns "
+                    "none: write `output = model(x)`."
                 )
             return {}
         if state is None:
             raise ArgumentError(
-                f"{self.name} has buffers, which are state: write `model, state = "
+                f"{self.name} has buffers that change, which are state: write `model, state = "
                 "eqx.nn.make_with_state(net.to_equinox)()`, and `output, state = model(x, state)`."
             )
         return state.get(self.buffers)
@@ -164,12 +148,12 @@ class BridgedModule(Part, eqx.nn.StatefulLayer, ModuleView):
             )
         return key
 
-    def _params(self) -> dict[str, Any]:
-        leaves = {name: _member(self, name) for name in self.param_names}
+    def _arrays(self, names: Iterable[str]) -> dict[str, Any]:
+        leaves = {name: member(self, name) for name in names}
         return {name: x.value if isinstance(x, Frozen) else x for name, x in leaves.items()}
 
     def _modes(self) -> Modes:
-        return tuple([not _member(self, part).inference for part in self.program.pure.parts])
+        return tuple([not member(self, part).inference for part in self.program.pure.parts])
 
     def with_state(self, state: eqx.nn.State) -> "BridgedModule":
         """Return the module with the values of `state` in it, the inverse of `make_with_state`."""
@@ -181,12 +165,13 @@ class BridgedModule(Part, eqx.nn.StatefulLayer, ModuleView):
     def module_state(self) -> ModuleState:
         """Return what it holds now."""
         held = {} if self.buffers is None else self.buffers.init
-        if not isinstance(held, dict):
+        if not isinstance(held, Mapping):
             raise ArgumentError(
                 f"the buffers of {self.name} are in the state that `make_with_state` has "
                 "returned. Pass `model.with_state(state)`."
             )
-        return ModuleState(self.program.pure, self._modes(), self._params(), held)
+        params, constants = map(self._arrays, (self.param_names, self.constant_names))
+        return ModuleState(self.program.pure, self._modes(), params, {**constants, **held})
 
 
 def _is_key(x: Any) -> bool:
@@ -197,34 +182,22 @@ def _is_key(x: Any) -> bool:
     return dtype == "uint32" and x.ndim == 1
 
 
-def _freeze(value: Any) -> Any:
-    return Frozen(value) if jnp.issubdtype(value.dtype, jnp.inexact) else value
-
-
-def _member(module: Group, path: str) -> Any:
-    """Return what is in a module under a path of names with dots between them."""
-    return functools.reduce(
-        lambda group, name: group.members[name], path.split(".") if path else (), module
-    )
-
-
-def _make_members(
-    path: str, params: Mapping[str, Any], modes: Mapping[str, bool], module: str
-) -> dict[str, Any]:
-    """Return the parameters and groups of the group at `path` by name."""
-    start = f"{path}." if path else ""
-    inner = [name.removeprefix(start) for name in (*modes, *params) if name.startswith(start)]
-    members: dict[str, Any] = {}
-    for name in dict.fromkeys(rest.partition(".")[0] for rest in inner if rest):
-        inner_path = start + name
-        nested = _make_members(inner_path, params, modes, module)
-        if inner_path not in params:
-            inference = not modes.get(inner_path)
-            members[name] = Part(nested, inference) if inner_path in modes else Group(nested)
-        elif nested or inner_path in modes:
-            raise ArgumentError(
-                f"{module} has an array and a group of the name {inner_path!r}. Rename one of them."
-            )
-        else:
-            members[name] = params[inner_path]
-    return members
+def _state_names(
+    pure: PureModule, buffers: Mapping[str, Any], changing: Collection[str] | None
+) -> Collection[str]:
+    """Return the names of the buffers that are state; raise if some of `changing` are none."""
+    if changing is None:
+        return buffers if pure.statistics is None else pure.statistics
+    if pure.statistics is None:
+        raise ArgumentError(
+            f"changing={changing!r}, but {pure.__name__} is a function, which returns all its "
+            "buffers. Leave the option out, or store what does not change among the params, and "
+            "pass it through `jax.lax.stop_gradient`."
+        )
+    unknown = [name for name in changing if name not in buffers]
+    if unknown:
+        raise ArgumentError(
+            f"changing={changing!r}, but {pure.__name__} has no buffer {unknown[0]!r}. It has "
+            f"{[*buffers]}."
+        )
+    return changing
