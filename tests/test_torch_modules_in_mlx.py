@@ -15,7 +15,7 @@ mx = pytest.importorskip("mlx.core")
 nn = pytest.importorskip("mlx.nn")
 optimizers = pytest.importorskip("mlx.optimizers")
 torch = pytest.importorskip("torch")
-from mlx.utils import tree_flatten, tree_unflatten  # noqa: E402
+from mlx.utils import tree_flatten, tree_map_with_path, tree_unflatten  # noqa: E402
 
 from tests.torch_layers import KINDS, Dropped, Mixed, Tied  # noqa: E402
 
@@ -203,3 +203,33 @@ def test_two_calls_before_a_gradient_and_second_derivatives():
     (slope,) = torch.autograd.grad(native(x).sum(), x, create_graph=True)
     (expected,) = torch.autograd.grad((slope**2).sum(), x)
     np.testing.assert_allclose(hessian(mx.array(X[0])), expected, rtol=1e-3, atol=1e-5)
+
+
+class Hidden(torch.nn.Module):
+    """A module with a numbered group whose name begins with `_`."""
+
+    def __init__(self):
+        super().__init__()
+        self._layers = torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.Linear(4, 3))
+
+    def forward(self, x):
+        return self._layers(x)
+
+
+@pytest.mark.parametrize("kind", ["a hidden group", "a numbered module in one of MLX"])
+def test_the_state_of_an_optimizer_is_loaded_by_its_names(kind, tmp_path):
+    layer = Hidden() if kind == "a hidden group" else Hidden()._layers
+    model = nn.Sequential(nn.Linear(3, 3), torch2mlx(layer))
+    loss = lambda model: (model(mx.array(X)) ** 2).mean()
+    saved, rule = copy.deepcopy(model), optimizers.Adam(0.01)
+    rule.update(saved, nn.value_and_grad(saved, loss)(saved)[1])
+    mx.savez(tmp_path / "state.npz", **tree_flatten(rule.state, destination={}))
+
+    loaded, again = copy.deepcopy(saved), optimizers.Adam(0.01)
+    values = mx.load(str(tmp_path / "state.npz"))
+    again.init(loaded.trainable_parameters())
+    again.state = tree_map_with_path(lambda name, _: values[name], again.state)
+    for each, optimizer in ((saved, rule), (loaded, again)):
+        optimizer.update(each, nn.value_and_grad(each, loss)(each)[1])
+    pairs = zip(tree_flatten(saved.parameters()), tree_flatten(loaded.parameters()), strict=True)
+    assert all(mx.array_equal(x, y) for (_, x), (_, y) in pairs)
