@@ -340,3 +340,29 @@ class Initialized(nnx.Module):
 def test_attributes_that_a_call_changes_are_refused(method, text):
     with pytest.raises(ArgumentError, match=text):
         jax2torch(Initialized(), method=method)(tensor(X))
+
+
+class Jitted(nnx.Module):
+    """One whose variables are all replaced in a call, though none of them changes."""
+
+    def __init__(self):
+        self.weight, self.shift = (
+            nnx.Param(jax.numpy.arange(3.0)),
+            nnx.Variable(jax.numpy.arange(3.0) + 1),
+        )
+        self.order = nnx.Variable(jax.numpy.array([2, 0, 1]))
+
+    @nnx.jit
+    def __call__(self, x):
+        return (x * self.weight + self.shift)[self.order[...]]
+
+
+def test_buffers_that_do_not_change_are_not_written():
+    layer = jax2torch(Jitted())
+    versions = [buffer._version for buffer in layer.buffers()]
+    examples = torch.tensor(np.random.default_rng(0).normal(size=(4, 3)).astype("float32"))
+    batch = torch.func.vmap(layer)(examples)  # which could write to none
+    np.testing.assert_allclose(
+        batch.detach(), [Jitted()(jax.numpy.asarray(x.numpy())) for x in examples], rtol=1e-6
+    )
+    assert [buffer._version for buffer in layer.buffers()] == versions

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from bridge import ArgumentError, NoRuleError, NoValuesError, RangeError, torch2jax
+from bridge import ArgumentError, NoRuleError, NoValuesError, RangeError, to_torch, torch2jax
 
 torch = pytest.importorskip("torch")
 jax = pytest.importorskip("jax")
@@ -252,3 +252,27 @@ def test_weights_of_double_precision_stay_so():
         output, _ = net.apply(*wide, jax.numpy.asarray(x))
     assert output.dtype == "float64"
     np.testing.assert_allclose(output, module.double()(torch.tensor(x)).detach(), rtol=1e-12)
+
+
+def old_weight_norm():
+    return nn.utils.weight_norm(nn.Linear(3, 4))
+
+
+def pruned():
+    prune = pytest.importorskip("torch.nn.utils.prune")
+    return prune.l1_unstructured(nn.Linear(3, 4), "weight", 0.5)
+
+
+@pytest.mark.parametrize("make", [old_weight_norm, pruned])
+@pytest.mark.filterwarnings("ignore:.*weight_norm:FutureWarning")
+def test_a_module_that_torch_cannot_copy_is_not_given_back(make):
+    pytest.importorskip("flax.nnx")
+    model = torch2jax(nn.Sequential(make(), nn.Tanh())).to_nnx()
+    assert model(jax.numpy.asarray(X)).shape == (4, 4)
+    with pytest.raises(ArgumentError) as raised:
+        to_torch(model)
+    for text in (
+        *("Sequential cannot be given back", "attribute `0.weight`"),
+        *("parametrizations.weight_norm", "prune.remove"),
+    ):
+        assert text in str(raised.value)

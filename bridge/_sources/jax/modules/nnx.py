@@ -85,8 +85,11 @@ class NnxModule(JaxModule):
             caches = [name for v in self._variables if v.is_cache for name in v.arrays]
             check_no_cache_changes(self.__name__, self._find_changes(call, arrays, after, caches))
             return output, {}
-        check_no_param_changes(self.__name__, self._find_changes(call, arrays, after, params))
         new_buffers = {name: array for name, array in after.items() if name not in params}
+        if any(after.get(name) is not x for name, x in params.items()):  # by `nnx.jit`, say
+            changed = {*self._find_changes(call, arrays, after, arrays)}
+            check_no_param_changes(self.__name__, [name for name in params if name in changed])
+            new_buffers |= {name: x for name, x in buffers.items() if name not in changed}
         return output, changed_buffers(self.__name__, buffers, new_buffers)
 
     def _run(

@@ -87,7 +87,7 @@ class TorchModule(PureModule):
 
     def restore(self, modes: Modes, params: Any, buffers: Any) -> torch.nn.Module:
         """Make a copy of the module, in these modes and with these tensors."""
-        twin = copy.deepcopy(self._module)
+        twin = self._copy_module()
         tensors = {**dict(twin.named_parameters()), **dict(twin.named_buffers())}
         with torch.no_grad():
             for name, value in {**params, **buffers}.items():
@@ -95,6 +95,16 @@ class TorchModule(PureModule):
         for part, training in zip(twin.modules(), modes, strict=True):
             part.training = training
         return twin
+
+    def _copy_module(self) -> torch.nn.Module:
+        try:
+            return copy.deepcopy(self._module)
+        except RuntimeError as error:
+            for prefix, part in self._module.named_modules():
+                for name, x in vars(part).items():
+                    if isinstance(x, torch.Tensor) and not x.is_leaf:
+                        raise _copy_error(self._name, f"{prefix}.{name}".strip(".")) from error
+            raise
 
     def __call__(
         self, variant: Variant, params: Any, buffers: Any, /, *args: Any, **kwargs: Any
@@ -222,6 +232,15 @@ def _check_is_wrappable(module: torch.nn.Module) -> None:
             "replaced by others. Wrap the module that it was compiled from."
         )
     check_no_shared_memory(name, [*module.named_parameters(), *module.named_buffers()])
+
+
+def _copy_error(module: str, attribute: str) -> ArgumentError:
+    return ArgumentError(
+        f"{module} cannot be given back, since torch copies no tensor that was computed from "
+        f"parameters, and its attribute `{attribute}` is one. Instead of "
+        "torch.nn.utils.weight_norm use torch.nn.utils.parametrizations.weight_norm; end pruning "
+        "by torch.nn.utils.prune.remove; compute other such tensors in `forward`."
+    )
 
 
 _NARROW: Mapping[torch.dtype, torch.dtype] = {
