@@ -195,21 +195,10 @@ OUTPUTS = {
     "create_graph": lambda f, x: f(x.requires_grad_()).sum().backward(create_graph=True),
     "compiled": lambda f, x: torch.compile(f, fullgraph=True)(x.requires_grad_()).sum().backward(),
 }
-KNOWN = [
-    pytest.param(
-        name,
-        marks=()
-        if name != "compiled"
-        else pytest.mark.xfail(
-            strict=True, raises=AssertionError, reason="compiled code recomputes"
-        ),
-    )
-    for name in OUTPUTS
-]
 
 
 @pytest.mark.filterwarnings("ignore:Using backward.. with create_graph")
-@pytest.mark.parametrize("way", KNOWN)
+@pytest.mark.parametrize("way", OUTPUTS)
 def test_own_gradients_get_the_outputs_that_were_returned(way):
     torch.compiler.reset()
     seen, calls = [], []
@@ -224,7 +213,7 @@ def test_own_gradients_get_the_outputs_that_were_returned(way):
 
 
 @pytest.mark.filterwarnings("ignore:Using backward.. with create_graph")
-@pytest.mark.parametrize("way", KNOWN)
+@pytest.mark.parametrize("way", OUTPUTS)
 def test_differences_use_the_value_that_was_returned(way):
     torch.compiler.reset()
     fn = Counted(np.sin)

@@ -3,7 +3,7 @@
 import functools
 import types
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from typing import Any
 
 from bridge import _registry
@@ -60,6 +60,7 @@ class BridgedFunction:
         self.staging_function: Any = None
         self.graph_objects: list[Any] = []
         self.named_graph_objects = types.SimpleNamespace()
+        self.kept_for_graphs: dict[Any, Any] = {}
 
     @functools.cached_property
     def _source(self) -> Source:
@@ -223,6 +224,10 @@ class BridgedFunction:
         """Return the leaves of the arguments, static ones wrapped, and their structure."""
         args, kwargs = self._parameters.wrap_static(args, kwargs)
         return pytree.flatten((args, dict(sorted(kwargs.items()))), _registry.pytree_node_functions)
+
+    def trace_context(self) -> Hashable:
+        """Return the settings of the source that a trace depends on."""
+        return self._source.trace_context()
 
     def result_leaves(self, results: Any) -> list[Any]:
         """Return the leaves of the results of a call."""

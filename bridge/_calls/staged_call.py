@@ -12,9 +12,11 @@ from typing import Any
 
 from bridge import _registry
 from bridge._calls.plan import Plan
+from bridge._calls.staged_halves import StagedHalves
 from bridge._core import pytree
 from bridge._core.errors import ArgumentError
 from bridge._core.op import AppliedRule, Arrays, Op, OpCache, Specs
+from bridge._core.saving_forward import SavingForward
 from bridge._core.spec import differentiable_positions
 
 Names = Sequence[Sequence[int | str]]
@@ -38,6 +40,12 @@ class StagedCall:
     primal_values: Sequence[Any]
     array_positions: Sequence[int]
     source_symbolic_shapes: Callable[..., Any]
+
+    def without_arrays(self) -> "StagedCall":
+        """Return the call without the arrays that it was made with, which need not stay."""
+        gaps = [None] * len(self.array_positions)
+        values = pytree.scatter(gaps, self.array_positions, self.primal_values)
+        return dataclasses.replace(self, primal_values=values)
 
     def output_specs(self) -> Specs:
         """Return the specs of the results."""
@@ -71,6 +79,19 @@ class StagedCall:
     def output_count(self, steps: Sequence[AppliedRule]) -> int:
         """Return the number of results."""
         return len(self._derive(steps)[0].output_specs())
+
+    def halves(
+        self, steps: Sequence[AppliedRule], argnums: Sequence[int], outnums: Sequence[int]
+    ) -> StagedHalves | None:
+        """Return the halves of the derivative, None if a graph cannot hold what is saved."""
+        op, positions = self._derive(steps)
+        primals, outnums = tuple(positions[i] for i in argnums), tuple(outnums)
+        pair = op.try_forward_backward(primals, outnums) if primals and outnums else None
+        if pair is None or pair.strategy == "recompute" or not pair.holds_values:
+            return None
+        saving_forward = SavingForward(pair, primals, outnums)
+        execute = self.plan.executor.execute
+        return StagedHalves(saving_forward, execute, self.primal_values, positions)
 
     def execute(self, steps: Sequence[AppliedRule], arrays: Sequence[Any]) -> Arrays:
         """Compute the results for these arrays."""

@@ -1,6 +1,6 @@
 """The user's functions and their calls, as sources and targets see them."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from typing import Any, Protocol
 
 from bridge._core.array_protocols import DeviceStream
@@ -73,6 +73,7 @@ class StageableFunction(Protocol):
     staging_function: Any  # what a compiler traces in place of a call
     graph_objects: list[Any]  # what graphs refer to by number
     named_graph_objects: Any  # what graphs refer to by name
+    kept_for_graphs: dict[Any, Any]  # what calls in graphs look up again each time
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Call the function."""
@@ -80,6 +81,10 @@ class StageableFunction(Protocol):
 
     def flatten(self, args: Any, kwargs: Any) -> tuple[list[Any], Any]:
         """Return the leaves of the arguments, and their structure."""
+        ...
+
+    def trace_context(self) -> Hashable:
+        """Return the settings of its framework that a trace depends on."""
         ...
 
     def result_leaves(self, results: Any) -> list[Any]:
@@ -103,12 +108,48 @@ class StageableFunction(Protocol):
         ...
 
 
+class StagedHalves(Protocol):
+    """The halves of the first derivative of a call that a graph holds."""
+
+    output_count: int  # how many results of the forward are outputs; the others are residuals
+
+    def residual_specs(self) -> Specs:
+        """Return the specs of the residuals."""
+        ...
+
+    def saved_specs(self) -> Specs:
+        """Return the specs of the saved outputs and of the residuals, which the backward takes."""
+        ...
+
+    def read_saved(self, results: Sequence[Any]) -> list[Any]:
+        """Return the saved outputs and the residuals among the results of the forward."""
+        ...
+
+    def execute_forward(self, arrays: Sequence[Any]) -> Arrays:
+        """Compute the outputs and the residuals."""
+        ...
+
+    def execute_backward(
+        self,
+        argnums: Sequence[int],
+        arrays: Sequence[Any],
+        saved: Sequence[Any],
+        cotangents: Sequence[Any],
+    ) -> Arrays:
+        """Compute the gradients of the arrays at `argnums`."""
+        ...
+
+
 class StagedCall(Protocol):
     """A call of a bridged function that a graph holds; it can be derived further."""
 
     @property
     def structure(self) -> Any:
         """The structure of the results."""
+        ...
+
+    def without_arrays(self) -> "StagedCall":
+        """Return the call without the arrays that it was made with, which need not stay."""
         ...
 
     def output_specs(self) -> Specs:
@@ -131,6 +172,12 @@ class StagedCall(Protocol):
 
     def output_count(self, steps: Sequence[AppliedRule]) -> int:
         """Return the number of results."""
+        ...
+
+    def halves(
+        self, steps: Sequence[AppliedRule], argnums: Sequence[int], outnums: Sequence[int]
+    ) -> StagedHalves | None:
+        """Return the halves of the derivative, None if a graph cannot hold what is saved."""
         ...
 
     def execute(self, steps: Sequence[AppliedRule], arrays: Sequence[Any]) -> Arrays:

@@ -240,6 +240,8 @@ class ForwardBackward:
             it, targets that cannot run the forward again for fewer outputs recompute.
         tangents: `(argnums) -> Op` on `(*saved primals, *saved outputs, *residuals, *tangents)`:
             the tangents, where these need residuals too.
+        holds_values: False if a residual stands for something that this process holds, which a
+            backward may use up. Otherwise the backward can run on copies, and in other processes.
     """
 
     strategy: str
@@ -250,6 +252,7 @@ class ForwardBackward:
     saved_outputs: Positions
     backward_from: Callable[[Positions, Positions], Op | None] | None = None
     tangents: Callable[[Positions], Op] | None = None
+    holds_values: bool = True
 
 
 def _narrow_integers(name: str, framework: str, spec: ArraySpec) -> Op:

@@ -99,6 +99,7 @@ def make_recompute_rule(
             saved_outputs=(),
             backward_from=functools.cache(backward),
             tangents=functools.cache(lambda argnums: taking_stamp(jvp(argnums), count, enter)),
+            holds_values=False,
         )
 
     return forward_backward

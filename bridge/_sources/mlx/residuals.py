@@ -98,6 +98,7 @@ class GraphSavingDerivative:
             output_count=len(outputs),
             saved_primals=tuple(range(len(self.primals))),
             saved_outputs=(),
+            holds_values=False,
         )
 
     def _forward(self, *xs: mx.array) -> tuple[mx.array | Handle, ...]:

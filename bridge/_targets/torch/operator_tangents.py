@@ -25,12 +25,14 @@ def register_tangents(
     operator: Any,
     rule: Callable[..., list[torch.Tensor | None]],
     with_gradient: Callable[..., Sequence[torch.Tensor]],
+    saving: Callable[..., list[torch.Tensor] | None] = lambda *_: None,
 ) -> None:
     """Give tangents to `operator`, whose last argument is a list of tensors.
 
     `rule(*others, primals, argnums, tangents)` returns a tangent or `None` for each output.
     `with_gradient(*others, xs)` calls a Function on dual tensors that require grad, so that the
-    tensors that it saves for its gradient have tangents as well.
+    tensors that it saves for its gradient have tangents as well. `saving(*others, xs)` calls
+    another operator instead, which saves for its gradient, or returns `None`.
     """
     plain = torch.library.get_kernel(operator, "AutogradCPU")  # one for all devices
 
@@ -39,7 +41,9 @@ def register_tangents(
         tangents = _tangents(xs) if in_forward_mode() else {}
         if not tangents:
             _check_not_func_grad(xs)
-            return plain.call_boxed(keys, *args)
+            requires_grad = torch.is_grad_enabled() and any(x.requires_grad for x in xs)
+            outputs = saving(*args) if requires_grad else None
+            return plain.call_boxed(keys, *args) if outputs is None else outputs
         if torch.is_grad_enabled() and any(x.requires_grad for x in xs):
             _check_not_func_grad(xs)
             return list(with_gradient(*args))

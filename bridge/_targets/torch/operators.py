@@ -17,7 +17,6 @@ from bridge._arrays.torch import dtype_name
 from bridge._arrays.torch.upstream.call_sites import in_forward_mode, is_dual
 from bridge._core.errors import ArgumentError
 from bridge._core.pytree import scatter
-from bridge._targets.torch.operator_tangents import register_tangents
 from bridge._targets.torch.recorded_rules import (
     Tensors,
     empty_results,
@@ -69,7 +68,7 @@ def _(name: str, arguments: str, steps: str, xs: Tensors) -> list[torch.Tensor]:
     return empty_results(name, arguments, *parse_rules(steps, xs))
 
 
-def _save_call(ctx: Any, arguments: Sequence[Any], steps: str, outputs: Tensors) -> None:
+def save_call(ctx: Any, arguments: Sequence[Any], steps: str, outputs: Tensors) -> None:
     """Save in `ctx` what the gradient of a call needs."""
     name, text, xs = arguments
     ctx.call = name, text, steps
@@ -85,11 +84,14 @@ def _has_tangent(x: torch.Tensor) -> bool:
     return in_forward_mode() and is_dual(x)
 
 
-def _compute_gradients(
-    ctx: Any, flags: Sequence[bool], cotangents: Sequence[torch.Tensor | None]
+def compute_gradients(
+    call: tuple[str, str, str],
+    xs: Tensors,
+    flags: Sequence[bool],
+    cotangents: Sequence[torch.Tensor | None],
 ) -> list[torch.Tensor | None]:
     """Return the gradients of a call, by operators: NOTE [the derivative of a recorded call]."""
-    (name, text, steps), xs = ctx.call, ctx.saved_tensors
+    name, text, steps = call
     rules = json.loads(steps)
     outnums = [i for i, c in enumerate(cotangents) if c is not None]
     cotangents = [c for c in cotangents if c is not None]
@@ -156,28 +158,29 @@ def _restore_batch_axes(x: torch.Tensor, axes: Sequence[int | None]) -> torch.Te
     return x
 
 
-_NO_RULES = "[]"
+NO_RULES = "[]"
 _call.register_autograd(
     lambda ctx, cotangents: (
         *(None, None),
-        _compute_gradients(ctx, ctx.needs_input_grad[2], cotangents),
+        compute_gradients(ctx.call, ctx.saved_tensors, ctx.needs_input_grad[2], cotangents),
     ),
-    setup_context=lambda ctx, inputs, output: _save_call(ctx, inputs, _NO_RULES, output),
+    setup_context=lambda ctx, inputs, output: save_call(ctx, inputs, NO_RULES, output),
 )
 _derived.register_autograd(
     lambda ctx, cotangents: (
         *(None, None, None),
-        _compute_gradients(ctx, ctx.needs_input_grad[3], cotangents),
+        compute_gradients(ctx.call, ctx.saved_tensors, ctx.needs_input_grad[3], cotangents),
     ),
-    setup_context=lambda ctx, inputs, output: _save_call(
+    setup_context=lambda ctx, inputs, output: save_call(
         ctx, (*inputs[:2], inputs[3]), inputs[2], output
     ),
 )
 
 
-def _call_batched(
+def call_batched(
     name: str, arguments: str, steps: str, xs: Tensors, axes: Sequence[int | None]
 ) -> Any:
+    """Return the results for a batch, and their axes."""
     batched_steps = json.dumps([*json.loads(steps), ["vmap", [*axes]]])
     outputs = torch.ops.bridge.derived(name, arguments, batched_steps, xs)
     return outputs, [0] * len(outputs)
@@ -185,7 +188,7 @@ def _call_batched(
 
 @_call.register_vmap
 def _(_: Any, axes: Any, name: str, arguments: str, xs: Tensors) -> Any:
-    return _call_batched(name, arguments, _NO_RULES, xs, axes[2])
+    return call_batched(name, arguments, NO_RULES, xs, axes[2])
 
 
 @_copy.register_vmap
@@ -195,10 +198,10 @@ def _(_: Any, axes: Any, xs: Tensors) -> Any:
 
 @_derived.register_vmap
 def _(_: Any, axes: Any, name: str, arguments: str, steps: str, xs: Tensors) -> Any:
-    return _call_batched(name, arguments, steps, xs, axes[3])
+    return call_batched(name, arguments, steps, xs, axes[3])
 
 
-def _compute_tangents(
+def compute_tangents(
     name: str, arguments: str, steps: str, xs: Tensors, argnums: list[int], tangents: Tensors
 ) -> list[torch.Tensor | None]:
     """Return the tangents of the outputs, None for those of a dtype that has none."""
@@ -211,39 +214,32 @@ def _compute_tangents(
     return scatter(computed, outnums, output_tangents)
 
 
-class _Dual(torch.autograd.Function):
+class DualCall(torch.autograd.Function):
     """A call with tangents that requires grad, at one level of autograd."""
 
     @staticmethod
     def forward(ctx: Any, name: str, text: str, steps: str, *xs: torch.Tensor) -> Any:
         primals = [forward_ad.unpack_dual(x).primal for x in xs]
-        if steps == _NO_RULES:
+        if steps == NO_RULES:
             outputs = torch.ops.bridge.call(name, text, primals)
         else:
             outputs = torch.ops.bridge.derived(name, text, steps, primals)
-        _save_call(ctx, (name, text, xs), steps, outputs)
+        save_call(ctx, (name, text, xs), steps, outputs)
         ctx.save_for_forward(*xs)
         return tuple(outputs)
 
     @staticmethod
     def backward(ctx: Any, *cotangents: torch.Tensor | None) -> Any:
-        return None, None, None, *_compute_gradients(ctx, ctx.needs_input_grad[3:], cotangents)
+        return (
+            None,
+            None,
+            None,
+            *compute_gradients(ctx.call, ctx.saved_tensors, ctx.needs_input_grad[3:], cotangents),
+        )
 
     @staticmethod
     def jvp(ctx: Any, *tangents: torch.Tensor | None) -> Any:
         by_argnum = {i: tangent for i, tangent in enumerate(tangents[3:]) if tangent is not None}
         name, text, steps = ctx.call
         xs = ctx.saved_tensors
-        return tuple(_compute_tangents(name, text, steps, xs, [*by_argnum], [*by_argnum.values()]))
-
-
-register_tangents(
-    torch.ops.bridge.call.default,
-    lambda name, arguments, *others: _compute_tangents(name, arguments, _NO_RULES, *others),
-    lambda name, arguments, xs: _Dual.apply(name, arguments, _NO_RULES, *xs),
-)
-register_tangents(
-    torch.ops.bridge.derived.default,
-    _compute_tangents,
-    lambda name, arguments, steps, xs: _Dual.apply(name, arguments, steps, *xs),
-)
+        return tuple(compute_tangents(name, text, steps, xs, [*by_argnum], [*by_argnum.values()]))

@@ -1,7 +1,9 @@
 """The rules of a recorded derivative as text, and the arguments and results that they lead to."""
 
 import json
-from collections.abc import Sequence
+import operator
+from collections.abc import Callable, Sequence
+from typing import TypeVar
 
 import torch
 
@@ -9,15 +11,46 @@ from bridge._arrays.torch.upstream.compilers import concrete_sizes, size_hint
 from bridge._core.function_protocols import StagedCall
 from bridge._core.op import AppliedRule
 from bridge._core.spec import batch_size
-from bridge._targets.torch.staging import bind, symbolic_shapes
+from bridge._targets.torch.staging import bind, find_function, symbolic_shapes
 
 Tensors = Sequence[torch.Tensor]
 
 
+_Kept = TypeVar("_Kept")
+_signature = operator.attrgetter("shape", "dtype", "device", "layout")
+_MOST_KEPT = 64  # of each function; each batch size is one more
+
+
+def keep_with_function(
+    function_name: str, text: tuple[str, ...], xs: Tensors, make: Callable[[], _Kept]
+) -> _Kept:
+    """Return what `make` makes of the texts and of the specs of `xs`, kept with the function.
+
+    To look up the plan of a call takes 100 us, and compiled code asks on each call.
+    """
+    function = find_function(function_name)
+    kept = function.kept_for_graphs
+    key = (text, function.trace_context(), *[(x.__class__, *_signature(x)) for x in xs])
+    try:
+        result = kept.get(key)
+    except TypeError:  # symbolic sizes have no hash
+        return make()
+    if result is None:
+        result = make()
+        for oldest in list(kept)[: 1 - _MOST_KEPT]:  # `list` copies in one step
+            kept.pop(oldest, None)
+        kept[key] = result
+    return result
+
+
 def restore_staged_call(function_name: str, arguments: str, xs: Tensors) -> StagedCall:
     """Return the call of a bridged function that a graph refers to by these strings."""
-    function, args, kwargs = bind(function_name, arguments, xs)
-    return function.make_staged_call(args, kwargs)
+
+    def make() -> StagedCall:
+        function, args, kwargs = bind(function_name, arguments, xs)
+        return function.make_staged_call(args, kwargs).without_arrays()
+
+    return keep_with_function(function_name, (arguments,), xs, make)
 
 
 def parse_rules(steps: str, xs: Tensors) -> tuple[list[AppliedRule], list[Tensors]]:

@@ -125,7 +125,7 @@ def _name_function(function: Any) -> str:
     return name
 
 
-def _find_function(name: str) -> Any:
+def find_function(name: str) -> StageableFunction:
     """Return the function that `_name_function` gave this name; raise if there is none."""
     if "#" not in name:
         try:
@@ -177,7 +177,7 @@ def _dtype(name: str) -> torch.dtype:
 
 def bind(name: str, arguments: str, tensors: Sequence[Any]) -> tuple[StageableFunction, Any, Any]:
     """Return the function of this name, and its arguments with `tensors` in their slots."""
-    function = _find_function(name)
+    function = find_function(name)
     arguments = arguments.partition("|")[0]
     if arguments.startswith("#"):
         process, _, number = arguments[1:].partition("-")

@@ -12,7 +12,7 @@ from bridge._arrays.torch.upstream.call_sites import check_not_jit_traced
 from bridge._arrays.torch.upstream.compilers import dynamo_waits, needs_staging
 from bridge._core.op import Arrays, Op
 from bridge._core.protocols import Executor
-from bridge._targets.torch import dynamo as dynamo, operators as operators
+from bridge._targets.torch import dynamo as dynamo, operator_kernels as operator_kernels
 from bridge._targets.torch.call import call_op
 from bridge._targets.torch.module import BridgedModule, copy_before_write
 from bridge._targets.torch.staging import stage, staged_signature_and_spec
