@@ -12,6 +12,7 @@ import torch
 
 from benchmarks import (
     _black_box,
+    _compiled,
     _eager,
     _figure,
     _fresh,
@@ -42,6 +43,8 @@ CASES: dict[str, Callable[[Effort], Iterable[Measurement]]] = {
     "in jax": _reverse.small,
     "in jax, large": _reverse.large,
     "in jax, perceptron": _reverse.perceptron,
+    "in jax, module": _reverse.module,
+    "compiled": _compiled.training,
     "mlx": _mlx.small,
     "mlx, large": _mlx.large,
     "mlx, perceptron": _mlx.perceptron,

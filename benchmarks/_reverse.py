@@ -195,3 +195,38 @@ def perceptron(effort: Effort) -> list[Measurement]:
             ],
         ),
     ]
+
+
+def module(effort: Effort) -> list[Measurement]:
+    """A module of 10 linear layers, which has 20 parameters: value and gradient."""
+    torch.manual_seed(0)
+    depth, width, rows = 10, 256, 64
+    linear = [torch.nn.Linear(width, width) for _ in range(depth)]
+    network = torch.nn.Sequential(*(part for layer in linear for part in (layer, torch.nn.Tanh())))
+    here = torch.randn(rows, width)
+    free = [*network.parameters()]
+
+    def eager() -> Any:
+        value = (network(here) ** 2).mean()
+        return value, torch.autograd.grad(value, free)
+
+    there, x = torch2jax(network), jnp.asarray(here.numpy())
+
+    def loss(params: Any, x: jax.Array) -> jax.Array:
+        return (there.apply(params, {}, x)[0] ** 2).mean()
+
+    ours = jax.jit(jax.value_and_grad(loss))
+    value, gradients = ours(there.params, x)
+    np.testing.assert_allclose(value, eager()[0].item(), rtol=1e-4)
+    last = f"{2 * depth - 2}.weight"
+    np.testing.assert_allclose(gradients[last], eager()[1][-2], rtol=1e-3, atol=1e-6)
+    steps: dict[str, Step] = {_TORCH: eager, OURS: _waiting(ours, there.params, x)}
+    return [
+        Measurement(
+            title="module of 20 parameters, 10 layers of 256, batch 64, value and gradient",
+            unit="ms",
+            values=timed(steps, seconds=effort.seconds(10), scale=1e3),
+            reference=_TORCH,
+            bars=[Bar("within 1.1x torch eager", OURS, _TORCH, 1.1)],
+        )
+    ]
