@@ -176,7 +176,9 @@ def test_bridged_module_that_is_sharded_is_given_back_sharded():
     there, mesh = init_device_mesh("cpu", (1,), mesh_dim_names=("dp",)), jax_mesh(("dp",), (1,))
     layer = jax2torch(Functional(lambda params, x: params["w"] @ x, {"w": jnp.asarray(X)}))
     fully_shard(layer, mesh=there)
-    with pytest.raises(ArgumentError, match=r"DTensor, spread over several processes\. With mesh="):
+    with pytest.raises(
+        ArgumentError, match=r"DTensor, spread over several processes\. Pass `\.full_"
+    ):
         to_jax(layer)
     back = to_jax(layer, mesh=mesh)
     assert back.params["w"].sharding == NamedSharding(mesh, P("dp"))
@@ -329,8 +331,8 @@ def test_arrays_on_several_devices(monkeypatch):
         for target in ("torch", "mlx"):
             assert said[f"{manner}, {target}"] == (
                 "ArgumentError: leaf x cannot be converted: it is a JAX array, float32[4, 6], "
-                f"{manner} over 4 devices ({spec}). With mesh=, `to_torch` hands over the shard of "
-                "each process. Or gather it: `jax.device_put(x, jax.devices()[0])`."
+                f"{manner} over 4 devices ({spec}). Gather it: `jax.device_put(x, "
+                "jax.devices()[0])`. `to_torch` alone takes the shard of each process, with mesh=."
             )
         assert said[f"{manner}, mesh"] == (
             "ArgumentError: leaf x cannot be converted: it has 4 shards in this process, and "

@@ -1,5 +1,6 @@
 """Arrays that are split over four processes, as DTensors and back: gloo, on the host."""
 
+import functools
 import pathlib
 import socket
 
@@ -22,6 +23,17 @@ RANKS = 4
 NAMES = ("dp", "tp")
 X = np.random.default_rng(7).normal(size=(8, 4))
 WHOLE = Replicate()
+TURNED = {
+    "line": ([2, 0, 3, 1], "(dp=4) of the processes [2, 0, 3, 1]", "dp", [2, 0, 3, 1]),
+    "outer axis": ([[2, 3], [0, 1]], "(dp=2, tp=2) of the processes [2, 3, 0, 1]", "dp", [2, 0]),
+    "inner axis": ([[0, 1], [3, 2]], "(dp=2, tp=2) of the processes [0, 1, 3, 2]", "tp", [3, 2]),
+    "axis of three": (
+        [[[0, 3]], [[2, 1]]],
+        "(dp=2, tp=1, pp=2) of the processes [0, 3, 2, 1]",
+        "dp",
+        [3, 1],
+    ),
+}
 TABLE = {
     "both": (P("dp", "tp"), [Shard(0), Shard(1)]),
     "crossed": (P("tp", "dp"), [Shard(1), Shard(0)]),
@@ -90,6 +102,46 @@ def submesh(rank):
     array = to_jax(distribute_tensor(torch.tensor(X), there, [Shard(0)]), mesh=mesh)
     tensor = to_torch(array, mesh=there)
     return is_right(array), bool((tensor.full_tensor().numpy() == X).all())
+
+
+def crossed(rank):
+    """On a mesh whose ranks ascend along each axis, not as a whole, is each layout right?"""
+    from torch.distributed.device_mesh import DeviceMesh
+    from torch.distributed.tensor import distribute_tensor
+
+    ranks = torch.arange(RANKS).reshape(2, 2).T
+    there = DeviceMesh("cpu", ranks, mesh_dim_names=NAMES)
+    mesh = Mesh(jax_mesh(RANKS, names=("all",)).devices[ranks.numpy()], NAMES)
+    right = []
+    for spec, placements in TABLE.values():
+        right.append(
+            is_right(to_jax(distribute_tensor(torch.tensor(X), there, placements), mesh=mesh))
+        )
+        tensor = to_torch(made_by_jax(X, NamedSharding(mesh, spec)), mesh=there)
+        right.append(bool((tensor.full_tensor().numpy() == X).all()))
+    return right
+
+
+def turned(rank):
+    """For each mesh whose ranks do not ascend, what is said in either direction."""
+    from torch.distributed.device_mesh import DeviceMesh
+    from torch.distributed.tensor import DTensor
+
+    result = {}
+    for case, (ranks, *_) in TURNED.items():
+        names = ("dp", "tp", "pp")[: np.ndim(ranks)]
+        there = DeviceMesh("cpu", torch.tensor(ranks), mesh_dim_names=names)
+        devices = jax_mesh(RANKS, names=("all",)).devices
+        mesh = Mesh(devices[np.array(ranks)], names)
+        tensor = DTensor.from_local(
+            torch.tensor(X), there, [WHOLE] * np.ndim(ranks), run_check=False
+        )
+        array = made_by_jax(X, NamedSharding(mesh, P("dp")))
+        result[case] = (
+            text_of(functools.partial(to_jax, {"w": tensor}, mesh=mesh)),
+            text_of(functools.partial(to_torch, {"w": array}, mesh=there)),
+        )
+    return result
 
 
 def refused(rank):
@@ -178,7 +230,16 @@ def trained(rank):
     return {name: p.detach().full_tensor() for name, p in parameters.items()}
 
 
-JOBS = without_folder({"table": table, "submesh": submesh, "refused": refused, "trained": trained})
+JOBS = without_folder(
+    {
+        "table": table,
+        "submesh": submesh,
+        "crossed": crossed,
+        "turned": turned,
+        "refused": refused,
+        "trained": trained,
+    }
+)
 
 
 def set_up(rank, folder):
@@ -210,6 +271,21 @@ def test_axis_of_a_larger_mesh(ranks):
     assert of_job(ranks, "submesh") == [(True, True)] * RANKS
 
 
+def test_mesh_whose_axes_ascend_while_it_does_not(ranks):
+    assert of_job(ranks, "crossed") == [[True] * 2 * len(TABLE)] * RANKS
+
+
+@pytest.mark.parametrize("case", TURNED)
+def test_ranks_that_do_not_ascend_are_refused(ranks, case):
+    """Torch's placements and its collectives then disagree over who holds which part."""
+    _, mesh, axis, line = TURNED[case]
+    for rank, result in enumerate(of_job(ranks, "turned")):
+        for text in result[case]:
+            assert f"the DeviceMesh is {mesh}, seen from {rank}, and along {axis!r} its" in text
+            assert f"its ranks {line} do not ascend" in text
+            assert "Make both meshes of ranks that ascend along each axis" in text
+
+
 LINE = "(dp=4) of the processes [0, 1, 2, 3], seen from {rank}"
 REVERSE = "(dp=4) of the processes [3, 2, 1, 0], seen from {rank}"
 REFUSED = {
@@ -220,7 +296,7 @@ REFUSED = {
     "other order": f"its mesh is {LINE}, but mesh= is {REVERSE}. Names, sizes and processes",
     "other order, to torch": f"its mesh is {REVERSE}, but mesh= is {LINE}.",
     "no mesh": "it is a JAX array, float64[8, 4], sharded over 4 devices, some of which belong to",
-    "no mesh, to JAX": "it is a DTensor, spread over several processes. With mesh=, `to_jax`",
+    "no mesh, to JAX": "it is a DTensor, spread over several processes. Pass `.full_tensor()`,",
 }
 
 

@@ -29,7 +29,7 @@ def to_torch(tree: Any, *, copy: bool | None = None, mesh: Any = None) -> Any:
             memory, as equal gradients in MLX may have.
         mesh: A `DeviceMesh`. Arrays with a `NamedSharding` become DTensors on it: each process
             hands over its own shard, and nothing is sent. The mesh of an array has to have the
-            same names, sizes and, at each place, as process the rank.
+            same names, sizes and, at each place, as process the rank; ranks ascend along each axis.
 
     Returns:
         The same tree; dtypes, shapes and devices are kept.
@@ -65,7 +65,7 @@ def to_jax(tree: Any, *, copy: bool | None = None, mesh: Any = None) -> Any:
             do not change the tensor it came from while the array is in use.
         mesh: A `jax.sharding.Mesh`. DTensors become arrays that are sharded over it: each process
             hands over its own shard, and nothing is sent. The mesh of a DTensor has to have the
-            same names, sizes and, at each place, as rank the process.
+            same names, sizes and, at each place, as rank the process; ranks ascend along each axis.
 
     Returns:
         The same tree; dtypes, shapes and devices are kept.

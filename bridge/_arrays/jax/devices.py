@@ -25,8 +25,8 @@ def check_on_one_device(x: Any) -> None:
     """Raise if `x` is spread over several devices."""
     if len(x.sharding.device_set) > 1:
         raise ArgumentError(
-            f"it is a JAX array, {x.dtype}{list(x.shape)}, {_describe_spread(x)}. With mesh=, "
-            f"`to_torch` hands over the shard of each process. Or gather it: {how_to_gather(x)}."
+            f"it is a JAX array, {x.dtype}{list(x.shape)}, {_describe_spread(x)}. Gather it: "
+            f"{how_to_gather(x)}. `to_torch` alone takes the shard of each process, with mesh=."
         )
 
 

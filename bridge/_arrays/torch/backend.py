@@ -132,9 +132,9 @@ class TorchArrays:
             if not gathered:
                 return x
             raise ArgumentError(
-                f"it is a {type(x).__name__}, spread over several processes. With mesh=, `to_jax` "
-                "hands over the shard of each. Or pass `.full_tensor()`, which gathers it, or "
-                "`.to_local()`."
+                f"it is a {type(x).__name__}, spread over several processes. Pass "
+                "`.full_tensor()`, which gathers it, or `.to_local()`. `to_jax` alone takes the "
+                "shard of each process, with mesh=."
             )
         self.spec(x)
         x = wait_for_collective(x)

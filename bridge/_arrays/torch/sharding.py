@@ -89,13 +89,32 @@ def _describe(mesh: "DeviceMesh") -> ProcessMesh:
         if mesh.mesh_dim_names is None:
             raise ArgumentError(f"{mesh!r} has no names of axes. Make it with mesh_dim_names=.")
         ranks = mesh.mesh
-        _meshes[mesh] = ProcessMesh(
+        processes = ProcessMesh(
             tuple(mesh.mesh_dim_names),
             tuple(ranks.shape),
             tuple(ranks.flatten().tolist()),
             torch.distributed.get_rank(),
         )
+        _check_ascending(processes, ranks)
+        _meshes[mesh] = processes
     return _meshes[mesh]
+
+
+def _check_ascending(mesh: ProcessMesh, ranks: torch.Tensor) -> None:
+    """Raise unless the ranks along each axis of the mesh ascend.
+
+    The ranks of a process group are sorted, so that `full_tensor` and `redistribute` put the
+    parts together in another order than the placements say, which go by the place in the mesh.
+    """
+    for axis, name in enumerate(mesh.names):
+        for line in ranks.movedim(axis, -1).reshape(-1, mesh.sizes[axis]).tolist():
+            if line != sorted(line):
+                raise ArgumentError(
+                    f"the DeviceMesh is {mesh}, and along {name!r} its ranks {line} do not ascend. "
+                    "There torch contradicts itself: the placements of a DTensor go by the place "
+                    "in the mesh, its collectives, such as full_tensor(), by the sorted ranks "
+                    f"{sorted(line)}. Make both meshes of ranks that ascend along each axis."
+                )
 
 
 @functools.lru_cache(maxsize=256)
