@@ -168,6 +168,22 @@ def test_apply_returns_new_buffers_in_evaluation_too(in_place):
     assert net.buffers["cache"].tolist() == [[0.0, 0.0]]
 
 
+def test_a_buffer_becomes_another_in_place():
+    class Following(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.w, self.target, self.source = mx.ones(2), mx.zeros(2), mx.array([3.0, 4.0])
+            self.freeze(keys=["target", "source"])
+
+        def __call__(self, x):
+            self.target[...] = self.source  # the same array of MLX's graph now
+            return x * self.w * self.target
+
+    layer = mlx2torch(Following())
+    assert layer(X).tolist() == [[3.0, 12.0]]
+    assert layer.target.tolist() == layer.source.tolist() == [3.0, 4.0]
+
+
 def test_parameters_that_are_written_to_are_refused():
     class Decaying(nn.Linear):
         def __call__(self, x):

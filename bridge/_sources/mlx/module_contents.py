@@ -18,7 +18,7 @@ from typing import Any
 import mlx.core as mx
 import mlx.nn as nn
 
-from bridge._arrays.mlx.upstream.dot_graph import graph_text, is_same_node
+from bridge._arrays.mlx.upstream.dot_graph import have_same_nodes, is_same_node
 from bridge._arrays.mlx.upstream.modules import MODE
 from bridge._arrays.numpy_copies import is_random
 from bridge._core.captured_state import Contents
@@ -120,7 +120,7 @@ class ModuleContents:
 
     def _written(self, passed: Sequence[mx.array], inside: Sequence[mx.array]) -> Arrays:
         """Return the arrays put in that were written to, as by `+=`."""
-        if graph_text(*passed) == graph_text(*passed, *inside):  # fast
+        if have_same_nodes(passed, inside):  # fast
             return {}
         triples = zip(self._paths, passed, inside, strict=True)
         return {name: x for name, before, x in triples if not is_same_node(x, before)}
