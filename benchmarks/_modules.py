@@ -12,16 +12,18 @@ import torch
 from benchmarks._machine import Effort
 from benchmarks._results import Bar, Measurement
 from benchmarks._timing import Step, timed
-from bridge import Functional, jax2torch, to_torch
+from bridge import Functional, jax2torch, mlx2torch, to_torch
 
-_MODULE, _LIST = "bridged module", "jax2torch, tensors in a list"
+_MODULE, _LIST = "bridged module", "the function, tensors in a list"
 _LIMITS = {6: 1.15, 200: 1.1}  # by the number of parameters
+_MLX_LIMIT = 1.5  # MLX runs a module anew in both halves of a step
 _BY_HAND, _INTEROP = "jitted Flax and optax", "torch-jax-interop"
 
 
 def in_torch(effort: Effort) -> list[Measurement]:
     """Forward and backward of perceptrons, and of one with running statistics."""
-    return [*(_perceptron(effort, count) for count in _LIMITS), _with_statistics(effort)]
+    perceptrons = [make(effort, count) for make in (_perceptron, _of_mlx) for count in _LIMITS]
+    return [*perceptrons, _with_statistics(effort)]
 
 
 def _weights(count: int) -> list[jax.Array]:
@@ -47,7 +49,29 @@ def _perceptron(effort: Effort, count: int) -> Measurement:
         _LIST: _gradient_step(lambda: function(tensors, x), tensors),
         _MODULE: _gradient_step(lambda: module(x), [*module.parameters()]),
     }
-    return _compare_in_torch(effort, steps, f"perceptron of {count} parameters", _LIMITS[count])
+    return _compare_in_torch(effort, steps, f"JAX perceptron of {count} parameters", _LIMITS[count])
+
+
+def _of_mlx(effort: Effort, count: int) -> Measurement:
+    import mlx.core as mx
+    import mlx.nn as nn
+
+    layers = [layer for _ in range(count // 2) for layer in (nn.Linear(8, 8), nn.Tanh())]
+
+    def function(weights: Sequence[Any], x: Any) -> Any:
+        for matrix, bias in zip(weights[::2], weights[1::2], strict=True):
+            x = mx.tanh(mx.addmm(bias, x, matrix.T))
+        return x
+
+    module, bridged = mlx2torch(nn.Sequential(*layers)), mlx2torch(function)
+    tensors = [p.detach().clone().requires_grad_() for p in module.parameters()]
+    x = torch.randn(16, 8)
+    steps = {
+        _LIST: _gradient_step(lambda: bridged(tensors, x), tensors),
+        _MODULE: _gradient_step(lambda: module(x), [*module.parameters()]),
+    }
+    what = f"MLX perceptron of {count} parameters"
+    return _compare_in_torch(effort, steps, what, _MLX_LIMIT)
 
 
 def _gradient_step(
@@ -61,7 +85,7 @@ def _compare_in_torch(
 ) -> Measurement:
     torch.testing.assert_close(steps[_MODULE](), steps[_LIST]())
     return Measurement(
-        title=f"JAX {what} as a module of torch, forward and backward",
+        title=f"{what} as a module of torch, forward and backward",
         unit="us",
         values=timed(steps, seconds=effort.seconds(8), scale=1e6),
         reference=_LIST,
@@ -93,7 +117,7 @@ def _with_statistics(effort: Effort) -> Measurement:
         _LIST: _gradient_step(lambda: function(tensors, buffers, x)[0], tensors),
         _MODULE: _gradient_step(lambda: module(x), [*module.parameters()]),
     }
-    return _compare_in_torch(effort, steps, "perceptron with 6 running statistics", 1.3)
+    return _compare_in_torch(effort, steps, "JAX perceptron with 6 running statistics", 1.3)
 
 
 def flax(effort: Effort) -> list[Measurement]:
