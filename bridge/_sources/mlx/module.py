@@ -76,7 +76,7 @@ class MlxModule(PureModule):
         run = run if modes == self.read_modes() else self._with_modes(run, modes)
         arrays = {**passed, **wide}
         output, changes = self._contents.call(arrays, run)
-        if undo_later(id(self), self._contents.restore):
+        if undo_later(id(self), self._contents.take_back):
             self._contents.put(arrays)
             if modes != self.read_modes():
                 self._set_modes(self._module, modes)

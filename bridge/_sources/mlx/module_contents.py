@@ -99,8 +99,14 @@ class ModuleContents:
         return result, changed
 
     def put(self, arrays: Mapping[str, mx.array]) -> None:
-        """Let the module hold these arrays, until `restore`."""
+        """Let the module hold these arrays, until `take_back`."""
         self._put([arrays[name] for name in self._paths])
+
+    def take_back(self) -> None:
+        """Let the module hold what it held before `put`; the same as `restore`, but faster."""
+        self._put(self._own)
+        if not self._is_same():
+            self.restore()
 
     def _put(self, xs: Sequence[mx.array]) -> None:
         for (owner, key), x in zip(self._places, xs, strict=True):

@@ -72,6 +72,7 @@ class GraphSavingDerivative:
         argnums: Positions of the primals that get gradients.
         outnums: Positions of the outputs that have cotangents.
         recompute_vjp: `(argnums, outnums) -> Op`, the derivative that recomputes.
+        may_have_rules: True if it may call custom functions: NOTE [rules that run late].
     """
 
     fun: Fun
@@ -80,6 +81,7 @@ class GraphSavingDerivative:
     argnums: Positions
     outnums: Positions
     recompute_vjp: Callable[[Positions, Positions], Op]
+    may_have_rules: bool
 
     def forward_backward(self) -> ForwardBackward:
         """Make the forward/backward pair."""
@@ -116,7 +118,8 @@ class GraphSavingDerivative:
         ):
             cotangents = [zeros(checker.outputs[i]) for i in self.outnums]
             pull = lambda *xs: mx.vjp(select_outputs, [*xs], cotangents)[1]
-            gradients = with_late_rules(pull)(*[xs[i] for i in self.argnums])
+            pull = with_late_rules(pull) if self.may_have_rules else pull
+            gradients = pull(*[xs[i] for i in self.argnums])
             results = own_memory(outputs)
             try:
                 async_evaluate(results)

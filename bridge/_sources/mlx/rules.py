@@ -189,6 +189,7 @@ class Function(PureFunction):
             argnums=argnums,
             outnums=outnums,
             recompute_vjp=lambda argnums, outnums: self.vjp(argnums, outnums).make_op(),
+            may_have_rules=self._may_have_rules(),
         )
         return derivative.forward_backward()
 
