@@ -241,3 +241,15 @@ def test_other_errors_do_not(name, capture):
     with pytest.raises(RuntimeError) as raised:
         torch2jax(fn, capture=capture, **options)(X, jnp.asarray(indices))
     assert "integers=" not in advice(raised.value)
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "int8", "int16"])
+def test_of_smaller_labels_an_error_says_what_to_convert_them_to(dtype):
+    with pytest.raises(RuntimeError) as raised:
+        torch2jax(loss)(jnp.asarray(X), jnp.asarray(LABELS, dtype))
+    (note,) = (x for x in raised.value.__notes__ if "integers of 8 or 16 bits" in x)
+    assert "Convert them to int32" in note
+    labels = jnp.asarray(LABELS, dtype).astype("int32")
+    y = torch2jax(loss, integers="int64")(jnp.asarray(X), labels)
+    native = loss(torch.tensor(X), torch.tensor(LABELS).long())
+    np.testing.assert_allclose(y, native, rtol=1e-6)

@@ -1,7 +1,7 @@
-"""Integers of 32 bits, which a caller has and torch seldom takes as labels and indices."""
+"""Integers of fewer bits than torch takes as labels and indices, which a caller may have."""
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 import torch
@@ -12,7 +12,7 @@ from bridge._core.protocols import SEED
 from bridge._core.pure_module import PureModule
 from bridge._core.spec import NARROW_INTEGERS
 
-_NARROW = {*NARROW_INTEGERS.values()}
+_NARROW, _SMALL = {*NARROW_INTEGERS.values()}, {"uint8", "int8", "uint16", "int16"}
 # Tensors of a module keep their dtypes, and JAX's data of keys are of 32 bits.
 _KEPT_OF_MODULES, _KEPT = {"params", "buffers", SEED}, {SEED}
 
@@ -22,11 +22,22 @@ def narrow_positions(fn: Any, primals: Specs, names: Sequence[str]) -> list[int]
 
     These `names` are written like `params['weight']`. Parameters and buffers are no arguments.
     """
+    return _positions(fn, primals, names, _NARROW)
+
+
+def advising_on_small(
+    run: Callable[..., Any], fn: Any, primals: Specs, names: Sequence[str]
+) -> Callable[..., Any]:
+    """Add to errors of `run` about dtypes what to do with integers of 8 and 16 bits."""
+    return advising(run, _positions(fn, primals, names, _SMALL), _NOTE_ON_SMALL)
+
+
+def _positions(fn: Any, primals: Specs, names: Sequence[str], dtypes: Collection[str]) -> list[int]:
     kept = _KEPT_OF_MODULES if isinstance(getattr(fn, "written", fn), PureModule) else _KEPT
     return [
         i
         for i, (spec, name) in enumerate(zip(primals, names, strict=True))
-        if spec.dtype in _NARROW and name.partition("[")[0] not in kept
+        if spec.dtype in dtypes and name.partition("[")[0] not in kept
     ]
 
 
@@ -39,21 +50,28 @@ def widening(run: Callable[..., Any], positions: Sequence[int]) -> Callable[...,
     return functools.wraps(run)(call) if positions else run
 
 
-def advising(run: Callable[..., Any], positions: Sequence[int]) -> Callable[..., Any]:
+_NOTE = (
+    "Among the arguments are integers of 32 bits, and here torch takes those of 64. Pass "
+    '`integers="int64"` where the function is wrapped: it then gets integers of 32 bits as int64.'
+)
+_NOTE_ON_SMALL = (
+    "Among the arguments are integers of 8 or 16 bits, and here torch takes those of 32 or 64. "
+    'Convert them to int32, and pass `integers="int64"` where the function is wrapped, by which it '
+    "gets these as int64."
+)
+
+
+def advising(
+    run: Callable[..., Any], positions: Sequence[int], note: str = _NOTE
+) -> Callable[..., Any]:
     """Add to errors of `run` about dtypes what to do with the arguments at `positions`."""
 
     def call(*xs: torch.Tensor) -> Any:
         try:
             return run(*xs)
         except (RuntimeError, IndexError, AssertionError) as error:
-            if is_wide_integer_error(error) and _NOTE not in getattr(error, "__notes__", ()):
-                error.add_note(_NOTE)
+            if is_wide_integer_error(error) and note not in getattr(error, "__notes__", ()):
+                error.add_note(note)
             raise
 
     return functools.wraps(run)(call) if positions else run
-
-
-_NOTE = (
-    "Among the arguments are integers of 32 bits, and here torch takes those of 64. Pass "
-    '`integers="int64"` where the function is wrapped: it then gets integers of 32 bits as int64.'
-)

@@ -10,7 +10,7 @@ import torch
 from bridge._core.errors import DeviceError
 from bridge._core.op import Op, Specs
 from bridge._sources.torch.capture.trace import on_copies
-from bridge._sources.torch.integers import advising, narrow_positions, widening
+from bridge._sources.torch.integers import advising, advising_on_small, narrow_positions, widening
 from bridge._sources.torch.program import Settings
 from bridge._sources.torch.rules import make_user_function
 from bridge._sources.torch.state.attribute_changes import check_no_counters, watching_attributes
@@ -84,6 +84,7 @@ class TorchSource:
             run, narrow = widening(on_copies(fn, name), narrow), []
         else:
             run = advising(on_copies(fn, name), narrow)
+        run = advising_on_small(run, fn, primals, argument_names)
         dtype = torch.get_default_dtype()
         settings = Settings(capture, dtype, seed_argnum, exports_graph, narrow)
         with watching_attributes(inside=True) as watch:
