@@ -147,8 +147,14 @@ def target(name: str) -> Target:
 
 def loaded() -> list[ArrayBackend]:
     """Return the backends of all imported frameworks, last that of any other DLPack arrays."""
+    return [*_iterate_loaded()]
+
+
+def _iterate_loaded() -> Iterator[ArrayBackend]:
     names = [name for name, module in _MODULES.items() if sys.modules.get(module)]
-    return [*map(arrays, names), *([_dlpack_objects()] if "numpy" in names else [])]
+    yield from map(arrays, names)
+    if "numpy" in names:
+        yield _dlpack_objects()
 
 
 @functools.cache
@@ -178,7 +184,10 @@ def can_be_module(x: Any, name: str) -> bool:
 
 def array_owner(x: Any) -> ArrayBackend | None:
     """Return the backend that `x` is an array of, if any; only imported frameworks are asked."""
-    return next((backend for backend in loaded() if backend.is_array(x)), None)
+    for backend in _iterate_loaded():  # most often one of the first
+        if backend.is_array(x):
+            return backend
+    return None
 
 
 def watch_in_trees(cls: type) -> None:

@@ -57,8 +57,6 @@ class TorchShards:
         self, shard: torch.Tensor, layout: ShardLayout, mesh: "DeviceMesh", *, copy: bool | None
     ) -> "DTensor":
         """Make the DTensor on `mesh` of which `shard` is the part of this process."""
-        from torch.distributed.tensor import DTensor
-
         placements = _placements(layout.axes, layout.mesh.names)
         if shard.device.type != mesh.device_type:
             raise DeviceError(
@@ -66,7 +64,7 @@ class TorchShards:
                 f"{mesh.device_type} devices. Move it there first, or make a mesh of "
                 f"{shard.device.type} devices."
             )
-        return DTensor.from_local(
+        return _dtensor_class().from_local(
             shard,
             mesh,
             placements,
@@ -74,6 +72,13 @@ class TorchShards:
             shape=torch.Size(layout.shape),
             stride=_strides(layout.shape, shard),
         )
+
+
+@functools.cache
+def _dtensor_class() -> "type[DTensor]":
+    from torch.distributed.tensor import DTensor  # which takes long to load
+
+    return DTensor
 
 
 def is_dtensor(x: Any) -> bool:
