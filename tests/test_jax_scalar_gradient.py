@@ -11,7 +11,6 @@ torch = pytest.importorskip("torch")
 import jax.numpy as jnp  # noqa: E402, after the check that JAX is there
 
 from bridge import jax2torch  # noqa: E402, as above
-from bridge._sources.jax import strategy  # noqa: E402, as above
 from tests.tensors import leaves  # noqa: E402
 
 RANDOM = np.random.default_rng(21)
@@ -23,13 +22,6 @@ Z = (X + 1j * RANDOM.uniform(-1.3, 1.5, X.shape)).astype("complex64")
 def loss(xp, x, w):
     y = xp.tanh(xp.sin(x) @ w)
     return (y * y).mean()
-
-
-@pytest.fixture(autouse=True)
-def whenever_it_is_exact(monkeypatch):
-    """As if it always cost least: what is tested is where it may be taken."""
-    monkeypatch.setattr(strategy, "recompute_cost", lambda jaxpr: 1.0)
-    monkeypatch.setattr(strategy, "residual_cost", lambda *_: 0.0)
 
 
 @pytest.fixture

@@ -23,19 +23,10 @@ def loss(xp, x, w):
 
 
 @pytest.fixture
-def there(saves_gradients):
+def there():
     f = jax2torch(lambda *xs: loss(jnp, *xs))
     yield f
     assert repr(f).endswith("gradient>")
-
-
-@pytest.fixture
-def saves_gradients(monkeypatch):
-    """As if this always cost least."""
-    from bridge._sources.jax import strategy
-
-    monkeypatch.setattr(strategy, "recompute_cost", lambda *_: 1.0)
-    monkeypatch.setattr(strategy, "residual_cost", lambda *_: 0.0)
 
 
 def native(x, w, factor=1.0):
@@ -111,7 +102,6 @@ def test_what_a_hook_has_seen_is_not_changed(there, factor):
 
 
 @pytest.mark.parametrize("factor", [1.0, 3.0])
-@pytest.mark.usefixtures("saves_gradients")
 def test_equal_gradients_have_memory_of_their_own(factor):
     """Else a multiple in place would be a multiple twice."""
     f = jax2torch(lambda x, y: ((x + y) ** 2).mean())
@@ -124,7 +114,6 @@ def test_equal_gradients_have_memory_of_their_own(factor):
     assert repr(f).endswith("gradient>")
 
 
-@pytest.mark.usefixtures("saves_gradients")
 def test_a_gradient_that_is_an_argument_is_a_copy():
     f = jax2torch(lambda x, y: (x * y).sum())
     x, y = leaves(X, 2 * X)
@@ -133,7 +122,6 @@ def test_a_gradient_that_is_an_argument_is_a_copy():
     torch.testing.assert_close((x.detach(), y.detach()), (torch.tensor(X), torch.tensor(2 * X)))
 
 
-@pytest.mark.usefixtures("saves_gradients")
 def test_a_constant_gradient_is_not_changed_for_the_next_call():
     constant = jnp.asarray(X)
     f = jax2torch(lambda x: (x * constant).sum())
@@ -145,7 +133,6 @@ def test_a_constant_gradient_is_not_changed_for_the_next_call():
 
 
 @pytest.mark.parametrize("factor", [1.0, -1.7])
-@pytest.mark.usefixtures("saves_gradients")
 def test_complex_arguments(factor):
     def function(xp, z):
         return (xp.sin(z) * z.conj()).real.mean()
@@ -157,7 +144,6 @@ def test_complex_arguments(factor):
     torch.testing.assert_close(gradient, torch.autograd.grad(factor * function(torch, z), z))
 
 
-@pytest.mark.usefixtures("saves_gradients")
 def test_a_number_of_another_dtype_is_not_rounded():
     """0.1 in 64 bits, times a gradient in 32 bits."""
     f = jax2torch(lambda x: (x.astype("float64") * 3).sum(), x64=True)

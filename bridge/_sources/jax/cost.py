@@ -6,11 +6,12 @@ perceptrons, attention and elementwise functions. They choose between strategies
 factors, and the choice has to be made before any of them is compiled. A compiler fuses elementwise
 operations and keeps their operands in registers, so that they cost nearly nothing. A residual is
 written to fresh memory, is read back, and splits the fused loop in two: one byte of it costs as
-much as eight additions, or as eighty operations of a matrix product.
+much as eight additions, or as eighty operations of a matrix product. The result of an operation
+that is not fused is written in any case, and costs a sixth of that.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from jax.extend.core import Jaxpr
@@ -20,7 +21,8 @@ from bridge._core.spec import ArraySpec
 
 _BUFFER = 6e-6  # seconds to return, save and pass back a residual of any size
 _JOIN = 2e-7  # seconds to pack a small residual with others, and to unpack it
-_BYTES = 1.25e9  # bytes per second at which a residual is written and read
+_BYTES = 1.25e9  # bytes per second at which a residual of a fused loop is written and read
+_UNFUSED_BYTES = 8e9  # the same of a result that is written in any case
 _PRODUCTS = 1e11  # operations per second in matrix products and convolutions
 _WORDS = 1e10  # other operations per second, on 4 bytes each
 _TRANSCENDENTAL = 40.0  # the cost of an operation in `_HEAVY`, in other operations
@@ -28,15 +30,21 @@ _EQUATION = 5e-8  # seconds of overhead per equation; small because many are fus
 _HEAVY = {"exp", "log", "sin", "cos", "tan", "tanh", "logistic", "erf", "pow", "sqrt", "rsqrt"}
 
 
-def residual_cost(buffers: Sequence[ArraySpec], packed_count: int = 0) -> float:
+def residual_cost(
+    buffers: Sequence[ArraySpec], packed_count: int = 0, *, fused: bool = True
+) -> float:
     """Estimate the seconds to save and restore `buffers`, with `packed_count` arrays in them."""
     size = sum(math.prod(spec.shape) * _item_size(spec.dtype) for spec in buffers)
-    return len(buffers) * _BUFFER + packed_count * _JOIN + size / _BYTES
+    rate = _BYTES if fused else _UNFUSED_BYTES
+    return len(buffers) * _BUFFER + packed_count * _JOIN + size / rate
 
 
-def recompute_cost(jaxpr: Jaxpr) -> float:
-    """Estimate the seconds to rerun a function; a loop of unknown length counts once."""
-    return sum(map(_equation_cost, jaxpr.eqns))
+def recompute_cost(jaxpr: Jaxpr, is_repeated: Callable[[Any], bool] = lambda _: True) -> float:
+    """Estimate the seconds to rerun the operations of a function that are repeated.
+
+    `is_repeated` tells it of a primitive. A loop of unknown length counts once.
+    """
+    return sum(_equation_cost(eqn, is_repeated) for eqn in jaxpr.eqns)
 
 
 def _item_size(dtype: str) -> int:
@@ -46,11 +54,14 @@ def _item_size(dtype: str) -> int:
     return max(1, int(digits or 8) // 8)
 
 
-def _equation_cost(eqn: Any) -> float:
+def _equation_cost(eqn: Any, is_repeated: Callable[[Any], bool]) -> float:
     """Estimate the seconds that an equation takes, with the functions that it calls."""
     functions = inner_jaxprs(eqn)
     if functions:
-        return eqn.params.get("length", 1) * sum(map(recompute_cost, functions))
+        costs = (recompute_cost(function, is_repeated) for function in functions)
+        return eqn.params.get("length", 1) * sum(costs)
+    if not is_repeated(eqn.primitive):
+        return 0
     terms = 0  # additions and products per element of the result
     if eqn.primitive.name == "dot_general":
         (contracted, _), _ = eqn.params["dimension_numbers"]

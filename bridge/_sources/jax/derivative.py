@@ -33,15 +33,19 @@ class Derivative:
     argnums: Positions
     outnums: Positions
 
-    def pullback(self, xs: Sequence[Any]) -> tuple[list[Any], Callable[..., Any]]:
+    def pullback(
+        self, xs: Sequence[Any], function: Callable[..., Any] | None = None
+    ) -> tuple[list[Any], Callable[..., Any]]:
         """Return all outputs, and the function from cotangents of those at `outnums` to gradients.
+
+        `function` computes the same as `program`, but saves less.
 
         The outputs are auxiliary results too, since the function that is differentiated returns
         those at `outnums` alone.
         """
 
         def select_outputs(*free_primals: Any) -> tuple[list[Any], list[Any]]:
-            outputs = self.program(*scatter(free_primals, self.argnums, xs))
+            outputs = (function or self.program)(*scatter(free_primals, self.argnums, xs))
             return [outputs[i] for i in self.outnums], outputs
 
         free_primals = (xs[i] for i in self.argnums)

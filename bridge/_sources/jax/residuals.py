@@ -83,13 +83,6 @@ class SavedResiduals:
         saved_primals = (primals[i] for i in self.residuals.primals)
         return (*saved_primals, *(outputs[i] for i in self.residuals.outputs))
 
-    def run_with_pullback(self, xs: Sequence[Any]) -> tuple[list[Any], Callable[..., Any]]:
-        """Return all outputs and the pullback, without another linearization of the function."""
-        values, residuals = self.forward(*xs), self.residuals
-        saved = [values[i] for i in (*residuals.outputs, *residuals.others)]
-        pullback = residuals.pullback([*(xs[i] for i in residuals.primals), *saved])
-        return values[: self.output_count], pullback
-
     def forward_backward(self) -> ForwardBackward:
         """Make both halves."""
         forward = self.derivative.make_half(
@@ -129,12 +122,17 @@ class SavedResiduals:
         )
 
 
-def save_residuals(derivative: Derivative) -> SavedResiduals:
-    """Trace the forward half of a derivative, and locate its residuals."""
+def save_residuals(
+    derivative: Derivative, function: Callable[..., Any] | None = None
+) -> SavedResiduals:
+    """Trace the forward half of a derivative, and locate its residuals.
+
+    `function` computes the same as the program of the derivative, but saves less.
+    """
     observed: dict[str, Any] = {}
 
     def forward(*xs: Any) -> list[Any]:
-        outputs, pull = derivative.pullback(xs)
+        outputs, pull = derivative.pullback(xs, function)
         leaves, observed["tree"] = jax.tree.flatten(pull)
         encoded = [_encode_residual(leaf) for leaf in leaves]
         observed["decoders"] = [decode for _, decode in encoded]

@@ -22,7 +22,6 @@ from bridge._arrays.jax import conjugate_all
 from bridge._arrays.jax.upstream.jaxprs import inner_jaxprs
 from bridge._core.op import ForwardBackward, Op, Positions
 from bridge._sources.jax.derivative import Derivative
-from bridge._sources.jax.residuals import SavedResiduals
 
 _FULL_PRECISION = {"float32", "float64", "complex64", "complex128"}
 
@@ -59,16 +58,13 @@ def _is_low_precision(aval: Any) -> bool:
     return is_inexact and str(dtype) not in _FULL_PRECISION
 
 
-def gradient_with_value(derivative: Derivative, saved: SavedResiduals) -> ForwardBackward:
-    """Make the forward, outputs and the gradients for the cotangent 1, and a backward to scale.
-
-    `saved` is the same derivative with its residuals, of which there is a trace already.
-    """
+def gradient_with_value(derivative: Derivative) -> ForwardBackward:
+    """Make the forward, outputs and the gradients for the cotangent 1, and a backward to scale."""
     output_count = len(derivative.program.outputs)
     scalar = derivative.program.outputs[derivative.outnums[0]]
 
     def value_and_grad(*xs: Any) -> list[Any]:
-        outputs, pullback = saved.run_with_pullback(xs)
+        outputs, pullback = derivative.pullback(xs)
         return [*outputs, *conjugate_all(pullback([jnp.ones(scalar.shape, scalar.dtype)]))]
 
     forward = derivative.make_half(

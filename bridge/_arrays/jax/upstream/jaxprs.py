@@ -7,11 +7,16 @@ from jax.extend.core import Jaxpr
 
 def inner_jaxprs(eqn: Any) -> list[Jaxpr]:
     """Return the functions that an equation calls, such as the branches of a condition."""
-    params: list[Any] = []
-    for param in eqn.params.values():
-        params += param if isinstance(param, (tuple, list)) else [param]
-    opened = (getattr(param, "jaxpr", param) for param in params)  # a ClosedJaxpr holds a Jaxpr
-    return [param for param in opened if isinstance(param, Jaxpr)]
+    return jaxprs_in(eqn.params)
+
+
+def jaxprs_in(params: dict[str, Any]) -> list[Jaxpr]:
+    """Return the functions among the parameters of an equation."""
+    values: list[Any] = []
+    for param in params.values():
+        values += param if isinstance(param, (tuple, list)) else [param]
+    opened = (getattr(value, "jaxpr", value) for value in values)  # a ClosedJaxpr holds a Jaxpr
+    return [value for value in opened if isinstance(value, Jaxpr)]
 
 
 def has_unsupported_tangents(jaxpr: Jaxpr) -> bool:
