@@ -12,6 +12,7 @@ import torch
 
 from benchmarks import (
     _black_box,
+    _choices,
     _compiled,
     _eager,
     _figure,
@@ -48,6 +49,8 @@ CASES: dict[str, Callable[[Effort], Iterable[Measurement]]] = {
     "mlx": _mlx.small,
     "mlx, large": _mlx.large,
     "mlx, perceptron": _mlx.perceptron,
+    "loss": _choices.loss,
+    "choices": _choices.choices,
     "black box": _black_box.overhead,
     "hessian": _black_box.hessians,
     "layers": _simulators.layers,
