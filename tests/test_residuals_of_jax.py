@@ -220,7 +220,7 @@ CHOICES = {
         lambda jnp, *xs: perceptron(jnp, *xs).mean(),
         "float32",
         [(1, 2048)] + 3 * [(2048, 2048)],
-        "save",
+        "gradient",
     ),
     "many arrays": (
         lambda jnp, *xs: sum(jnp.sin(x) * x for x in xs),

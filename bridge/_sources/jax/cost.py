@@ -31,12 +31,27 @@ _HEAVY = {"exp", "log", "sin", "cos", "tan", "tanh", "logistic", "erf", "pow", "
 
 
 def residual_cost(
-    buffers: Sequence[ArraySpec], packed_count: int = 0, *, fused: bool = True
+    buffers: Sequence[ArraySpec], packed_count: int = 0, fused_size: float = math.inf
 ) -> float:
-    """Estimate the seconds to save and restore `buffers`, with `packed_count` arrays in them."""
+    """Estimate the seconds to save and restore `buffers`, with `packed_count` arrays in them.
+
+    At most `fused_size` bytes of them are results of operations that would be fused.
+    """
     size = sum(math.prod(spec.shape) * _item_size(spec.dtype) for spec in buffers)
-    rate = _BYTES if fused else _UNFUSED_BYTES
-    return len(buffers) * _BUFFER + packed_count * _JOIN + size / rate
+    fused = min(size, fused_size)
+    seconds = fused / _BYTES + (size - fused) / _UNFUSED_BYTES
+    return len(buffers) * _BUFFER + packed_count * _JOIN + seconds
+
+
+def transcendental_size(jaxpr: Jaxpr) -> float:
+    """Return the bytes of the results of transcendental functions, which are fused."""
+    size = 0.0
+    for eqn in jaxpr.eqns:
+        functions = inner_jaxprs(eqn)
+        size += eqn.params.get("length", 1) * sum(map(transcendental_size, functions))
+        if eqn.primitive.name in _HEAVY:
+            size += 4 * sum(map(_word_count, eqn.outvars))
+    return size
 
 
 def recompute_cost(jaxpr: Jaxpr, is_repeated: Callable[[Any], bool] = lambda _: True) -> float:

@@ -1,8 +1,8 @@
 """The choice of a strategy for the first derivative of a function."""
 
-from bridge._core.op import ForwardBackward
+from bridge._core.op import ForwardBackward, Specs
 from bridge._sources.jax.cheap_operations import can_repeat, is_cheap, repeat_cheap_operations
-from bridge._sources.jax.cost import recompute_cost, residual_cost
+from bridge._sources.jax.cost import recompute_cost, residual_cost, transcendental_size
 from bridge._sources.jax.derivative import Derivative
 from bridge._sources.jax.residuals import SavedResiduals, save_residuals
 from bridge._sources.jax.scalar_gradient import gradient_with_value, is_scalable
@@ -23,9 +23,14 @@ def choose_strategy(derivative: Derivative, residuals: str) -> ForwardBackward |
 def _save(derivative: Derivative) -> tuple[SavedResiduals, float]:
     """Trace a forward half that saves what is worth it, and estimate what this costs."""
     jaxpr = derivative.program.jaxpr.jaxpr
-    repeats = can_repeat(jaxpr)
-    function = repeat_cheap_operations(derivative.program) if repeats else None
-    saved = save_residuals(derivative, function)
-    buffers, packed_count = saved.packing.buffers(), sum(map(len, saved.packing.groups))
-    cost = residual_cost(buffers, packed_count, fused=not repeats)
-    return saved, cost + recompute_cost(jaxpr, is_cheap) if repeats else cost
+    if not can_repeat(jaxpr):
+        saved = save_residuals(derivative)
+        return saved, residual_cost(*_buffers(saved))
+    saved = save_residuals(derivative, repeat_cheap_operations(derivative.program))
+    cost = residual_cost(*_buffers(saved), transcendental_size(jaxpr))
+    return saved, cost + recompute_cost(jaxpr, is_cheap)
+
+
+def _buffers(saved: SavedResiduals) -> tuple[Specs, int]:
+    """Return the buffers of residuals, and how many arrays share one with others."""
+    return saved.packing.buffers(), sum(map(len, saved.packing.groups))

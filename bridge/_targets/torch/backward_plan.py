@@ -91,7 +91,8 @@ def get_backward_plan(
     if plan is None:
         plan = _make_backward_plan(op, forward_plan, needs_input_grad, outnums)
         forward_plan.backward_plans[needs_input_grad, outnums] = plan
-    if forward_plan.pair and outnums != forward_plan.outnums:
+    # Also where recomputing cost least for all outputs: for one number it does not.
+    if outnums != forward_plan.outnums and op.rules.forward_backward:
         _make_forward_plan(op, forward_plan.needs_input_grad, outnums)  # NOTE [outputs nobody uses]
     return plan
 
