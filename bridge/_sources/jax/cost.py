@@ -28,6 +28,8 @@ _WORDS = 1e10  # other operations per second, on 4 bytes each
 _TRANSCENDENTAL = 40.0  # the cost of an operation in `_HEAVY`, in other operations
 _EQUATION = 5e-8  # seconds of overhead per equation; small because many are fused
 _HEAVY = {"exp", "log", "sin", "cos", "tan", "tanh", "logistic", "erf", "pow", "sqrt", "rsqrt"}
+# Of these, the derivative is another transcendental function, whose results are saved as well.
+_HEAVY_DERIVATIVE = {"sin", "cos", "erf", "pow"}
 
 
 def residual_cost(
@@ -44,13 +46,14 @@ def residual_cost(
 
 
 def transcendental_size(jaxpr: Jaxpr) -> float:
-    """Return the bytes of the results of transcendental functions, which are fused."""
+    """Return the bytes of transcendental results that a derivative needs; they would be fused."""
     size = 0.0
     for eqn in jaxpr.eqns:
         functions = inner_jaxprs(eqn)
         size += eqn.params.get("length", 1) * sum(map(transcendental_size, functions))
-        if eqn.primitive.name in _HEAVY:
-            size += 4 * sum(map(_word_count, eqn.outvars))
+        name = eqn.primitive.name
+        count = (name in _HEAVY) + (name in _HEAVY_DERIVATIVE)
+        size += 4 * count * sum(map(_word_count, eqn.outvars))
     return size
 
 
