@@ -11,6 +11,7 @@ from bridge._calls import rewrapping
 from bridge._lowering import user
 from tests import processes
 from tests.kits import Kit, kit
+from tests.records import recorder
 
 DIRECTIONS = _registry.directions()
 
@@ -34,8 +35,7 @@ def wrapper(source, target):
 
 def counted(fn):
     """`fn`, and the list of the arguments it was run with, also in runs that leave no trace."""
-    runs = []
-    record = runs.append  # all that is captured; it is not looked into
+    runs, record = recorder()
 
     @functools.wraps(fn)
     def counting(*args, **kwargs):

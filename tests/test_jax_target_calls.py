@@ -12,6 +12,7 @@ import torch
 from jax import lax
 
 from bridge import ArgumentError, torch2jax
+from tests.records import recorder
 
 X = np.array([0.5, -1.5, 2.0], np.float32)
 W = {"scale": np.float32([1.5, -0.5, 2.0]), "shift": np.float32(0.25)}
@@ -79,8 +80,7 @@ def test_static_arguments_are_values():
 
 
 def test_a_tracer_is_planned_for_as_its_array():
-    runs = []
-    record = runs.append  # not looked into, so that runs that leave no trace are seen
+    runs, record = recorder()
 
     def f(x):
         record(x.shape)

@@ -7,6 +7,7 @@ import pytest
 torch = pytest.importorskip("torch")
 
 from tests.compiling import COMPILED, assert_close, leaves, recorded, rows  # noqa: E402
+from tests.records import recorder  # noqa: E402
 
 pytestmark = COMPILED
 
@@ -77,8 +78,7 @@ def test_fake_tensors_get_shapes_and_dtypes(into_torch):
 
 def test_fake_tensors_run_the_function_on_no_values(into_torch):
     source, wrap = into_torch
-    seen = []
-    see = seen.append  # not looked into, so that runs that leave no trace are seen
+    seen, see = recorder()
     f = wrap(lambda x: (see(type(x)), source.xp.sin(x))[1])
     with torch._subclasses.FakeTensorMode():
         assert f(torch.empty(1 << 20, 1 << 20)).shape == (1 << 20, 1 << 20)

@@ -14,6 +14,7 @@ from torch.nn import functional as F  # noqa: E402, N812
 import bridge  # noqa: E402
 from bridge import _registry  # noqa: E402
 from bridge._core.errors import OptionError  # noqa: E402
+from tests.records import recorder  # noqa: E402
 from tests.torch_ops import close, op, recorded  # noqa: E402
 
 DOUBLE = torch.float64
@@ -79,8 +80,7 @@ def test_reach():
 
 
 def test_captured_once():
-    runs = []
-    record = runs.append  # not looked into, so that runs that leave no trace are seen
+    runs, record = recorder()
 
     def fn(x):
         record(1)

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from tests.records import recorder
 from tests.trees import COTANGENT_A, COTANGENT_B, A, B, Pair
 
 
@@ -143,8 +144,7 @@ def test_result(kits, bridged, build, take):
 @cases(ARGUMENTS)
 def test_function_sees_the_class_that_was_passed(kits, bridged, build, take):
     _, target = kits
-    seen = []
-    record = seen.append  # not looked into, so that runs that leave no trace are seen
+    seen, record = recorder()
 
     def look(tree):
         record(type(tree))
@@ -190,8 +190,7 @@ def test_attribute_beside_the_fields_of_a_dataclass_survives(kits, bridged):
 def test_default_of_a_defaultdict_survives(kits, bridged):
     _, target = kits
     given = collections.defaultdict(lambda: "default", a=target.array(A))
-    seen = []
-    record = seen.append  # not looked into, so that runs that leave no trace are seen
+    seen, record = recorder()
 
     def look(tree):
         record(tree["missing"])
