@@ -35,6 +35,8 @@ def draw_growth(measurements: Sequence[Measurement], path: Path) -> None:
                 label = measurement.title.split()[3]  # "a call of jax2torch by arrays"
                 axes.plot(sizes, medians, marker="o", markersize=3, label=label)
         axes.set(xscale="log", yscale="log", xlabel=kind, ylabel="median us a call")
+        low, high = axes.get_ylim()
+        axes.set_ylim(low / 3, high * 3)  # else noise would look like a cliff where a line is flat
         axes.legend(fontsize=7)
         axes.spines[["top", "right"]].set_visible(False)
     figure.savefig(path, dpi=150)

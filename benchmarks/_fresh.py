@@ -46,12 +46,13 @@ def compiling(effort: Effort) -> list[Measurement]:
 
 
 def _first_call(qubits: int, found: Mapping[str, Sequence[dict[str, float]]]) -> Measurement:
+    limit = 1.2 if qubits == 4 else 1.3
     return Measurement(
         title=f"first call of the training step, {qubits} qubits",
         unit="s",
         values={name: [one["first_call"] for one in each] for name, each in found.items()},
         reference=PURE,
-        bars=[Bar("within 1.5x jax.jit(jax.value_and_grad)", OURS, PURE, 1.5)],
+        bars=[Bar(f"within {limit:g}x jax.jit(jax.value_and_grad)", OURS, PURE, limit)],
     )
 
 
@@ -75,7 +76,7 @@ def cache(effort: Effort) -> list[Measurement]:
             reference=f"{PURE}, first process",
             bars=[
                 Bar("the second process is faster", second, first, 0.9),
-                Bar("the second process against pure JAX", second, f"{PURE}, second process"),
+                Bar("the second process against pure JAX", second, f"{PURE}, second process", 1.3),
             ],
             notes=notes,
         )
