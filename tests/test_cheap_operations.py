@@ -74,7 +74,13 @@ def convolved(x, w, v):
     return jax.nn.leaky_relu(y) * v[:3, 0].reshape(1, 1, 3, 1)
 
 
+def scattered(x, w, v):
+    y = (x @ w).at[1:3].multiply(v[:2]).at[0, 1].set(0.3).at[jnp.array([4, 4, 2])].add(v[:3])
+    return jnp.maximum(y, 0.1) ** 2 @ v
+
+
 FUNCTIONS = [
+    scattered,
     *(normalized, attention, recurrent, branches, with_integers, dropout, looped, convolved),
 ]
 

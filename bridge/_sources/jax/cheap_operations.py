@@ -40,7 +40,8 @@ def can_repeat(jaxpr: Jaxpr) -> bool:
     if jaxpr.effects:
         return False
     for eqn in jaxpr.eqns:
-        functions = inner_jaxprs(eqn)
+        # What a scatter does to two numbers is a function too.
+        functions = [] if eqn.primitive.name.startswith("scatter") else inner_jaxprs(eqn)
         calls = functions or "custom_vjp" in eqn.primitive.name
         if calls and not (eqn.primitive.name in _CALLS and all(map(can_repeat, functions))):
             return False
