@@ -1,10 +1,13 @@
 """State of Python in modules of MLX: a module's own is refused, that of others is followed."""
 
 import collections
+import concurrent.futures
+import copy
 import dataclasses
 import functools
 import itertools
 import random
+import time
 
 import numpy as np
 import pytest
@@ -288,3 +291,34 @@ def test_what_runs_again_in_the_backward_pass_has_the_arrays_and_modes_of_the_ca
     torch.testing.assert_close(output, y, rtol=1e-4, atol=1e-5)
     gradients = torch.autograd.grad((output**3).sum(), [*layer.parameters()])
     torch.testing.assert_close(gradients, expected, rtol=1e-3, atol=1e-5)
+
+
+class Slow(nn.Module):
+    """A layer that lets other threads run before it reads its parameter."""
+
+    def __init__(self, *, again):
+        super().__init__()
+        self.w, self.again = mx.ones(2), again
+
+    def __call__(self, x):
+        time.sleep(0.01)
+        body = lambda x: mx.sin(x * self.w)
+        return nn.utils.checkpoint(self, body)(x) if self.again else body(x)
+
+
+@pytest.mark.parametrize("again", [False, True])
+def test_copies_of_a_layer_in_threads(again):
+    first = mlx2torch(Slow(again=again))
+    layers = [first, *(copy.deepcopy(first) for _ in range(3))]
+    with torch.no_grad():
+        for factor, layer in enumerate(layers):
+            layer.w.mul_(factor + 1)
+    first(X).sum().backward()
+
+    def gradient(layer):
+        return torch.autograd.grad(layer(X).sum(), layer.w)[0]
+
+    with concurrent.futures.ThreadPoolExecutor(4) as pool:
+        gradients = [*pool.map(gradient, layers * 3)]
+    expected = [X[0] * (X[0] * layer.w.detach()).cos() for layer in layers]
+    torch.testing.assert_close(gradients, expected * 3, rtol=1e-5, atol=1e-5)

@@ -14,6 +14,7 @@ from bridge._arrays.mlx.memory import (
 )
 from bridge._arrays.mlx.streams import (
     compute_stream as compute_stream,
+    evaluation_lock as evaluation_lock,
     lazy_stream as lazy_stream,
     release_lock as release_lock,
     releases_lock as releases_lock,

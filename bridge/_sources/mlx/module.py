@@ -7,6 +7,7 @@ import mlx.core as mx
 import mlx.nn as nn
 from mlx.utils import tree_flatten
 
+from bridge._arrays.mlx import evaluation_lock
 from bridge._core.errors import ArgumentError, RangeError
 from bridge._core.import_path import check_parameter_names
 from bridge._core.pure_module import (
@@ -64,6 +65,12 @@ class MlxModule(PureModule):
     ) -> tuple[Any, Arrays]:
         """Return the output of the module, and the buffers that it has changed."""
         self._check_names(params, buffers)
+        with evaluation_lock():  # copies of a layer share the module; dry runs do not hold it
+            return self._call(variant, params, buffers, args, kwargs)
+
+    def _call(
+        self, variant: Variant, params: Any, buffers: Any, args: Any, kwargs: Any
+    ) -> tuple[Any, Arrays]:
         undo_now(id(self))
         self._check_not_edited()
         modes, method = variant
