@@ -147,8 +147,8 @@ class JaxArrays:
         """Do nothing: JAX tells about unsupported dtypes when its functions are called."""
 
     def meta_arrays(self, specs: Specs) -> Arrays:
-        """Raise: JAX has no arrays without values."""
-        raise NoValuesError("JAX has no arrays without values.")
+        """Make specs of JAX, since it has no arrays without values."""
+        return tuple(shape_dtype_struct(_check_width(spec), x64=x64_mode()) for spec in specs)
 
     def export(self, x: Any, *, dense: bool, copy: bool | None, gathered: bool = True) -> Any:
         """Return `x`; raise for a tracer, a PRNG key, or where it is not gathered on a device."""
@@ -208,6 +208,16 @@ def _adopt(buffers: Sequence[Any]) -> Arrays:
     with jax.enable_x64(new_val=True):  # else 64-bit values would be narrowed
         arrays = tuple(jax.dlpack.from_dlpack(x) for x in owners)
     return tuple(jax.block_until_ready(arrays))
+
+
+def _check_width(spec: ArraySpec) -> ArraySpec:
+    """Return the spec of an array without values; raise if JAX would narrow its dtype now."""
+    if spec.dtype in NARROW and not x64_mode():
+        raise ArgumentError(
+            f"a meta tensor is {spec}, and JAX is in 32-bit mode. Convert it yourself, or enable "
+            '64-bit mode: jax.config.update("jax_enable_x64", True).'
+        )
+    return spec
 
 
 def shape_dtype_struct(spec: ArraySpec, *, x64: bool) -> jax.ShapeDtypeStruct:

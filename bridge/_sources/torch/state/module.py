@@ -20,7 +20,7 @@ from bridge._core.pure_module import (
     constants_among,
     statistics_of_parts,
 )
-from bridge._core.spec import NARROW_INTEGERS
+from bridge._core.spec import NARROW_INTEGERS, ArraySpec
 from bridge._sources.torch.state.attribute_changes import watched_call
 from bridge._sources.torch.state.purity import LOST, Purity
 from bridge._sources.torch.state.replaced_tensors import (
@@ -87,7 +87,10 @@ class TorchModule(PureModule):
 
     def restore(self, modes: Modes, params: Any, buffers: Any) -> torch.nn.Module:
         """Make a copy of the module, in these modes and with these tensors."""
+        self._check_values({**params, **buffers})
         twin = self._copy_module()
+        if any(x.is_meta for x in [*twin.parameters(), *twin.buffers()]):
+            twin.to_empty(device="cpu")  # all is filled in
         tensors = {**dict(twin.named_parameters()), **dict(twin.named_buffers())}
         with torch.no_grad():
             for name, value in {**params, **buffers}.items():
@@ -199,11 +202,21 @@ class TorchModule(PureModule):
     def _check(self, argument: str, values: Any, names: Sequence[str]) -> None:
         """Raise unless `values` are tensors of these names."""
         check_parameter_names(argument, values, names, self._name)
+        self._check_values(values)
+
+    def _check_values(self, arrays: Mapping[str, Any]) -> None:
+        """Raise if specs stand for arrays, as those of a module on meta."""
+        for name, x in arrays.items():
+            if not isinstance(x, torch.Tensor):
+                raise ArgumentError(
+                    f"{name!r} of {self._name} is a {type(x).__name__}, which has no values. Pass "
+                    "an array in its place."
+                )
 
 
 def take_apart(
     module: torch.nn.Module, *, method: Any, allow_64_bits: bool
-) -> tuple[PureModule, Tensors, Tensors]:
+) -> tuple[PureModule, dict[str, Any], dict[str, Any]]:
     """Return a module as a pure function, its parameters and its buffers.
 
     Tied parameters are one parameter, under the first of their names. Unless `allow_64_bits`,
@@ -214,7 +227,15 @@ def take_apart(
     buffers = {name: value.detach() for name, value in module.named_buffers()}
     if not allow_64_bits:
         buffers = {name: _narrow_buffer(name, value) for name, value in buffers.items()}
-    return TorchModule(module, method), params, buffers
+    return TorchModule(module, method), _values_or_specs(params), _values_or_specs(buffers)
+
+
+def _values_or_specs(tensors: Tensors) -> dict[str, Any]:
+    """Return tensors, and the specs of those that have no values."""
+    return {
+        name: ArraySpec(tuple(x.shape), str(x.dtype).removeprefix("torch.")) if x.is_meta else x
+        for name, x in tensors.items()
+    }
 
 
 def _check_is_wrappable(module: torch.nn.Module) -> None:
