@@ -1,4 +1,12 @@
-"""The graph of MLX, read from the DOT text that MLX writes of it; its format is required."""
+"""The graph of MLX, read from the DOT text that MLX writes of it; its format is required.
+
+NOTE [one primitive, several operations]
+MLX writes an operation as a block of lines: its primitive's number and name, then an edge from each
+input, then an edge to each output. The number is no identity. The operations of all calls of a
+compiled function, as `mlx.nn.relu` is one, share their primitives, so that it occurs in several
+blocks: only the place of an edge tells which operation it belongs to. An operation that was lost
+would cost the gradients of all that comes before it, so that a graph with a gap is refused.
+"""
 
 import dataclasses
 import io
@@ -25,6 +33,7 @@ class Step:
 
 
 _EDGE = re.compile(r'^"?(\w+)"? -> "?(\w+)"?$')
+_SOURCE = re.compile(r'^\{ rank=source; "?(\w+)"?; \}$')
 _OPERATION = re.compile(r'^\{ (\d+) \[label ="([^"]+)"')
 COMPARISONS = {
     *("Equal", "Greater", "GreaterEqual", "Less", "LessEqual", "NotEqual"),
@@ -62,24 +71,24 @@ def _arrays(steps: Iterable[Step]) -> list[str]:
 
 
 def _read_graph(ys: Sequence[mx.array], names: Mapping[str, mx.array]) -> tuple[Step, ...]:
-    text = graph_text(*ys, **names)
-    operations: dict[str, str] = {}
-    inputs: dict[str, list[str]] = {}
-    outputs: dict[str, list[str]] = {}
-    for line in text.splitlines():
-        if operation := _OPERATION.match(line):
+    steps: list[tuple[str, list[str], list[str]]] = []
+    number, computed = "", set[str]()
+    for line in graph_text(*ys, **names).splitlines():
+        if source := _SOURCE.match(line):
+            computed.add(source.group(1))
+        elif operation := _OPERATION.match(line):
             number, name = operation.groups()
-            operations[number], inputs[number], outputs[number] = name, [], []
+            steps.append((name, [], []))
         elif edge := _EDGE.match(line):
             start, end = edge.groups()
-            if end in operations:
-                inputs[end].append(start)
+            if end == number and start in computed:
+                steps[-1][1].append(start)
+            elif start == number:
+                steps[-1][2].append(end)
+                computed.add(end)
             else:
-                outputs[start].append(end)
-    return tuple(
-        Step(name, tuple(inputs[number]), tuple(outputs[number]))
-        for number, name in operations.items()
-    )
+                raise RuntimeError(f"the graph of this version of MLX cannot be read, at {line!r}.")
+    return tuple([Step(name, tuple(inputs), tuple(outputs)) for name, inputs, outputs in steps])
 
 
 def active_arrays(
