@@ -1,11 +1,12 @@
 """Modules of Flax nnx in torch: state, random numbers, transformations inside, and refusals."""
 
+import pickle
 import warnings
 
 import numpy as np
 import pytest
 
-from bridge import ArgumentError, jax2torch, to_jax
+from bridge import ArgumentError, jax2mlx, jax2torch, to_jax
 
 jax = pytest.importorskip("jax")
 torch = pytest.importorskip("torch")
@@ -16,6 +17,23 @@ X = np.random.default_rng(1).normal(size=(5, 3)).astype("float32")
 
 def tensor(x):
     return torch.tensor(np.asarray(x))
+
+
+class Holding(nnx.Module):
+    def __init__(self):
+        self.total, self.weight = nnx.Intermediate(jax.numpy.zeros(3)), nnx.Param(jax.numpy.ones(3))
+
+    def __call__(self, x):
+        self.total[...] += x.sum(0)
+        return self.total[...] * self.weight[...]
+
+
+class Outer(nnx.Module):
+    def __init__(self):
+        self.inner = Holding()
+
+    def __call__(self, x):
+        return self.inner(x)
 
 
 class Block(nnx.Module):
@@ -106,6 +124,17 @@ def test_what_is_sown_is_no_state():
     for _ in range(2):
         np.testing.assert_allclose(layer(tensor(X)).detach(), net(X), rtol=1e-5)
     assert not hasattr(to_jax(layer), "features")
+
+
+@pytest.mark.parametrize("bridge", [jax2torch, jax2mlx])
+def test_intermediates_that_a_call_reads_are_refused_by_name(bridge):
+    to = tensor if bridge is jax2torch else pytest.importorskip("mlx.core").array
+    layer = bridge(Outer())
+    for module in (layer, pickle.loads(pickle.dumps(layer))):
+        with pytest.raises(
+            ArgumentError, match=r"Outer reads its 'total' .*self\.total = nnx\.Cache"
+        ):
+            module(to(X))
 
 
 def test_metrics_are_buffers():

@@ -51,7 +51,7 @@ class NnxModule(JaxModule):
 
         self.__name__, self._method = type(module).__name__, method
         self.__signature__ = module_signature(module, method)
-        module = _without_intermediates(module)
+        module, self._intermediates = _without_intermediates(module)
         self._graphdef = nnx.graphdef(module)
         self._variables = [variable.without_values() for variable in _read_variables(module)]
         check_unique([name for v in self._variables for name in v.arrays], self.__name__)
@@ -60,7 +60,8 @@ class NnxModule(JaxModule):
         self.parts = tuple(self._modes)
 
     def __reduce__(self) -> Any:
-        return type(self), (self._build({}), self._method)
+        state = {"_intermediates": self._intermediates}
+        return type(self), (self._build({}), self._method), state
 
     def read_modes(self) -> Modes:
         """Return the modes of the parts; the whole is in training if a part is, or none has one."""
@@ -104,9 +105,21 @@ class NnxModule(JaxModule):
         keys = {"key": key, "rng": key, "rngs": nnx.Rngs(key)}
         words = CallWords(modes[0], keys, WORDS if has_modes(module) else ())
         attributes = _read_attributes(module)
-        output = words.call(bind_method(module, method or self._method), args, kwargs)
+        try:
+            output = words.call(bind_method(module, method or self._method), args, kwargs)
+        except AttributeError as error:
+            if isinstance(error.obj, nnx.Module) and error.name in self._intermediates:
+                raise self._intermediate_error(error.name) from error
+            raise
         check_no_attribute_changes(self.__name__, attributes, _read_attributes(module))
         return output, {n: x for v in _read_variables(module) for n, x in v.arrays.items()}
+
+    def _intermediate_error(self, name: str) -> ArgumentError:
+        return ArgumentError(
+            f"{self.__name__} reads its {name!r} in a call, an nnx.Intermediate, and these are "
+            "left out, since they hold what calls have sown. Make it a variable of another kind, "
+            f"such as `self.{name} = nnx.Cache(...)`."
+        )
 
     def _build(self, arrays: Arrays, key: Any = None) -> Any:
         """Make the module with these arrays, or without values, its random numbers from a key."""
@@ -169,12 +182,13 @@ def _read_variables(module: Any) -> list[VariableArrays]:
     return [VariableArrays(path, x) for path, x in pairs]
 
 
-def _without_intermediates(module: Any) -> Any:
-    """Return the module, or a copy of it without what was sown."""
+def _without_intermediates(module: Any) -> tuple[Any, frozenset[str]]:
+    """Return the module, or a copy of it without what was sown, and the attributes left out."""
     from flax import nnx
 
-    if not nnx.to_flat_state(nnx.state(module, nnx.Intermediate)):
-        return module
+    pairs = nnx.to_flat_state(nnx.state(module, nnx.Intermediate))
+    if not pairs:
+        return module, frozenset()
     copy = nnx.merge(*nnx.split(module))
     nnx.pop(copy, nnx.Intermediate)
-    return copy
+    return copy, frozenset(str(path[-1]) for path, _ in pairs)
