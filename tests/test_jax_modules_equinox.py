@@ -176,6 +176,32 @@ def test_statistics_are_an_argument_as_in_equinox():
     np.testing.assert_allclose(found.detach(), evaluated, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.parametrize(
+    "container", [tuple, list, lambda pair: dict(zip("ab", pair, strict=True))]
+)
+@pytest.mark.parametrize("options", [{}, {"method": lambda pair, x: pair[0](x, pair[1])}])
+def test_module_in_a_container_is_refused_and_its_state_is_an_argument(container, options):
+    class Counting(eqx.Module):
+        linear: eqx.nn.Linear
+        index: eqx.nn.StateIndex
+
+        def __init__(self, key):
+            self.linear = eqx.nn.Linear(3, 2, key=key)
+            self.index = eqx.nn.StateIndex(jax.numpy.zeros(()))
+
+        def __call__(self, x, state):
+            count = state.get(self.index) + 1
+            return self.linear(x) * count, state.set(self.index, count)
+
+    module, state = eqx.nn.make_with_state(Counting)(KEY)
+    text = r"with a module, Counting\. Pass the module alone\..* `y, state = layer\(x, state\)`"
+    with pytest.raises(ArgumentError, match=text):
+        jax2torch(container((module, state)), **options)
+    layer = jax2torch(module)
+    y, new = layer(tensor(X[0]), state)
+    torch.testing.assert_close(layer(tensor(X[0]), new)[0], 2 * y)
+
+
 def test_a_module_without_values():
     layer = jax2torch(eqx.filter_eval_shape(eqx.nn.MLP, 3, 2, 4, 1, key=KEY))
     assert {x.device.type for x in layer.parameters()} == {"meta"}

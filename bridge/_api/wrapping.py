@@ -52,9 +52,11 @@ def _wrap(
     source, target = direction.source, direction.target
     if isinstance(fn, Functional) or is_module(fn, source):
         return _wrap_module(fn, direction=direction, method=method, **options)
+    _check_alone(fn, direction)
     if method is not None:
+        kind = "function" if callable(fn) else type(fn).__name__
         raise OptionError(
-            f"method= names a method of a module, and {direction} got a function. Pass the module."
+            f"method= names a method of a module, and {direction} got a {kind}. Pass the module."
         )
     check_no_parameters(fn, direction)
     function = make_function(fn, frameworks=(source, target), **options)
@@ -128,6 +130,20 @@ def _check(fn: Any, direction: Direction) -> None:
             )
         )
     check_function(fn, direction)
+
+
+def _check_alone(fn: Any, direction: Direction) -> None:
+    """Raise if `fn` is a module in a container, as one that comes as a pair with its state."""
+    if callable(fn) or not isinstance(fn, (tuple, list, dict)):
+        return
+    parts = fn.values() if isinstance(fn, dict) else fn
+    module = next((part for part in parts if is_module(part, direction.source)), None)
+    if module is not None:
+        raise ArgumentError(
+            f"{direction} expects a function or a module, but got a {type(fn).__name__} with a "
+            f"module, {type(module).__name__}. Pass the module alone. A state that comes with it "
+            "is an argument of each call, as in `y, state = layer(x, state)`."
+        )
 
 
 def _sequence(one_or_more: Any) -> Sequence[Any]:
