@@ -5,7 +5,7 @@ import dataclasses
 import numpy as np
 import pytest
 
-from bridge import ArgumentError, OptionError, RangeError, torch2jax
+from bridge import ArgumentError, OptionError, RangeError, to_torch, torch2jax
 
 torch = pytest.importorskip("torch")
 jax = pytest.importorskip("jax")
@@ -215,6 +215,48 @@ def test_buffers_that_need_64_bits_are_refused():
     module.register_buffer("big", torch.tensor([1, 2**40]))
     with pytest.raises(RangeError, match=r"buffer big is int64\[2\], with values that need 64"):
         torch2jax(module)
+    module = nn.Module()
+    module.big = nn.Parameter(torch.tensor([1, -(2**40)]), requires_grad=False)
+    with pytest.raises(RangeError, match=r"parameter big is int64\[2\], with values that need 64"):
+        torch2jax(module)
+
+
+class Indexing(nn.Module):
+    def __init__(self, dtype):
+        super().__init__()
+        self.index = nn.Parameter(torch.tensor([2, 0, 1, 2], dtype=dtype), requires_grad=False)
+        self.weight = nn.Parameter(torch.tensor([1.5, -2.0, 0.25]))
+        self.register_buffer("order", torch.tensor([3, 1, 0, 2], dtype=dtype))
+
+    def forward(self, x):
+        assert self.index.dtype == self.order.dtype
+        return (x * self.weight)[self.index.long()][self.order.long()]
+
+
+@pytest.mark.parametrize("dtype", [torch.int64, torch.uint64, torch.int32])
+@pytest.mark.parametrize("options", [{}, {"lower": "xla"}], ids=str)
+def test_integer_parameters_have_32_bits_outside(dtype, options):
+    module = Indexing(dtype)
+    there = torch2jax(module, **options)
+    assert there.params["index"].dtype.itemsize == there.buffers["order"].dtype.itemsize == 4
+    x = jnp.asarray(X[0])
+    weight, expected = there.params["weight"], module(torch.tensor(X[0]))
+    loss = lambda weight: (
+        there.apply({**there.params, "weight": weight}, there.buffers, x)[0]
+    ).sum()
+    close(there.apply(there.params, there.buffers, x)[0], expected)
+    close(jax.jit(jax.grad(loss))(weight), X[0] * np.array([1, 1, 2]))
+    pytest.importorskip("flax.nnx")
+    back = to_torch(there.to_nnx())
+    assert back.index.dtype == dtype
+    assert (back.index.long() == module.index.long()).all()
+
+
+def test_buffers_may_hold_what_is_no_number():
+    module = nn.Module()
+    module.register_buffer("best", torch.tensor([float("nan"), 1.0]))
+    module.forward = lambda x: x + module.best
+    assert np.isnan(torch2jax(module).buffers["best"]).tolist() == [True, False]
 
 
 def test_modules_have_no_static_argnums():

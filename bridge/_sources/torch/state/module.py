@@ -47,6 +47,8 @@ class TorchModule(PureModule):
         self.parts = tuple(name for name, _ in module.named_modules())
         self._dtypes = {name: buffer.dtype for name, buffer in module.named_buffers()}
         self._parameters = [name for name, _ in module.named_parameters()]
+        tensors = {**dict(module.named_parameters()), **dict(module.named_buffers())}
+        self._wide = {name: x.dtype for name, x in tensors.items() if x.dtype in _NARROW}
         self.frozen = [name for name, x in module.named_parameters() if not x.requires_grad]
         self.unsaved = unsaved_buffers(module).intersection(self._dtypes)
         names = {id(buffer): name for name, buffer in module.named_buffers()}
@@ -118,7 +120,8 @@ class TorchModule(PureModule):
         self._check("params", params, [*self._parameters, *constants])
         self._check("buffers", buffers, [x for x in self._dtypes if x not in constants])
         own_buffers = {name: self._widen(name, buffer) for name, buffer in buffers.items()}
-        own_params = {**params, **{name: self._widen(name, params[name]) for name in constants}}
+        wide = {name: self._widen(name, params[name]) for name in self._wide if name in params}
+        own_params = {**params, **wide}
         tensors = {**own_params, **own_buffers}
         restore_now()
         aliases = self._buffer_aliases()
@@ -143,10 +146,10 @@ class TorchModule(PureModule):
             new_buffers = {name: new_buffers[name].to(x.dtype) for name, x in buffers.items()}
         return output, {name: new_buffers[name] for name in buffers}
 
-    def _widen(self, name: str, buffer: torch.Tensor) -> torch.Tensor:
-        """Return a buffer with the 64-bit integers that it has in the module."""
-        own = self._dtypes[name]
-        return buffer.to(own) if buffer.dtype == _NARROW.get(own) else buffer
+    def _widen(self, name: str, x: torch.Tensor) -> torch.Tensor:
+        """Return a tensor with the 64-bit integers that it has in the module."""
+        own = self._wide.get(name)
+        return x if own is None or x.dtype != _NARROW[own] else x.to(own)
 
     def _check_dtypes(self, before: Tensors, after: Tensors) -> None:
         """Raise if the module has given a buffer another dtype."""
@@ -220,13 +223,14 @@ def take_apart(
     """Return a module as a pure function, its parameters and its buffers.
 
     Tied parameters are one parameter, under the first of their names. Unless `allow_64_bits`,
-    buffers of 64-bit integers, as torch counts batches in, have 32 bits outside of the module.
+    tensors of 64-bit integers, as torch counts batches in, have 32 bits outside of the module.
     """
     _check_is_wrappable(module)
     params = {name: value.detach() for name, value in module.named_parameters()}
     buffers = {name: value.detach() for name, value in module.named_buffers()}
     if not allow_64_bits:
-        buffers = {name: _narrow_buffer(name, value) for name, value in buffers.items()}
+        params = {name: _narrow("parameter", name, value) for name, value in params.items()}
+        buffers = {name: _narrow("buffer", name, value) for name, value in buffers.items()}
     return TorchModule(module, method), _values_or_specs(params), _values_or_specs(buffers)
 
 
@@ -269,12 +273,14 @@ _NARROW: Mapping[torch.dtype, torch.dtype] = {
 }
 
 
-def _narrow_buffer(name: str, value: torch.Tensor) -> torch.Tensor:
-    """Return a buffer with integers of at most 32 bits; raise if its values need more."""
-    narrow = value.to(_NARROW.get(value.dtype, value.dtype))
-    if not value.is_meta and (narrow != value).any():
+def _narrow(kind: str, name: str, value: torch.Tensor) -> torch.Tensor:
+    """Return a tensor with integers of at most 32 bits; raise if its values need more."""
+    if value.dtype not in _NARROW:
+        return value
+    narrow = value.to(_NARROW[value.dtype])
+    if not value.is_meta and (narrow.to(value.dtype) != value).any():
         raise RangeError(
-            f"buffer {name} is {str(value.dtype).removeprefix('torch.')}{list(value.shape)}, with "
+            f"{kind} {name} is {str(value.dtype).removeprefix('torch.')}{list(value.shape)}, with "
             "values that need 64 bits. Wrap the module in 64-bit mode: "
             'jax.config.update("jax_enable_x64", True).'
         )
