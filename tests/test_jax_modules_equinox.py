@@ -194,9 +194,11 @@ def test_module_in_a_container_is_refused_and_its_state_is_an_argument(container
             return self.linear(x) * count, state.set(self.index, count)
 
     module, state = eqx.nn.make_with_state(Counting)(KEY)
-    text = r"with a module, Counting\. Pass the module alone\..* `y, state = layer\(x, state\)`"
+    text = r"with a module, Counting\. Pass the module alone, .* `y, state = layer\(x, state\)`"
     with pytest.raises(ArgumentError, match=text):
         jax2torch(container((module, state)), **options)
+    with pytest.raises(ArgumentError, match=r"with a function, tanh\. .*`bridge\.Functional\(fun"):
+        jax2torch(container((jax.numpy.tanh, X)), **options)
     layer = jax2torch(module)
     y, new = layer(tensor(X[0]), state)
     torch.testing.assert_close(layer(tensor(X[0]), new)[0], 2 * y)

@@ -13,6 +13,7 @@ from bridge._calls.functional_module import take_functional_apart
 from bridge._calls.rewrapping import make_counter
 from bridge._calls.wrong_framework import Direction, check_function
 from bridge._core.errors import ArgumentError, OptionError
+from bridge._core.import_path import function_name
 from bridge._core.pure_module import PureModule, module_state
 
 
@@ -133,7 +134,7 @@ def _check(fn: Any, direction: Direction) -> None:
 
 
 def _check_alone(fn: Any, direction: Direction) -> None:
-    """Raise if `fn` is a module in a container, as one that comes as a pair with its state."""
+    """Raise if `fn` is a container with a module or a function, as one that comes with a state."""
     if callable(fn) or not isinstance(fn, (tuple, list, dict)):
         return
     parts = fn.values() if isinstance(fn, dict) else fn
@@ -141,8 +142,16 @@ def _check_alone(fn: Any, direction: Direction) -> None:
     if module is not None:
         raise ArgumentError(
             f"{direction} expects a function or a module, but got a {type(fn).__name__} with a "
-            f"module, {type(module).__name__}. Pass the module alone. A state that comes with it "
-            "is an argument of each call, as in `y, state = layer(x, state)`."
+            f"module, {type(module).__name__}. Pass the module alone, bound to its weights if "
+            "they are apart from it. A state is an argument of each call, as in `y, state = "
+            "layer(x, state)`."
+        )
+    function = next(filter(callable, parts), None)
+    if function is not None:
+        raise ArgumentError(
+            f"{direction} expects a function or a module, but got a {type(fn).__name__} with a "
+            f"function, {function_name(function)}. Pass the function alone, or with its weights "
+            "as one module: `bridge.Functional(function, params)`."
         )
 
 
