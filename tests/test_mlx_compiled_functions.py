@@ -39,6 +39,22 @@ FUNCTIONS = {
     "activations": lambda a, b: nn.relu(nn.gelu(nn.relu(a))).sum() * nn.gelu(nn.relu(b)).sum(),
     "values": lambda a, b: square(a).sum() * square(b).sum() * (1 if a[0, 0].item() > 9 else 2),
 }
+
+
+def captures(a, b, compile=mx.compile):
+    scale = 2 * a[:2]
+    inner = compile(lambda x: mx.sin(x) * scale + a[0])
+    return (inner(b[:2]) * inner(mx.array(0.5))).sum()
+
+
+def captures_without_fusion(a, b, compile=mx.compile):
+    inner = compile(lambda x: (x + 1) @ (a * 2))
+    return mx.tanh(inner(b)).sum()
+
+
+CAPTURING = {"captures": captures, "captures, without fusion": captures_without_fusion}
+FUNCTIONS |= CAPTURING
+UNCOMPILED = {f: functools.partial(f, compile=lambda inner: inner) for f in CAPTURING.values()}
 functions = pytest.mark.parametrize("name", FUNCTIONS)
 second_shapes = pytest.mark.parametrize("count", [2, 3])
 
@@ -49,6 +65,7 @@ def arrays(count):
 
 
 def expected(f, xs):
+    f = UNCOMPILED.get(f, f)  # MLX too gets gradients by captured arrays wrong
     return [np.array(g) for g in mx.grad(f, argnums=(0, 1))(*map(mx.array, xs))]
 
 
@@ -88,6 +105,60 @@ def test_gradients_of_repeated_calls_in_mlx(name):
     f = bridge.torch2mlx(lambda *xs: bridge.mlx2torch(FUNCTIONS[name])(*xs) * 2)
     gradients = mx.grad(f, argnums=(0, 1))(*map(mx.array, xs))
     assert_equal(gradients, [2 * g for g in expected(FUNCTIONS[name], xs)])
+
+
+@pytest.mark.parametrize("position", [0, 1])
+@pytest.mark.parametrize("name", CAPTURING)
+def test_derivatives_by_what_a_compiled_function_captures(name, position):
+    """MLX loses those by mx.vjp and mx.jvp, if the compiled function's own argument is constant."""
+    jax = pytest.importorskip("jax")
+    torch = pytest.importorskip("torch")
+    f, xs = CAPTURING[name], arrays(2)
+    truth = expected(f, xs)[position]
+    lost = mx.vjp(lambda a: f(a, mx.array(xs[1])), [mx.array(xs[0])], [mx.array(1.0)])[1][0]
+    assert not np.allclose(lost, expected(f, xs)[0])
+    primals = [torch.tensor(x, requires_grad=i == position) for i, x in enumerate(xs)]
+    for options in ({}, {"residuals": "save"}, {"compile": True}):
+        y = bridge.mlx2torch(f, **options)(*primals)
+        assert_equal(torch.autograd.grad(y, primals[position]), [truth])
+
+    of_one = lambda x: bridge.mlx2jax(f)(*xs[:position], x, *xs[position + 1 :])
+    gradient = lambda x: expected(f, [*xs[:position], x, *xs[position + 1 :]])[position]
+    x = xs[position]
+    derivative = jax.jvp(of_one, (x,), (np.ones_like(x),))[1]
+    np.testing.assert_allclose(derivative, truth.sum(), rtol=1e-4)
+    assert_equal(jax.vmap(jax.grad(of_one))(np.stack([x, 2 * x])), [truth, gradient(2 * x)])
+
+    step = 1e-2 * np.random.default_rng(1).normal(size=x.shape).astype("float32")
+    second = jax.grad(lambda x: jax.grad(of_one)(x).sum())(x)
+    difference = (gradient(x + step).sum() - gradient(x - step).sum()) / 2
+    np.testing.assert_allclose((second * step).sum(), difference, rtol=2e-2, atol=1e-5)
+
+
+def test_what_is_captured_without_arguments_has_no_derivative():
+    torch = pytest.importorskip("torch")
+    f = bridge.mlx2torch(lambda a, b: (mx.compile(lambda: a * a)() * b).sum())
+    a, b = (torch.tensor(x, requires_grad=True) for x in arrays(3))
+    y = f(a.detach(), b)
+    assert_equal(torch.autograd.grad(y, b), [(a * a).detach()])
+    with pytest.raises(NoRuleError, match="captures an array"):
+        f(a, b).backward()
+
+
+def test_captures_in_a_function_that_is_wrapped_in_a_gradient():
+    torch = pytest.importorskip("torch")
+    f = bridge.mlx2torch(captures)
+
+    def run(a):
+        y = bridge.torch2mlx(lambda a: f(a, torch.ones(2, 3)))(a)
+        return y * 2
+
+    a = arrays(2)[0]
+    ones = np.ones((2, 3), "float32")
+    assert_equal([mx.grad(run)(mx.array(a))], [2 * expected(captures, [a, ones])[0]])
+    t = torch.tensor(a, requires_grad=True)
+    f(t, torch.ones(2, 3)).backward()
+    assert_equal([t.grad], expected(captures, [a, ones])[:1])
 
 
 def test_faults_in_an_earlier_call_are_refused():

@@ -16,7 +16,7 @@ from bridge._sources.mlx.graph_summary import GraphSummary, has_float64
 from bridge._sources.mlx.native import Settings
 from bridge._sources.mlx.nodes import separate_nodes
 from bridge._sources.mlx.random import Fun, rng_state
-from bridge._sources.mlx.upstream_bugs import check_gradient, check_real
+from bridge._sources.mlx.upstream_bugs import check_captures, check_gradient, check_real
 from bridge._sources.mlx.value_checks import check_value_use
 
 
@@ -96,6 +96,7 @@ class PureFunction:
     def _check_gradient(self, argnums: Positions, *, forward_mode: bool = False) -> None:
         """Raise if MLX gets the gradient, or the tangent, by the primals at `argnums` wrong."""
         if summary := self.summary:
+            check_captures(summary, self.name, argnums)
             check_gradient(
                 self.fun, self.primals, summary, self.name, argnums, forward_mode=forward_mode
             )

@@ -8,7 +8,7 @@ from typing import Any
 import mlx.core as mx
 from mlx.utils import tree_flatten
 
-from bridge._arrays.mlx import is_module
+from bridge._arrays.mlx import is_module, keeping_graph, transforming
 from bridge._core.errors import ArgumentError, DeviceError
 from bridge._core.op import Op, Specs
 from bridge._sources.mlx.call_checks import check_no_captured_tracers
@@ -95,6 +95,9 @@ def _make_function(fun: Fun, name: str, primals: Specs, settings: Settings) -> F
     check = functools.partial(check_no_captured_tracers, fun, primals, name)
     check()
     summary = summarize_checked(fun, name, primals)
+    if summary and (summary.captured or transforming()):  # which hides what would be captured
+        run, fun = fun, keep_graphs(fun)
+        summary = summarize_checked(lambda *xs: keeping_graph(lambda: run(*xs)), name, primals)
     if summary:
         outputs, draws = summary.outputs, summary.uses_global_rng
     else:

@@ -120,6 +120,15 @@ def check_graph(
             )
 
 
+def check_captures(summary: GraphSummary, name: str, argnums: Positions) -> None:
+    """Raise if the derivative by a primal is lost: NOTE [what compiled functions capture]."""
+    if not summary.captured.isdisjoint(argnums):
+        raise NoRuleError(
+            f"a function that mx.compile made in {name} captures an array, whose derivative MLX "
+            "would take for 0. Pass it to that function as an argument."
+        )
+
+
 def check_gradient(
     fun: Fun,
     primals: Specs,
