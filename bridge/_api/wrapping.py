@@ -147,7 +147,7 @@ def _check_alone(fn: Any, direction: Direction) -> None:
             "layer(x, state)`."
         )
     function = next(filter(callable, parts), None)
-    if function is not None:
+    if function is not None and len(fn) > 1:
         raise ArgumentError(
             f"{direction} expects a function or a module, but got a {type(fn).__name__} with a "
             f"function, {function_name(function)}. Pass the function alone, or with its weights "
