@@ -155,16 +155,15 @@ def test_metrics_are_buffers():
     np.testing.assert_allclose(to_jax(layer).metrics.compute()["loss"], X.sum(), rtol=1e-5)
 
 
-def test_a_cache_moves_on_in_training_and_is_refused_in_evaluation():
+def test_a_cache_moves_on_in_every_mode():
     net = nnx.MultiHeadAttention(2, 4, 8, decode=True, rngs=nnx.Rngs(0))
     net.init_cache((1, 3, 4))
     layer = jax2torch(net)
     tokens = np.random.default_rng(0).normal(size=(3, 1, 1, 4)).astype("float32")
-    for token in tokens[:2]:
-        np.testing.assert_allclose(layer(tensor(token)).detach(), net(token), rtol=1e-4, atol=1e-5)
-    assert layer.cache_index == 2
-    with pytest.raises(ArgumentError, match=r"cache.* in evaluation nothing is stored"):
-        layer.eval()(tensor(tokens[2]))
+    for token, mode in zip(tokens, (True, False, False), strict=True):
+        output = layer.train(mode)(tensor(token)).detach()
+        np.testing.assert_allclose(output, net(token), rtol=1e-4, atol=1e-5)
+    assert layer.cache_index == 3
 
 
 def test_random_numbers_follow_from_the_generator_of_torch_or_a_key():

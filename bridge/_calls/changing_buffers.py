@@ -10,7 +10,6 @@ import dataclasses
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from bridge._calls.arguments import unwrap_static
 from bridge._calls.plan import Plan
 from bridge._core import pytree
 from bridge._core.pure_module import PureModule
@@ -40,9 +39,6 @@ def copy_buffers(fn: Any, args: Any, copy: Callable[[Sequence[Any]], Sequence[An
     if not isinstance(fn, PureModule):
         return args
     variant, params, buffers, *others = args
-    modes, _ = unwrap_static(variant)
-    if not any(modes):  # nothing changes in evaluation
-        return args
     copies = zip(buffers, copy([*buffers.values()]), strict=True)
     return variant, params, dict(copies), *others
 

@@ -103,7 +103,7 @@ class Functional:
 
         Parameters are of `nnx.Param`, buffers of another type, so that optimizers leave them alone,
         as are parameters that require no gradient. They have the names of the original, in modules
-        nested like its own. Buffers change while a part of the module is in training. Modes are
+        nested like its own. Buffers change as calls change them. Modes are
         those of the module when it is made, then its own.
 
         Args:

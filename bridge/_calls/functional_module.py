@@ -74,7 +74,7 @@ class FunctionalModule(PureModule):
         if self._buffers is None:
             return results, {}
         output, new_buffers = self._pair(results)
-        return output, self._buffers.name_changed(new_buffers, buffers) if training else {}
+        return output, self._buffers.name_changed(new_buffers, buffers)
 
     def _pair(self, results: Any) -> tuple[Any, Any]:
         if isinstance(results, tuple) and len(results) == 2:

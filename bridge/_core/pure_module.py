@@ -12,7 +12,7 @@ import dataclasses
 import functools
 import inspect
 import warnings
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 from bridge._core.errors import ArgumentError
@@ -62,10 +62,6 @@ class PureModule(abc.ABC):
     @abc.abstractmethod
     def restore(self, modes: Modes, params: Arrays, buffers: Arrays) -> Any:
         """Make a module like the original one, in these modes and with these arrays."""
-
-    def check_lost(self, names: Sequence[str]) -> None:
-        """Raise if buffers that a call has changed in evaluation may not be lost."""
-        del names  # most sources leave them out, or have refused them
 
     def find_own_train(self) -> str | None:
         """Return the class of a part whose own `train` sets other modes than all, if any."""

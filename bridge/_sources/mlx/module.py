@@ -1,6 +1,6 @@
 """Modules of MLX as pure functions of their parameters."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import mlx.core as mx
@@ -146,13 +146,6 @@ class MlxModule(PureModule):
                 "frozen, and has a name that does not begin with `_`. If it follows from the "
                 "arguments, keep it in a local variable."
             )
-
-    def check_lost(self, names: Sequence[str]) -> None:
-        """Raise: what MLX stores in evaluation, as a cache, the next call needs."""
-        raise ArgumentError(
-            f"{self.__name__} changes {names[0]!r} in evaluation, where nothing is stored. Set the "
-            "module, or a part of it, to training."
-        )
 
     def read_modes(self) -> Modes:
         """Return the modes of the module and its submodules."""

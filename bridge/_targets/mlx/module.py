@@ -37,9 +37,9 @@ class _Original:
 class BridgedModule(NumberedModule, ModuleView):
     """A module of another framework, which computes there.
 
-    Parameters, buffers and groups have the names of the original. Buffers are frozen, and in
-    training new values are written to them. Random numbers follow from the key of `mx.random`, or
-    from a key that is passed, `rng=`.
+    Parameters, buffers and groups have the names of the original. Buffers are frozen, and
+    new values of those that a call changes are written to them. Random numbers follow from the key
+    of `mx.random`, or from a key that is passed, `rng=`.
     """
 
     def __init__(
@@ -86,7 +86,7 @@ class BridgedModule(NumberedModule, ModuleView):
         original, modes = self._original, self._modes()
         params, buffers = self._read(original.params), self._read(original.buffers)
         output, new = original.function((modes, method), params, buffers, *args, **kwargs)
-        if new and any(modes):
+        if new:
             self._write(new)
         return output
 
@@ -100,9 +100,9 @@ class BridgedModule(NumberedModule, ModuleView):
             evaluate([*buffers.values()])
         except TracerError as error:
             raise TracerError(
-                f"{self!r} is in training, where it would write to its buffers, "
-                f"{', '.join(buffers)}, and within mx.vmap and mx.compile there are no values to "
-                "write. Call it outside of them, or in evaluation: `.eval()`."
+                f"{self!r} would write to its buffers, {', '.join(buffers)}, and within mx.vmap "
+                "and mx.compile there are no values to write. Call it outside of them, or, if it "
+                "writes in training alone, in evaluation: `.eval()`."
             ) from error
         differentiated = transforming()
         for name, value in buffers.items():

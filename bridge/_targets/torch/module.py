@@ -25,9 +25,9 @@ class BridgedModule(torch.nn.Module, ModuleView):
 
     Parameters, buffers and groups have the names of the original; a name that every `nn.Module` has
     itself gets `_` behind it. Modes are those of the parts: `layer.norm.eval()`. Random numbers
-    follow from torch's generator, or from a key, `rng=`. In training, new values of buffers are
-    written into them. Within `torch.autocast`, floating-point parameters and arguments are widened
-    to the widest dtype among them, and nothing is narrowed.
+    follow from torch's generator, or from a key, `rng=`. New values of buffers that a call
+    changes are written into them. Within `torch.autocast`, floating-point parameters and arguments
+    are widened to the widest dtype among them, and nothing is narrowed.
     """
 
     _pure: PureModule
@@ -63,16 +63,14 @@ class BridgedModule(torch.nn.Module, ModuleView):
             **kwargs: Keyword arguments of the module; `rng` is a key for its random numbers.
         """
         params, buffers, modes = self._read()
-        variant, is_training = (modes, method), any(modes)
+        variant = modes, method
         params, inputs, (args, kwargs) = promote(params, buffers, (args, kwargs))
         try:
             output, new_buffers = self._function(variant, params, inputs, *args, **kwargs)
         except ArgumentError as error:
             _check_local({**params, **buffers}, self._pure.__name__, error)
             raise
-        if new_buffers and not is_training:
-            self._pure.check_lost([*new_buffers])
-        elif new_buffers:  # NOTE [buffers that a call changes]
+        if new_buffers:  # NOTE [buffers that a call changes]
             with torch.no_grad():
                 for name, value in new_buffers.items():
                     buffers[name].copy_(value)

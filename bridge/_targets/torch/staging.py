@@ -80,7 +80,9 @@ def stage(
 
 def _copy(buffers: Sequence[torch.Tensor]) -> Sequence[torch.Tensor]:
     """Copy by an operator of ours; compilers would read the original instead of a clone."""
-    return torch.ops.bridge.copy([x.detach() for x in buffers]) if buffers else ()
+    if not buffers or not torch.is_grad_enabled():
+        return buffers
+    return torch.ops.bridge.copy([x.detach() for x in buffers])
 
 
 # NOTE [a function that has changed]

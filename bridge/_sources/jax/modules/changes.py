@@ -48,15 +48,6 @@ def check_no_param_changes(module: str, changed: Sequence[str]) -> None:
         )
 
 
-def check_no_cache_changes(module: str, changed: Sequence[str]) -> None:
-    """Raise if a call has changed caches in evaluation, where nothing is stored."""
-    if changed:
-        raise ArgumentError(
-            f"{module} changes its cache {changed[0]!r}, which the next call needs, but in "
-            "evaluation nothing is stored. Set the module, or a part of it, to training."
-        )
-
-
 def check_no_additions(
     module: str, before: Collection[str], after: Collection[str], advice: str
 ) -> None:

@@ -21,7 +21,6 @@ from bridge._sources.jax.modules.changes import (
     changed_buffers,
     check_no_additions,
     check_no_attribute_changes,
-    check_no_cache_changes,
     check_no_param_changes,
 )
 from bridge._sources.jax.modules.forwarding import forwarded_inputs
@@ -76,16 +75,11 @@ class NnxModule(JaxModule):
     def _call(
         self, variant: Variant, params: Arrays, buffers: Arrays, key: Any, args: Any, kwargs: Any
     ) -> tuple[Any, dict[str, Any]]:
-        """Call the module; return its output and the buffers that it has changed in training."""
-        modes = variant[0]
+        """Call the module; return its output and the buffers that it has changed."""
         arrays = {**params, **buffers}
         call = functools.partial(self._run, variant, key, args, kwargs)
         output, after = call(arrays)
         check_no_additions(self.__name__, arrays, after, _LAZY)
-        if not any(modes):
-            caches = [name for v in self._variables if v.is_cache for name in v.arrays]
-            check_no_cache_changes(self.__name__, self._find_changes(call, arrays, after, caches))
-            return output, {}
         new_buffers = {name: array for name, array in after.items() if name not in params}
         if any(after.get(name) is not x for name, x in params.items()):  # by `nnx.jit`, say
             changed = {*self._find_changes(call, arrays, after, arrays)}

@@ -44,13 +44,6 @@ class VariableArrays:
 
         return isinstance(self._variable, nnx.Param) and is_inexact(array)
 
-    @property
-    def is_cache(self) -> bool:
-        """True if a call needs what the calls before have stored."""
-        from flax import nnx
-
-        return isinstance(self._variable, nnx.Cache)
-
     def without_values(self) -> "VariableArrays":
         """Return the variable with specs for arrays; random numbers keep their state."""
         return VariableArrays(self.path, self.build({}))

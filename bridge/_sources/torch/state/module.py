@@ -114,7 +114,10 @@ class TorchModule(PureModule):
     def __call__(
         self, variant: Variant, params: Any, buffers: Any, /, *args: Any, **kwargs: Any
     ) -> tuple[Any, Tensors]:
-        """Return the output of the module, and its buffers after the call."""
+        """Return the output of the module, and its buffers after the call.
+
+        In training it returns all of them, in evaluation those that it has changed.
+        """
         modes, method = variant
         constants = constants_among(params, self._parameters, self._dtypes)
         self._check("params", params, [*self._parameters, *constants])
@@ -142,9 +145,17 @@ class TorchModule(PureModule):
         self._check_kept(own_params)
         new_buffers = self._new_buffers(aliases)
         self._check_dtypes(own_buffers, new_buffers)
-        if self.narrows_buffers:
-            new_buffers = {name: new_buffers[name].to(x.dtype) for name, x in buffers.items()}
-        return output, {name: new_buffers[name] for name in buffers}
+        replaced = {name for name, x in own_buffers.items() if new_buffers[name] is not x}
+        changed = own_buffers.keys() if any(modes) else replaced | purity.written
+        return output, {
+            name: self._narrow(new_buffers[name], x)
+            for name, x in buffers.items()
+            if name in changed
+        }
+
+    def _narrow(self, new: torch.Tensor, old: torch.Tensor) -> torch.Tensor:
+        """Return a new buffer with the dtype that its caller has it in."""
+        return new.to(old.dtype) if self.narrows_buffers else new
 
     def _widen(self, name: str, x: torch.Tensor) -> torch.Tensor:
         """Return a tensor with the 64-bit integers that it has in the module."""

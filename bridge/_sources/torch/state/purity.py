@@ -54,6 +54,7 @@ class Purity:
         }
         self._read: set[int] = set()
         self._violation, self._changed_constant = "", ""
+        self.written: set[str] = set()
 
     @contextlib.contextmanager
     def watch(self) -> Generator[None]:
@@ -83,3 +84,5 @@ class Purity:
             self._violation = f"changes its parameter `{self._passed[key]}` in place, and {LOST}"
         elif written and self._passed.get(key) in self._constants:
             self._changed_constant = self._passed[key]
+        elif written and key in self._passed:
+            self.written.add(self._passed[key])

@@ -107,7 +107,7 @@ class BridgedModule(Members, eqx.nn.StatefulLayer, ModuleView):
         output, new_buffers = self.program(variant, params, buffers, args, kwargs, draw_key)
         if self.buffers is None or state is None:
             return output
-        return output, state.set(self.buffers, {**held, **new_buffers}) if any(modes) else state
+        return output, state.set(self.buffers, {**held, **new_buffers}) if new_buffers else state
 
     def _kept_buffers(self, modes: Modes) -> set[str]:
         """Return the statistics of parts in evaluation, which change none."""

@@ -43,8 +43,8 @@ class BridgedModule(Group, ModuleView):
     """A module of another framework, which computes there.
 
     Parameters that are trained are of `nnx.Param`, all other arrays of `Buffer`; groups and names
-    are those of the original. Random numbers follow from its stream, `rngs`. In training, new
-    values of buffers are written into them.
+    are those of the original. Random numbers follow from its stream, `rngs`. New
+    values of buffers that a call changes are written into them.
     """
 
     def __init__(
@@ -121,19 +121,17 @@ class BridgedModule(Group, ModuleView):
             rngs: Streams for its random numbers in this call, or a key.
             **kwargs: Keyword arguments of the module.
         """
-        modes = self._modes()
         buffers = self._variables(self._buffer_names)
         output, new_buffers = self._program(
-            (modes, method),
+            (self._modes(), method),
             _values(self._variables(self._param_names)),
             _values(buffers),
             args,
             kwargs,
             functools.partial(self._draw_key, rngs),
         )
-        if any(modes):
-            for name, value in new_buffers.items():
-                buffers[name].set_value(value)
+        for name, value in new_buffers.items():
+            buffers[name].set_value(value)
         return output
 
     def _draw_key(self, rngs: Any) -> jax.Array:
