@@ -136,13 +136,17 @@ def test_derivatives_by_what_a_compiled_function_captures(name, position):
 
 
 def test_what_is_captured_without_arguments_has_no_derivative():
+    jax = pytest.importorskip("jax")
     torch = pytest.importorskip("torch")
-    f = bridge.mlx2torch(lambda a, b: (mx.compile(lambda: a * a)() * b).sum())
+    captures = lambda a, b: (mx.compile(lambda: a * a)() * a * b).sum()
+    f = bridge.mlx2torch(captures)
     a, b = (torch.tensor(x, requires_grad=True) for x in arrays(3))
     y = f(a.detach(), b)
-    assert_equal(torch.autograd.grad(y, b), [(a * a).detach()])
+    assert_equal(torch.autograd.grad(y, b), [(a**3).detach()])
     with pytest.raises(NoRuleError, match="captures an array"):
         f(a, b).backward()
+    with pytest.raises(NoRuleError, match="captures an array"):
+        jax.jvp(bridge.mlx2jax(captures), arrays(3), arrays(3))
 
 
 def test_captures_in_a_function_that_is_wrapped_in_a_gradient():
