@@ -59,9 +59,10 @@ class FunctionLayer(torch.nn.Module):
         device: torch.device | str | None = None,
     ) -> None:
         super().__init__()
-        self._fn, self._in_ndim = fn, in_ndim
-        # In code that Dynamo reads, no bridged function can be made.
-        self._batched_fn = fn.vmap() if isinstance(fn, BridgedFunction) else None
+        self._in_ndim = in_ndim
+        # In code that Dynamo reads, no bridged function can be made; and that of torch 2.11 takes
+        # an attribute with `__get__` for a method, but not one in a tuple.
+        self._functions = (fn, fn.vmap() if isinstance(fn, BridgedFunction) else None)
         _check_names(fn, weights)
         self._weight_names = tuple(weights)
         for name, start in weights.items():
@@ -86,13 +87,14 @@ class FunctionLayer(torch.nn.Module):
     def forward(self, *inputs: torch.Tensor) -> Any:
         """Call the function for each example of the batch."""
         weights = {name: getattr(self, name) for name in self._weight_names}
+        fn, batched_fn = self._functions
         batch, examples = self._flatten_batch(inputs)
         if not batch:
-            results = self._fn(*inputs, **weights)
-        elif self._batched_fn is not None:
-            results = self._batched_fn(*examples, **weights)
+            results = fn(*inputs, **weights)
+        elif batched_fn is not None:
+            results = batched_fn(*examples, **weights)
         else:
-            call = torch.vmap(lambda *xs: self._fn(*xs, **weights), randomness="different")
+            call = torch.vmap(lambda *xs: fn(*xs, **weights), randomness="different")
             results = call(*examples)
         dtype = next((x.dtype for x in inputs if x.is_floating_point()), None)
 
@@ -129,7 +131,7 @@ class FunctionLayer(torch.nn.Module):
     def extra_repr(self) -> str:
         """Return the function, and the shapes of the parameters."""
         shapes = [f"{name}={tuple(getattr(self, name).shape)}" for name in self._weight_names]
-        return ", ".join([repr(self._fn), *shapes])
+        return ", ".join([repr(self._functions[0]), *shapes])
 
 
 FunctionLayer.__module__ = "bridge.nn"

@@ -10,6 +10,9 @@ from bridge._arrays.torch.upstream.pytrees import pytree
 
 _Tensors = dict[str, torch.Tensor]
 _PROMOTED = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+_DEVICE_TYPES = ("cpu", "cuda", "hpu", "ipu", "maia", "mps", "mtia", "privateuseone", "xla", "xpu")
+# Asked for here, since Dynamo of torch 2.11 cannot read `is_autocast_available`.
+_WITH_AUTOCAST = frozenset(filter(torch.amp.is_autocast_available, _DEVICE_TYPES))
 
 
 def promote(params: _Tensors, buffers: _Tensors, args: Any) -> tuple[_Tensors, _Tensors, Any]:
@@ -34,7 +37,11 @@ def promote(params: _Tensors, buffers: _Tensors, args: Any) -> tuple[_Tensors, _
 
 
 def _is_in_autocast(device: str) -> bool:
-    return torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
+    is_available = device in _WITH_AUTOCAST
+    if not is_available and not torch.compiler.is_dynamo_compiling():
+        # A device of another package may have got its name after this module was imported.
+        is_available = torch.amp.is_autocast_available(device)
+    return is_available and torch.is_autocast_enabled(device)
 
 
 def _widest_dtype(tensors: Iterable[torch.Tensor]) -> torch.dtype | None:

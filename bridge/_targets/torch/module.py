@@ -31,7 +31,7 @@ class BridgedModule(torch.nn.Module, ModuleView):
     """
 
     _pure: PureModule
-    _function: Callable[..., Any]
+    _boxed_function: tuple[Callable[..., Any]]
     _groups: tuple[GroupPlace, ...]
     _param_places: tuple[Place, ...]
     _buffer_places: tuple[Place, ...]
@@ -45,7 +45,9 @@ class BridgedModule(torch.nn.Module, ModuleView):
         buffers: Mapping[str, torch.Tensor],
     ) -> None:
         super().__init__()
-        self._pure, self._function = pure, function
+        self._pure = pure
+        # In a tuple: Dynamo of torch 2.11 takes an attribute with `__get__` for a method.
+        self._boxed_function = (function,)
         places = Places(self, pure.__name__)
         self._param_places = places.register(params, trained=True)
         self._buffer_places = places.register(buffers, trained=False)
@@ -66,7 +68,7 @@ class BridgedModule(torch.nn.Module, ModuleView):
         variant = modes, method
         params, inputs, (args, kwargs) = promote(params, buffers, (args, kwargs))
         try:
-            output, new_buffers = self._function(variant, params, inputs, *args, **kwargs)
+            output, new_buffers = self._boxed_function[0](variant, params, inputs, *args, **kwargs)
         except ArgumentError as error:
             _check_local({**params, **buffers}, self._pure.__name__, error)
             raise
@@ -99,7 +101,7 @@ class BridgedModule(torch.nn.Module, ModuleView):
         return ModuleState(self._pure, modes, params, buffers)
 
     def __repr__(self) -> str:
-        ways: Any = getattr(self._function, "describe_derivatives", str)()
+        ways: Any = getattr(self._boxed_function[0], "describe_derivatives", str)()
         return f"{self._pure.framework}2torch({self._pure.__name__}{ways})"
 
 
