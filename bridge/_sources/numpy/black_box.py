@@ -5,7 +5,6 @@ import functools
 from collections.abc import Sequence
 from typing import Any
 
-import ml_dtypes
 import numpy as np
 
 from bridge._core.errors import ArgumentError, NoRuleError, OptionError
@@ -24,6 +23,7 @@ from bridge._sources.numpy.noise import (
 )
 from bridge._sources.numpy.point_batch import PointBatch
 from bridge._sources.numpy.point_caller import AsArray, PointCaller
+from bridge._sources.numpy.precision import machine_epsilon
 from bridge._sources.numpy.user_rules import UserDerivative
 
 
@@ -145,7 +145,7 @@ class BlackBox:
         floating = [
             d for d in (*dtypes, *results, *outputs) if ArraySpec((), d.name).differentiable
         ]
-        return max(float(ml_dtypes.finfo(dtype).eps) for dtype in floating)
+        return max(map(machine_epsilon, floating))
 
     def random_directions(
         self, primals: Sequence[np.ndarray], blocks: Sequence[tuple[Block, Positions]], tag: int

@@ -11,6 +11,7 @@ from bridge._core.gradient_rules import SPSA, ParameterShift, Rule
 from bridge._core.op import Op
 from bridge._core.spec import differentiable_positions
 from bridge._sources.numpy.elements import to_real_elements
+from bridge._sources.numpy.precision import machine_epsilon
 from bridge._sources.numpy.stencils import difference_stencil
 
 _TESTED_SHIFTS = 4  # at each element, beside those of the interpolation
@@ -130,7 +131,7 @@ class RuleCheck:
     def _differences(self, i: int, cotangents: Sequence[np.ndarray]) -> Iterator[float]:
         """Yield the derivative by each element, its real part where it is complex."""
         coefficients, nodes = difference_stencil(_ACCURACY, "center")
-        epsilon = float(np.finfo(np.result_type(self.xs[i].dtype, np.float32)).eps)
+        epsilon = machine_epsilon(np.result_type(self.xs[i].dtype, np.float32))
         for element, x in enumerate(self.xs[i].ravel()):
             step = epsilon ** (1 / (_ACCURACY + 1)) * max(1, abs(x))
             values = self._values(i, element, nodes * step)

@@ -3,7 +3,6 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import ml_dtypes
 import numpy as np
 
 from bridge._core.errors import ArgumentError
@@ -12,6 +11,7 @@ from bridge._sources.numpy.elements import to_real_elements
 from bridge._sources.numpy.forms import Form
 from bridge._sources.numpy.moves import Block
 from bridge._sources.numpy.plans import PointSet, Shifts, Weight
+from bridge._sources.numpy.precision import machine_epsilon
 
 
 class Shifter:
@@ -85,7 +85,7 @@ class Shifter:
     def _check_step(self, argnum: int, shifts: np.ndarray) -> None:
         """Raise if elements are so large that such shifts would hardly change them."""
         x = self._inputs[argnum]
-        spacing = 4 * float(ml_dtypes.finfo(x.dtype).eps) * float(np.abs(x).max(initial=0))
+        spacing = 4 * machine_epsilon(x.dtype) * float(np.abs(x).max(initial=0))
         if spacing > np.abs(shifts).max(initial=0) and not np.iscomplexobj(shifts):
             raise ArgumentError(
                 f"argument {self._box.argument_names[argnum]} of {self._box.name} has elements so "
