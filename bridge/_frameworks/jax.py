@@ -9,6 +9,7 @@ from bridge._core.errors import OptionError
 from bridge._core.function_protocols import StageableFunction
 from bridge._core.pure_module import PureModule
 from bridge._core.spec import is_device_name
+from bridge._frameworks.upstream.jax import has_backends
 
 _FUNCTIONS = (type, types.FunctionType, types.BuiltinFunctionType, types.MethodType)
 
@@ -43,7 +44,7 @@ class JaxOutline:
 
     def has_threads(self) -> bool:
         """Return True if JAX has started a backend, with its threads, in this process."""
-        return bool(getattr(sys.modules.get("jax._src.xla_bridge"), "_backends", None))
+        return has_backends()
 
     def compiler_check(self) -> Callable[[], bool]:
         """Return a function that returns False: JAX runs the code that it traces."""

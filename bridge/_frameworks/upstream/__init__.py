@@ -1,0 +1,1 @@
+"""Names that the frameworks do not promise, looked up without importing one."""
