@@ -9,4 +9,4 @@ def machine_epsilon(dtype: np.dtype) -> float:
     `finfo` of NumPy 2.1 computes subnormal numbers when it is first asked, and warns in threads
     that round these to zero, as XLA's do.
     """
-    return float(np.spacing(np.ones((), dtype).real))
+    return float(np.spacing(np.real(np.ones((), dtype))))
