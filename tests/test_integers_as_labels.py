@@ -47,11 +47,26 @@ FUNCTIONS = {
 }
 
 
+def looks_at_values(fn, *args):
+    """Return True if torch itself cannot record the gradient of `fn` without values."""
+    from torch.fx.experimental.proxy_tensor import make_fx
+    from torch.fx.experimental.symbolic_shapes import GuardOnDataDependentSymNode
+
+    slope = torch.func.grad(lambda *xs: fn(*xs).sum())
+    try:
+        make_fx(slope, tracing_mode="fake")(*map(torch.tensor, args))
+    except GuardOnDataDependentSymNode:
+        return True
+    return False
+
+
 @pytest.mark.parametrize("dtype", ["int32", "uint32"])
 @pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("name", FUNCTIONS)
 def test_widened_labels_equal_native_ones(name, way, dtype):
     fn, indices = FUNCTIONS[name]
+    if way != "rerun" and looks_at_values(fn, X, indices.astype("int64")):
+        pytest.skip(f"{name} of this torch cannot be captured")  # one_hot of 2.11
     there = torch2jax(fn, integers="int64", **WAYS[way])
     total = lambda x, i: there(x, i).sum()
     found = jax.jit(jax.grad(total))(X, jnp.asarray(indices.astype(dtype)))
