@@ -8,6 +8,7 @@ own; in evaluation there is `params` alone.
 """
 
 import inspect
+import re
 import zlib
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -37,9 +38,9 @@ from bridge._sources.jax.modules.leaves import (
 from bridge._sources.jax.modules.linen_modes import attribute_words, read_modes, with_modes
 
 _PARAMS, _INTERMEDIATES, _DROPOUT = "params", "intermediates", "dropout"
-_EVALUATION = (
-    "In evaluation nothing is stored. Set the module to training, or write the variable only if an "
-    "argument of the call says so."
+_IN_TRAINING = (
+    "A call stores the collections of the variables, except for parameters, which only optimizers "
+    "change here, and for what is sown. Make it a variable of another collection."
 )
 _SOWN = (
     "Initialize the module with all variables, or leave the collection out of the variables if it "
@@ -52,18 +53,28 @@ class LinenModule(JaxModule):
 
     The inexact arrays of the collection `params` are parameters, those of other collections are
     buffers, whose names begin with that of the collection. The mode is an argument of the call, and
-    that of parts that have it as an attribute.
+    that of parts that have it as an attribute. In training a call may change all buffers, in
+    evaluation those of collections that the module was bound with as mutable.
     """
 
     def __init__(
-        self, module: Any, variables: Mapping[str, Any], streams: tuple[str, ...], method: Any
+        self,
+        module: Any,
+        variables: Mapping[str, Any],
+        streams: tuple[str, ...],
+        mutable: tuple[str, ...],
+        method: Any,
     ) -> None:
         self.__name__, self._method = type(module).__name__, method
         self.__signature__ = module_signature(module, method)
-        self._module, self._streams = module, streams
+        self._module, self._streams, self._mutable = module, streams, mutable
         named = _named_leaves(variables)
         self._names = [name for name, _ in named]
-        self._param_names = {n for n, _ in _named_leaves({_PARAMS: variables.get(_PARAMS, {})})}
+        self._collections = {
+            name: collection
+            for collection, tree in variables.items()
+            for name, _ in _named_leaves({collection: tree})
+        }
         self._leaves = [without_values(leaf) for _, leaf in named]
         self._weak_names = weak_names(dict(named))
         self._structure = jax.tree.structure(variables)
@@ -73,7 +84,8 @@ class LinenModule(JaxModule):
         check_unique(self._names, self.__name__)
 
     def __reduce__(self) -> Any:
-        return type(self), (self._module, self._variables({}), self._streams, self._method)
+        variables = self._variables({})
+        return type(self), (self._module, variables, self._streams, self._mutable, self._method)
 
     def read_modes(self) -> Modes:
         """Return the modes of attributes; without such, modules are made in training."""
@@ -82,24 +94,26 @@ class LinenModule(JaxModule):
     def restore(self, modes: Modes, params: Arrays, buffers: Arrays) -> Any:
         """Bind the module to these arrays, with attributes for these modes."""
         module = with_modes(self._module, self._modes, modes)
-        return module.bind(self._variables(self._with_weak_types({**params, **buffers})))
+        variables = self._variables(self._with_weak_types({**params, **buffers}))
+        return module.bind(variables, mutable=[*self._mutable])
 
     def _call(
         self, variant: Variant, params: Arrays, buffers: Arrays, key: Any, args: Any, kwargs: Any
     ) -> tuple[Any, dict[str, Any]]:
-        """Call the module; return its output and the buffers that it has changed in training."""
+        """Call the module; return its output and the buffers that it has changed."""
         from flax.errors import ModifyScopeVariableError
 
         modes, name = variant
         module, training = with_modes(self._module, self._modes, modes), any(modes)
         method = name or self._method
+        mutable = self._state if training else [*self._mutable]
 
         def apply(*args: Any, **kwargs: Any) -> Any:
             return module.apply(
                 self._variables({**params, **buffers}),
                 *args,
                 rngs=self._keys(key, training=training),
-                mutable=self._state if training else False,
+                mutable=mutable,
                 method=method,
                 **kwargs,
             )
@@ -108,20 +122,27 @@ class LinenModule(JaxModule):
         vars(apply)["__signature__"] = inspect.signature(bind_method(module, method))
         words = CallWords(modes[0], {"key": key, "rng": key}, attribute_words(module))
         try:
-            results = words.call(apply, args, kwargs)
+            output, state = words.call(apply, args, kwargs)
         except ModifyScopeVariableError as error:
-            if not training:
-                error.add_note(_EVALUATION)
-            raise
-        if not training:
-            return results, {}
-        output, state = results
-        return output, self._changed_buffers(buffers, dict(_named_leaves(state)))
+            raise self._immutable_error(error, training=training) from error
+        before = {name: x for name, x in buffers.items() if self._collections[name] in mutable}
+        after = dict(_named_leaves(state))
+        check_no_additions(self.__name__, before, after, _SOWN)
+        return output, changed_buffers(self.__name__, before, after)
 
-    def _changed_buffers(self, buffers: Arrays, state: Arrays) -> dict[str, Any]:
-        of_state = {name: x for name, x in buffers.items() if name not in self._param_names}
-        check_no_additions(self.__name__, of_state, state, _SOWN)
-        return changed_buffers(self.__name__, of_state, state)
+    def _immutable_error(self, error: Exception, *, training: bool) -> ArgumentError:
+        """Return the error of a call that writes to a collection that it may not change."""
+        reason = str(error).partition(" (http")[0]
+        advice = _IN_TRAINING
+        if not training:
+            collection = re.search('collection "(.*?)"', reason)
+            mutable = sorted({*self._mutable, *(collection.groups() if collection else ())})
+            advice = (
+                "In evaluation a call stores the collections that the module was bound with for "
+                f"this: `.bind(variables, mutable={mutable})`. Or set the module to training, "
+                "`.train()`."
+            )
+        return ArgumentError(f"{self.__name__} cannot be called: {reason} {advice}")
 
     def _keys(self, key: Any, *, training: bool) -> dict[str, Any]:
         """Return keys by the names of streams: NOTE [streams of linen]."""
@@ -149,7 +170,8 @@ def take_linen_apart(
         )
     unbound, variables = module.unbind()
     variables = {name: x for name, x in variables.items() if name != _INTERMEDIATES}
-    pure = LinenModule(unbound, variables, tuple(sorted(scope.rngs)), method)
+    mutable = tuple(n for n in variables if n != _PARAMS and module.is_mutable_collection(n))
+    pure = LinenModule(unbound, variables, tuple(sorted(scope.rngs)), mutable, method)
     params, buffers = dict[str, Any](), dict[str, Any]()
     for collection, tree in variables.items():
         for name, leaf in _named_leaves({collection: tree}):
