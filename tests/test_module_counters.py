@@ -192,7 +192,7 @@ class Checking(Annealed):
 
 
 def test_where_made_up_values_tell_nothing_a_warning_does():
-    with pytest.warns(UserWarning, match="in each call, from 0 to 1, but here each call starts"):
+    with pytest.warns(UserWarning, match="in a call, from 0 to 1, but here each call starts"):
         apply(Checking())
 
 

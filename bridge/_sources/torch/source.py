@@ -13,7 +13,8 @@ from bridge._sources.torch.capture.trace import on_copies
 from bridge._sources.torch.integers import advising, advising_on_small, narrow_positions, widening
 from bridge._sources.torch.program import Settings
 from bridge._sources.torch.rules import make_user_function
-from bridge._sources.torch.state.attribute_changes import check_no_counters, watching_attributes
+from bridge._sources.torch.state.attribute_changes import watching_attributes
+from bridge._sources.torch.state.kept_values import check_keeps_nothing
 from bridge._sources.torch.state.module import TorchModule, take_apart
 
 
@@ -89,11 +90,11 @@ class TorchSource:
         settings = Settings(capture, dtype, seed_argnum, exports_graph, narrow)
         with watching_attributes(inside=True) as watch:
             function = make_user_function(run, name, primals, settings)
-        if watch.changes:  # NOTE [counters]
+        if watch.changes:  # NOTE [kept values]
             watch.inside = function.program is not None  # a rerun keeps what attributes hold
             structured: Any = fn
             results = copy.copy(fn)
-            check_no_counters(run, primals, dtype, name, watch)
+            check_keeps_nothing(run, primals, dtype, name, watch)
             structured.copy_results(results)  # those on example inputs may be others
         return function.make_op()
 

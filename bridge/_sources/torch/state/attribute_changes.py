@@ -1,33 +1,19 @@
-"""Values of Python that a module changes in a call, for the next call to start from.
-
-NOTE [counters]
-A module may count its calls in an attribute. Its graph has the count of the first call in it, and
-where it is rerun, its attributes are restored. A cache is an attribute too, which is another one
-after the first call, and then stays. So where a call has changed attributes, it is made twice in a
-row on example inputs: what the second changes again goes on. If the results are others too, the
-module is refused.
-"""
+"""Values that a module changes in a call, besides the tensors that are passed to it."""
 
 import contextlib
 import contextvars
 import dataclasses
-import warnings
-from collections.abc import Generator, Iterator, Mapping, Sequence
+from collections.abc import Collection, Generator, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
 
-from bridge._arrays.torch.upstream.tensors import hook_dicts
+from bridge._arrays.torch.upstream.tensors import member_dicts, tensors_of
 from bridge._core.captured_values import holders
-from bridge._core.errors import ArgumentError
 from bridge._core.holder import Attributes
-from bridge._core.op import Specs
-from bridge._core.tracebacks import user_stacklevel
-from bridge._sources.torch.autodiff.example_inputs import example_inputs
-from bridge._sources.torch.capture.environment import Fun, default_state, fork_generators
-from bridge._sources.torch.state.dry_run import dry_run
 
 _Values = dict[str, Any]
+Changes = Mapping[str, tuple[Any, ...]]
 _STANDARD = vars(torch.nn.Module()).keys()
 _MISSING = object()
 
@@ -38,48 +24,85 @@ class AttributeWatch:
 
     Attributes:
         inside: True to look into dicts and objects that attributes hold.
+        replaces: True to let calls take tensors near those of the module in place of theirs.
         changes: What the call has changed: by name, the values before and after.
         start: What the parts hold when the next call starts, if not what they hold by themselves.
+        trained: The names of those that are then parameters, or modules with some of their own.
         end: What they hold after the call.
+        start_buffers: The buffers of the next call by name, if not those of the module.
+        end_buffers: The buffers after the call.
     """
 
     inside: bool
-    changes: dict[str, tuple[Any, ...]] = dataclasses.field(default_factory=dict)
+    replaces: bool = False
+    changes: Changes = dataclasses.field(default_factory=dict)
+    trained: Collection[str] = ()
     start: Sequence[Sequence[_Values]] = ()
     end: Sequence[Sequence[_Values]] = ()
+    start_buffers: Mapping[str, torch.Tensor] = dataclasses.field(default_factory=dict)
+    end_buffers: Mapping[str, torch.Tensor] = dataclasses.field(default_factory=dict)
 
     @contextlib.contextmanager
     def watch_call(self, module: torch.nn.Module) -> Generator[None]:
         """Note what the call within changes."""
         parts = dict(module.named_modules())  # those that the call makes have nothing before it
-        for part, contents in zip(parts.values(), self.start, strict=False):
-            for members, values in zip(_member_dicts(part), contents, strict=True):
-                members.update(values)
-        before = self._read(parts)
-        yield
-        self.changes = {
-            name: (before.get(name), value)
-            for name, value in self._read(parts).items()
-            if value != before.get(name, _MISSING)
-        }
-        self.end = [[dict(x) for x in _member_dicts(part)] for part in parts.values()]
-
-    def _read(self, parts: Mapping[str, torch.nn.Module]) -> _Values:
-        """Return the numbers and strings that parts of a module hold, by name."""
-        return {
-            ".".join(filter(None, (prefix, *path))): x
+        passed = {
+            _join(prefix, name)
             for prefix, part in parts.items()
-            for path, x in _plain_values(part, inside=self.inside)
+            for members in tensors_of(part)
+            for name, x in members.items()
+            if x is not None
         }
+        for part, contents in zip(parts.values(), self.start, strict=False):
+            _set_contents(part, contents)
+        before = self._read(parts, passed)
+        yield
+        after = self._read(parts, passed)
+        self.changes = {
+            name: (before.get(name), x)
+            for name, x in after.items()
+            if _differ(before.get(name, _MISSING), x)
+        }
+        # Old modules hold tensors now that are no parameters, as they were passed.
+        self.trained = [name for name, xs in self.changes.items() if _has_parameters(xs[-1])]
+        self.end = [[dict(x) for x in member_dicts(part)] for part in parts.values()]
+        if self.replaces:
+            self.end_buffers = {name: x.detach().clone() for name, x in module.named_buffers()}
+
+    def _read(self, parts: Mapping[str, torch.nn.Module], passed: Collection[str]) -> _Values:
+        """Return what parts of a module hold besides the tensors that are `passed`, by name."""
+        return {
+            label: x
+            for prefix, part in parts.items()
+            for path, x in _values(part, inside=self.inside)
+            if (label := _join(prefix, *path)) not in passed
+        }
+
+    def replace(self, module: torch.nn.Module, tensors: Mapping[str, Any]) -> dict[str, Any]:
+        """Return tensors near those of the module in place of `tensors`, by name."""
+        buffers = {**dict(module.named_buffers()), **self.start_buffers}
+        params = dict(module.named_parameters())
+        generator = torch.Generator().manual_seed(0)
+        replaced = dict(tensors)
+        for name, x in tensors.items():
+            own = params.get(name, buffers.get(name))
+            if own is None or (own.shape != x.shape and name not in self.start_buffers):
+                continue
+            value = torch.zeros_like(x) if own.is_meta else own.detach().to(x, copy=True)
+            if name in params and x.is_floating_point():
+                noise = torch.rand(x.shape, generator=generator)
+                value += 0.1 * noise.to(value)
+            replaced[name] = value
+        return replaced
 
 
 _current = contextvars.ContextVar[AttributeWatch | None]("watch of attributes", default=None)
 
 
 @contextlib.contextmanager
-def watching_attributes(*, inside: bool) -> Generator[AttributeWatch]:
+def watching_attributes(*, inside: bool, replaces: bool = False) -> Generator[AttributeWatch]:
     """Yield notes on what calls of a module within change."""
-    watch = AttributeWatch(inside)
+    watch = AttributeWatch(inside, replaces)
     token = _current.set(watch)
     try:
         yield watch
@@ -93,66 +116,60 @@ def watched_call(module: torch.nn.Module) -> contextlib.AbstractContextManager[N
     return contextlib.nullcontext() if watch is None else watch.watch_call(module)
 
 
-def check_no_counters(
-    fun: Fun, primals: Specs, dtype: torch.dtype, name: str, watch: AttributeWatch
-) -> None:
-    """Raise if results of a module depend on its calls before, and warn if they may.
-
-    Args:
-        fun: The module as a function of tensors.
-        primals: The specs of these.
-        dtype: The default dtype.
-        name: The name of the module.
-        watch: What a call has changed, as far as that counts.
-    """
-    try:
-        changes, has_same_results = _call_twice(fun, primals, dtype, inside=watch.inside)
-    except (RuntimeError, ValueError, LookupError, AssertionError):  # of values that are made up
-        changes, has_same_results = watch.changes, True
-    for attribute, (start, *later) in changes.items():
-        text = (
-            f"{name} changes its attribute `{attribute}` in each call, from {start!r} to "
-            f"{', then to '.join(map(repr, later))}, "
-        )
-        advice = "make it a buffer, by `register_buffer`: new buffers are returned."
-        stays = f"but here each call starts from {start!r}, as it was when a graph was made."
-        if not has_same_results:
-            raise ArgumentError(f"{text}and its results with it, {stays} So {advice}")
-        warnings.warn(
-            f"{text}{stays} If results depend on it, {advice}",
-            UserWarning,
-            stacklevel=user_stacklevel(),
-        )
+def in_trial() -> bool:
+    """Return True in a call whose results are compared with those of another, name by name."""
+    watch = _current.get()
+    return watch is not None and watch.replaces
 
 
-def _call_twice(
-    fun: Fun, primals: Specs, dtype: torch.dtype, *, inside: bool
-) -> tuple[dict[str, tuple[Any, ...]], bool]:
-    """Call a module twice in a row; return what both change, and True if the results are equal."""
-    xs = example_inputs(primals)
-
-    def run() -> Sequence[torch.Tensor]:
-        with fork_generators(xs) as generators:
-            for generator in generators:
-                generator.manual_seed(0)
-            return [y.detach().clone() for y in fun(*xs)]
-
-    with default_state(dtype), watching_attributes(inside=inside) as watch, dry_run() as trial:
-        results, first = run(), watch.changes
-        watch.start = watch.end
-        with trial.keeping_state():
-            same = all(map(_are_equal, results, run()))
-    both = [name for name in watch.changes if name in first]
-    return {name: (*first[name], watch.changes[name][1]) for name in both}, same
+def watched_tensors(module: torch.nn.Module, tensors: Any) -> Any:
+    """Return `tensors`, or those that a watch lets a call take in place of them."""
+    watch = _current.get()
+    return watch.replace(module, tensors) if watch and watch.replaces else tensors
 
 
-def _are_equal(x: torch.Tensor, y: torch.Tensor) -> bool:
-    return x.shape == y.shape and bool(((x == y) | ((x != x) & (y != y))).all())
+def _differ(x: Any, y: Any) -> bool:
+    return x is not y and not (_is_comparable(x) and _is_comparable(y) and x == y)
 
 
-def _member_dicts(part: torch.nn.Module) -> list[_Values]:
-    """Return the dicts of hooks of a module itself; then its own attributes."""
-    return [*hook_dicts(part), vars(part)]
+def _is_comparable(x: Any) -> bool:
+    return all(map(_is_comparable, x)) if isinstance(x, tuple) else isinstance(x, _PLAIN)
+
+
+def is_plain(xs: Sequence[Any]) -> bool:
+    return all(isinstance(x, _PLAIN) for x in xs)
+
+
+def _has_parameters(x: Any) -> bool:
+    """Return True for what is trained: a parameter, or a module with some."""
+    xs = x.parameters() if isinstance(x, torch.nn.Module) else [x]
+    return any(isinstance(y, torch.nn.Parameter) and y.requires_grad for y in xs)
+
+
+def _set_contents(part: torch.nn.Module, contents: Sequence[_Values]) -> None:
+    """Let a module hold what it held after a call, besides the tensors that are passed to it."""
+    tensors = tensors_of(part)
+    for members, values in zip(member_dicts(part), contents, strict=True):
+        if any(members is x for x in tensors):
+            members.update({k: x for k, x in values.items() if members.get(k) is None})
+        else:
+            for name in members.keys() - values.keys():  # `None` hides a module of that name
+                del members[name]
+            members.update(values)
+
+
+def _join(*path: str) -> str:
+    return ".".join(filter(None, path))
+
+
+def _values(part: torch.nn.Module, *, inside: bool) -> Iterator[tuple[tuple[str, ...], Any]]:
+    """Yield the values of a module itself that a call may change, with their names."""
+    yield from _plain_values(part, inside=inside)
+    for name, x in vars(part).items():
+        if name not in _STANDARD and not isinstance(x, _PLAIN):
+            yield (name,), x
+    for members in (*tensors_of(part), dict(part.named_children())):
+        yield from (((name,), x) for name, x in members.items() if x is not None)
 
 
 def _plain_values(part: torch.nn.Module, *, inside: bool) -> Iterator[tuple[tuple[str, ...], Any]]:

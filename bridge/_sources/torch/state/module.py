@@ -21,7 +21,7 @@ from bridge._core.pure_module import (
     statistics_of_parts,
 )
 from bridge._core.spec import NARROW_INTEGERS, ArraySpec
-from bridge._sources.torch.state.attribute_changes import watched_call
+from bridge._sources.torch.state.attribute_changes import in_trial, watched_call, watched_tensors
 from bridge._sources.torch.state.purity import LOST, Purity
 from bridge._sources.torch.state.replaced_tensors import (
     enter_until_restored,
@@ -119,6 +119,8 @@ class TorchModule(PureModule):
         In training it returns all of them, in evaluation those that it has changed.
         """
         modes, method = variant
+        restore_now()
+        params, buffers = (watched_tensors(self._module, x) for x in (params, buffers))
         constants = constants_among(params, self._parameters, self._dtypes)
         self._check("params", params, [*self._parameters, *constants])
         self._check("buffers", buffers, [x for x in self._dtypes if x not in constants])
@@ -126,7 +128,6 @@ class TorchModule(PureModule):
         wide = {name: self._widen(name, params[name]) for name in self._wide if name in params}
         own_params = {**params, **wide}
         tensors = {**own_params, **own_buffers}
-        restore_now()
         aliases = self._buffer_aliases()
         purity = Purity(self._module, self._name, tensors, constants)
         replace_tensors(self._module, tensors, modes)
@@ -145,12 +146,13 @@ class TorchModule(PureModule):
         self._check_kept(own_params)
         new_buffers = self._new_buffers(aliases)
         self._check_dtypes(own_buffers, new_buffers)
-        replaced = {name for name, x in own_buffers.items() if new_buffers[name] is not x}
-        changed = own_buffers.keys() if any(modes) else replaced | purity.written
         return output, {
             name: self._narrow(new_buffers[name], x)
             for name, x in buffers.items()
-            if name in changed
+            if any(modes)
+            or in_trial()
+            or name in purity.written
+            or new_buffers[name] is not own_buffers[name]
         }
 
     def _narrow(self, new: torch.Tensor, old: torch.Tensor) -> torch.Tensor:
