@@ -214,14 +214,14 @@ def test_other_methods_have_the_same_parameters():
 
 
 def test_names_of_modules_get_an_underscore():
-    names = ["type", "half", "forward", "training", "_parameters", "_function", "weight", "T"]
+    names = ["type", "half", "forward", "training", "_parameters", "_boxed_function", "weight", "T"]
     params = {name: jnp.asarray(weights(3, seed=i)) for i, name in enumerate(names)}
     nested = {"state_dict": params, "eval": jnp.ones(3)}
     layer = jax2torch(Functional(add_up, nested))
     assert [name for name, _ in layer.named_parameters()] == [
         "eval_",
         *(f"state_dict_.{name}" for name in ["type_", "half_", "forward_", "training_"]),
-        *(f"state_dict_.{name}" for name in ["_parameters_", "_function_", "weight", "T"]),
+        *(f"state_dict_.{name}" for name in ["_parameters_", "_boxed_function_", "weight", "T"]),
     ]
     layer(batch()).sum().backward()
     for parameter in layer.parameters():
