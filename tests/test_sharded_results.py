@@ -222,8 +222,8 @@ def test_arrays_of_other_processes_are_refused():
         subprocess.Popen([*run, rank], stdout=subprocess.PIPE, text=True, cwd=ROOT)
         for rank in ("0", "1")
     ]
-    for process in both:
-        said = process.communicate(timeout=60)[0]
+    texts = [process.communicate(timeout=60)[0] for process in both]
+    for process, said in zip(both, texts, strict=True):
         assert process.returncode == 0
         assert "float32[4], sharded over 2 devices, some of which belong to other" in said
-        assert "gather it: `jax.experimental.multihost_utils.process_allgather(x, tiled" in said
+        assert "`jax.experimental.multihost_utils.process_allgather(x, tiled=True)`" in said
