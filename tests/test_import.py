@@ -298,7 +298,10 @@ def test_wrapping_a_function_imports_nothing(wrapper, order):
 @pytest.mark.parametrize("missing", [*MODULES])
 def test_wrapping_for_a_missing_framework_names_the_extra(missing):
     """At once, although it is imported only at the first call."""
-    wrapper = next(name for name in WRAPPERS if missing in name.split("2"))
+    pairs = {name: {*name.split("2")} for name in WRAPPERS if missing in name.split("2")}
+    wrapper = next((name for name, pair in pairs.items() if pair - {missing} <= {*HERE}), None)
+    if wrapper is None:
+        pytest.skip(f"needs a framework beside {missing}")
     for hidden in (block(missing), f"import sys; sys.modules[{missing!r}] = None"):
         message = run(f"""
             {textwrap.indent(hidden, " " * 12).strip()}
