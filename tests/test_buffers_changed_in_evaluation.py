@@ -111,6 +111,30 @@ def test_of_torch_as_a_module_of_mlx(in_place, capture):
     assert three_calls(view, mx.array) == CALLS
 
 
+@TORCH
+def test_statistics_that_an_operator_writes_without_saying_so(capture):
+    """The schema of torch's batch norm names no operand that it writes to."""
+
+    class Normalize(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.register_buffer("mean", torch.zeros(2))
+            self.register_buffer("var", torch.ones(2))
+
+        def forward(self, x):
+            return torch.nn.functional.batch_norm(x, self.mean, self.var, training=True)
+
+    x = np.array([[1.0, 2.0], [3.0, 5.0], [0.0, 1.0]], "float32")
+    native = Normalize().eval()
+    net = torch2jax(Normalize().eval(), capture=capture)
+    buffers = net.buffers
+    for _ in range(2):
+        native(torch.tensor(x))
+        _, buffers = net.apply(net.params, buffers, jnp.asarray(x))
+    np.testing.assert_allclose(buffers["mean"], native.mean, rtol=1e-6)
+    np.testing.assert_allclose(buffers["var"], native.var, rtol=1e-6)
+
+
 VARIABLES = pytest.mark.parametrize(
     "variable", [nnx.BatchStat, nnx.Cache, nnx.Variable, Kept], ids=lambda v: v.__name__
 )

@@ -262,6 +262,22 @@ def test_a_state_goes_on_from_call_to_call(make):
     assert_same(run(torch2jax(function, capture="never"), read, jnp.asarray), expected)
 
 
+def test_statistics_that_a_batch_norm_writes_go_on_from_call_to_call():
+    """The schema of torch's operator names no operand that it writes to."""
+    x = np.array([[1.0, 2.0], [3.0, 5.0], [0.0, 1.0]], "float32")
+
+    def normalize(mean):
+        var = torch.ones(2)
+        return lambda x: 1 * torch.nn.functional.batch_norm(x, mean, var, training=True)
+
+    expected, mean = torch.zeros(2), torch.zeros(2)
+    native, there = normalize(expected), torch2jax(normalize(mean), capture="never")
+    for _ in range(2):
+        native(torch.tensor(x))
+        there(jnp.asarray(x))
+    np.testing.assert_allclose(mean, expected, rtol=1e-6)
+
+
 @pytest.mark.parametrize("make", [best, logged, mean_of_numpy, names, function_attribute])
 @pytest.mark.filterwarnings("ignore:.*cannot be captured as a graph")
 def test_a_state_goes_on_where_a_graph_was_tried(make):

@@ -39,12 +39,21 @@ class MutationGuard(TorchDispatchMode):
     ) -> Any:
         """Call `func`, unless it changes a captured tensor."""
         kwargs = kwargs or {}
-        if schema_of(func).is_mutable:
+        if schema_of(func).is_mutable or _writes_silently(func):
             for x, written in _operands(func, args, kwargs):
                 if written and is_real(x):
                     self.refuse_mutation(x)
         return func(*args, **kwargs)
 
+
+def _writes_silently(func: Any) -> bool:
+    """Return True for a batch norm that may write to statistics, of which its schema is silent."""
+    return getattr(func, "overloadpacket", None) in _BATCH_NORMS
+
+
+_ATEN: Any = torch.ops.aten
+_STATISTICS = ("running_mean", "running_var")
+_BATCH_NORMS = {_ATEN.native_batch_norm, _ATEN.cudnn_batch_norm, _ATEN.miopen_batch_norm}
 
 _T: Any = torch.Tensor
 # Setters that replace memory without an operator, and methods that hand it to possible writers.
@@ -112,9 +121,15 @@ def _operands(
     func: Any, args: Sequence[Any], kwargs: dict[str, Any]
 ) -> Iterator[tuple[torch.Tensor, bool]]:
     """Yield each tensor that an operator takes, and whether the operator writes to it."""
-    for i, argument in enumerate(schema_of(func).arguments):
-        x = args[i] if i < len(args) else kwargs.get(argument.name)
-        written = bool(argument.alias_info and argument.alias_info.is_write)
+    arguments = schema_of(func).arguments
+    values = {
+        x.name: args[i] if i < len(args) else kwargs.get(x.name) for i, x in enumerate(arguments)
+    }
+    silently = _STATISTICS if _writes_silently(func) and values["training"] else ()
+    for argument in arguments:
+        x = values[argument.name]
+        declared = bool(argument.alias_info and argument.alias_info.is_write)
+        written = declared or argument.name in silently
         for item in x if isinstance(x, (list, tuple)) else [x]:
             if isinstance(item, torch.Tensor):
                 yield item, written
