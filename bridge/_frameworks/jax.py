@@ -2,28 +2,26 @@
 
 import sys
 import types
-from collections.abc import Callable
 from typing import Any
 
 from bridge._core.errors import OptionError
-from bridge._core.function_protocols import StageableFunction
 from bridge._core.pure_module import PureModule
 from bridge._core.spec import is_device_name
+from bridge._frameworks.common import CommonOutline, check_residuals
 from bridge._frameworks.upstream.jax import has_backends
 
 _FUNCTIONS = (type, types.FunctionType, types.BuiltinFunctionType, types.MethodType)
 
 
-class JaxOutline:
-    """The options and functions of JAX."""
+class JaxOutline(CommonOutline):
+    """The options of functions of JAX."""
 
     saves_programs = True
     supports_rng = False
 
     def check_options(self, *, residuals: str, **_: Any) -> None:
         """Raise unless `residuals` names a strategy."""
-        if residuals not in ("auto", "save", "recompute"):
-            raise OptionError(f'residuals={residuals!r} is neither "auto", "save" nor "recompute".')
+        check_residuals(residuals)
 
     def check_device_name(self, device: str) -> None:
         """Raise unless `device` is the host or a CUDA device."""
@@ -45,14 +43,6 @@ class JaxOutline:
     def has_threads(self) -> bool:
         """Return True if JAX has started a backend, with its threads, in this process."""
         return has_backends()
-
-    def compiler_check(self) -> Callable[[], bool]:
-        """Return a function that returns False: JAX runs the code that it traces."""
-        return lambda: False
-
-    def call_in_compiled_code(self, function: StageableFunction, args: Any, kwargs: Any) -> Any:
-        """Raise: no compiler reads Python here."""
-        raise NotImplementedError
 
 
 OUTLINE = JaxOutline()

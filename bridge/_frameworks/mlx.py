@@ -1,23 +1,17 @@
 """What wrapping a function needs to know of MLX, which it does not import."""
 
 import sys
-from collections.abc import Callable
-from typing import Any
 
 from bridge._core.errors import OptionError
-from bridge._core.function_protocols import StageableFunction
+from bridge._frameworks.common import CommonOutline, check_residuals
 
 
-class MlxOutline:
-    """The options and functions of MLX."""
-
-    saves_programs = False
-    supports_rng = True
+class MlxOutline(CommonOutline):
+    """The options of functions of MLX."""
 
     def check_options(self, *, residuals: str, compile: bool) -> None:
         """Raise unless `residuals` is one of the three strategies, and possible with `compile`."""
-        if residuals not in ("auto", "save", "recompute"):
-            raise OptionError(f'residuals={residuals!r} is neither "auto", "save" nor "recompute".')
+        check_residuals(residuals)
         if compile and residuals == "save":
             raise OptionError(
                 'residuals="save" keeps a graph for the backward pass, and compile=True fuses it '
@@ -33,27 +27,9 @@ class MlxOutline:
                 "decided by mx.set_default_device."
             )
 
-    def passes_rng(self, fn: Any) -> bool:
-        """Return False: the generator of MLX is seeded."""
-        del fn
-        return False
-
-    def is_leaf(self, x: Any) -> bool:
-        """Return True: only modules of MLX hold parameters of MLX."""
-        del x
-        return True
-
     def has_threads(self) -> bool:
         """Return True if MLX is imported: each of its streams has a thread."""
         return "mlx.core" in sys.modules
-
-    def compiler_check(self) -> Callable[[], bool]:
-        """Return a function that returns False: MLX runs the code that it compiles."""
-        return lambda: False
-
-    def call_in_compiled_code(self, function: StageableFunction, args: Any, kwargs: Any) -> Any:
-        """Raise: no compiler reads Python here."""
-        raise NotImplementedError
 
 
 OUTLINE = MlxOutline()

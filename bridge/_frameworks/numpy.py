@@ -1,16 +1,14 @@
 """What wrapping a function needs to know of NumPy, which only the check of options imports."""
 
-from collections.abc import Callable
 from typing import Any
 
 from bridge._core.errors import OptionError
-from bridge._core.function_protocols import StageableFunction
+from bridge._frameworks.common import CommonOutline
 
 
-class NumpyOutline:
+class NumpyOutline(CommonOutline):
     """The options of functions on NumPy arrays."""
 
-    saves_programs = False
     supports_rng = False
 
     def check_options(self, **options: Any) -> None:
@@ -31,23 +29,6 @@ class NumpyOutline:
         """Return True: a parameter `rng` gets a generator."""
         del fn
         return True
-
-    def is_leaf(self, x: Any) -> bool:
-        """Return True: a callable object is a function here."""
-        del x
-        return True
-
-    def has_threads(self) -> bool:
-        """Return False: NumPy has none that a fork would lose."""
-        return False
-
-    def compiler_check(self) -> Callable[[], bool]:
-        """Return a function that returns False: nothing is called from NumPy."""
-        return lambda: False
-
-    def call_in_compiled_code(self, function: StageableFunction, args: Any, kwargs: Any) -> Any:
-        """Raise: no compiler reads Python here."""
-        raise NotImplementedError
 
 
 OUTLINE = NumpyOutline()

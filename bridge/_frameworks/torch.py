@@ -13,15 +13,15 @@ from typing import Any
 from bridge._core.errors import OptionError
 from bridge._core.function_protocols import StageableFunction
 from bridge._core.spec import is_device_name
+from bridge._frameworks.common import CommonOutline
 
 _AS_THEY_ARE = "as they are"
 
 
-class TorchOutline:
-    """The options and functions of PyTorch."""
+class TorchOutline(CommonOutline):
+    """The options of functions of PyTorch, and the compiler of callers in PyTorch."""
 
     saves_programs = True
-    supports_rng = True
 
     def check_options(
         self, *, capture: str, lower: str = "ffi", integers: str = _AS_THEY_ARE, **_: Any
@@ -46,20 +46,6 @@ class TorchOutline:
                 f'device={device!r} is no device that torch computes on here. Pass "cpu", "cuda" '
                 'or one of several, "cuda:1", or leave it out to compute where the arguments are.'
             )
-
-    def passes_rng(self, fn: Any) -> bool:
-        """Return False: the generators are seeded."""
-        del fn
-        return False
-
-    def is_leaf(self, x: Any) -> bool:
-        """Return True: only modules of torch hold parameters of torch."""
-        del x
-        return True
-
-    def has_threads(self) -> bool:
-        """Return False: a forked child of torch makes the threads that it needs."""
-        return False
 
     def compiler_check(self) -> Callable[[], bool]:
         """Return the function that returns True while Dynamo reads its caller."""
