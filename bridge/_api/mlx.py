@@ -101,8 +101,8 @@ def mlx2torch(
         tensor([0.8415, 0.9093])
 
     A module becomes a `torch.nn.Module`. Its parameters are copies of the arrays that the module
-    trains, with their names, and its buffers copies of all other arrays; in training, new values
-    of these are written into them. Random numbers follow from torch's generator, or from a key,
+    trains, with their names, and its buffers copies of all other arrays; what a call changes is
+    written into them. Random numbers follow from torch's generator, or from a key,
     `rng=`.
 
     `mx.vjp`: https://ml-explore.github.io/mlx/build/html/python/_autosummary/mlx.core.vjp.html

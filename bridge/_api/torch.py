@@ -225,8 +225,8 @@ def torch2mlx(
         array([0.841471, 0.909297], dtype=float32)
 
     A module becomes an `mlx.nn.Module`, whose parameters and buffers are copies with the names of
-    the original, so that files of weights fit both. Buffers are frozen, and in training new values
-    are written to them. Random numbers follow from the key of `mx.random`, or from a key, `rng=`,
+    the original, so that files of weights fit both. Buffers are frozen, and what a call changes is
+    written to them. Random numbers follow from the key of `mx.random`, or from a key, `rng=`,
     which `mx.checkpoint` needs.
 
     `mx.custom_function`: https://ml-explore.github.io/mlx/build/html/python/_autosummary/mlx.core.custom_function.html

@@ -31,7 +31,7 @@ class JaxModule(PureModule):
         rng: Any = None,
         **kwargs: Any,
     ) -> tuple[Any, dict[str, Any]]:
-        """Call the module; return its output and the buffers that it has changed in training."""
+        """Call the module; return its output and the buffers that it has changed."""
         params, buffers = self._with_weak_types(params), self._with_weak_types(buffers)
         return self._call(variant, params, buffers, make_key(rng), args, kwargs)
 

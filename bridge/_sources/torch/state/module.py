@@ -2,12 +2,12 @@
 
 import copy
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import torch
 
-from bridge._arrays.torch import in_dispatch_mode
+from bridge._arrays.torch import dtype_name, in_dispatch_mode
 from bridge._arrays.torch.upstream.tensors import non_tensor_values, tensors_of, unsaved_buffers
 from bridge._core.errors import ArgumentError, RangeError
 from bridge._core.import_path import check_parameter_names
@@ -124,9 +124,9 @@ class TorchModule(PureModule):
         constants = constants_among(params, self._parameters, self._dtypes)
         self._check("params", params, [*self._parameters, *constants])
         self._check("buffers", buffers, [x for x in self._dtypes if x not in constants])
-        own_buffers = {name: self._widen(name, buffer) for name, buffer in buffers.items()}
-        wide = {name: self._widen(name, params[name]) for name in self._wide if name in params}
-        own_params = {**params, **wide}
+        own_params, own_buffers = (
+            {name: self._widen(name, x) for name, x in xs.items()} for xs in (params, buffers)
+        )
         tensors = {**own_params, **own_buffers}
         aliases = self._buffer_aliases()
         purity = Purity(self._module, self._name, tensors, constants)
@@ -146,14 +146,9 @@ class TorchModule(PureModule):
         self._check_kept(own_params)
         new_buffers = self._new_buffers(aliases)
         self._check_dtypes(own_buffers, new_buffers)
-        return output, {
-            name: self._narrow(new_buffers[name], x)
-            for name, x in buffers.items()
-            if any(modes)
-            or in_trial()
-            or name in purity.written
-            or new_buffers[name] is not own_buffers[name]
-        }
+        returns_all = any(modes) or in_trial()
+        names = buffers if returns_all else _changed(own_buffers, new_buffers, purity.written)
+        return output, {name: self._narrow(new_buffers[name], buffers[name]) for name in names}
 
     def _narrow(self, new: torch.Tensor, old: torch.Tensor) -> torch.Tensor:
         """Return a new buffer with the dtype that its caller has it in."""
@@ -167,7 +162,7 @@ class TorchModule(PureModule):
     def _check_dtypes(self, before: Tensors, after: Tensors) -> None:
         """Raise if the module has given a buffer another dtype."""
         for name, buffer in before.items():
-            old, new = (str(x.dtype).removeprefix("torch.") for x in (buffer, after[name]))
+            old, new = (dtype_name(x.dtype) for x in (buffer, after[name]))
             if old != new:
                 raise ArgumentError(
                     f"{self._name} replaces its buffer {name}, which is {old}, by one of {new} "
@@ -230,6 +225,11 @@ class TorchModule(PureModule):
                 )
 
 
+def _changed(before: Tensors, after: Tensors, written: Collection[str]) -> list[str]:
+    """Return the names of the buffers that were written to or replaced."""
+    return [name for name, x in before.items() if name in written or after[name] is not x]
+
+
 def take_apart(
     module: torch.nn.Module, *, method: Any, allow_64_bits: bool
 ) -> tuple[PureModule, dict[str, Any], dict[str, Any]]:
@@ -250,7 +250,7 @@ def take_apart(
 def _values_or_specs(tensors: Tensors) -> dict[str, Any]:
     """Return tensors, and the specs of those that have no values."""
     return {
-        name: ArraySpec(tuple(x.shape), str(x.dtype).removeprefix("torch.")) if x.is_meta else x
+        name: ArraySpec(tuple(x.shape), dtype_name(x.dtype)) if x.is_meta else x
         for name, x in tensors.items()
     }
 
@@ -293,7 +293,7 @@ def _narrow(kind: str, name: str, value: torch.Tensor) -> torch.Tensor:
     narrow = value.to(_NARROW[value.dtype])
     if not value.is_meta and (narrow.to(value.dtype) != value).any():
         raise RangeError(
-            f"{kind} {name} is {str(value.dtype).removeprefix('torch.')}{list(value.shape)}, with "
+            f"{kind} {name} is {dtype_name(value.dtype)}{list(value.shape)}, with "
             "values that need 64 bits. Wrap the module in 64-bit mode: "
             'jax.config.update("jax_enable_x64", True).'
         )
