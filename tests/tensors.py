@@ -1,4 +1,6 @@
-"""Tensors at which tests begin, made of NumPy arrays or of zeros."""
+"""Tensors at which tests begin, made of NumPy arrays or of zeros, and the comparison of results."""
+
+import numpy as np
 
 
 def leaves(*points, dtype=None):
@@ -6,6 +8,14 @@ def leaves(*points, dtype=None):
     import torch
 
     return [torch.tensor(x, dtype=dtype, requires_grad=True) for x in points]
+
+
+def close(actual, expected, rtol=1e-4):
+    """Assert that two arrays, of whatever frameworks, have about the same values."""
+    actual, expected = (
+        x.numpy(force=True) if hasattr(x, "detach") else np.asarray(x) for x in (actual, expected)
+    )
+    np.testing.assert_allclose(actual, expected, rtol=rtol, atol=1e-5)
 
 
 def aligned(count):

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from bridge import ArgumentError, Functional, mlx2jax, to_mlx, to_torch, torch2jax
+from tests.tensors import close
 
 torch = pytest.importorskip("torch")
 jax = pytest.importorskip("jax")
@@ -57,13 +58,6 @@ WAYS = pytest.mark.parametrize("way", ["in place", "by a view", "past autograd",
 OPTIONS = pytest.mark.parametrize(
     "options", [{}, {"lower": "xla"}, {"capture": "never"}], ids=["ffi", "xla", "eager"]
 )
-
-
-def close(actual, expected):
-    actual, expected = (
-        np.asarray(x.detach() if torch.is_tensor(x) else x) for x in (actual, expected)
-    )
-    np.testing.assert_allclose(actual, expected, rtol=1e-4, atol=1e-5)
 
 
 @OPTIONS

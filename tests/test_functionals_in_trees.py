@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from bridge import ArgumentError, Functional, torch2jax
+from tests.tensors import close
 
 torch = pytest.importorskip("torch")
 jax = pytest.importorskip("jax")
@@ -25,13 +26,6 @@ X = np.random.default_rng(4).normal(size=(6, 3)).astype("float32")
 def backbone():
     torch.manual_seed(6)
     return nn.Sequential(nn.Linear(3, 4), nn.GELU(), nn.Linear(4, 2))
-
-
-def close(actual, expected, rtol=1e-4):
-    actual, expected = (
-        np.asarray(x.detach() if torch.is_tensor(x) else x) for x in (actual, expected)
-    )
-    np.testing.assert_allclose(actual, expected, rtol=rtol, atol=1e-5)
 
 
 class Model(eqx.Module):

@@ -17,6 +17,7 @@ from bridge import (
     to_torch,
     torch2jax,
 )
+from tests.tensors import close
 
 torch = pytest.importorskip("torch")
 jax = pytest.importorskip("jax")
@@ -60,13 +61,6 @@ def backbone():
 def noisy():
     torch.manual_seed(7)
     return nn.Sequential(nn.Linear(3, 4), nn.Dropout(0.5), nn.Linear(4, 2))
-
-
-def close(actual, expected, rtol=1e-4):
-    actual, expected = (
-        np.asarray(x.detach() if torch.is_tensor(x) else x) for x in (actual, expected)
-    )
-    np.testing.assert_allclose(actual, expected, rtol=rtol, atol=1e-5)
 
 
 def with_state(module, **how):

@@ -16,6 +16,7 @@ from bridge import (
     to_torch,
     torch2jax,
 )
+from tests.tensors import close
 
 torch = pytest.importorskip("torch")
 jax = pytest.importorskip("jax")
@@ -54,13 +55,6 @@ def module():
 def noisy_module():
     torch.manual_seed(5)
     return Net(0.5)
-
-
-def close(actual, expected, rtol=1e-4):
-    actual, expected = (
-        np.asarray(x.detach() if torch.is_tensor(x) else x) for x in (actual, expected)
-    )
-    np.testing.assert_allclose(actual, expected, rtol=rtol, atol=1e-5)
 
 
 def squared_error(model, x, y):

@@ -1,11 +1,13 @@
 """Modules of torch and MLX in the tools that libraries of JAX have for their own modules."""
 
 import copy
+import functools
 
 import numpy as np
 import pytest
 
 from bridge import to_torch, torch2jax
+from tests.tensors import close as close_to
 
 torch = pytest.importorskip("torch")
 jax = pytest.importorskip("jax")
@@ -49,11 +51,7 @@ def noisy():
     return CNN(0.5)
 
 
-def close(actual, expected, rtol=1e-3):
-    actual, expected = (
-        np.asarray(x.detach() if torch.is_tensor(x) else x) for x in (actual, expected)
-    )
-    np.testing.assert_allclose(actual, expected, rtol=rtol, atol=1e-5)
+close = functools.partial(close_to, rtol=1e-3)
 
 
 def same_tensors(back, module):
