@@ -168,6 +168,25 @@ def test_a_callback_is_not_called_again():
     torch.testing.assert_close(gradients, torch.autograd.grad((3 * x @ w).square().sum(), (x, w)))
 
 
+def test_an_effect_happens_once():
+    """The backward pass would repeat it among the cheap operations."""
+    calls = []
+
+    def layers(x, w):
+        for _ in range(3):
+            x = jnp.tanh(x @ w)
+        jax.debug.callback(lambda: calls.append(1))
+        return x
+
+    there = jax2torch(layers)
+    x = torch.linspace(-1, 1, 512 * 256).reshape(512, 256).requires_grad_()
+    w = (torch.linspace(-1, 1.5, 256 * 256).reshape(256, 256) / 16).requires_grad_()
+    there(x, w).sum().backward()
+    jax.effects_barrier()
+    assert calls == [1]
+    assert repr(there).endswith("save>")
+
+
 def test_a_rule_chooses_its_residuals_itself():
     """What the forward of a `jax.custom_vjp` saves is not computed again."""
 
