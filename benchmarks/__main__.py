@@ -28,6 +28,7 @@ from benchmarks import (
     _simulators,
     _tree,
     _views,
+    _wrapping,
 )
 from benchmarks._machine import Effort, describe, settle
 from benchmarks._results import Measurement
@@ -41,6 +42,7 @@ CASES: dict[str, Callable[[Effort], Iterable[Measurement]]] = {
     "memory": _fresh.memory,
     "compile": _fresh.compiling,
     "cache": _fresh.cache,
+    "wrapping": _wrapping.wrapping,
     "in jax": _reverse.small,
     "in jax, large": _reverse.large,
     "in jax, perceptron": _reverse.perceptron,

@@ -45,8 +45,8 @@ def forward_backward(effort: Effort) -> list[Measurement]:
     steps = {name: _bound(step, call) for name, call in calls.items()}
     values, unfit = _run(steps, effort, 8)
     bars = [
-        Bar("within 1.3x the floor", OURS, FLOOR, 1.3),
-        *_fastest(values, 0.25),
+        Bar("within 1.2x the floor", OURS, FLOOR, 1.2),
+        *_fastest(values, 0.2),
         Bar("recompute against the floor", RECOMPUTE, FLOOR),
     ]
     return [
@@ -78,7 +78,7 @@ def forward(effort: Effort) -> list[Measurement]:
     steps = {name: _bound(lambda call: [call(x)], call) for name, call in calls.items()}
     values, unfit = _run(steps, effort, 5)
     bars = [
-        Bar("within 1.5x the bare jitted call on a NumPy view", OURS, FLOOR, 1.5),
+        Bar("within 1.3x the bare jitted call on a NumPy view", OURS, FLOOR, 1.3),
         Bar("against that call with its result as a tensor", OURS, _AS_TENSOR),
     ]
     return [

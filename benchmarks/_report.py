@@ -65,7 +65,9 @@ def document(measurements: Sequence[Measurement], machine: str) -> str:
 
 
 def _number(value: float) -> str:
-    """Three significant digits, without an exponent."""
+    """Three significant digits, and four places below a hundredth, without an exponent."""
     if abs(value) >= 100:
         return f"{value:.0f}"
+    if 0 < abs(value) < 0.01:
+        return f"{value:.4f}"
     return f"{value:.1f}" if abs(value) >= 10 else f"{value:.2f}"

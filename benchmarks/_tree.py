@@ -59,7 +59,7 @@ def forward_backward(effort: Effort) -> list[Measurement]:
             unit="us",
             values=timed(fit, seconds=effort.seconds(10), scale=1e6),
             reference=FLOOR,
-            bars=[Bar("within 1.5x the floor on the same tree", OURS, FLOOR, 1.5)],
+            bars=[Bar("within 1.05x the floor on the same tree", OURS, FLOOR, 1.05)],
             missing=missing | unfit,
             notes=[
                 f"`{calls[OURS]!r}`",
