@@ -182,6 +182,14 @@ def demo(session: nox.Session) -> None:
 
 
 @nox.session
+def docs(session: nox.Session) -> None:
+    """Build the pages of docs/ and execute what they show; `nox -s docs -- -E` reads all again."""
+    _install(session, "-e", ".[all]", groups=("docs",))
+    strict = ("-W", "-n", "--keep-going")
+    session.run("sphinx-build", *strict, *session.posargs, "docs", "docs/_build/html")
+
+
+@nox.session
 def bench(session: nox.Session) -> None:
     """Measure what a call across costs; `nox -s bench -- --no-peers` without other libraries."""
     groups = ("bench",) if "--no-peers" in session.posargs else ("bench", "peers")

@@ -1,0 +1,1 @@
+"""Pages and tables that follow from running the package, so that nobody has to type them."""
