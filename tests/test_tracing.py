@@ -91,6 +91,27 @@ def test_derivatives_are_compiled_once(traced, derivative):
     assert len(compiled) == heard
 
 
+@pytest.mark.parametrize("residuals", ["auto", "save"])
+def test_both_halves_of_a_gradient_are_traced_once(residuals):
+    """JAX itself says what it traces, to compile it too."""
+    halves = {"auto": ["value_and_grad", "scale"], "save": ["forward", "backward"]}[residuals]
+    traces = []
+
+    def listen(event, *_, fun_name="", **__):
+        if "trace" in event and fun_name.startswith("function."):
+            traces.append(fun_name.removeprefix("function."))
+
+    def function(x):
+        return (jnp.sin(x) * x).sum()
+
+    jax.monitoring.register_event_duration_secs_listener(listen)
+    try:
+        jax2torch(function, residuals=residuals)(leaf()).backward(torch.tensor(2.0))
+    finally:
+        jax.monitoring.unregister_event_duration_listener(listen)
+    assert traces == halves
+
+
 def test_requires_grad_does_not_trace_again(traced):
     f, seen = traced
     for wanted in (True, False, True, False):

@@ -9,7 +9,7 @@ import jax
 from bridge._core.op import Op, Positions, Specs
 from bridge._core.pytree import scatter
 from bridge._sources.jax.environment import Environment
-from bridge._sources.jax.trace import Program, jit_program, trace
+from bridge._sources.jax.trace import Program, jit_program, trace_derivative
 from bridge._sources.jax.x64_boundary import with_narrowed_integers
 
 
@@ -59,8 +59,9 @@ class Derivative:
 
         It has no rules: a second derivative is taken of the whole function, not of its halves.
         """
-        program = trace(fun, primals, environment=self.environment)
-        call = jit_program(program, f"{self.name}.{half}")
+        name = f"{self.name}.{half}"
+        program = trace_derivative(fun, primals, environment=self.environment, name=name)
+        call = jit_program(program, name)
         call = with_narrowed_integers(
             call, primals, environment=self.environment, widened_count=widened_count
         )

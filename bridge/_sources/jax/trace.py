@@ -38,10 +38,12 @@ class Program:
     Attributes:
         jaxpr: The jaxpr with its constants.
         outputs: The specs of the outputs inside JAX, before 64-bit integers are restored.
+        jitted: The function that was traced, jitted, if it may be traced again.
     """
 
     jaxpr: ClosedJaxpr
     outputs: Specs
+    jitted: Callable[..., Any] | None = None
     _dependencies: list[Any] = dataclasses.field(default_factory=list)
 
     def __call__(self, *xs: Any) -> list[Any]:
@@ -84,6 +86,26 @@ def trace(
             _add_advice(error, primals, labels)
             raise
     return Program(jaxpr, tuple(map(ARRAYS.spec, shapes)))
+
+
+def trace_derivative(
+    fun: Callable[..., Any], primals: Specs, *, environment: Environment, name: str
+) -> Program:
+    """Trace a derivative of a program, which runs no Python of the user but rules for derivatives.
+
+    So it need not be traced again to be compiled: `jax.jit` has its trace already, and makes
+    another one where it has lost that.
+    """
+    check_not_forked()
+
+    def run(*xs: Any) -> Any:
+        return fun(*xs)
+
+    run.__name__ = run.__qualname__ = name
+    jitted = jax.jit(run)
+    with environment():
+        traced = jitted.trace(*(shape_dtype_struct(spec, x64=environment.x64) for spec in primals))
+    return Program(traced.jaxpr, tuple(map(ARRAYS.spec, traced.out_info)), jitted)
 
 
 def observe_outputs(fn: Callable[..., Any], primals: Specs, *, environment: Environment) -> Specs:
@@ -162,6 +184,8 @@ def jit_program(program: Program, name: str) -> Callable[..., Any]:
     inputs = {id(var) for var in (*jaxpr.invars, *jaxpr.constvars)}
     # jit returns an input that is an output without a copy.
     forwarded = [i for i, var in enumerate(jaxpr.outvars) if id(var) in inputs]
+    if program.jitted and not forwarded:
+        return with_transfers_allowed(program.jitted)
 
     def run(*xs: Any) -> list[Any]:
         outputs = program(*xs)
