@@ -1,6 +1,9 @@
 """Functions of JAX, MLX and PyTorch, each called from the others."""
 
-from bridge import nn as nn, rules as rules, testing as testing
+import importlib as _importlib
+import typing as _typing
+
+from bridge import nn as nn, rules as rules
 from bridge._api.convert import to_jax as to_jax, to_mlx as to_mlx, to_torch as to_torch
 from bridge._api.jax import jax2mlx as jax2mlx, jax2torch as jax2torch
 from bridge._api.mlx import mlx2jax as mlx2jax, mlx2torch as mlx2torch
@@ -31,9 +34,18 @@ from bridge._lowering.user import (
     torch_operator as torch_operator,
 )
 
+if _typing.TYPE_CHECKING:
+    from bridge import testing as testing
+
 __version__ = "0.1.0"
 
 # What users see is in `bridge`: in tracebacks, in `help()` and in pickles.
 for _public in [*globals().values()]:
     if getattr(_public, "__module__", "").startswith("bridge."):
         _public.__module__ = __name__
+
+
+def __getattr__(name: str) -> object:
+    if name == "testing":  # which programs do not need
+        return _importlib.import_module("bridge.testing")
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -8,8 +8,8 @@ import bridge
 from bridge import rules, testing
 
 PUBLIC = {name: getattr(bridge, name) for name in dir(bridge) if not name.startswith("_")}
-PUBLIC["check_gradients"] = testing.check_gradients
-PUBLIC["check_rule"] = testing.check_rule
+PUBLIC |= {name: getattr(testing, name) for name in dir(testing) if not name.startswith("_")}
+PUBLIC["array"] = testing.Backend.array
 PUBLIC["to_nnx"], PUBLIC["to_equinox"] = bridge.Functional.to_nnx, bridge.Functional.to_equinox
 PUBLIC |= {name: getattr(rules, name) for name in dir(rules) if not name.startswith("_")}
 EXAMPLES = {
@@ -32,4 +32,4 @@ def test_example(name):
 
 
 def test_public_functions_have_examples():
-    assert {"jax2torch", "torch2mlx", "to_torch", "to_jax", "check_gradients"} <= set(EXAMPLES)
+    assert {"jax2torch", "torch2mlx", "to_torch", "check_gradients", "check_same"} <= set(EXAMPLES)

@@ -238,7 +238,7 @@ def distribution():
 
 def test_every_framework_has_an_extra(distribution):
     extras = distribution.metadata.get_all("Provides-Extra")
-    assert {*MODULES, "demo", "all"} == set(extras)
+    assert {*MODULES, "demo", "testing", "all"} == set(extras)
 
 
 def test_version_is_that_of_the_distribution(distribution):

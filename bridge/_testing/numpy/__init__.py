@@ -1,0 +1,1 @@
+"""Arrays of NumPy, in which tests say what goes in and compare what comes out."""

@@ -1,0 +1,115 @@
+"""Making of the arrays that tests pass in."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from bridge._core.errors import ArgumentError
+
+_OF_NUMBERS = {"f": "float32", "c": "complex64", "i": "int32", "u": "uint32", "b": "bool"}
+_COMPLEX = {"float64": "complex128", "complex128": "complex128"}
+_REAL = {"complex64": "float32", "complex128": "float64"}
+_SCALES = (1.0, 0.875, 0.75)
+
+
+def make(values: Any, dtype: str | None) -> np.ndarray:
+    """Make an array; without `dtype`, one of 32 bits unless `values` is an array."""
+    host = np.asarray(values)
+    if dtype is None:
+        is_array = isinstance(values, (np.ndarray, np.generic))
+        return host if is_array else host.astype(_OF_NUMBERS.get(host.dtype.kind, host.dtype))
+    if np.iscomplexobj(host) and np.dtype(dtype).kind != "c":
+        raise ArgumentError(
+            f"complex values have no counterpart in dtype={dtype!r}. Pass a complex dtype, or the "
+            "real parts."
+        )
+    return host.astype(dtype)
+
+
+def is_scalar(x: Any) -> bool:
+    """Return True for what NumPy returns instead of an array without axes."""
+    return isinstance(x, np.generic)
+
+
+def is_inexact(x: np.ndarray) -> bool:
+    """Return True for floating-point and complex numbers, those of `ml_dtypes` among them."""
+    return x.dtype.name.startswith(("float", "bfloat", "complex"))
+
+
+def with_precision(x: np.ndarray, dtype: str) -> np.ndarray:
+    """Convert floating-point numbers to `dtype`, and complex ones to one of that precision."""
+    if not is_inexact(x):
+        return x
+    return x.astype(_COMPLEX.get(dtype, "complex64") if np.iscomplexobj(x) else dtype)
+
+
+def swap_ends(x: np.ndarray) -> np.ndarray:
+    """Return `x` with the first and the last axis exchanged, in memory too."""
+    return np.ascontiguousarray(x.swapaxes(0, -1))
+
+
+def with_gaps(x: np.ndarray) -> np.ndarray:
+    """Return an array of which every second element along the last axis, from 1 on, is `x`."""
+    spread = np.repeat(x, 2, axis=-1)
+    spread[..., ::2] = np.nan if is_inexact(x) else 0
+    return spread
+
+
+def draw(like: Sequence[np.ndarray], random: Any) -> list[np.ndarray]:
+    """Draw numbers that every precision has, nowhere 0 and different everywhere, like arrays."""
+    return [_draw(x, random) for x in like]
+
+
+def _draw(like: np.ndarray, random: Any) -> np.ndarray:
+    def parts() -> np.ndarray:
+        return random.integers(1, 33, like.shape) / 16 * random.choice([-1, 1], like.shape)
+
+    values = parts() + 1j * parts() if np.iscomplexobj(like) else parts()
+    return np.asarray(values).astype(like.dtype)
+
+
+def generator(seed: int) -> np.random.Generator:
+    """Return the generator of random numbers that follows from `seed`."""
+    return np.random.default_rng(seed)
+
+
+def batch(x: np.ndarray) -> np.ndarray:
+    """Return three examples that differ in scale, which leaves signs and order as they are."""
+    return np.stack([x * np.asarray(scale).astype(x.dtype) for scale in _SCALES])
+
+
+def examples(batches: Sequence[np.ndarray]) -> list[list[np.ndarray]]:
+    """Return the arrays of each example."""
+    return [[x[i] for x in batches] for i in range(len(_SCALES))]
+
+
+def stack(results: Sequence[Sequence[np.ndarray]]) -> list[np.ndarray]:
+    """Return the results for each example as batches."""
+    return [np.stack(arrays) for arrays in zip(*results, strict=True)]
+
+
+def nudge(x: np.ndarray, index: int, step: complex) -> np.ndarray:
+    """Return a copy of `x` with `step` added to one element, counted in order."""
+    moved = x.copy(order="C")
+    moved.flat[index] += np.asarray(step).astype(x.dtype)
+    return moved
+
+
+def cast(xs: Sequence[np.ndarray], like: Sequence[np.ndarray]) -> list[np.ndarray]:
+    """Return arrays in the dtypes of others."""
+    return [x.astype(y.dtype) for x, y in zip(xs, like, strict=True)]
+
+
+def kind(x: np.ndarray) -> str:
+    """Return what the elements are: complex, real or whole numbers, or truth values."""
+    if is_inexact(x):
+        return "complex numbers" if np.iscomplexobj(x) else "real numbers"
+    return "truth values" if x.dtype.kind == "b" else "whole numbers"
+
+
+def precision(dtype: str) -> float:
+    """Return the distance of 1 to the next number of a dtype."""
+    import ml_dtypes  # which knows the dtypes of NumPy too
+
+    return float(ml_dtypes.finfo(_REAL.get(dtype, dtype)).eps)
