@@ -71,7 +71,6 @@ nb_execution_cache_path = str(BUILD / "executed" / _digest())
 nb_execution_raise_on_error = True
 nb_execution_timeout = 300
 nb_output_stderr = "warn"
-nb_mime_priority_overrides = [("html", "text/plain", 0)]
 
 # Settings of the processes that execute pages.
 IPYTHON = BUILD / "ipython"
