@@ -1,4 +1,4 @@
-"""`python -m benchmarks`: measure every case, print the tables, write results.md and results.png.
+"""`python -m benchmarks`: measure every case, print the tables, write results and figures.
 
 Without `--output`, only a complete run replaces what stands beside this module.
 """
@@ -24,6 +24,7 @@ from benchmarks import (
     _quantum,
     _report,
     _reverse,
+    _scaling,
     _sharded,
     _simulators,
     _tree,
@@ -61,6 +62,9 @@ CASES: dict[str, Callable[[Effort], Iterable[Measurement]]] = {
     "views": _views.training_steps,
     "sharded": _sharded.crossing,
     "growth": _growth.growth,
+    "elements": _scaling.elements,
+    "depth": _scaling.depth,
+    "batch": _scaling.batch,
 }
 
 
@@ -69,7 +73,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--quick", action="store_true", help="less of everything, 4 qubits only")
     parser.add_argument("--only", choices=CASES, action="append", help="one case; repeatable")
     parser.add_argument("--no-peers", action="store_true", help="leave other libraries out")
-    parser.add_argument("--output", type=Path, help="folder for results.md and results.png")
+    parser.add_argument("--output", type=Path, help="folder for results and figures")
     return parser.parse_args()
 
 
@@ -92,6 +96,7 @@ def main() -> None:
     if folder:
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "results.md").write_text(_report.document(found, describe()))
+        (folder / "results.json").write_text(_report.data(found, describe()))
         _figure.draw(found, folder / "results.png")
         _figure.draw_growth(found, folder / "growth.png")
 

@@ -1,5 +1,6 @@
-"""The measurements as Markdown."""
+"""The measurements as text: Markdown to read, JSON to draw figures from."""
 
+import json
 from collections.abc import Iterable, Iterator, Sequence
 
 from benchmarks._contenders import OURS
@@ -62,6 +63,40 @@ def document(measurements: Sequence[Measurement], machine: str) -> str:
             *(details(measurement) for measurement in measurements),
         ]
     )
+
+
+def data(measurements: Sequence[Measurement], machine: str) -> str:
+    """All cases as JSON: of each contender the quartiles over the rounds, and the ratios."""
+    cases = [
+        {
+            "title": measurement.title,
+            "unit": measurement.unit,
+            "reference": measurement.reference,
+            "quartiles": {
+                name: _quartiles(measurement.values[name]) for name in measurement.values
+            },
+            "ratios": {
+                name: _rounded(measurement.ratio(name, measurement.reference))
+                for name in measurement.values
+            },
+            "missing": dict(measurement.missing),
+            "grows_by": measurement.grows_by,
+        }
+        for measurement in measurements
+    ]
+    return json.dumps({"machine": machine, "cases": cases}, indent=1) + "\n"
+
+
+def _quartiles(values: Sequence[float]) -> list[float]:
+    """The lower quartile, the median and the upper one."""
+    ordered = sorted(values)
+    places = [len(ordered) // 4, len(ordered) // 2, len(ordered) * 3 // 4]
+    return [_rounded(ordered[place]) for place in places]
+
+
+def _rounded(value: float) -> float:
+    """Four significant digits."""
+    return float(f"{value:.4g}")
 
 
 def _number(value: float) -> str:
