@@ -44,9 +44,8 @@ class _Streams:
 
     def stream_for(self, kind: mx.DeviceType) -> Any:
         """Return the stream for a kind of device; make it at the first use."""
-        if kind not in self.by_device:
-            self.by_device.setdefault(kind, mx.new_thread_unsafe_stream(kind))
-        return self.by_device[kind]
+        stream = self.by_device.get(kind)
+        return stream or self.by_device.setdefault(kind, mx.new_thread_unsafe_stream(kind))
 
     def renew(self) -> None:
         """Forget what a child inherited: a thread that held the lock is not in the child."""

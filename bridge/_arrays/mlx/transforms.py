@@ -25,7 +25,7 @@ in the graph of whatever depends on the primal.
 import contextlib
 import functools
 import threading
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import mlx.core as mx
@@ -222,15 +222,23 @@ def keeping_graph(run: Callable[[], Any]) -> Any:
         _local.body, _local.result = outer, None
 
 
-def async_evaluate(xs: Sequence[mx.array]) -> None:
-    """Start computing `xs` and return; errors are raised here or by `evaluate`.
+def async_evaluate(xs: Sequence[mx.array]) -> bool:
+    """Start computing `xs` and return, unless within a transformation; return True if it started.
+
+    Errors are raised here or by `evaluate`.
 
     A thread that waits falls asleep, and waking it up takes longer than computing 16 numbers: up
     to 20 us of work that the caller does before it waits cost nothing.
     """
-    if not transforming():
-        with _translate_errors(), evaluation_lock():
+    if transforming():
+        return False
+    try:
+        with evaluation_lock():
             mx.async_eval(xs)
+    except (RuntimeError, ValueError) as error:
+        _raise_translated(error)
+        raise
+    return True
 
 
 def evaluate(xs: Sequence[mx.array]) -> None:
@@ -241,25 +249,23 @@ def evaluate(xs: Sequence[mx.array]) -> None:
     if not xs:
         return
     renew_after_fork()
-    with _translate_errors(), evaluation_lock():
-        if transforming():
-            keeping_graph(lambda: mx.eval(xs))
-        else:
-            mx.eval(xs)
-
-
-@contextlib.contextmanager
-def _translate_errors() -> Generator[None]:
-    """Raise MLX's errors about arrays without values as `NoValuesError`, with advice."""
     try:
-        yield
-    except ValueError as error:
-        if "function transformations" not in str(error):
-            raise
+        with evaluation_lock():
+            if transforming():
+                keeping_graph(lambda: mx.eval(xs))
+            else:
+                mx.eval(xs)
+    except (RuntimeError, ValueError) as error:
+        _raise_translated(error)
+        raise
+
+
+# Not a context, which would cost a microsecond each time, and there are four in a gradient.
+def _raise_translated(error: RuntimeError | ValueError) -> None:
+    """Raise an error of MLX about arrays without values as `NoValuesError`, with advice."""
+    if isinstance(error, ValueError) and "function transformations" in str(error):
         raise TracerError(_TRACER) from error
-    except RuntimeError as error:
-        if "in current thread" not in str(error):
-            raise
+    if isinstance(error, RuntimeError) and "in current thread" in str(error):
         raise NoValuesError(_OTHER_THREAD) from error
 
 

@@ -68,15 +68,18 @@ class CallChecker:
     def _expected(self) -> list[tuple[tuple[int, ...], mx.Dtype]]:
         return [(spec.shape, dtype_of(spec.dtype)) for spec in self.outputs]
 
-    def check_call(self, outputs: Sequence[mx.array], *, drew: bool) -> None:
-        """Raise unless a call did what the dry run did: NOTE [checks while MLX computes]."""
+    def check_call(self, outputs: Sequence[mx.array], *, drew: bool, transformed: bool) -> None:
+        """Raise unless a call did what the dry run did: NOTE [checks while MLX computes].
+
+        Only where it was `transformed` can what it captures be inside of a transformation.
+        """
         self.check_outputs(outputs)
         if drew and not self.may_draw:
             raise ArgumentError(
                 f"{self.name} draws random numbers now, and drew none in its first run. Pass a "
                 "key, `rng=`, or wrap it again if a module has changed its mode."
             )
-        if self.check_no_captured_tracers:
+        if transformed and self.check_no_captured_tracers:
             self.check_no_captured_tracers()
 
     def check_outputs(self, outputs: Sequence[mx.array]) -> Sequence[mx.array]:

@@ -121,11 +121,11 @@ def _make_call(
         before = rng_state()
         try:
             outputs = own(run(*xs))
-            async_evaluate(outputs)
+            started = async_evaluate(outputs)
         except RuntimeError as error:
             raise_for_leftovers(error, name)
             raise
-        check(outputs, drew=rng_state() is not before)
+        check(outputs, drew=rng_state() is not before, transformed=not started)
         return outputs
 
     return call
