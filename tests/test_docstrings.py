@@ -10,6 +10,7 @@ from bridge import rules, testing
 PUBLIC = {name: getattr(bridge, name) for name in dir(bridge) if not name.startswith("_")}
 PUBLIC |= {name: getattr(testing, name) for name in dir(testing) if not name.startswith("_")}
 PUBLIC["array"] = testing.Backend.array
+PUBLIC["explain"] = bridge.BridgedFunction.explain
 PUBLIC["to_nnx"], PUBLIC["to_equinox"] = bridge.Functional.to_nnx, bridge.Functional.to_equinox
 PUBLIC |= {name: getattr(rules, name) for name in dir(rules) if not name.startswith("_")}
 EXAMPLES = {

@@ -55,6 +55,14 @@ class DlpackObjects:
         """Raise: nothing is ever converted to such arrays."""
         raise NotImplementedError
 
+    def address(self, x: Any) -> None:
+        """Return None: the memory is not looked at."""
+        del x
+
+    def example(self, spec: ArraySpec) -> Any:
+        """Raise: nothing is ever converted to such arrays."""
+        raise NotImplementedError
+
     def pytree_node_functions(self, x: Any) -> None:
         """Return None: these objects have no pytrees."""
         return

@@ -132,6 +132,19 @@ class NumpyArrays:
         """Return None: NumPy has no pytrees."""
         return
 
+    def address(self, x: Any) -> int:
+        """Return where the values of `x` begin."""
+        return x.ctypes.data
+
+    def example(self, spec: ArraySpec) -> Any:
+        """Make zeros of this spec."""
+        return np.zeros(spec.shape, getattr(ml_dtypes, spec.dtype, spec.dtype))
+
+    def borrowing_copy_reason(self, buffer: Any) -> str:
+        """Return `""`: NumPy has views of whatever memory."""
+        del buffer
+        return ""
+
     def check_dtype(self, dtype: str) -> None:
         """Do nothing: NumPy has the dtypes of all frameworks."""
 

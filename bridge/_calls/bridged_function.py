@@ -10,6 +10,8 @@ from bridge import _registry
 from bridge._calls import arguments, random_keys
 from bridge._calls.batches import Batches
 from bridge._calls.changing_buffers import copy_buffers
+from bridge._calls.explaining import Explainer
+from bridge._calls.explanation import Explanation
 from bridge._calls.plan import Plan
 from bridge._calls.plan_cache import PlanCache, structure_key
 from bridge._calls.planner import Planner
@@ -168,6 +170,32 @@ class BridgedFunction:
             )
             batched._unbatched = self
         return self._batched[key]
+
+    def explain(self, *args: Any, **kwargs: Any) -> Explanation:
+        """Explain what a call with these arguments is, without making it; `print` the result.
+
+        The function is traced, as by a first call, and nothing of that is stored; but bridged
+        functions that it calls store their traces. Zeros cross in place of what it computes.
+
+        Returns:
+            What crosses, shared or copied, and why; the program; what is kept for the derivative;
+            what is traced again; the bridged functions in it. `svg` and `dot` draw it.
+
+        Raises:
+            ArgumentError: As the call would.
+
+        Example:
+            >>> import jax.numpy as jnp, torch
+            >>> from bridge import jax2torch
+            >>> jax2torch(lambda x: jnp.sin(x).sum()).explain(torch.ones(3)).traces.reason
+            'the first call traces it'
+        """
+        return self.explainer().explain_call(args, kwargs)
+
+    def explainer(self) -> Explainer:
+        """Return what explains its calls."""
+        parts = self._planner, self.plans, self._key_argument, self._normalize
+        return Explainer(*parts, callers=BridgedFunction)
 
     def __copy__(self) -> "BridgedFunction":
         return self

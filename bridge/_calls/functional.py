@@ -5,6 +5,7 @@ from typing import Any
 
 from bridge import _registry
 from bridge._calls.bridged_function import BridgedFunction
+from bridge._calls.explanation import Explanation
 from bridge._core.errors import ArgumentError
 from bridge._core.pure_module import PureModule
 from bridge._core.tracebacks import shortens_tracebacks
@@ -239,3 +240,15 @@ class BridgedModule(Functional):
         variant = self.pure.read_modes(), None
         output, changed = self.function(variant, params, buffers, *args, **kwargs)
         return output, {**buffers, **changed}
+
+    def explain(self, params: Any, buffers: Any, *args: Any, **kwargs: Any) -> Explanation:
+        """Explain what a call of `apply` is, without making it: `BridgedFunction.explain`.
+
+        Args:
+            params: The parameters by name.
+            buffers: The buffers by name.
+            *args: Positional arguments of the module.
+            **kwargs: Keyword arguments of the module.
+        """
+        variant = self.pure.read_modes(), None
+        return self.function.explain(variant, params, buffers, *args, **kwargs)

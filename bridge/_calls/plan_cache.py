@@ -69,8 +69,7 @@ class PlanCache:
         planner = self._planner
         with planner.target.suspend_transforms():
             leaf_infos = planner.describe_leaves(leaves, structure)
-            signatures = (info.signature for info in leaf_infos)
-            key = (structure_key(structure, len(leaves)), self._trace_context(), *signatures)
+            key = self.key(leaves, structure, leaf_infos)
             if not planner.options.get("jit", True):
                 return planner.make_plan(leaves, structure, leaf_infos)
             with self._lock:  # a trace can take minutes: threads that need the same one wait
@@ -81,6 +80,15 @@ class PlanCache:
                     if not plan.needs_seed:  # else the call is repeated with a key, or fails
                         self._count_trace(leaf_infos)
                 return plan
+
+    def key(self, leaves: Sequence[Any], structure: Any, leaf_infos: Sequence[LeafInfo]) -> Any:
+        """Return the key of the plan for arguments that `leaf_infos` describe."""
+        signatures = (info.signature for info in leaf_infos)
+        return structure_key(structure, len(leaves)), self._trace_context(), *signatures
+
+    def stored(self) -> dict[Any, Plan]:
+        """Return the plans that there are now, by their keys."""
+        return dict(self._plans)
 
     def _count_trace(self, leaf_infos: Sequence[LeafInfo]) -> None:
         if self.wrapper_counter is not None:

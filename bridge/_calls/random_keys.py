@@ -34,23 +34,25 @@ class KeyArgument:
             return {**kwargs, SEED: data}
         return kwargs
 
-    def add_seed(self, args: Any, kwargs: dict[str, Any], device: str) -> dict[str, Any]:
+    def add_seed(
+        self, args: Any, kwargs: dict[str, Any], device: str, *, drawn: bool = True
+    ) -> dict[str, Any]:
         """Return the keyword arguments with a seed of the target; raise if it has none."""
-        seed = self._fresh_seed(args, device)
+        seed = self._fresh_seed(args, device, drawn=drawn)
         if seed is None:
             raise missing_key_error(self._planner.name)
         return {**kwargs, SEED: seed}
 
-    def _fresh_seed(self, args: Any, device: str) -> Any:
+    def _fresh_seed(self, args: Any, device: str, *, drawn: bool) -> Any:
         """Return a seed, or one for each example of each batch; None if the target has none."""
         planner = self._planner
         is_module = isinstance(planner.fn, PureModule)
         if not planner.batches.in_dims:
-            return planner.target.fresh_seed(device, of_module=is_module)
+            return planner.target.fresh_seed(device, of_module=is_module, drawn=drawn)
         leaves, structure = pytree.flatten((args, {}), _registry.pytree_node_functions)
         infos = planner.describe_leaves(leaves, structure)
         sizes = planner.batches.sizes(infos, pytree.paths(structure), planner.name)
-        return planner.target.fresh_seed(device, sizes, of_module=is_module)
+        return planner.target.fresh_seed(device, sizes, of_module=is_module, drawn=drawn)
 
 
 def takes_key(source: "Outline", fn: Any, name: str, parameters: "Parameters") -> bool:

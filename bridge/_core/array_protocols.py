@@ -78,6 +78,17 @@ class ArrayBackend(Protocol):
         """Return how to flatten and rebuild `x`, if it is a node of this framework's pytrees."""
         ...
 
+    def address(self, x: Any) -> int | None:
+        """Return where the values of an array, or of what functions get for it, begin in memory.
+
+        None if it has no values, or is on several devices.
+        """
+        ...
+
+    def example(self, spec: ArraySpec) -> Any:
+        """Make zeros of this spec, in memory of their own."""
+        ...
+
 
 class SourceArrays(ArrayBackend, Protocol):
     """Arrays that a source function computes with, over memory of its caller."""
@@ -99,6 +110,10 @@ class SourceArrays(ArrayBackend, Protocol):
 
     def borrower(self, device: str) -> Callable[[Sequence[Any]], Sequence[Any]]:
         """Return the function from buffers to arrays on `device` over the same memory."""
+        ...
+
+    def borrowing_copy_reason(self, buffer: Any) -> str:
+        """Say why arrays over this buffer are copies of it, `""` if they share its memory."""
         ...
 
     def releaser(self, device: str) -> Callable[[Sequence[Any]], Sequence[Any]]:
@@ -125,6 +140,9 @@ class SourceArrays(ArrayBackend, Protocol):
 class TargetArrays(ArrayBackend, Protocol):
     """Arrays that bridged functions are called with."""
 
+    # Why the values of results are copied once more, where they are.
+    adopting_copy_reason: str
+
     def target_signature(self, x: Any) -> Hashable:
         """Return a cheap key that determines `target_spec`; `x` may be traced."""
         ...
@@ -138,6 +156,10 @@ class TargetArrays(ArrayBackend, Protocol):
 
         A buffer is a NumPy array or has `__dlpack__`. What is no array of ours is passed on.
         """
+        ...
+
+    def lending_copy_reason(self, x: Any) -> str:
+        """Say why buffers of `x` are copies, `""` if they share its memory."""
         ...
 
     def export_detached(self, x: Any) -> Any:

@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterable, Sequence, Set
 from typing import Any
 
 from bridge._core.captured_state import CapturedState
+from bridge._core.description import Description
 from bridge._core.errors import NoRuleError
 from bridge._core.graph import Graph, MappedGraph
 from bridge._core.spec import NARROW_INTEGERS, ArraySpec
@@ -76,6 +77,7 @@ class Traits:
             is not, a pair saves nothing but primals and outputs.
         captured_state: `() -> CapturedState`, what it captures now, if that can change. A target
             reads it before a call, and computes derivatives of the call on it.
+        description: `() -> Description`, what a reader is told about it.
     """
 
     call_into: Callable[[Sequence[Any], Sequence[Any]], Arrays] | None = None
@@ -87,6 +89,7 @@ class Traits:
     graph: Callable[[], Graph | MappedGraph] | None = None
     knows_outputs: Callable[[], bool] | None = None
     captured_state: Callable[[], CapturedState] | None = None
+    description: Callable[[], Description] | None = None
 
 
 @dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
@@ -214,6 +217,13 @@ class OpCache:
     def copy_without_caches(op: Op) -> Op:
         """Copy `op` without what is stored about it: Ops derived from the copy are others."""
         return dataclasses.replace(op, _caches={}, _derived={})
+
+    @staticmethod
+    def copy_for_reading(op: Op) -> Op:
+        """Copy `op` with what is stored about it; what is added then is stored in the copy."""
+        caches, derived = op._caches, op._derived  # pyright: ignore[reportPrivateUsage]
+        copies = {cache: dict(entries) for cache, entries in list(caches.items())}
+        return dataclasses.replace(op, _caches=copies, _derived=dict(derived))
 
 
 @dataclasses.dataclass(frozen=True, eq=False, kw_only=True)

@@ -1,12 +1,13 @@
 """Sources, targets and executors, as the rest of the package sees them."""
 
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import Any, Protocol
 
 from bridge._core.function_protocols import ExecuteInto, ExportKey, StageableFunction
-from bridge._core.op import Arrays, Op, Specs
+from bridge._core.op import Arrays, Op, Positions, Specs
 from bridge._core.pure_module import PureModule
+from bridge._core.saving_forward import SavingChoice
 from bridge._core.spec import ArraySpec
 
 # Executes an Op on target arrays; returns target arrays.
@@ -111,6 +112,10 @@ class Source(Protocol):
         """Return the settings that a trace depends on besides its arguments."""
         ...
 
+    def describe_context(self, context: Any) -> Mapping[str, Any]:
+        """Return by name the settings that a `trace_context` consists of, as far as they have."""
+        ...
+
     def choose_compute_device(self, arguments_device: str, requested: str | None) -> str:
         """Return where a call with arrays on `arguments_device` computes; raise if it cannot."""
         ...
@@ -154,15 +159,34 @@ class Target(Protocol):
         """
         ...
 
-    def fresh_seed(self, device: str, sizes: Sequence[int] = (), *, of_module: bool = False) -> Any:
+    def fresh_seed(
+        self,
+        device: str,
+        sizes: Sequence[int] = (),
+        *,
+        of_module: bool = False,
+        drawn: bool = True,
+    ) -> Any:
         """Draw a seed for each example of batches of these sizes, with the generator of a device.
 
-        Returns None if calls, of a module or of another function, must be pure.
+        Returns None if calls, of a module or of another function, must be pure, and zeros if it is
+        not to be `drawn`, as for a call that is not made.
+        """
+        ...
+
+    def choose_saving(self, op: Op, xs: Sequence[Any], argnums: Positions) -> SavingChoice:
+        """Return what a call of `op` on `xs` saves for its first derivative, without making it.
+
+        The derivative is by those at `argnums`, where calls do not tell.
         """
         ...
 
     def suspend_transforms(self) -> AbstractContextManager[None]:
         """Suspend the caller's transforms (torch.func, tracing modes) and release MLX's lock."""
+        ...
+
+    def computing_now(self) -> AbstractContextManager[None]:
+        """Suspend the caller's transforms and traces: what runs has values."""
         ...
 
     def is_between_compiled_parts(self) -> bool:

@@ -39,3 +39,22 @@ class SavingForward:
         if outnums == self.outnums:
             return self.pair.backward(argnums)
         return self.pair.backward_from(argnums, outnums) if self.pair.backward_from else None
+
+
+@dataclasses.dataclass(frozen=True)
+class SavingChoice:
+    """What a call saves for its first derivative.
+
+    Attributes:
+        argnums: Positions of the primals that the derivative is by.
+        outnums: Positions of the outputs that have it.
+        pair: The forward and the backward; None if nothing is saved but primals.
+        reason: Why the target does not use a pair that the source has; else `""`.
+        is_wanted: False if a call saves nothing now, as no argument requires a gradient.
+    """
+
+    argnums: Positions
+    outnums: Positions
+    pair: ForwardBackward | None
+    reason: str = ""
+    is_wanted: bool = True

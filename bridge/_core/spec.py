@@ -42,6 +42,13 @@ class ArraySpec:
         """True if arrays of this dtype have gradients."""
         return self.dtype.startswith(("float", "bfloat", "complex"))
 
+    @property
+    def item_size(self) -> int:
+        """Bytes per element, from the digits in the name of the dtype."""
+        # Up to the underscore: `float8_e4m3` has 8 bits. `bool` has no digits.
+        digits = "".join(c for c in self.dtype.partition("_")[0] if c.isdigit())
+        return max(1, int(digits or 8) // 8)
+
     def with_axis(self, axis: int | None, size: int) -> "ArraySpec":
         """Return this spec with a new axis of this size at `axis`; itself if `axis` is None."""
         if axis is None:

@@ -16,7 +16,7 @@ TEXT = """# `{name}`
 
 MEMBERS = {
     # It is made by the wrappers: what else it has is for other modules of the package.
-    "BridgedFunction": "   :members: vmap\n",
+    "BridgedFunction": "   :members: vmap, explain\n",
     "Functional": "   :members: to_nnx, to_equinox\n",
 }
 DEPRECATED = ("torch_operator",)

@@ -11,6 +11,7 @@ import numpy as np
 from jax.core import Tracer
 from jax.sharding import SingleDeviceSharding
 
+from bridge._arrays.jax import addresses
 from bridge._arrays.jax.devices import check_on_one_device, find_device, gather, import_buffer
 from bridge._arrays.jax.sharding import SHARDS
 from bridge._arrays.jax.upstream.memory import dlpack_capsule
@@ -39,6 +40,10 @@ class JaxArrays:
     compute_context = None
     copy_or_raise = None
     shards = SHARDS
+    adopting_copy_reason = addresses.ADOPTING_COPY_REASON
+    address = staticmethod(addresses.address)
+    example = staticmethod(addresses.example)
+    borrowing_copy_reason = staticmethod(addresses.borrowing_copy_reason)
 
     def is_array(self, x: Any) -> bool:
         """Return True if `x` is an array or a tracer of JAX."""
@@ -120,6 +125,11 @@ class JaxArrays:
             return jax.device_put(checked, find_device(device))
 
         return lend
+
+    def lending_copy_reason(self, x: Any) -> str:
+        """Return `""`: XLA lends the memory of arguments."""
+        del x
+        return ""
 
     def export_detached(self, x: Any) -> Any:
         """Return `x` on one device; JAX arrays export their values themselves."""

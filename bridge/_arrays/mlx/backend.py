@@ -10,6 +10,7 @@ from typing import Any
 import mlx.core as mx
 import numpy as np
 
+from bridge._arrays.mlx import addresses
 from bridge._arrays.mlx.handles import Handle
 from bridge._arrays.mlx.memory import (
     DTYPES,
@@ -48,6 +49,11 @@ class MlxArrays:
     compute_context = compute_stream
     unwrap_key = wrap_key = None
     shards = WHOLE
+    adopting_copy_reason = addresses.ADOPTING_COPY_REASON
+    address = staticmethod(addresses.address)
+    example = staticmethod(addresses.example)
+    lending_copy_reason = staticmethod(addresses.lending_copy_reason)
+    borrowing_copy_reason = staticmethod(addresses.borrowing_copy_reason)
 
     def is_array(self, x: Any) -> bool:
         """Return True if `x` is an array of MLX."""

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from bridge._arrays.numpy import HostCapsule, as_dlpack_dtype
+from bridge._arrays.torch import addresses
 from bridge._arrays.torch.derivatives import check_no_derivative
 from bridge._arrays.torch.dtypes import AS_INTEGERS, PLAIN, PLAIN_NUMPY, dtype_name
 from bridge._arrays.torch.execute import execute_into, tensor_from_buffer
@@ -34,6 +35,11 @@ class TorchArrays:
     compute_context = staticmethod(suspend_transforms)
     unwrap_key = wrap_key = None
     shards = SHARDS
+    adopting_copy_reason = ""
+    address = staticmethod(addresses.address)
+    example = staticmethod(addresses.example)
+    lending_copy_reason = staticmethod(addresses.lending_copy_reason)
+    borrowing_copy_reason = staticmethod(addresses.borrowing_copy_reason)
 
     def is_array(self, x: Any) -> bool:
         """Return True if `x` is a tensor, also if it is a Parameter or of another subclass."""

@@ -39,7 +39,7 @@ def residual_cost(
 
     At most `fused_size` bytes of them are results of operations that would be fused.
     """
-    size = sum(math.prod(spec.shape) * _item_size(spec.dtype) for spec in buffers)
+    size = sum(math.prod(spec.shape) * spec.item_size for spec in buffers)
     fused = min(size, fused_size)
     seconds = fused / _BYTES + (size - fused) / _UNFUSED_BYTES
     return len(buffers) * _BUFFER + packed_count * _JOIN + seconds
@@ -63,13 +63,6 @@ def recompute_cost(jaxpr: Jaxpr, is_repeated: Callable[[Any], bool] = lambda _: 
     `is_repeated` tells it of a primitive. A loop of unknown length counts once.
     """
     return sum(_equation_cost(eqn, is_repeated) for eqn in jaxpr.eqns)
-
-
-def _item_size(dtype: str) -> int:
-    """Return the bytes per element, from the digits in the name of the dtype."""
-    # Up to the underscore: `float8_e4m3` has 8 bits. `bool` has no digits.
-    digits = "".join(c for c in dtype.partition("_")[0] if c.isdigit())
-    return max(1, int(digits or 8) // 8)
 
 
 def _equation_cost(eqn: Any, is_repeated: Callable[[Any], bool]) -> float:

@@ -26,6 +26,7 @@ class _SettingsNumbers:
 
     def __init__(self) -> None:
         self._numbers: dict[Hashable, int] = {}
+        self._named: dict[int, dict[str, Any]] = {}
         self._counter = itertools.count()
         self._last: tuple[Any, Any, int] = (None, None, -1)
 
@@ -38,9 +39,15 @@ class _SettingsNumbers:
             return last[2]
         if len(self._numbers) >= _MOST_NUMBERS:  # each key may hold a mesh
             self._numbers.clear()
+            self._named.clear()
         number = self._numbers.setdefault((context, generator), next(self._counter))
+        self._named.setdefault(number, {name: read_setting(name) for name in SETTINGS})
         self._last = context, generator, number
         return number
+
+    def describe(self, number: int) -> dict[str, Any]:
+        """Return the settings of this number, by name; none if it is no longer known."""
+        return self._named.get(number, {})
 
 
 number_of_settings = _SettingsNumbers()

@@ -22,6 +22,7 @@ from bridge._core.op import Axes, ForwardBackward, Op, Positions, Rules, Specs, 
 from bridge._core.pytree import scatter
 from bridge._core.spec import ArraySpec, batched_specs
 from bridge._sources.jax.derivative import Derivative
+from bridge._sources.jax.description import describe
 from bridge._sources.jax.environment import Environment
 from bridge._sources.jax.forward_mode import jvp
 from bridge._sources.jax.strategy import choose_strategy
@@ -93,6 +94,7 @@ class Function:
                 observed_specs=None if self.program else lambda: self._observed_specs,
                 dependencies=self.program.dependencies if self.program else None,
                 captured_state=self.captured_state,
+                description=lambda: describe(self),
             ),
         )
 
@@ -173,7 +175,7 @@ class Function:
             self.program, self.name, self.primals, environment, argnums, outnums
         )
         try:
-            return choose_strategy(derivative, self.settings.residuals)
+            return choose_strategy(derivative, self.settings.residuals).pair
         except Exception:  # noqa: BLE001, NOTE [halves that cannot be had]
             return None
 

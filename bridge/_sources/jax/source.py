@@ -34,6 +34,7 @@ class JaxSource:
     take_apart = staticmethod(take_apart)
     holds_parameters = staticmethod(holds_parameters)
     trace_context = staticmethod(number_of_settings)
+    describe_context = staticmethod(number_of_settings.describe)
 
     def choose_compute_device(self, arguments_device: str, requested: str | None) -> str:
         """Return `requested`, or the device of the arguments."""

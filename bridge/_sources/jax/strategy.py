@@ -1,5 +1,7 @@
 """The choice of a strategy for the first derivative of a function."""
 
+import dataclasses
+
 from bridge._core.op import ForwardBackward, Specs
 from bridge._sources.jax.cheap_operations import can_repeat, is_cheap, repeat_cheap_operations
 from bridge._sources.jax.cost import recompute_cost, residual_cost, transcendental_size
@@ -8,16 +10,25 @@ from bridge._sources.jax.residuals import SavedResiduals, save_residuals
 from bridge._sources.jax.scalar_gradient import gradient_with_value, is_scalable
 
 
-def choose_strategy(derivative: Derivative, residuals: str) -> ForwardBackward | None:
-    """Make the forward/backward pair that costs least; None if recomputing does."""
+@dataclasses.dataclass(frozen=True)
+class Choice:
+    """A forward/backward pair, None to recompute, and why it was chosen."""
+
+    pair: ForwardBackward | None
+    reason: str
+
+
+def choose_strategy(derivative: Derivative, residuals: str) -> Choice:
+    """Make the forward/backward pair that costs least; none if recomputing does."""
     if residuals == "save":
-        return save_residuals(derivative).forward_backward()
+        return Choice(save_residuals(derivative).forward_backward(), 'residuals="save" asks for it')
     if is_scalable(derivative):  # one program instead of two, and its backward is but a product
-        return gradient_with_value(derivative)
+        reason = "the gradient of a single number is computed along with it"
+        return Choice(gradient_with_value(derivative), reason)
     saved, cost = _save(derivative)
-    if cost < recompute_cost(derivative.program.jaxpr.jaxpr):
-        return saved.forward_backward()
-    return None
+    recompute = recompute_cost(derivative.program.jaxpr.jaxpr)
+    costs = f"{cost * 1e6:.3g} us to save, {recompute * 1e6:.3g} us to recompute, by the cost model"
+    return Choice(saved.forward_backward() if cost < recompute else None, costs)
 
 
 def _save(derivative: Derivative) -> tuple[SavedResiduals, float]:

@@ -48,9 +48,25 @@ def saves_graph(summary: GraphSummary | None, specs: Specs, settings: Settings) 
     """
     if summary is None or settings.compile or settings.residuals == "recompute":
         return False
+    return settings.residuals == "save" or _recompute_cost(summary, specs) > _SAVING_COST
+
+
+def _recompute_cost(summary: GraphSummary, specs: Specs) -> float:
+    """Estimate the microseconds to run a function again."""
     largest = max((math.prod(spec.shape) for spec in specs), default=0)
-    recompute_cost = len(summary.operations_in_order) * (1 + largest / 1000)
-    return settings.residuals == "save" or recompute_cost > _SAVING_COST
+    return len(summary.operations_in_order) * (1 + largest / 1000)
+
+
+def explain_saving(summary: GraphSummary | None, specs: Specs, settings: Settings) -> str:
+    """Say why `saves_graph` returns what it returns."""
+    if summary is None:
+        return "it looks at values, so its derivatives run it again"
+    if settings.compile:
+        return "compile=True: what mx.compile fuses cannot wait for a backward pass"
+    if settings.residuals != "auto":
+        return f'residuals="{settings.residuals}" asks for it'
+    cost = _recompute_cost(summary, specs)
+    return f"{_SAVING_COST} us to save, {cost:.3g} us to recompute, by the cost model"
 
 
 @dataclasses.dataclass(frozen=True)

@@ -14,6 +14,7 @@ from bridge._core.spec import batched_specs, differentiable_positions
 from bridge._sources.mlx.batching import loop_over_examples, vmap_is_safe
 from bridge._sources.mlx.call_states import CallStates, make_recompute_rule
 from bridge._sources.mlx.custom_rules import has_forward_rules
+from bridge._sources.mlx.description import describe
 from bridge._sources.mlx.forward_mode import (
     Pushforward,
     check_linear,
@@ -65,6 +66,7 @@ class Function(PureFunction):
                 reruns=summary is None,
                 uses_global_rng=self.uses_global_rng,
                 captured_state=self.captured_state,
+                description=lambda: describe(self),
             ),
         )
         states = (self.root or self)._states

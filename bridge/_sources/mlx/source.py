@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import Any
 
 import mlx.core as mx
@@ -39,6 +39,10 @@ class MlxSource:
     def trace_context(self) -> Hashable:
         """Return the type of the device that MLX computes on."""
         return mx.default_device().type.value
+
+    def describe_context(self, context: Any) -> Mapping[str, Any]:
+        """Return the type of the device by name."""
+        return {"default device": context}
 
     def choose_compute_device(self, arguments_device: str, requested: str | None) -> str:
         """Return the host, whose memory MLX uses on all devices; raise for others."""

@@ -10,6 +10,7 @@ from bridge._core.gradient_rules import FiniteDifference, Vjp
 from bridge._core.op import Arrays, ForwardBackward, Op, Positions, Rules, Specs, Traits
 from bridge._core.spec import ArraySpec, differentiable_positions
 from bridge._sources.numpy.black_box import BlackBox
+from bridge._sources.numpy.description import describe
 from bridge._sources.numpy.evaluation import Evaluation
 from bridge._sources.numpy.forms import Form, function_form
 from bridge._sources.numpy.noise import tag_of
@@ -51,7 +52,10 @@ class Function:
                 vmap=self._vmap,
                 forward_backward=self._forward_backward if self._uses_outputs() else None,
             ),
-            traits=Traits(knows_outputs=lambda: self.box.known_outputs is not None),
+            traits=Traits(
+                knows_outputs=lambda: self.box.known_outputs is not None,
+                description=lambda: describe(self),
+            ),
         )
 
     @property

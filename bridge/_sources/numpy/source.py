@@ -1,6 +1,6 @@
 """NumPy as a source of functions without autodiff, which gradient rules differentiate."""
 
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -40,6 +40,11 @@ class NumpySource:
     def trace_context(self) -> Hashable:
         """Return None: nothing is traced."""
         return None
+
+    def describe_context(self, context: Any) -> Mapping[str, Any]:
+        """Return no settings."""
+        del context
+        return {}
 
     def choose_compute_device(self, arguments_device: str, requested: str | None) -> str:
         """Return the host; raise for others."""

@@ -41,6 +41,7 @@ from bridge._sources.torch.batching.vmap import Batched, LoopedBatch, derived_ru
 from bridge._sources.torch.capture.environment import Fun
 from bridge._sources.torch.capture.graph_export import export_graph
 from bridge._sources.torch.capture.trace import trace
+from bridge._sources.torch.description import describe
 from bridge._sources.torch.function import FunctionInfo
 from bridge._sources.torch.program import Program, Settings, make_call, make_call_into
 
@@ -77,6 +78,7 @@ class Function(FunctionInfo):
                 dependencies=gradient_dependencies(self),
                 fingerprint=self.program.fingerprint if self.program else None,
                 graph=export_graph(self.program, self.settings) if self.program else None,
+                description=lambda: describe(self),
             ),
         )
 

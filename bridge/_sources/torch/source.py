@@ -2,7 +2,7 @@
 
 import copy
 import dataclasses
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -45,6 +45,12 @@ class TorchSource:
         if not deterministic and precision == "highest":
             return dtype
         return dtype, deterministic, precision
+
+    def describe_context(self, context: Any) -> Mapping[str, Any]:
+        """Return the settings of a trace context by name."""
+        names = "default dtype", "deterministic algorithms", "float32 matmul precision"
+        changed = context if isinstance(context, tuple) else (context, False, "highest")
+        return dict(zip(names, changed, strict=True))
 
     def choose_compute_device(self, arguments_device: str, requested: str | None) -> str:
         """Return `requested`, or the device of the arguments; raise if torch has no such device."""

@@ -26,6 +26,7 @@ from bridge._targets.jax import primitives as primitives  # registers the rules 
 from bridge._targets.jax.binding import bind_call
 from bridge._targets.jax.calls import Call, Callee, Programs
 from bridge._targets.jax.modules import make_view, watch_in_trees
+from bridge._targets.jax.saving_choice import choose_saving
 
 
 class JaxTarget:
@@ -33,6 +34,8 @@ class JaxTarget:
 
     make_module = copy_before_write = None
     make_view = staticmethod(make_view)
+    choose_saving = staticmethod(choose_saving)
+    computing_now = staticmethod(jax.ensure_compile_time_eval)
     watch_in_trees = staticmethod(watch_in_trees)
 
     def make_native(
@@ -67,7 +70,12 @@ class JaxTarget:
         return data
 
     def fresh_seed(
-        self, device: str, sizes: Sequence[int] = (), *, of_module: bool = False
+        self,
+        device: str,
+        sizes: Sequence[int] = (),
+        *,
+        of_module: bool = False,
+        drawn: bool = True,
     ) -> None:
         """Return None: JAX may execute one call for several, or execute it again."""
         return

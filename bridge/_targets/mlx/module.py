@@ -90,6 +90,19 @@ class BridgedModule(NumberedModule, ModuleView):
             self._write(new)
         return output
 
+    def explain(self, *args: Any, method: str | None = None, **kwargs: Any) -> Any:
+        """Explain what a call of the module is, without making it: `BridgedFunction.explain`.
+
+        Args:
+            *args: As of a call.
+            method: As of a call.
+            **kwargs: As of a call.
+        """
+        original = self._original
+        function: Any = original.function
+        params, buffers = self._read(original.params), self._read(original.buffers)
+        return function.explain((self._modes(), method), params, buffers, *args, **kwargs)
+
     def _write(self, buffers: Mapping[str, mx.array]) -> None:
         """Write new values of buffers; within a derivative, later calls hand gradients to them.
 

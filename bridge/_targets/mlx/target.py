@@ -13,6 +13,7 @@ from bridge._core.protocols import Executor
 from bridge._targets.mlx.call import call
 from bridge._targets.mlx.gradcheck import check_gradients, pullback
 from bridge._targets.mlx.module import BridgedModule
+from bridge._targets.mlx.saving_choice import choose_saving
 
 
 class MlxTarget:
@@ -33,13 +34,22 @@ class MlxTarget:
             )
         return key
 
-    def fresh_seed(self, device: str, sizes: Sequence[int] = (), *, of_module: bool = False) -> Any:
+    def fresh_seed(
+        self,
+        device: str,
+        sizes: Sequence[int] = (),
+        *,
+        of_module: bool = False,
+        drawn: bool = True,
+    ) -> Any:
         """Draw a key with `mx.random` for a module, as layers of MLX do; None for a function.
 
         MLX may run a call again for a derivative. Where it does, this raises for a module.
         """
         if not of_module:
             return None
+        if not drawn:
+            return mx.zeros((*sizes, 2), mx.uint32)
         if keeps_graphs_for_others():
             raise ArgumentError(
                 "a module that draws random numbers is called again in a backward pass, as "
@@ -59,7 +69,8 @@ class MlxTarget:
         """Return False: in transformations MLX uses ordinary arrays, not symbols."""
         return False
 
-    suspend_transforms = staticmethod(release_lock)
+    choose_saving = staticmethod(choose_saving)
+    suspend_transforms = computing_now = staticmethod(release_lock)
     check_gradients = staticmethod(check_gradients)
     pullback = staticmethod(pullback)
 

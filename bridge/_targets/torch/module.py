@@ -78,6 +78,19 @@ class BridgedModule(torch.nn.Module, ModuleView):
                     buffers[name].copy_(value)
         return output
 
+    def explain(self, *args: Any, method: str | None = None, **kwargs: Any) -> Any:
+        """Explain what a call of the module is, without making it: `BridgedFunction.explain`.
+
+        Args:
+            *args: As of a call.
+            method: As of a call.
+            **kwargs: As of a call.
+        """
+        params, buffers, modes = self._read()
+        params, buffers, (args, kwargs) = promote(params, buffers, (args, kwargs))
+        function: Any = self._boxed_function[0]
+        return function.explain((modes, method), params, buffers, *args, **kwargs)
+
     def _read(self) -> tuple[_Tensors, _Tensors, Modes]:
         """Return parameters, buffers and modes: NOTE [what stands in place of a parameter]."""
         read = _read_nothing if torch.compiler.is_dynamo_compiling() else read_tables

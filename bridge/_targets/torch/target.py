@@ -15,6 +15,7 @@ from bridge._core.protocols import Executor
 from bridge._targets.torch import dynamo as dynamo, operator_kernels as operator_kernels
 from bridge._targets.torch.call import call_op
 from bridge._targets.torch.module import BridgedModule, copy_before_write
+from bridge._targets.torch.saving_choice import choose_saving
 from bridge._targets.torch.staging import stage, staged_signature_and_spec
 
 
@@ -33,11 +34,18 @@ class TorchTarget:
         return key
 
     def fresh_seed(
-        self, device: str, sizes: Sequence[int] = (), *, of_module: bool = False
+        self,
+        device: str,
+        sizes: Sequence[int] = (),
+        *,
+        of_module: bool = False,
+        drawn: bool = True,
     ) -> torch.Tensor:
         """Draw integers with torch's generator, which a checkpoint, for one, can restore."""
         # Two words, since JAX in 32-bit mode takes no integers of 64 bits.
         shape = (*sizes, 2)
+        if not drawn:
+            return torch.zeros(shape, dtype=torch.int32, device=device)
         return torch.randint(-(2**31), 2**31, shape, dtype=torch.int32, device=device)
 
     @staticmethod
@@ -48,7 +56,8 @@ class TorchTarget:
         check_not_jit_traced()
         return False
 
-    suspend_transforms = staticmethod(suspend_transforms)
+    choose_saving = staticmethod(choose_saving)
+    suspend_transforms = computing_now = staticmethod(suspend_transforms)
     needs_staging = staticmethod(needs_staging)
     staged_signature_and_spec = staticmethod(staged_signature_and_spec)
     stage = staticmethod(stage)
