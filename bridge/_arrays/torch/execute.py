@@ -1,6 +1,5 @@
 """Execution of Ops on memory that a compiler allocated, for operands and results."""
 
-import itertools
 from collections.abc import Sequence
 from typing import Any
 
@@ -11,7 +10,7 @@ from bridge._arrays.numpy import as_dlpack_dtype
 from bridge._arrays.torch.dtypes import PLAIN_NUMPY, dtype_name
 from bridge._arrays.torch.upstream.isolation import suspend_transforms
 from bridge._core.errors import ArgumentError
-from bridge._core.op import Op, OpCache
+from bridge._core.op import Op
 from bridge._core.spec import NARROW_INTEGERS, check_fits_32_bits, check_output_count
 
 
@@ -25,11 +24,6 @@ def tensor_from_buffer(x: Any) -> torch.Tensor:
     return torch.from_numpy(buffer).view(getattr(torch, low or ""))
 
 
-# Bytes. Below this size, allocating and copying costs less than checking for overlaps.
-_LARGE = 2**18
-_CACHE = OpCache()
-
-
 def execute_into(op: Op, operands: Sequence[Any], results: Sequence[Any]) -> None:
     """Execute `op` on NumPy arrays or objects with `__dlpack__`: `SourceArrays.execute_into`."""
     with suspend_transforms():
@@ -38,15 +32,8 @@ def execute_into(op: Op, operands: Sequence[Any], results: Sequence[Any]) -> Non
 
 def _execute_into(op: Op, operands: Sequence[Any], results: Sequence[Any]) -> None:
     xs, targets = [*map(tensor_from_buffer, operands)], [*map(tensor_from_buffer, results)]
-    cache = _CACHE.of(op)
-    large = cache.get("large")
-    if large is None:
-        large = cache["large"] = any(y.nbytes >= _LARGE for y in targets)
-    outputs = (
-        op.traits.call_into(targets, xs)
-        if large and op.traits.call_into and _no_overlap(targets, xs)
-        else op.call(*xs)
-    )
+    call_into = op.traits.call_into
+    outputs = call_into(targets, xs) if call_into and _no_overlap(targets, xs) else op.call(*xs)
     check_output_count(outputs, results, op.name)
     for i, (y, target) in enumerate(zip(outputs, targets, strict=True)):
         if y is target:  # `call_into` has written it
@@ -75,8 +62,11 @@ def _narrow(y: torch.Tensor, dtype: str, name: str) -> torch.Tensor:
 
 def _no_overlap(targets: Sequence[torch.Tensor], xs: Sequence[torch.Tensor]) -> bool:
     """Return True unless a target shares memory with an argument."""
-    written, read = (
-        [(t.data_ptr(), t.data_ptr() + t.nbytes) for t in tensors] for tensors in (targets, xs)
-    )
-    pairs = itertools.product(written, read)
-    return all(end <= start or stop <= begin for (begin, end), (start, stop) in pairs)
+    read = [(start := x.data_ptr(), start + x.nbytes) for x in xs]
+    for y in targets:
+        start = y.data_ptr()
+        stop = start + y.nbytes
+        for begin, end in read:
+            if begin < stop and start < end:
+                return False
+    return True

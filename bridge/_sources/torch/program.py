@@ -126,20 +126,24 @@ _BY_SHAPE = {
 def make_call(program: Program, settings: Settings) -> Callable[..., Any]:
     """Make the `call` of an Op from `program`; random numbers follow from its seed."""
     run = advising(in_clean_state(program.run, settings.dtype), settings.narrow_argnums)
-    return _seeded(run, program, settings)
+    return _seeded(run, program, settings.seed_argnum)
 
 
 def make_call_into(program: Program, settings: Settings) -> Callable[..., Any]:
     """Make the `call_into` of an Op from `program`; random numbers follow from its seed."""
-
-    def call_into(buffers: Sequence[torch.Tensor], primals: Sequence[torch.Tensor]) -> Any:
-        run = in_clean_state(functools.partial(program.run_into, *buffers), settings.dtype)
-        run = advising(run, settings.narrow_argnums)
-        return _seeded(run, program, settings)(*primals)
-
-    return call_into
-
-
-def _seeded(run: Callable[..., Any], program: Program, settings: Settings) -> Callable[..., Any]:
     seed_argnum = settings.seed_argnum
+    if seed_argnum is not None:
+        seed_argnum += len(results(program.module.graph))  # behind the buffers
+
+    @functools.cache
+    def run() -> Callable[..., Any]:
+        run_into = in_clean_state(program.run_into, settings.dtype)
+        return _seeded(advising(run_into, settings.narrow_argnums), program, seed_argnum)
+
+    return lambda buffers, primals: run()(*buffers, *primals)
+
+
+def _seeded(
+    run: Callable[..., Any], program: Program, seed_argnum: int | None
+) -> Callable[..., Any]:
     return run if seed_argnum is None or not program.uses_rng else with_seed(run, seed_argnum)

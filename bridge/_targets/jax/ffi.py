@@ -58,6 +58,7 @@ def _check_version() -> None:
 _check_version()
 
 # A call frame as words of 64 bits, read all at once: access by field costs five times as much.
+_PAIR = c_int64 * 2
 _FRAME = c_int64 * (ctypes.sizeof(ffi_structs.CallFrame) // 8)
 _EXTENSION = ffi_structs.CallFrame.extension.offset // 8
 _API = ffi_structs.CallFrame.api.offset // 8
@@ -105,7 +106,7 @@ _CUDA = 2  # kDLCUDA
 def _look_up_call(frame_words: Sequence[int]) -> FfiCall:
     """Return the FfiCall that a call frame names in its only attribute."""
     span = c_int64.from_address(frame_words[_ATTRIBUTES]).value
-    text, length = (c_int64 * 2).from_address(span)
+    text, length = _PAIR.from_address(span)
     return lookup(ctypes.string_at(text, length))
 
 

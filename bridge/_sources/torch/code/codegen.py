@@ -87,7 +87,8 @@ class _CodeWriter:
             out = self._outs[out_variant.output_position]
             if out_variant.out_operator is None:
                 return f"{out}.copy_({arguments[0]})"
-            arguments.append(f"out={out}.view({self._expression(out_variant.view_shape)})")
+            shape = out_variant.view_shape
+            arguments.append(f"out={out}" if shape is None else f"out={out}.view({shape})")
             target = out_variant.out_operator
         return f"{self._bind(raw_operator(target))}({', '.join(arguments)})"
 

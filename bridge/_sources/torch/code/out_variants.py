@@ -26,12 +26,12 @@ class OutVariant:
     Attributes:
         output_position: The position of the output.
         out_operator: The operator to call with `out`; `None` if the value is copied to the buffer.
-        view_shape: The shape in which the node views the buffer.
+        view_shape: The shape in which the node views the buffer; `None` for that of the output.
     """
 
     output_position: int
     out_operator: Any
-    view_shape: tuple[int, ...]
+    view_shape: tuple[int, ...] | None
 
 
 def find_out_variants(graph: Graph) -> dict[Node, OutVariant]:
@@ -42,11 +42,11 @@ def find_out_variants(graph: Graph) -> dict[Node, OutVariant]:
         if result is None or len(roots[result]) != 1 or result.op != "call_function":
             continue
         (root,) = roots[result]
-        shape = tuple(result.meta["val"].shape)
         if _is_copy(result):
-            variants[result] = OutVariant(i, None, shape)
+            variants[result] = OutVariant(i, None, None)
         elif _same_elements(root, result) and (operator := out_variant(root.target)):
-            variants[root] = OutVariant(i, operator, tuple(root.meta["val"].shape))
+            shape, output_shape = (tuple(node.meta["val"].shape) for node in (root, result))
+            variants[root] = OutVariant(i, operator, None if shape == output_shape else shape)
     return variants
 
 
