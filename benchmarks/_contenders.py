@@ -18,6 +18,7 @@ from benchmarks._timing import Step
 from bridge import jax2torch
 
 FLOOR = "floor"
+BY_HAND = "torch.autograd.Function by hand"
 OURS, SAVE, RECOMPUTE = "jax2torch", "jax2torch, save", "jax2torch, recompute"
 
 Function = Callable[..., Any]
@@ -78,6 +79,49 @@ def tree_floor(function: Function) -> Function:
             return tuple([_out(g) for g in gradients])
 
     return lambda tree: dict(zip(tree, Floor.apply(*tree.values()), strict=True))
+
+
+def split_floor(function: Function, count: int) -> Function:
+    """The same for gradients by the first `count` of several tensors, with one result."""
+
+    def pull(cotangent: Any, *xs: Any) -> Any:
+        free, others = xs[:count], xs[count:]
+        return jax.vjp(lambda *free: function(*free, *others), *free)[1](cotangent)
+
+    forwards, backwards = jax.jit(function), jax.jit(pull)
+
+    class Floor(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx: Any, *xs: torch.Tensor) -> torch.Tensor:
+            ctx.save_for_backward(*xs)
+            return _out(forwards(*[x.detach().numpy() for x in xs]))
+
+        @staticmethod
+        def backward(ctx: Any, cotangent: torch.Tensor) -> Any:
+            xs = ctx.saved_tensors
+            gradients = backwards(cotangent.numpy(), *[x.detach().numpy() for x in xs])
+            return *map(_out, gradients), *[None] * (len(xs) - count)
+
+    return Floor.apply
+
+
+def loss_floor(function: Function, count: int) -> Function:
+    """The same for a loss: its gradients are computed along with it, and handed out as they are."""
+    native = jax.jit(jax.value_and_grad(function, argnums=tuple(range(count))))
+
+    class Floor(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx: Any, *xs: torch.Tensor) -> torch.Tensor:
+            value, gradients = native(*[x.detach().numpy() for x in xs])
+            ctx.other_count = len(xs) - count
+            ctx.save_for_backward(*map(_out, gradients))
+            return _out(value)
+
+        @staticmethod
+        def backward(ctx: Any, _: torch.Tensor) -> Any:
+            return *ctx.saved_tensors, *[None] * ctx.other_count
+
+    return Floor.apply
 
 
 class Written(torch.autograd.Function):

@@ -9,7 +9,16 @@ import numpy as np
 import pennylane
 import torch
 
-from benchmarks._contenders import OURS, RECOMPUTE, SAVE, ours, vetted
+from benchmarks._contenders import (
+    BY_HAND,
+    OURS,
+    RECOMPUTE,
+    SAVE,
+    loss_floor,
+    ours,
+    split_floor,
+    vetted,
+)
 from benchmarks._machine import Effort
 from benchmarks._peers import NAMES as PEERS, peers
 from benchmarks._results import Bar, Measurement
@@ -18,6 +27,7 @@ from bridge import jax2torch
 
 PURE, PENNYLANE = "jitted jax.value_and_grad", "PennyLane's torch backprop"
 LOSS_OUTSIDE = "jax2torch, loss in torch"
+BY_HAND_OUTSIDE = f"{BY_HAND}, loss in torch"
 _LAYERS, _BATCH = 4, 32
 
 
@@ -82,6 +92,8 @@ def losses(case: Problem) -> dict[str, Callable[..., Any]]:
     return {
         **ours(case.loss("jax")),
         LOSS_OUTSIDE: _error(jax2torch(case.outputs("jax"))),
+        BY_HAND: loss_floor(case.loss("jax"), count=1),
+        BY_HAND_OUTSIDE: _error(split_floor(case.outputs("jax"), count=1)),
         PENNYLANE: case.loss("torch"),
     }
 
@@ -139,6 +151,8 @@ def _bars(qubits: int) -> list[Bar]:
     return [
         Bar(f"within {inside:g}x jitted jax.value_and_grad", OURS, PURE, inside),
         Bar(f"with the loss in torch, within {outside:g}x of that", LOSS_OUTSIDE, PURE, outside),
+        Bar("the same two by hand: the loss inside", BY_HAND, PURE),
+        Bar("and the loss in torch", BY_HAND_OUTSIDE, PURE),
         Bar("no slower than PennyLane's own torch backprop", OURS, PENNYLANE, 1.0),
         Bar("time of recompute against save", RECOMPUTE, SAVE),
     ]
