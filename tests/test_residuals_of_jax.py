@@ -123,6 +123,26 @@ def test_jax_checkpoint_keeps_less(jax2torch):
     torch.testing.assert_close(found[0], found[1])
 
 
+@pytest.mark.parametrize(
+    ("policy", "residual_size"),
+    [("nothing_saveable", 0), ("dots_saveable", 20), ("everything_saveable", 40)],
+)
+def test_a_policy_of_jax_checkpoint_chooses_what_is_kept(jax2torch, policy, residual_size):
+    """The product has 20 numbers, and so has the cosine of each of the two sines."""
+    import jax
+    import jax.numpy as jnp
+
+    x, w = leaves(X, W)
+    fn = lambda x, w: jnp.sin(jnp.sin(x @ w))
+    with recorded() as saved:
+        y = jax2torch(jax.checkpoint(fn, policy=getattr(jax.checkpoint_policies, policy)))(x, w)
+    known = {t.data_ptr() for t in (x, w, y)}
+    assert sum(s.numel() for s in saved if s.data_ptr() not in known) == residual_size
+    found = torch.autograd.grad(y.square().sum(), (x, w))
+    expected = torch.autograd.grad((x @ w).sin().sin().square().sum(), (x, w))
+    torch.testing.assert_close(found, expected)
+
+
 @pytest.mark.parametrize("kind", ["typed", "raw"])
 def test_random_key_among_the_residuals(jax2torch, kind):
     """Dropout: the mask of the backward is that of the forward."""
