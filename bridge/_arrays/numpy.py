@@ -126,6 +126,8 @@ class NumpyArrays:
 
     def convert(self, x: Any, *, copy: bool | None) -> Any:
         """Make an array over the memory of `x`, or a copy of it."""
+        if isinstance(x, np.ndarray):  # whose `__dlpack__` refuses the dtypes of `ml_dtypes`
+            return np.array(x, copy=copy)
         return np.from_dlpack(x, copy=copy)
 
     def pytree_node_functions(self, x: Any) -> None:

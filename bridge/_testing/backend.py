@@ -158,7 +158,7 @@ def backend(name: str, dtype: str | None = None, layout: str = "contiguous") -> 
     Raises:
         MissingFrameworkError: If it is not installed.
         UnknownFrameworkError: If it is another name.
-        OptionError: If it is another layout.
+        OptionError: If it is another layout, or `dtype` is none of real or complex numbers.
 
     Example:
         >>> from bridge import testing
@@ -169,5 +169,7 @@ def backend(name: str, dtype: str | None = None, layout: str = "contiguous") -> 
     _registry.arrays(name)
     if layout not in LAYOUTS:
         raise OptionError(f"layout={layout!r} is none of {', '.join(map(repr, LAYOUTS))}.")
+    if dtype is not None and not arrays.is_inexact_name(dtype):
+        raise OptionError(f"dtype={dtype!r} is no dtype of real or complex numbers.")
     module = importlib.import_module(f"bridge._testing.{_MODULES[name]}")
     return module.BACKEND(dtype, layout)

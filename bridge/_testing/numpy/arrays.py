@@ -10,6 +10,7 @@ from bridge._core.errors import ArgumentError
 _OF_NUMBERS = {"f": "float32", "c": "complex64", "i": "int32", "u": "uint32", "b": "bool"}
 _COMPLEX = {"float64": "complex128", "complex128": "complex128"}
 _REAL = {"complex64": "float32", "complex128": "float64"}
+_INEXACT = ("float", "bfloat", "complex")
 _SCALES = (1.0, 0.875, 0.75)
 
 
@@ -34,7 +35,15 @@ def is_scalar(x: Any) -> bool:
 
 def is_inexact(x: np.ndarray) -> bool:
     """Return True for floating-point and complex numbers, those of `ml_dtypes` among them."""
-    return x.dtype.name.startswith(("float", "bfloat", "complex"))
+    return x.dtype.name.startswith(_INEXACT)
+
+
+def is_inexact_name(dtype: str) -> bool:
+    """Return True for the name of a dtype of real or complex numbers."""
+    try:
+        return np.dtype(dtype).name == dtype and dtype.startswith(_INEXACT)
+    except TypeError:
+        return False
 
 
 def with_precision(x: np.ndarray, dtype: str) -> np.ndarray:
@@ -89,11 +98,35 @@ def stack(results: Sequence[Sequence[np.ndarray]]) -> list[np.ndarray]:
     return [np.stack(arrays) for arrays in zip(*results, strict=True)]
 
 
+def is_complex(x: np.ndarray) -> bool:
+    """Return True for complex numbers."""
+    return np.iscomplexobj(x)
+
+
+def magnitudes(x: np.ndarray) -> list[float]:
+    """Return the magnitude of each element, in order."""
+    return [abs(value) for value in x.ravel().astype("complex128").tolist()]
+
+
 def nudge(x: np.ndarray, index: int, step: complex) -> np.ndarray:
     """Return a copy of `x` with `step` added to one element, counted in order."""
     moved = x.copy(order="C")
-    moved.flat[index] += np.asarray(step).astype(x.dtype)
+    # With the parts by themselves, a step along one leaves the other as it is.
+    part: Any = np.imag(moved) if step.imag else np.real(moved)
+    part.flat[index] += np.asarray(step.imag or step.real).astype(part.dtype)
     return moved
+
+
+def distance(x: np.ndarray, y: np.ndarray) -> float:
+    """Return the distance of arrays that differ in one element at most."""
+    wide = [each.astype("complex128") for each in (x, y)]
+    return float(np.abs(wide[0] - wide[1]).max(initial=0))
+
+
+def fill(like: np.ndarray, values: Sequence[complex]) -> np.ndarray:
+    """Return an array like another with these elements."""
+    found = np.asarray(values, "complex128").reshape(like.shape)
+    return (found if np.iscomplexobj(like) else np.real(found)).astype(like.dtype)
 
 
 def cast(xs: Sequence[np.ndarray], like: Sequence[np.ndarray]) -> list[np.ndarray]:
