@@ -1,6 +1,8 @@
 """The examples in the docstrings of public functions run, and print what they say."""
 
 import doctest
+import inspect
+import re
 
 import pytest
 
@@ -34,3 +36,17 @@ def test_example(name):
 
 def test_public_functions_have_examples():
     assert {"jax2torch", "torch2mlx", "to_torch", "check_gradients", "check_same"} <= set(EXAMPLES)
+
+
+WRAPPERS = [name for name in dir(bridge) if re.fullmatch(r"[a-z]+2[a-z]+", name)]
+
+
+@pytest.mark.parametrize("name", WRAPPERS)
+def test_options_are_all_explained(name):
+    """`docs/generate/options.py` makes the table of options of what the docstrings say."""
+    wrapper = getattr(bridge, name)
+    explained = re.findall(r"^    (\w+): .", inspect.getdoc(wrapper), re.MULTILINE)
+    parameters = inspect.signature(wrapper).parameters.values()
+    options = [p.name for p in parameters if p.kind is p.KEYWORD_ONLY]
+    assert options
+    assert set(options) <= set(explained)

@@ -1,7 +1,6 @@
 """README.md and what it speaks of agree."""
 
 import importlib.util
-import inspect
 import pathlib
 import re
 
@@ -33,24 +32,6 @@ def test_python_blocks_run(capsys):
 
 
 FRAMEWORKS = ("torch", "jax", "mlx")
-WRAPPERS = [f"{source}2{target}" for source, target in _registry.directions()]
-WRAPPERS += [f"numpy2{target}" for target in FRAMEWORKS]
-
-
-@pytest.mark.parametrize("name", [*WRAPPERS, *(f"to_{name}" for name in FRAMEWORKS)])
-def test_signature_is_the_real_one(name):
-    (written,) = re.findall(rf"^    {name}(\(.*\))$", README, re.MULTILINE)
-    parameters = inspect.signature(getattr(bridge, name)).parameters.values()
-    bare = [parameter.replace(annotation=inspect.Parameter.empty) for parameter in parameters]
-    assert written == str(inspect.Signature(bare))
-
-
-def test_options_are_all_explained():
-    explained = re.findall(r"^\| (`.*?`) \| [^|]{20,} \|$", README, re.MULTILINE)
-    named = {name for cell in explained for name in re.findall(r"`(\w+)`", cell)}
-    wrappers = [getattr(bridge, name) for name in WRAPPERS]
-    parameters = [p for wrap in wrappers for p in inspect.signature(wrap).parameters.values()]
-    assert named == {p.name for p in parameters if p.kind is p.KEYWORD_ONLY}
 
 
 def test_table_has_the_directions_of_the_registry():
