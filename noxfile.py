@@ -171,14 +171,16 @@ def canary(session: nox.Session) -> None:
 
 @nox.session
 def demo(session: nox.Session) -> None:
-    """Train digits in many ways, a transformer, a solver, and circuits with shots and adjoints."""
-    _install(session, "-e", ".[demo]")
+    """Train digits in many ways, a transformer, a solver, and circuits; test an op three times."""
+    _install(session, "-e", ".[demo,testing]")
     session.run("python", "examples/digits.py", *session.posargs, env={"JAX_PLATFORMS": "cpu"})
     session.run("python", "examples/digits_in_jax.py", env={"JAX_PLATFORMS": "cpu"})
     session.run("python", "examples/digits_with_mlx.py")
     modules = ("flax_in_torch", "torch_in_nnx", "hybrid_equinox", "transformers_in_jax")
     for name in (*modules, "processes", "solver", "shots", "adjoint"):
         session.run("python", f"examples/{name}.py", env={"JAX_PLATFORMS": "cpu"})
+    session.chdir("examples/op_on_three_backends")
+    session.run("python", "-m", "pytest", env={"JAX_PLATFORMS": "cpu"})
 
 
 @nox.session

@@ -1,5 +1,7 @@
 """The examples run, learn, and draw what they say."""
 
+import importlib.util
+import os
 import re
 import subprocess
 import sys
@@ -8,7 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-EXAMPLES = Path(__file__).parents[1] / "examples"
+ROOT = Path(__file__).parents[1]
+EXAMPLES = ROOT / "examples"
 
 
 def run_example(name, *options):
@@ -191,3 +194,33 @@ def test_shards_of_two_processes_are_handed_over():
     assert sorted(re.findall(r"process (\d) holds \(32, 64\) of \(64, 64\)", text)) == ["0", "1"]
     assert 80 < float(re.search(r"test accuracy ([\d.]+)%", text)[1]) <= 100
     assert float(re.search(r"to one process (\S+)", text)[1]) < 1e-4
+
+
+def test_op_on_three_backends_passes_its_tests():
+    here = [name for name in ("torch", "jax", "mlx") if importlib.util.find_spec(name)]
+    command = [sys.executable, "-m", "pytest", "-p", "bridge._testing.plugin", "-q", "-rA"]
+    folder = EXAMPLES / "op_on_three_backends"
+    run = subprocess.run(
+        [*command, "-p", "no:cacheprovider", "--backends", ",".join(here)],
+        cwd=folder,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(map(str, (ROOT, folder)))},
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert run.returncode == 0, run.stdout
+    for name in here:
+        assert f"PASSED test_log_cosh.py::test_values[{name}-float64-strided]" in run.stdout
+    same = f"{', '.join(here[:-1])} and {here[-1]} agree"
+    assert (same in run.stdout) == (len(here) > 1)
+
+
+def test_op_on_three_backends_has_sessions_for_sets_of_frameworks():
+    path = EXAMPLES / "op_on_three_backends" / "noxfile.py"
+    compile(path.read_text(encoding="utf-8"), path, "exec")
+    if importlib.util.find_spec("nox"):
+        command = [sys.executable, "-m", "nox", "--list", "--noxfile", path]
+        listed = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+        assert "tests(torch,jax,mlx)" in listed
+        assert "versions(torch='2.11')" in listed

@@ -1,6 +1,7 @@
 """`bridge.testing`: what is right passes, and what is wrong is named."""
 
 import contextlib
+import sys
 import warnings
 
 import numpy as np
@@ -173,3 +174,29 @@ def test_no_array_to_differentiate():
         check_gradients(lambda x: x, X)
     with pytest.raises(bridge.ArgumentError, match="needs floating-point arrays"):
         check_gradients(lambda x: x, 1.0)
+
+
+@pytest.mark.parametrize("factor", [1.0, 1.1])
+def test_plot_is_a_v_of_a_right_gradient_and_a_floor_of_a_wrong_one(factor, tmp_path):
+    figure = pytest.importorskip("matplotlib.figure").Figure()
+    path, axes = tmp_path / "v.png", figure.subplots()
+    with doubles("jax") as place:
+        fn, x = without_forward_mode("jax", factor), place.array(X)
+        cubic = lambda x: fn(x) * x
+        for plot in (path, axes):
+            with contextlib.nullcontext() if factor == 1 else pytest.raises(AssertionError):
+                check_gradients(cubic, x, modes="rev", plot=plot)
+    assert path.stat().st_size > 5_000
+    assert (axes.get_xscale(), axes.get_yscale()) == ("log", "log")
+    steps, errors = map(np.asarray, axes.lines[0].get_data())
+    best = errors.min()
+    assert (best < 1e-9) == (factor == 1)
+    if factor == 1:  # curvature to the right, rounding to the left
+        assert errors[steps == 1.0] > 1e8 * best
+        assert errors[steps < 1e-11].max() > 1e3 * best
+
+
+def test_plot_without_matplotlib_names_the_line_of_pip(place, monkeypatch):
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    with pytest.raises(bridge.MissingFrameworkError, match="pip install matplotlib"):
+        check_gradients(lambda x: x * x, place.array(X), plot="v.png")

@@ -13,6 +13,9 @@ from bridge._api.convert import convert
 from bridge._calls import arguments
 from bridge._core import import_path, pytree
 from bridge._core.errors import ArgumentError, OptionError
+from bridge._testing.backend import Backend, backend
+from bridge._testing.numpy import arrays
+from bridge._testing.plot import draw_errors
 
 _MODES = ("fwd", "rev")
 _MANY_ELEMENTS = 100
@@ -31,6 +34,7 @@ def check_gradients(
     eps: float | None = None,
     atol: float = 1e-5,
     rtol: float = 1e-3,
+    plot: Any = None,
     **kwargs: Any,
 ) -> None:
     """Raise unless the derivatives of `fn` agree with finite differences.
@@ -51,11 +55,15 @@ def check_gradients(
             precision are accepted too: 1e-2 suits them, with tolerances of the same size.
         atol: Absolute tolerance.
         rtol: Relative tolerance.
+        plot: A path to write a figure to, or axes of matplotlib to draw on: the error of finite
+            differences against their step, a V if the gradient is right, and a floor if not. It is
+            drawn before the check, so that there is one of a function that fails.
         **kwargs: Keyword arguments of `fn`, differentiated likewise.
 
     Raises:
         ArgumentError: If no array among the arguments can be differentiated, or one is of single
             precision.
+        MissingFrameworkError: If there is to be a figure, and matplotlib is not installed.
         OptionError: If `modes` names another mode.
         NoRuleError: If `fn` has no rule for one of `modes`.
         RuntimeError: If a derivative is wrong, with both values (torch's `GradcheckError`);
@@ -77,6 +85,9 @@ def check_gradients(
     subject = _make_subject(fn, args, kwargs)
     if eps is None:
         _check_precision(subject.xs, subject.labels)
+    if plot is not None:
+        steps, errors = subject.errors_by_step()
+        draw_errors(steps, errors, chosen=eps or _STEP, name=subject.name, plot=plot)
     options = {"order": order, "eps": eps or _STEP, "atol": atol, "rtol": rtol}
     try:
         subject.check(checked_modes, **options)
@@ -159,6 +170,28 @@ class _Subject:
                 tolerance = lambda expected: options["atol"] + options["rtol"] * abs(expected)
                 error.add_note(self._describe_largest_difference(eps, tolerance))
             raise
+
+    def errors_by_step(self) -> tuple[list[float], list[float]]:
+        """Return steps, and relative errors of differences with them along a random direction."""
+        outputs, pullback = _registry.target(self.framework).pullback(self.fn, self.xs)
+        kit, random = backend(self.framework), arrays.generator(0)
+        directions = [arrays.draw_real(x, random) for x in kit.numpy(list(self.xs))]
+        weights = [arrays.draw_real(y, random) for y in kit.numpy(list(outputs))]
+        gradients = kit.numpy(list(pullback(convert(weights, self.framework, copy=True))))
+        expected = arrays.inner_product(gradients, directions)
+        steps = [10.0 ** (-k / 4) for k in range(49)]
+        errors: list[float] = []
+        for step in steps:
+            above, below = (self._results_along(directions, s * step, kit) for s in (1, -1))
+            rise = arrays.inner_product(above, weights) - arrays.inner_product(below, weights)
+            errors.append(abs(rise / (2 * step) - expected) / (abs(expected) or 1.0))
+        return steps, errors
+
+    def _results_along(self, directions: Sequence[Any], step: float, kit: Backend) -> list[Any]:
+        """Return the results, as NumPy arrays, where all arguments move along their directions."""
+        pairs = zip(kit.numpy(list(self.xs)), directions, strict=True)
+        moved = [kit.array((x + step * d).astype(x.dtype)) for x, d in pairs]
+        return kit.numpy(list(_registry.target(self.framework).pullback(self.fn, moved)[0]))
 
     def _is_small_on_cpu(self) -> bool:
         specs = [owner.spec(x) for x in self.xs if (owner := _registry.array_owner(x))]

@@ -78,6 +78,17 @@ def _draw(like: np.ndarray, random: Any) -> np.ndarray:
     return np.asarray(values).astype(like.dtype)
 
 
+def draw_real(like: np.ndarray, random: Any) -> np.ndarray:
+    """Draw such numbers without imaginary parts, in the dtype of an array."""
+    return _draw(np.real(like), random).astype(like.dtype)
+
+
+def inner_product(xs: Sequence[np.ndarray], ys: Sequence[np.ndarray]) -> float:
+    """Return the sum of products of all elements, of which it takes the real part."""
+    pairs = zip(xs, ys, strict=True)
+    return float(sum(np.real(x * y).astype("float64").sum() for x, y in pairs))
+
+
 def generator(seed: int) -> np.random.Generator:
     """Return the generator of random numbers that follows from `seed`."""
     return np.random.default_rng(seed)
