@@ -58,3 +58,43 @@ def test_anomaly_mode_points_at_the_call_of_the_user(into_torch, function, creat
     assert f'{__file__}", line ' in pointed
     assert "return f(x)" in pointed
     assert "of_the_userBackward" in pointed
+
+
+def raised_in_anomaly_mode(f, x, cotangent):
+    """The error of a gradient of `f` at `x`."""
+    with warnings.catch_warnings(), torch.autograd.set_detect_anomaly(True):
+        warnings.simplefilter("ignore")
+        y = f(x.requires_grad_())
+        with pytest.raises(RuntimeError, match="returned nan values") as error:
+            y.backward(cotangent)
+    return error.value
+
+
+@pytest.mark.parametrize("mode", MODES.values(), ids=MODES)
+def test_anomaly_mode_names_the_bridged_call(into_torch, mode):
+    source, wrap = into_torch
+    f = wrap(lambda x: source.xp.sqrt(x), **mode)
+    error = raised_in_anomaly_mode(f, torch.zeros(2), torch.zeros(2))
+    (note,) = error.__notes__
+    assert f"computed by {source.name} for torch: a call of {source.name}2torch" in note
+    assert "the derivative of <lambda>" in note
+    assert "It begins here: no input was invalid." in note
+    assert "in the gradient of argument 0" in str(error)
+
+
+def test_anomaly_mode_says_that_a_nan_came_from_elsewhere(into_torch):
+    source, wrap = into_torch
+    f, nan = wrap(lambda x: source.xp.sin(x) * 2), float("nan")
+    error = raised_in_anomaly_mode(f, torch.ones(2), torch.tensor([1.0, nan]))
+    assert "Invalid before were the gradient of result 0" in error.__notes__[0]
+    error = raised_in_anomaly_mode(f, torch.tensor([1.0, nan]), torch.ones(2))
+    assert "Invalid before were a tensor that the call has saved." in error.__notes__[0]
+
+
+def test_nan_is_no_error_without_the_check(into_torch):
+    source, wrap = into_torch
+    x = torch.zeros(2, requires_grad=True)
+    with warnings.catch_warnings(), torch.autograd.set_detect_anomaly(True, check_nan=False):
+        warnings.simplefilter("ignore")
+        wrap(lambda x: source.xp.sqrt(x))(x).backward(torch.zeros(2))
+    assert x.grad.isnan().all()

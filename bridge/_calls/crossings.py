@@ -62,6 +62,7 @@ class StandIn:
     def _call_into(self, buffers: Sequence[Any], xs: Sequence[Any]) -> Arrays:
         outputs = list(self._call(*xs))
         for i in self.description.written_outputs():
+            buffers[i][...] = 0  # else integers that are narrowed could be out of range
             outputs[i] = buffers[i]
             self.outside[i] = self.arrays.address(buffers[i])
         return tuple(outputs)

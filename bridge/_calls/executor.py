@@ -1,12 +1,14 @@
 """The execution of Ops on arrays of another framework."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from typing import Any
 
 from bridge import _registry
-from bridge._core.array_protocols import SourceArrays
+from bridge._core.array_protocols import SourceArrays, TargetArrays
 from bridge._core.function_protocols import ExecuteInto
+from bridge._core.invalid_values import describe_invalid
 from bridge._core.op import Arrays, Op
 from bridge._core.protocols import Execute, ExecuteForSaving, Executor
 
@@ -38,24 +40,38 @@ def make_executor(source: str, target: str, *, device: str, compute_device: str)
     """Make the executor of Ops of `source` for arrays of `target` that are on `device`."""
     source_arrays, target_arrays = _registry.source_arrays(source), _registry.target_arrays(target)
     if device == "meta":
-        infer: Execute = lambda op, xs: target_arrays.meta_arrays(op.output_specs())
-        return OpExecutor(infer, lambda op, xs, count: (infer(op, xs)[:count], ()), source_arrays)
+        return _make_inferring_executor(source_arrays, target_arrays)
 
     # Made here, once, because the functions below run on every call.
     lend, borrow = target_arrays.lender(compute_device), source_arrays.borrower(compute_device)
     release, adopt = source_arrays.releaser(compute_device), target_arrays.adopter(device)
 
     def execute(op: Op, xs: Sequence[Any]) -> Arrays:
-        return adopt(release(op.call(*borrow(lend(xs)))))
+        try:
+            return adopt(release(op.call(*borrow(lend(xs)))))
+        except FloatingPointError as error:
+            error.add_note(describe_invalid(op.name, (source, target)))
+            raise
 
     def execute_for_saving(op: Op, xs: Sequence[Any], count: int) -> tuple[Arrays, Sequence[Any]]:
-        outputs = op.call(*borrow(lend(xs)))
+        try:
+            outputs = op.call(*borrow(lend(xs)))
+        except FloatingPointError as error:
+            error.add_note(describe_invalid(op.name, (source, target)))
+            raise
         return adopt(release(outputs[:count])), outputs
 
     changes_device = compute_device not in (device, device.removesuffix(":0"))
+    executor = OpExecutor(execute, execute_for_saving, source_arrays, changes_device)
     compute_context = source_arrays.compute_context
-    if compute_context is None:
-        return OpExecutor(execute, execute_for_saving, source_arrays, changes_device)
+    return _in_context(executor, compute_context) if compute_context else executor
+
+
+def _in_context(
+    executor: OpExecutor, compute_context: Callable[[], AbstractContextManager[None]]
+) -> OpExecutor:
+    """Return an executor like this one, which executes in a context."""
+    execute, execute_for_saving = executor.execute, executor.execute_for_saving
 
     def execute_in_context(op: Op, xs: Sequence[Any]) -> Arrays:
         with compute_context():
@@ -65,4 +81,12 @@ def make_executor(source: str, target: str, *, device: str, compute_device: str)
         with compute_context():
             return execute_for_saving(op, xs, count)
 
-    return OpExecutor(execute_in_context, save_in_context, source_arrays, changes_device)
+    return dataclasses.replace(
+        executor, execute=execute_in_context, execute_for_saving=save_in_context
+    )
+
+
+def _make_inferring_executor(source_arrays: SourceArrays, target_arrays: TargetArrays) -> Executor:
+    """Make the executor for arrays without values, which calls nothing."""
+    infer: Execute = lambda op, xs: target_arrays.meta_arrays(op.output_specs())
+    return OpExecutor(infer, lambda op, xs, count: (infer(op, xs)[:count], ()), source_arrays)

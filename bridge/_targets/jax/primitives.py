@@ -36,6 +36,7 @@ from bridge._arrays.jax.upstream.tracing import (
     result_aval,
 )
 from bridge._core.errors import ArgumentError, NoRuleError
+from bridge._core.invalid_values import describe_invalid
 from bridge._core.op import Specs
 from bridge._core.spec import ArraySpec, batch_size, differentiable_positions
 from bridge._core.tracebacks import shortens_tracebacks
@@ -194,10 +195,21 @@ _compile_orphan = functools.lru_cache(maxsize=64)(_compile)
 
 
 def _execute(primitive: Primitive, *operands: Any, function: Call | Jvp) -> list[Any]:
-    if jit_is_disabled():
-        with jax.disable_jit(disable=False):
-            return raise_original_errors(_get_program(primitive, function), operands)
-    return raise_original_errors(_get_program(primitive, function), operands)
+    try:
+        if jit_is_disabled():
+            with jax.disable_jit(disable=False):
+                return raise_original_errors(_get_program(primitive, function), operands)
+        return raise_original_errors(_get_program(primitive, function), operands)
+    except FloatingPointError as error:  # of jax.debug_nans and jax.debug_infs
+        invalid = [f"operand {i}" for i, x in enumerate(operands) if not _is_finite(x)]
+        frameworks = function.executed_op.framework, "jax"
+        error.add_note(describe_invalid(repr(function), frameworks, invalid))
+        raise
+
+
+def _is_finite(x: Any) -> bool:
+    inexact = jnp.issubdtype(x.dtype, jnp.inexact)
+    return not inexact or bool(jnp.isfinite(x).all())
 
 
 def _register() -> None:

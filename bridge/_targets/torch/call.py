@@ -35,6 +35,7 @@ from bridge._core.op import Arrays, Op, Positions
 from bridge._core.protocols import Execute
 from bridge._core.pytree import scatter
 from bridge._core.tracebacks import mark_entry_point, shorten_traceback, shortens_tracebacks
+from bridge._targets.torch.anomalies import check_gradients
 from bridge._targets.torch.backward_plan import (
     get_backward_plan,
     get_forward_plan,
@@ -122,6 +123,8 @@ class _Rules(torch.autograd.Function):
         try:
             with restored(ctx.state):
                 gradients, argnums = _compute_gradients(ctx, cotangents)
+            if torch.is_anomaly_enabled():
+                check_gradients(ctx.call[0], ctx, cotangents, gradients, argnums)
         except Exception as error:
             shorten_traceback(error)
             raise
