@@ -186,7 +186,7 @@ def demo(session: nox.Session) -> None:
 @nox.session
 def docs(session: nox.Session) -> None:
     """Build the pages of docs/ and execute what they show; `nox -s docs -- -E` reads all again."""
-    _install(session, "-e", ".[all]", groups=("docs",))
+    _install(session, "-e", ".[all,testing]", groups=("docs",))
     strict = ("-W", "-n", "--keep-going")
     session.run("sphinx-build", *strict, *session.posargs, "docs", "docs/_build/html")
 
