@@ -115,7 +115,7 @@ class Explainer:
             name=planner.name,
             direction="2".join(planner.frameworks),
             options=_options(planner),
-            device=call.plan.device,
+            device=_compute_device(planner, call.plan.device),
             arguments=arguments,
             results=results,
             saving=self._saving(call, description, outputs, names),
@@ -178,6 +178,12 @@ def _result_names(plan: Plan, outputs: Specs | None) -> list[str]:
     if structure is None:
         return [f"result[{i}]" for i in range(len(outputs))]
     return [pytree.format_path(["result", *path]) for path in pytree.paths(structure)]
+
+
+def _compute_device(planner: Planner, device: str) -> str:
+    """Return the device that Ops compute on, for arrays on `device`."""
+    is_meta = device == "meta"
+    return device if is_meta else planner.source.choose_compute_device(device, planner.device)
 
 
 def _options(planner: Planner) -> str:
