@@ -72,22 +72,21 @@ def kit(name: str) -> Kit:
     return {"torch": _torch, "jax": _jax, "mlx": _mlx}[name]()
 
 
+def _transforms(name: str) -> dict[str, Callable]:
+    """The transformations of a framework, as users test with them."""
+    backend = bridge.testing.backend(name)
+    return {key: getattr(backend, key) for key in ("grad", "vjp", "jvp", "vmap", "compile")}
+
+
 def _torch() -> Kit:
     torch = pytest.importorskip("torch")
-
-    def grad(fn, argnums=0):
-        return torch.func.grad(fn, argnums=argnums)
 
     return Kit(
         name="torch",
         xp=torch,
         array=lambda x: torch.tensor(x),
         numpy=lambda x: x.numpy(force=True),
-        grad=grad,
-        vjp=lambda fn, primals, cotangent: torch.func.vjp(fn, *primals)[1](cotangent),
-        jvp=lambda fn, primals, tangents: torch.func.jvp(fn, primals, tangents)[1],
-        vmap=lambda fn, in_axes=0: torch.func.vmap(fn, in_dims=in_axes),
-        compile=lambda fn: torch.compile(fn, fullgraph=True, backend="aot_eager"),
+        **_transforms("torch"),
     )
 
 
@@ -98,11 +97,7 @@ def _jax() -> Kit:
         xp=jax.numpy,
         array=jax.numpy.asarray,
         numpy=np.asarray,
-        grad=jax.grad,
-        vjp=lambda fn, primals, cotangent: jax.vjp(fn, *primals)[1](cotangent),
-        jvp=lambda fn, primals, tangents: jax.jvp(fn, tuple(primals), tuple(tangents))[1],
-        vmap=lambda fn, in_axes=0: jax.vmap(fn, in_axes=in_axes),
-        compile=jax.jit,
+        **_transforms("jax"),
         wide=lambda: jax.enable_x64(True),
     )
 
@@ -110,19 +105,12 @@ def _jax() -> Kit:
 def _mlx() -> Kit:
     mx = pytest.importorskip("mlx.core")
 
-    def one(fn):
-        return lambda *xs: [fn(*xs)]
-
     return Kit(
         name="mlx",
         xp=mx,
         array=lambda x: mx.array(x, dtype=getattr(mx, np.asarray(x).dtype.name, None)),
         numpy=np.array,
-        grad=mx.grad,
-        vjp=lambda fn, primals, ct: tuple(mx.vjp(one(fn), list(primals), [ct])[1]),
-        jvp=lambda fn, primals, tangents: mx.jvp(one(fn), list(primals), list(tangents))[1][0],
-        vmap=lambda fn, in_axes=0: mx.vmap(fn, in_axes=in_axes),
-        compile=mx.compile,
+        **_transforms("mlx"),
         # Functions of float64 are those of float32: mlx#3047.
         accuracy={"rtol": 1e-5, "atol": 1e-5},
         # A second backward pass runs another program, which rounds otherwise.
