@@ -18,6 +18,7 @@ MEMBERS = {
     # It is made by the wrappers: what else it has is for other modules of the package.
     "BridgedFunction": "   :members: vmap, explain\n",
     "Functional": "   :members: to_nnx, to_equinox\n",
+    "Backend": "   :members: xp, array, numpy, grad, vjp, jvp, vmap, compile, double_precision\n",
 }
 DEPRECATED = ("torch_operator",)
 
