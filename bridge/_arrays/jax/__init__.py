@@ -13,6 +13,5 @@ from bridge._arrays.jax.devices import (
 from bridge._arrays.jax.upstream.modes import (
     allow_transfers as allow_transfers,
     check_not_forked as check_not_forked,
-    with_transfers_allowed as with_transfers_allowed,
     x64_mode as x64_mode,
 )

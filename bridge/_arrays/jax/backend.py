@@ -15,7 +15,13 @@ from bridge._arrays.jax import addresses
 from bridge._arrays.jax.devices import check_on_one_device, find_device, gather, import_buffer
 from bridge._arrays.jax.sharding import SHARDS
 from bridge._arrays.jax.upstream.memory import dlpack_capsule
-from bridge._arrays.jax.upstream.modes import CONFIG, allow_transfers, check_not_forked, x64_mode
+from bridge._arrays.jax.upstream.modes import (
+    DEFAULT_DEVICE,
+    allow_transfers,
+    check_not_forked,
+    fork_state,
+    x64_mode,
+)
 from bridge._arrays.numpy import HostCapsule, as_dlpack_dtype
 from bridge._core.errors import ArgumentError, CopyError, NoValuesError
 from bridge._core.op import Arrays, Specs
@@ -94,8 +100,9 @@ class JaxArrays:
         host = device == "cpu" and jax.default_backend() == "cpu"
 
         def borrow(buffers: Sequence[Any]) -> Sequence[Any]:
-            check_not_forked()
-            default = CONFIG.jax_default_device
+            if not fork_state.jax_used:
+                check_not_forked()
+            default = DEFAULT_DEVICE.value
             # A program for several devices refuses arrays that are committed to one.
             if host and (default is None or getattr(default, "platform", default) == "cpu"):
                 return buffers
@@ -238,11 +245,11 @@ def shape_dtype_struct(spec: ArraySpec, *, x64: bool) -> jax.ShapeDtypeStruct:
 
 
 def _make_capsules(outputs: Sequence[Any], host_sharding_type: type | None) -> Sequence[Any]:
+    capsules: list[Any] = []
     try:
-        gathered = [
-            y if type(y.sharding) is host_sharding_type else gather(y, "cpu") for y in outputs
-        ]
-        return [dlpack_capsule(y) for y in gathered]
+        for y in outputs:
+            on_host = y if type(y.sharding) is host_sharding_type else gather(y, "cpu")
+            capsules.append(dlpack_capsule(on_host))
     except (RuntimeError, AttributeError) as error:  # a tracer has no sharding and no buffer
         if not any(isinstance(y, Tracer) for y in outputs):
             raise
@@ -250,6 +257,7 @@ def _make_capsules(outputs: Sequence[Any], host_sharding_type: type | None) -> S
             "a bridged function was called while JAX traces a function, so its result has no "
             "values yet. Call the JAX function itself there."
         ) from error
+    return capsules
 
 
 def conjugate_all(xs: Iterable[Any]) -> tuple[Any, ...]:

@@ -15,7 +15,7 @@ from bridge._arrays.torch.dtypes import AS_INTEGERS, PLAIN, PLAIN_NUMPY, dtype_n
 from bridge._arrays.torch.execute import execute_into, tensor_from_buffer
 from bridge._arrays.torch.sharding import SHARDS, is_dtensor
 from bridge._arrays.torch.upstream.isolation import suspend_transforms, without_derivatives
-from bridge._arrays.torch.upstream.memory import from_dlpack, has_plain_memory
+from bridge._arrays.torch.upstream.memory import PLAIN_KEYS, dispatch_keys, from_dlpack
 from bridge._arrays.torch.upstream.pytrees import pytree
 from bridge._arrays.torch.upstream.shards import wait_for_collective
 from bridge._core.array_protocols import DeviceStream
@@ -216,20 +216,19 @@ def _is_non_overlapping_and_dense(x: torch.Tensor) -> bool:
 
 
 def _numpy_views(xs: Sequence[Any]) -> Sequence[Any]:
+    views: list[Any] = []
     try:
-        return [_numpy_view(x) if isinstance(x, torch.Tensor) else x for x in xs]
+        for x in xs:
+            if not isinstance(x, torch.Tensor):
+                views.append(x)
+            elif dispatch_keys(x).raw_repr() not in PLAIN_KEYS or x.dtype in AS_INTEGERS:
+                views.append(_numpy_by_dispatcher(x))
+            else:
+                # Tensor.numpy() makes the storage not resizable, but FSDP resizes it to free it.
+                views.append(np.from_dlpack(HostCapsule(torch.to_dlpack(x))))
     except RuntimeError as error:  # a FakeTensor, or another subclass without storage
         raise NoValuesError(f"a tensor has no memory that can be read: {error}") from error
-
-
-def _numpy_view(x: torch.Tensor) -> Any:
-    if not has_plain_memory(x):
-        return _numpy_by_dispatcher(x)
-    # Tensor.numpy() makes the storage not resizable, but FSDP resizes it to free parameters.
-    try:
-        return np.from_dlpack(HostCapsule(torch.to_dlpack(x)))
-    except (RuntimeError, BufferError):  # a dtype that NumPy does not have
-        return _numpy_by_dispatcher(x)
+    return views
 
 
 def _numpy_by_dispatcher(x: torch.Tensor) -> Any:
@@ -237,7 +236,7 @@ def _numpy_by_dispatcher(x: torch.Tensor) -> Any:
     if x.dtype in PLAIN:
         return x.numpy(force=True)
     integer, dtype = AS_INTEGERS[x.dtype]
-    return _numpy_view(x.detach().view(integer)).view(dtype)
+    return _numpy_views([x.detach().view(integer)])[0].view(dtype)
 
 
 def _contiguous_on(xs: Sequence[Any], *, device: str) -> Sequence[Any]:
@@ -255,7 +254,7 @@ def _materialize(x: torch.Tensor) -> torch.Tensor:
 
 
 def _adopt(buffers: Sequence[Any]) -> Arrays:
-    return tuple([from_dlpack(y) for y in buffers])
+    return (*map(from_dlpack, buffers),)
 
 
 def _adopt_on(buffers: Sequence[Any], *, device: str) -> Arrays:

@@ -61,9 +61,9 @@ class Derivative:
         """
         name = f"{self.name}.{half}"
         program = trace_derivative(fun, primals, environment=self.environment, name=name)
-        call = jit_program(program, name)
+        call = jit_program(program, name, self.environment)
         call = with_narrowed_integers(
-            call, primals, environment=self.environment, widened_count=widened_count
+            call, primals, x64=self.environment.x64, widened_count=widened_count
         )
         return Op(
             name=self.name, framework="jax", call=call, output_specs=lambda *_: program.outputs

@@ -15,7 +15,8 @@ from typing import Any
 
 import jax
 
-from bridge._arrays.jax.upstream.modes import CONFIG
+from bridge._arrays.jax import allow_transfers
+from bridge._arrays.jax.upstream.modes import DEFAULT_GENERATOR, TRANSFER_GUARD
 from bridge._arrays.jax.upstream.settings import SETTINGS, read_setting, trace_context
 
 _MOST_NUMBERS = 1024
@@ -33,7 +34,7 @@ class _SettingsNumbers:
     def __call__(self) -> int:
         """Return the number of the current settings."""
         # jax.jit does not look at the generator of random numbers, on which results depend.
-        context, generator = trace_context(), CONFIG.jax_default_prng_impl
+        context, generator = trace_context(), DEFAULT_GENERATOR.value
         last = self._last  # read once: other threads write it
         if context == last[0] and generator == last[1]:
             return last[2]
@@ -86,10 +87,24 @@ class Environment:
 
         def scoped(*args: Any) -> Any:
             # Compared as in `number_of_settings`, whose call would take longer.
-            if trace_context() == expected and CONFIG.jax_default_prng_impl == generator:
+            if trace_context() == expected and DEFAULT_GENERATOR.value == generator:
                 return call(*args)
             with self():
                 return call(*args)
+
+        return scoped
+
+    def run_program(self, program: Callable[..., Any]) -> Callable[..., Any]:
+        """Return a compiled program likewise, whose arguments may be in others' memory."""
+        expected, generator = self.context, self.settings["default_prng_impl"]
+
+        def scoped(*args: Any) -> Any:
+            # In one function with `run_with`, a call more would take as long as a check.
+            is_expected = trace_context() == expected and DEFAULT_GENERATOR.value == generator
+            if is_expected and TRANSFER_GUARD.value is None:
+                return program(*args)
+            with self(), allow_transfers():
+                return program(*args)
 
         return scoped
 

@@ -99,13 +99,14 @@ class Function:
         )
 
     def _make_call(self) -> Callable[..., Any]:
-        program = self.program
-        call = jit_program(program, self.name) if program else without_shared_memory(self.fun)
+        environment = self.settings.environment
+        call = (
+            jit_program(self.program, self.name, environment)
+            if self.program
+            else environment.run_with(without_shared_memory(self.fun))
+        )
         return with_narrowed_integers(
-            call,
-            self.primals,
-            environment=self.settings.environment,
-            labels=self.settings.labels,
+            call, self.primals, x64=environment.x64, labels=self.settings.labels
         )
 
     def output_specs(self, *_: ArraySpec) -> Specs:

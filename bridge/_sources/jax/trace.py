@@ -24,7 +24,6 @@ from bridge._arrays.jax import (
     ARRAYS as ARRAYS,
     check_not_forked,
     shape_dtype_struct,
-    with_transfers_allowed,
 )
 from bridge._core.op import Specs
 from bridge._sources.jax.environment import Environment
@@ -178,14 +177,14 @@ def _add_advice(error: Exception, primals: Specs, labels: Sequence[str]) -> None
         )
 
 
-def jit_program(program: Program, name: str) -> Callable[..., Any]:
+def jit_program(program: Program, name: str, environment: Environment) -> Callable[..., Any]:
     """Compile `program` by `jax.jit`, each of its outputs in memory of its own."""
     jaxpr = program.jaxpr.jaxpr
     inputs = {id(var) for var in (*jaxpr.invars, *jaxpr.constvars)}
     # jit returns an input that is an output without a copy.
     forwarded = [i for i, var in enumerate(jaxpr.outvars) if id(var) in inputs]
     if program.jitted and not forwarded:
-        return with_transfers_allowed(program.jitted)
+        return environment.run_program(program.jitted)
 
     def run(*xs: Any) -> list[Any]:
         outputs = program(*xs)
@@ -194,4 +193,4 @@ def jit_program(program: Program, name: str) -> Callable[..., Any]:
         return outputs
 
     run.__name__ = run.__qualname__ = name
-    return with_transfers_allowed(jax.jit(run))
+    return environment.run_program(jax.jit(run))

@@ -11,7 +11,6 @@ from bridge._arrays.jax import ARRAYS as ARRAYS, NARROW, allow_transfers
 from bridge._core.errors import RangeError
 from bridge._core.op import Specs
 from bridge._core.spec import NARROW_INTEGERS
-from bridge._sources.jax.environment import Environment
 
 # NOTE [integers without 64-bit mode]
 # torch's integers have 64 bits by default, JAX's have 32. A 64-bit integer primal is narrowed if
@@ -44,19 +43,18 @@ def with_narrowed_integers(
     call: Callable[..., Any],
     primals: Specs,
     *,
-    environment: Environment,
+    x64: bool,
     widened_count: int | None = None,
     labels: Sequence[str] = (),
 ) -> Callable[..., Any]:
-    """Return `call` so that it runs in `environment`, narrows primals and widens outputs.
+    """Return `call` so that it narrows primals and widens outputs.
 
     Its first `widened_count` outputs are widened, by default all; the others are residuals.
     """
-    call = environment.run_with(call)
-    argnums = narrowed_positions(primals, x64=environment.x64)
+    argnums = narrowed_positions(primals, x64=x64)
     if not argnums:
         return call
-    widens = _widens(primals, x64=environment.x64)
+    widens = _widens(primals, x64=x64)
 
     def narrow_and_call(*xs: Any) -> list[Any]:
         narrowed = list(xs)

@@ -3,7 +3,6 @@
 import contextlib
 import dataclasses
 import os
-from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -13,13 +12,38 @@ from bridge._core.forks import lost_threads
 
 CONFIG: Any = jax.config  # its options are attributes that it does not declare
 
+try:
+    from jax._src import config as _options
+except ImportError:
+    _options = None
+
+
+class _Option:
+    """An option of JAX by its public name, read by a function of Python."""
+
+    def __init__(self, name: str) -> None:
+        self._name = f"jax_{name}"
+
+    @property
+    def value(self) -> Any:
+        return getattr(CONFIG, self._name)
+
+
+def _option(name: str) -> Any:
+    """Return an object with the current value of an option of JAX; its own need no call."""
+    return getattr(_options, name, _Option(name))
+
+
+DEFAULT_DEVICE, DEFAULT_GENERATOR = _option("default_device"), _option("default_prng_impl")
+TRANSFER_GUARD = _option("transfer_guard_host_to_device")
+
 
 @dataclasses.dataclass
 class _ForkState:
     """The state of JAX's threads in this process, and in its parent before a fork.
 
     Attributes:
-        jax_used: True if bridge has used JAX in this process.
+        jax_used: True if bridge has used JAX in this process, so that it need not be checked again.
         jax_used_before: True if JAX had started its threads before the fork.
     """
 
@@ -28,7 +52,9 @@ class _ForkState:
 
     def note_use_before_fork(self) -> None:
         """Note in the child if the threads had been started, by bridge or by others."""
-        self.jax_used_before = self.jax_used or bool(getattr(_xla_bridge, "_backends", None))
+        backends = getattr(_xla_bridge, "_backends", None)
+        self.jax_used_before = self.jax_used_before or self.jax_used or bool(backends)
+        self.jax_used = False
 
 
 try:  # it holds the backends that JAX has started, each with its threads
@@ -36,19 +62,19 @@ try:  # it holds the backends that JAX has started, each with its threads
 except ImportError:
     _xla_bridge = None
 
-_fork_state = _ForkState()
-os.register_at_fork(after_in_child=_fork_state.note_use_before_fork)
+fork_state = _ForkState()
+os.register_at_fork(after_in_child=fork_state.note_use_before_fork)
 
 
 def check_not_forked() -> None:
     """Raise in a forked child where JAX would wait forever for the threads of its parent."""
-    if _fork_state.jax_used_before:
+    if fork_state.jax_used_before:
         raise DeviceError(
             "JAX was used before this process was forked off, and its threads are not in the "
             'child, where it would wait for them forever. Start processes with "spawn" or '
             '"forkserver", or use JAX only after the fork.'
         )
-    _fork_state.jax_used = True
+    fork_state.jax_used = True
 
 
 def x64_mode() -> bool:
@@ -62,22 +88,9 @@ def allow_transfers() -> contextlib.AbstractContextManager[Any]:
     The caller asks for that by the call, so `jax.transfer_guard("disallow")`, against implicit
     copies, must not refuse it.
     """
-    guard = CONFIG.jax_transfer_guard_host_to_device
-    if guard in ("disallow", "log"):
+    if TRANSFER_GUARD.value in ("disallow", "log"):
         return jax.transfer_guard_host_to_device("allow")
     return _NOTHING
-
-
-def with_transfers_allowed(call: Callable[..., Any]) -> Callable[..., Any]:
-    """Return `call`, a program, such that its arguments may be in others' memory."""
-
-    def call_with_transfers(*args: Any) -> Any:
-        if CONFIG.jax_transfer_guard_host_to_device is None:
-            return call(*args)
-        with allow_transfers():
-            return call(*args)
-
-    return call_with_transfers
 
 
 _NOTHING = contextlib.nullcontext()

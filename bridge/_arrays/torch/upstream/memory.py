@@ -14,22 +14,30 @@ def has_plain_memory(x: torch.Tensor) -> bool:
     It does not for lazy conjugations, negations and zeros, for subclasses and on other devices.
     All of these have dispatch keys of their own. Without the name, no tensor counts as plain.
     """
-    return _dispatch_keys is not None and _dispatch_keys(x).raw_repr() in _PLAIN_KEYS
+    return dispatch_keys(x).raw_repr() in PLAIN_KEYS
 
 
-_dispatch_keys: Callable[[torch.Tensor], Any] | None = getattr(torch._C, "_dispatch_keys", None)
+class _UnknownKeys:
+    """Dispatch keys that are those of no ordinary tensor."""
+
+    def raw_repr(self) -> int:
+        return -1
+
+
+dispatch_keys: Callable[[torch.Tensor], Any] = getattr(
+    torch._C, "_dispatch_keys", lambda _: _UnknownKeys()
+)
 
 
 def _plain_keys() -> set[int]:
     """Return the dispatch keys of ordinary host tensors, outside and inside inference mode."""
-    if _dispatch_keys is None:
-        return set()
     with torch.device("cpu"):
-        keys = {_dispatch_keys(torch.empty(0)).raw_repr()}
+        keys = {dispatch_keys(torch.empty(0)).raw_repr()}
         with torch.inference_mode():
-            return keys | {_dispatch_keys(torch.empty(0)).raw_repr()}
+            keys.add(dispatch_keys(torch.empty(0)).raw_repr())
+    return keys - {_UnknownKeys().raw_repr()}
 
 
-_PLAIN_KEYS = _plain_keys()
+PLAIN_KEYS = _plain_keys()
 # The public function without checks of its argument, in half the time.
 from_dlpack: Callable[[Any], torch.Tensor] = getattr(torch._C, "_from_dlpack", dlpack.from_dlpack)
