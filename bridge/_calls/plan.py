@@ -6,6 +6,7 @@ contains everything that a trace depends on, so that one plan is one trace.
 """
 
 import dataclasses
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -75,7 +76,7 @@ class Plan:
     passthrough: bool
     device: str
 
-    @property
+    @functools.cached_property
     def needs_seed(self) -> bool:
         """True if the function draws random numbers, and has no key: repeat the call with one."""
         return self.op.traits.uses_global_rng

@@ -57,12 +57,13 @@ class PlanCache:
 
     def find(self, leaves: Sequence[Any], structure_key: Any) -> Plan | None:
         """Return the plan for these leaves of this structure, if there is one."""
-        handlers = self._leaf_handlers
+        handlers, key = self._leaf_handlers, [structure_key, self._trace_context()]
         try:
-            signatures = [handlers[leaf.__class__].signature(leaf) for leaf in leaves]
+            for leaf in leaves:
+                key.append(handlers[leaf.__class__].signature(leaf))
         except (KeyError, RuntimeError, ArgumentError):
             return None  # `Planner.describe_leaves` raises again, and names the argument
-        return self._plans.get((structure_key, self._trace_context(), *signatures))
+        return self._plans.get(tuple(key))
 
     def find_or_make(self, leaves: Sequence[Any], structure: Any) -> Plan:
         """Return the plan for these arguments; make it if there is none, store it if traced."""

@@ -9,7 +9,6 @@ next forward pass uses the right outputs.
 """
 
 import dataclasses
-import functools
 from collections.abc import Iterable, Sequence
 
 import torch
@@ -23,7 +22,7 @@ Flags = tuple[bool, ...]
 _CACHE = OpCache()
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
+@dataclasses.dataclass(frozen=True, eq=False, slots=True)
 class BackwardPlan:
     """A backward pass for some of the cotangents.
 
@@ -38,11 +37,12 @@ class BackwardPlan:
     uses_residuals: bool
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
+@dataclasses.dataclass(frozen=True, eq=False, slots=True)
 class ForwardPlan:
     """A forward pass for some of the primals requiring gradients.
 
     Attributes:
+        op: The Op that is called.
         needs_input_grad: The flags that it was made for.
         argnums: Positions of the primals that require gradients.
         outnums: Positions of the outputs that are expected to have cotangents.
@@ -51,9 +51,10 @@ class ForwardPlan:
         differentiable_outnums: Positions of the outputs with a differentiable dtype.
         gradient_free_outnums: Positions of the outputs that no gradient can flow through.
         all_outnums: Positions of all outputs.
-        backward_plans: The backward passes so far.
+        backward_plans: The backward passes.
     """
 
+    op: Op
     needs_input_grad: Flags
     argnums: Positions
     outnums: Positions
@@ -62,44 +63,82 @@ class ForwardPlan:
     differentiable_outnums: Positions
     gradient_free_outnums: Positions
     all_outnums: Positions
-    backward_plans: dict[tuple[Flags, Positions], BackwardPlan] = dataclasses.field(
-        default_factory=dict
-    )
+    backward_plans: "BackwardPlans" = dataclasses.field(init=False)
 
-    @functools.cached_property
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "backward_plans", BackwardPlans(self))
+
+    @property
     def scales_gradients(self) -> bool:
         """True if the forward saves gradients, at `argnums`, which the backward multiplies."""
         return self.pair is not None and self.pair.strategy == "gradient"
 
-    def gradient_free_outnums_for(self, op: Op, argnums: Iterable[int]) -> Positions:
-        """Return positions of the outputs of `op` without a derivative by any of `argnums`."""
+    def gradient_free_outnums_for(self, argnums: Iterable[int]) -> Positions:
+        """Return positions of the outputs without a derivative by any of `argnums`."""
         differentiable = self.differentiable_outnums
-        return _gradient_free_outnums(op, differentiable, self.all_outnums, tuple(argnums))
+        return _gradient_free_outnums(self.op, differentiable, self.all_outnums, tuple(argnums))
 
 
-def get_forward_plan(op: Op, needs_input_grad: Flags) -> ForwardPlan:
-    """Return the forward pass of `op`, from a cache."""
-    plan = _CACHE.of(op).get(needs_input_grad)
-    return plan if plan is not None else _make_forward_plan(op, needs_input_grad, None)
+class ForwardPlans(dict[Flags, ForwardPlan]):
+    """The forward passes of an Op, made where they are first looked up.
+
+    Attributes:
+        op: The Op.
+        is_traced: True if its outputs are known before a call, and it captures nothing.
+    """
+
+    __slots__ = ("is_traced", "op")
+
+    def __init__(self, op: Op) -> None:
+        super().__init__()
+        self.op, traits = op, op.traits
+        has_state = traits.captured_state is not None or traits.knows_outputs is not None
+        self.is_traced = traits.dependencies is not None and not has_state
+
+    def __missing__(self, needs_input_grad: Flags) -> ForwardPlan:
+        plan = self[needs_input_grad] = _make_forward_plan(self.op, needs_input_grad, None)
+        return plan
 
 
-def get_backward_plan(
-    op: Op, forward_plan: ForwardPlan, needs_input_grad: Flags, outnums: Positions
-) -> BackwardPlan:
-    """Return the backward pass for cotangents of the outputs at `outnums`, cached likewise."""
-    plan = forward_plan.backward_plans.get((needs_input_grad, outnums))
-    if plan is None:
-        plan = _make_backward_plan(op, forward_plan, needs_input_grad, outnums)
-        forward_plan.backward_plans[needs_input_grad, outnums] = plan
-    # Also where recomputing cost least for all outputs: for one number it does not.
-    if outnums != forward_plan.outnums and op.rules.forward_backward:
-        _make_forward_plan(op, forward_plan.needs_input_grad, outnums)  # NOTE [outputs nobody uses]
-    return plan
+class BackwardPlans(dict[tuple[Flags, Positions], BackwardPlan]):
+    """The backward passes of a forward pass, for cotangents of some outputs, made likewise."""
+
+    __slots__ = ("_forward_plan",)
+
+    def __init__(self, forward_plan: ForwardPlan) -> None:
+        super().__init__()
+        self._forward_plan = forward_plan
+
+    def __missing__(self, key: tuple[Flags, Positions]) -> BackwardPlan:
+        forward, (needs_input_grad, outnums) = self._forward_plan, key
+        plan = self[key] = _make_backward_plan(forward, needs_input_grad, outnums)
+        # Also where recomputing cost least for all outputs: for one number it does not.
+        if outnums != forward.outnums and forward.op.rules.forward_backward:
+            flags = forward.needs_input_grad  # NOTE [outputs nobody uses]
+            forward_plans(forward.op)[flags] = _make_forward_plan(forward.op, flags, outnums)
+        return plan
+
+
+def forward_plans(op: Op) -> ForwardPlans:
+    """Return the forward passes of `op`, which live as long as it."""
+    cache = _CACHE.of(op)
+    if "plans" not in cache:
+        cache.setdefault("plans", ForwardPlans(op))
+    return cache["plans"]
+
+
+def read_forward_plan(op: Op, needs_input_grad: Flags) -> ForwardPlan:
+    """Return the forward pass of `op`; where it is made for that, nothing is stored."""
+    plan = forward_plans(op).get(needs_input_grad)
+    if plan is not None:
+        return plan
+    return _make_forward_plan(OpCache.copy_for_reading(op), needs_input_grad, None)
 
 
 def _make_backward_plan(
-    op: Op, forward_plan: ForwardPlan, needs_input_grad: Flags, outnums: Positions
+    forward_plan: ForwardPlan, needs_input_grad: Flags, outnums: Positions
 ) -> BackwardPlan:
+    op = forward_plan.op
     argnums = op.dependent_primals(outnums, true_positions(needs_input_grad[2:]))
     if not argnums or not outnums:
         return BackwardPlan(argnums, None, uses_residuals=False)
@@ -119,7 +158,8 @@ def _make_forward_plan(op: Op, needs_input_grad: Flags, outnums: Positions | Non
     if pair and pair.strategy == "recompute":  # the context of a Function saves what that needs
         pair = None
     forward = pair.forward if pair else op
-    plan = ForwardPlan(
+    return ForwardPlan(
+        op,
         needs_input_grad,
         argnums,
         outnums,
@@ -129,8 +169,6 @@ def _make_forward_plan(op: Op, needs_input_grad: Flags, outnums: Positions | Non
         gradient_free_outnums,
         all_outnums,
     )
-    _CACHE.of(op)[needs_input_grad] = plan
-    return plan
 
 
 def plan_from_outputs(
@@ -141,7 +179,7 @@ def plan_from_outputs(
     differentiable, others = true_positions(floating), true_positions(not flag for flag in floating)
     argnums, all_outnums = true_positions(needs_input_grad[2:]), tuple(range(len(outputs)))
     return ForwardPlan(
-        needs_input_grad, argnums, differentiable, None, op, differentiable, others, all_outnums
+        op, needs_input_grad, argnums, differentiable, None, op, differentiable, others, all_outnums
     )
 
 

@@ -37,8 +37,9 @@ from bridge._core.pytree import scatter
 from bridge._core.tracebacks import mark_entry_point, shorten_traceback, shortens_tracebacks
 from bridge._targets.torch.anomalies import check_gradients
 from bridge._targets.torch.backward_plan import (
-    get_backward_plan,
-    get_forward_plan,
+    ForwardPlan,
+    ForwardPlans,
+    forward_plans,
     plan_from_outputs,
 )
 from bridge._targets.torch.gradient_scaling import try_scale_saved
@@ -47,11 +48,24 @@ from bridge._targets.torch.saved_tensors import load_saved, save_for_backward
 
 def call_op(op: Op, execute: Execute, *xs: Any) -> Arrays:
     """Call `op` on tensors under whatever transformations of torch there are."""
-    if not is_plain_autograd():
-        return _call_transformed(op, execute, xs)
-    if torch.is_grad_enabled() and _any_requires_grad(xs := unwrap_dead(xs)):
-        return _plain_apply(op.name)(op, execute, *xs)
-    return execute(op, xs)
+    return native_call(op, execute)(*xs)
+
+
+def native_call(op: Op, execute: Execute) -> Callable[..., Arrays]:
+    """Return `op` as a function of tensors under every transformation of torch."""
+    plans, apply = forward_plans(op), _plain_apply(op.name)
+
+    def call(*xs: Any) -> Arrays:
+        if not is_plain_autograd():
+            return _call_transformed(op, execute, xs)
+        if torch.is_grad_enabled():
+            xs = unwrap_dead(xs)
+            for x in xs:
+                if isinstance(x, torch.Tensor) and x.requires_grad:
+                    return apply(plans, execute, *xs)
+        return execute(op, xs)
+
+    return call
 
 
 @functools.lru_cache(maxsize=1024)
@@ -74,7 +88,7 @@ def _call_transformed(op: Op, execute: Execute, xs: tuple[Any, ...]) -> Arrays:
     if (torch.is_grad_enabled() and _any_requires_grad(xs)) or (
         in_forward_mode() and _any_dual(xs)
     ):
-        return _named_subclass(_Plain, op.name).apply(op, execute, *xs)
+        return _named_subclass(_Plain, op.name).apply(forward_plans(op), execute, *xs)
     return execute(op, xs)
 
 
@@ -121,10 +135,14 @@ class _Rules(torch.autograd.Function):
         if dynamo_reads_caller():  # like `hide_from_dynamo`, which would cost one more call
             return torch.compiler.disable(_Rules.backward)(ctx, *cotangents)
         try:
-            with restored(ctx.state):
+            state = ctx.call[-1]
+            if state is None:
                 gradients, argnums = _compute_gradients(ctx, cotangents)
+            else:
+                with state.restored():
+                    gradients, argnums = _compute_gradients(ctx, cotangents)
             if torch.is_anomaly_enabled():
-                check_gradients(ctx.call[0], ctx, cotangents, gradients, argnums)
+                check_gradients(ctx.call[0].op, ctx, cotangents, gradients, argnums)
         except Exception as error:
             shorten_traceback(error)
             raise
@@ -137,12 +155,12 @@ class _Rules(torch.autograd.Function):
     @hide_from_dynamo
     @shortens_tracebacks
     def jvp(ctx: Any, *tangents: Any) -> Any:
-        op, execute, plan = ctx.call
+        plan, execute, others, state = ctx.call
         argnums = tuple(i for i, t in enumerate(tangents[2:]) if t is not None)
         input_tangents = [tangents[2 + i] for i in argnums]
-        xs, _ = load_saved(ctx)
-        with restored(ctx.state):
-            outputs = call_op(op.derive("jvp", argnums), execute, *xs, *input_tangents)
+        xs, _ = load_saved(ctx, plan, others)
+        with restored(state):
+            outputs = call_op(plan.op.derive("jvp", argnums), execute, *xs, *input_tangents)
         by_outnum = dict(zip(plan.differentiable_outnums, outputs, strict=True))
         return tuple(
             None if i in ctx.gradient_free_outnums else by_outnum[i] for i in plan.all_outnums
@@ -151,30 +169,45 @@ class _Rules(torch.autograd.Function):
 
 def _compute_gradients(ctx: Any, cotangents: Sequence[Any]) -> tuple[Sequence[Any], Positions]:
     """Return the gradients of some primals, and the positions of these."""
-    op, execute, forward_plan = ctx.call
-    dense = [c.to_dense() if c.is_sparse else c for c in cotangents if c is not None]
-    outnums = forward_plan.all_outnums
-    if len(dense) < len(outnums):
-        outnums = tuple([i for i in outnums if cotangents[i] is not None])
-    needs_input_grad = ctx.needs_input_grad
-    if op.traits.knows_outputs:  # each gradient has points of its own, which may be expensive
+    forward_plan, execute, others, _ = ctx.call
+    outnums, needs_input_grad = forward_plan.all_outnums, ctx.needs_input_grad
+    for c in cotangents:
+        if c is None or c.is_sparse:
+            outnums = tuple([i for i in outnums if cotangents[i] is not None])
+            cotangents = [c.to_dense() if c.is_sparse else c for c in cotangents if c is not None]
+            break
+    if forward_plan.op.traits.knows_outputs:  # each gradient has points of its own
         needs_input_grad = _needed_now(ctx)
-    plan = get_backward_plan(op, forward_plan, needs_input_grad, outnums)
-    xs, residuals = load_saved(ctx)
+    plan = forward_plan.backward_plans[needs_input_grad, outnums]
+    if forward_plan.pair is None and not others:
+        xs = arguments = ctx.saved_tensors
+    else:
+        xs, arguments = load_saved(ctx, forward_plan, others)
     if plan.op is None:
         return [None] * len(plan.argnums), plan.argnums
-    if _is_differentiated_again(xs, dense):
-        pair = forward_plan.pair
-        if pair and pair.strategy == "outputs" and pair.backward_from:
-            # Outputs are values here, of which the derivatives know that they follow from primals.
-            backward = pair.backward_from(plan.argnums, outnums)
-            saved = [*residuals[: len(xs)], *(y.detach() for y in residuals[len(xs) :])]
-            return call_op(backward, execute, *saved, *dense), plan.argnums
-        vjp = op.derive("vjp", plan.argnums, outnums)
-        return call_op(vjp, execute, *xs, *dense), plan.argnums
-    scaled = try_scale_saved(ctx, plan, residuals, dense[0])
-    arguments = (*(residuals if plan.uses_residuals else xs), *dense)
-    return scaled or execute(plan.op, arguments), plan.argnums
+    # In a backward pass, gradients are enabled exactly under create_graph=True.
+    if torch.is_grad_enabled() or not (is_plain_autograd() or _have_no_tangents(xs, cotangents)):
+        vjp, primals = _differentiable_vjp(forward_plan, plan.argnums, outnums, (xs, arguments))
+        return call_op(vjp, execute, *primals, *cotangents), plan.argnums
+    if not plan.uses_residuals:
+        return execute(plan.op, (*xs, *cotangents)), plan.argnums
+    scaled = try_scale_saved(ctx, plan, arguments, cotangents[0])
+    return scaled or execute(plan.op, (*arguments, *cotangents)), plan.argnums
+
+
+def _differentiable_vjp(
+    plan: ForwardPlan, argnums: Positions, outnums: Positions, saved: tuple[Any, Any]
+) -> tuple[Op, Sequence[Any]]:
+    """Return the Op of gradients that may be differentiated, and its arguments but cotangents."""
+    xs, arguments = saved
+    pair = plan.pair
+    if pair and pair.strategy == "outputs" and pair.backward_from:
+        # Outputs are values here, of which the derivatives know that they follow from primals.
+        outputs = [y.detach() for y in arguments[len(xs) :]]
+        backward = pair.backward_from(argnums, outnums)
+        if backward is not None:
+            return backward, [*arguments[: len(xs)], *outputs]
+    return plan.op.derive("vjp", argnums, outnums), xs
 
 
 def _needed_now(ctx: Any) -> tuple[bool, ...]:
@@ -182,48 +215,52 @@ def _needed_now(ctx: Any) -> tuple[bool, ...]:
     needed = list(ctx.needs_input_grad)
     if sum(needed) == 1:  # the one that it runs for
         return ctx.needs_input_grad
-    tensors = [i for i in range(2, len(needed)) if i - 2 not in ctx.others]
+    tensors = [i for i in range(2, len(needed)) if i - 2 not in ctx.call[2]]
     for i in unexecuted_inputs(ctx, tensors):
         needed[i] = False
     return tuple(needed)
 
 
-def _is_differentiated_again(xs: Sequence[Any], cotangents: Sequence[Any]) -> bool:
-    """Return True if the gradients that are computed now may be differentiated."""
-    # In a backward pass, gradients are enabled exactly under create_graph=True.
-    if torch.is_grad_enabled():
-        return True
-    if is_plain_autograd():
-        return False
-    return not in_forward_mode() or transforming() or _any_dual(xs) or _any_dual(cotangents)
+def _have_no_tangents(xs: Sequence[Any], cotangents: Sequence[Any]) -> bool:
+    """Return True if forward mode alone is active, and none of these has a tangent."""
+    return in_forward_mode() and not (transforming() or _any_dual(xs) or _any_dual(cotangents))
 
 
 class _Plain(_Rules):
     """A call outside of `torch.func`: NOTE [two classes]."""
 
     @staticmethod
-    def forward(ctx: Any, op: Op, execute: Execute, *xs: Any) -> Arrays:
+    def forward(ctx: Any, plans: ForwardPlans, execute: Execute, *xs: Any) -> Arrays:
         ctx.set_materialize_grads(False)
-        needs_input_grad, ctx.state = ctx.needs_input_grad, op.read_state()
-        knows_outputs = op.traits.knows_outputs
-        if op.traits.dependencies is None and knows_outputs is None:
-            outputs = execute(op, xs)
-            plan = plan_from_outputs(op, outputs, needs_input_grad)
-            save_for_backward(ctx, (op, execute, plan), xs, outputs)
-            return outputs
-        # A call that tells what the outputs are comes first: its pair would compute the same.
-        results = None if knows_outputs is None or knows_outputs() else execute(op, xs)
-        plan = get_forward_plan(op, needs_input_grad)
-        if results is None:
-            results = execute(plan.forward, xs)
-        if plan.pair is None:
-            save_for_backward(ctx, (op, execute, plan), xs, results)
-            return results
-        count = plan.pair.output_count
-        outputs, residuals = results[:count], results[count:]
-        saved_outputs = [outputs[i] for i in plan.pair.saved_outputs]
-        save_for_backward(ctx, (op, execute, plan), xs, outputs, (*saved_outputs, *residuals))
+        state = None
+        if plans.is_traced:
+            plan = plans[ctx.needs_input_grad]
+            outputs = execute(plan.forward, xs)
+        else:
+            state = plans.op.read_state()
+            plan, outputs = _call_untraced(plans, execute, xs, ctx.needs_input_grad)
+        pair, saved = plan.pair, ()
+        if pair is not None:
+            outputs, residuals = outputs[: pair.output_count], outputs[pair.output_count :]
+            saved = (*[outputs[i] for i in pair.saved_outputs], *residuals)
+        others = save_for_backward(ctx, plan, xs, outputs, saved)
+        ctx.call = plan, execute, others, state
         return outputs
+
+
+def _call_untraced(
+    plans: ForwardPlans, execute: Execute, xs: Sequence[Any], needs_input_grad: tuple[bool, ...]
+) -> tuple[ForwardPlan, Arrays]:
+    """Call an Op whose outputs may not be known before; return its plan and its results."""
+    op, traits = plans.op, plans.op.traits
+    if traits.dependencies is None and traits.knows_outputs is None:
+        outputs = execute(op, xs)
+        return plan_from_outputs(op, outputs, needs_input_grad), outputs
+    # A call that tells what the outputs are comes first: its pair would compute the same.
+    is_known = traits.knows_outputs is None or traits.knows_outputs()
+    results = None if is_known else execute(op, xs)
+    plan = plans[needs_input_grad]
+    return plan, execute(plan.forward, xs) if results is None else results
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -245,9 +282,8 @@ class _Transformable(_Rules):
     def setup_context(ctx: Any, inputs: Any, output: Arrays) -> None:
         ctx.set_materialize_grads(False)
         op, executor, *xs = inputs
-        ctx.state = executor.state
         plan = (
-            get_forward_plan(op, (False, False))
+            forward_plans(op)[False, False]
             if op.traits.dependencies
             else plan_from_outputs(op, output, (False, False))
         )
@@ -255,7 +291,8 @@ class _Transformable(_Rules):
         if pair:  # which saves outputs, known now
             plan = dataclasses.replace(plan, pair=pair)
         residuals = [output[i] for i in pair.saved_outputs] if pair else []
-        save_for_backward(ctx, (op, executor.execute, plan), xs, output, residuals)
+        others = save_for_backward(ctx, plan, xs, output, residuals)
+        ctx.call = plan, executor.execute, others, executor.state
 
     @staticmethod
     @hide_from_dynamo

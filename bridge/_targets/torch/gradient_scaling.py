@@ -25,8 +25,8 @@ def try_scale_saved(
 
     None if none were saved, or others may read them: NOTE [gradients that nobody else has].
     """
-    forward_plan = ctx.call[2]
-    if not (plan.uses_residuals and forward_plan.scales_gradients and ctx.owns_gradients):
+    forward_plan = ctx.call[0]
+    if not (forward_plan.scales_gradients and ctx.owns_gradients):
         return None
     # On another device, to look at the cotangent would wait for it.
     if not backward_frees_graph() or not has_plain_memory(cotangent):

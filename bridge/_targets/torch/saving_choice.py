@@ -5,9 +5,9 @@ from typing import Any
 
 import torch
 
-from bridge._core.op import Op, OpCache, Positions
+from bridge._core.op import Op, Positions
 from bridge._core.saving_forward import SavingChoice
-from bridge._targets.torch.backward_plan import get_forward_plan, true_positions
+from bridge._targets.torch.backward_plan import read_forward_plan, true_positions
 
 
 def choose_saving(op: Op, xs: Sequence[Any], argnums: Positions) -> SavingChoice:
@@ -19,5 +19,5 @@ def choose_saving(op: Op, xs: Sequence[Any], argnums: Positions) -> SavingChoice
     if op.traits.dependencies is None and op.traits.knows_outputs is None:
         return SavingChoice(true_positions(wanted), (), None, is_wanted=is_wanted)
     # For the Op and for what executes it.
-    plan = get_forward_plan(OpCache.copy_for_reading(op), (False, False, *wanted))
+    plan = read_forward_plan(op, (False, False, *wanted))
     return SavingChoice(plan.argnums, plan.outnums, plan.pair, is_wanted=is_wanted)

@@ -1,6 +1,5 @@
 """PyTorch as a target of bridged functions."""
 
-import functools
 import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -8,12 +7,12 @@ from typing import Any
 import torch
 
 from bridge._arrays.torch import suspend_transforms
-from bridge._arrays.torch.upstream.call_sites import check_not_jit_traced
-from bridge._arrays.torch.upstream.compilers import dynamo_waits, needs_staging
+from bridge._arrays.torch.upstream.call_sites import is_between_compiled_parts
+from bridge._arrays.torch.upstream.compilers import needs_staging
 from bridge._core.op import Arrays, Op
 from bridge._core.protocols import Executor
 from bridge._targets.torch import dynamo as dynamo, operator_kernels as operator_kernels
-from bridge._targets.torch.call import call_op
+from bridge._targets.torch.call import native_call
 from bridge._targets.torch.module import BridgedModule, copy_before_write
 from bridge._targets.torch.saving_choice import choose_saving
 from bridge._targets.torch.staging import stage, staged_signature_and_spec
@@ -24,7 +23,7 @@ class TorchTarget:
 
     def make_native(self, op: Op, runner: Executor, _: Any) -> Callable[..., Arrays]:
         """Return `op` as a function of tensors under every transformation of torch."""
-        return functools.partial(call_op, op, runner.execute)
+        return native_call(op, runner.execute)
 
     make_module = BridgedModule
     copy_before_write = staticmethod(copy_before_write)
@@ -48,14 +47,7 @@ class TorchTarget:
             return torch.zeros(shape, dtype=torch.int32, device=device)
         return torch.randint(-(2**31), 2**31, shape, dtype=torch.int32, device=device)
 
-    @staticmethod
-    def is_between_compiled_parts() -> bool:
-        """Return True after a graph break of Dynamo; raise if `torch.jit.trace` would record it."""
-        if dynamo_waits():
-            return True
-        check_not_jit_traced()
-        return False
-
+    is_between_compiled_parts = staticmethod(is_between_compiled_parts)
     choose_saving = staticmethod(choose_saving)
     suspend_transforms = computing_now = staticmethod(suspend_transforms)
     needs_staging = staticmethod(needs_staging)

@@ -15,7 +15,8 @@ from typing import Any
 import torch
 from torch.autograd import forward_ad
 
-from bridge._arrays.torch.upstream.isolation import functorch, transforming
+from bridge._arrays.torch.upstream.compilers import frame_callback
+from bridge._arrays.torch.upstream.isolation import functorch, number_of_modes, transforming
 from bridge._core.errors import NoRuleError, NoValuesError
 
 _levels = getattr(functorch, "get_interpreter_stack", None)
@@ -70,7 +71,7 @@ def is_plain_autograd() -> bool:
     _leave_batch()
     if level > 1 or transforming() or getattr(forward_ad, "_current_level", 0) >= 0:
         return False
-    return _get_mode is None or _get_mode(_PROXY) is None
+    return not number_of_modes() or _get_mode is None or _get_mode(_PROXY) is None
 
 
 def legacy_vmap_level() -> int:
@@ -116,14 +117,20 @@ _get_mode = getattr(torch._C, "_get_dispatch_mode", None)
 _PROXY = _get_mode and torch._C._TorchDispatchModeKey.PROXY
 
 
-def check_not_jit_traced() -> None:
-    """Raise within `torch.jit.trace`; called before tensors are used, which it would record."""
+def is_between_compiled_parts() -> bool:
+    """Return True after a graph break of Dynamo; raise if `torch.jit.trace` would record it.
+
+    Called before tensors are used, which `torch.jit.trace` would record.
+    """
+    if frame_callback() is not None:
+        return True
     if _is_jit_tracing():
         raise NoValuesError(
             "a bridged function cannot be recorded by torch.jit.trace, nor by torch.onnx.export "
             "with dynamo=False, which traces: its result would be a constant of the graph. Use "
             "torch.compile or torch.export.export instead."
         )
+    return False
 
 
 # Takes a third of the time of `torch.jit.is_tracing`, on every call.

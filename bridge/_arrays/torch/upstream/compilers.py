@@ -25,18 +25,14 @@ def has_tracing_context() -> bool:
 
 def dynamo_reads_caller() -> bool:
     """Return True while Dynamo reads the caller's code, or waits to read the next function."""
-    return _is_reading() or _get_frame_callback() is not None
-
-
-def dynamo_waits() -> bool:
-    """Return True while Dynamo waits to read the next function, as after a graph break."""
-    return _get_frame_callback() is not None
+    return _is_reading() or frame_callback() is not None
 
 
 _is_reading = torch.compiler.is_dynamo_compiling
-# Without it, Dynamo may try to read code of JAX after a graph break.
+# Not None while Dynamo waits to read the next function, as after a graph break. Without the name,
+# Dynamo may try to read code of JAX then.
 _eval_frame = getattr(getattr(torch._C, "_dynamo", None), "eval_frame", None)
-_get_frame_callback = getattr(_eval_frame, "get_eval_frame_callback", lambda: None)
+frame_callback: Callable[[], Any] = getattr(_eval_frame, "get_eval_frame_callback", lambda: None)
 
 
 def nonstrict_trace(fn: Callable[..., Any]) -> Callable[..., Any]:

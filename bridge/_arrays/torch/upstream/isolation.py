@@ -28,12 +28,12 @@ transforming: Callable[[], bool] = torch._C._are_functorch_transforms_active
 functorch: Any = getattr(torch._C, "_functorch", None)
 _unwrap_if_dead: Callable[[Any], Any] = getattr(functorch, "unwrap_if_dead", lambda x: x)
 # Without the name, always assume a mode.
-_modes: Callable[[], int] = getattr(torch._C, "_len_torch_dispatch_stack", lambda: 1)
+number_of_modes: Callable[[], int] = getattr(torch._C, "_len_torch_dispatch_stack", lambda: 1)
 
 
 def in_dispatch_mode() -> bool:
     """Return True if a dispatch mode sees each operator that torch runs, as tracers do."""
-    return _modes() > 0
+    return number_of_modes() > 0
 
 
 def without_derivatives(x: torch.Tensor) -> torch.Tensor:
@@ -70,7 +70,7 @@ def _alive(x: torch.Tensor) -> torch.Tensor:
 
 def suspend_transforms() -> contextlib.AbstractContextManager[Any]:
     """Suspend the caller's transforms and tracing modes: NOTE [what would take part]."""
-    return _suspend() if transforming() or _modes() else _NOTHING
+    return _suspend() if transforming() or number_of_modes() else _NOTHING
 
 
 @contextlib.contextmanager
