@@ -82,7 +82,7 @@ def rooms(session: nox.Session) -> None:
 @nox.session
 def types(session: nox.Session) -> None:
     """Type-check the package, and what README.md, the examples and an editor make of it."""
-    _install(session, "-e", ".[all,demo]", groups=("types",))
+    _install(session, "-e", ".[all,demo,testing]", groups=("types",))
     session.run("pyright", *session.posargs)
     folder = session.create_tmp()
     session.run("python", ".ci/users_code.py", folder)
