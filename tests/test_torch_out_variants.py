@@ -49,6 +49,14 @@ FUNCTIONS = {
     "chosen": lambda x, y: (torch.where(x > 0, x, y), x[[2, 0]], x.gather(1, (y > 0).long())),
     "in place": lambda x, y: (x.add_(y), y.mul_(2), x.cumsum(1)),
     "made": lambda x, y: (torch.zeros(3), torch.full((2,), 7.0), torch.arange(3.0)),
+    "losses": lambda x, y: (
+        functional.mse_loss(x, y),
+        functional.huber_loss(x, y, reduction="sum"),
+        functional.smooth_l1_loss(x, y),
+        functional.soft_margin_loss(x, y),
+        functional.binary_cross_entropy(x.sigmoid(), y.sigmoid()),
+        functional.multi_margin_loss(x, torch.tensor([0, 1, 2, 3])),
+    ),
     "nothing": lambda x, y: (x[:0] + 1, y.sum()),
 }
 

@@ -100,6 +100,9 @@ def out_variant(target: Any) -> Any:
     if not isinstance(target, torch._ops.OpOverload) or target.namespace != "aten":
         return None
     arguments = _arguments(target)
+    # A loss computes each term in `out` before it reduces them, so that it resizes `out`.
+    if any(name == "reduction" for name, _ in arguments):
+        return None
     packet = target.overloadpacket
     for name in packet.overloads():
         variant = getattr(packet, name)
