@@ -168,3 +168,21 @@ def test_a_place_that_an_argument_lies_in_is_written_last(shift):
     tensors.ARRAYS.execute_into(op, [x], [place, other], None)
     np.testing.assert_allclose(place, expected[0], rtol=1e-6)
     np.testing.assert_allclose(other, expected[1], rtol=1e-6)
+
+
+def test_shared_memory_is_found_among_many_arguments():
+    memory, random = torch.zeros(64, dtype=torch.uint8), np.random.default_rng(0)
+
+    def slices():
+        bounds = np.sort(random.integers(0, 64, (random.integers(1, 5), 2)))
+        return [(memory[first:last], {*range(first, last)}) for first, last in bounds]
+
+    verdicts = set()
+    for _ in range(500):
+        targets, xs = slices(), slices()
+        shared = set().union(*(y for _, y in targets)) & set().union(*(x for _, x in xs))
+        verdicts.add(bool(shared))
+        assert filling._no_overlap([y for y, _ in targets], [x for x, _ in xs]) or shared
+        if shared:
+            assert not filling._no_overlap([y for y, _ in targets], [x for x, _ in xs])
+    assert verdicts == {True, False}

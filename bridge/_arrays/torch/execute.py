@@ -1,6 +1,8 @@
 """Execution of Ops on memory that a compiler allocated, for operands and results."""
 
+from bisect import bisect_left
 from collections.abc import Sequence
+from itertools import accumulate
 from typing import Any
 
 import numpy as np
@@ -62,11 +64,12 @@ def _narrow(y: torch.Tensor, dtype: str, name: str) -> torch.Tensor:
 
 def _no_overlap(targets: Sequence[torch.Tensor], xs: Sequence[torch.Tensor]) -> bool:
     """Return True unless a target shares memory with an argument."""
-    read = [(start := x.data_ptr(), start + x.nbytes) for x in xs]
+    read = sorted([(start := x.data_ptr(), start + x.nbytes) for x in xs])
+    # Of the arguments that begin before a target ends, the one that ends last decides.
+    starts, stops = [start for start, _ in read], [*accumulate([stop for _, stop in read], max)]
     for y in targets:
         start = y.data_ptr()
-        stop = start + y.nbytes
-        for begin, end in read:
-            if begin < stop and start < end:
-                return False
+        before = bisect_left(starts, start + y.nbytes)
+        if before and stops[before - 1] > start:
+            return False
     return True
