@@ -18,7 +18,7 @@ from bridge._sources.jax import rules
 from bridge._sources.jax.cheap_operations import can_repeat, repeat_cheap_operations
 from bridge._sources.jax.residuals import save_residuals
 from bridge._sources.jax.scalar_gradient import gradient_with_value, is_scalable
-from bridge._sources.jax.strategy import choose_strategy
+from bridge._sources.jax.strategy import Choice, choose_strategy
 
 _SAVE, _SAVE_ALL, _RECOMPUTE = "save", "save all", "recompute"
 _GRADIENT = "gradient with the value"
@@ -43,7 +43,7 @@ def _gradient(derivative: Any) -> Any:
 
 
 _STRATEGIES: dict[str, Callable[[Any], Any]] = {
-    OURS: lambda derivative: choose_strategy(derivative, "auto"),
+    OURS: lambda derivative: choose_strategy(derivative, "auto").pair,
     _SAVE: _save,
     _SAVE_ALL: lambda derivative: save_residuals(derivative).forward_backward(),
     _RECOMPUTE: lambda _: None,
@@ -91,14 +91,14 @@ def _gradient_step(example: Example, strategy: str) -> tuple[Step | None, Any]:
     bridged = jax2torch(lambda *xs: function(*jax.tree.unflatten(structure, xs)))
     possible: list[bool] = []
 
-    def choose(derivative: Any, _: str) -> Any:
+    def choose(derivative: Any, _: str) -> Choice:
         try:
             pair = _STRATEGIES[strategy](derivative)
         except _NotPossibleError:
             possible.append(False)
-            return None
+            raise
         possible.append(True)
-        return pair
+        return Choice(pair, strategy)
 
     with mock.patch.object(rules, "choose_strategy", choose):
         output = bridged(*tensors)
@@ -110,7 +110,11 @@ def _gradient_step(example: Example, strategy: str) -> tuple[Step | None, Any]:
         return torch.autograd.grad(bridged(*tensors), tensors, cotangent)
 
     step()
-    return (step if all(possible) else None), bridged
+    if not all(possible):
+        return None, bridged
+    if strategy != OURS and strategy.split()[0] not in repr(bridged):
+        raise RuntimeError(f"{bridged!r} was to be measured by the strategy {strategy!r}")
+    return step, bridged
 
 
 def loss(effort: Effort) -> list[Measurement]:
