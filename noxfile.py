@@ -199,6 +199,13 @@ def bench(session: nox.Session) -> None:
     session.run("python", "-m", "benchmarks", *session.posargs, env={"JAX_PLATFORMS": "cpu"})
 
 
+@nox.session
+def figures(session: nox.Session) -> None:
+    """Draw the figures of benchmarks/ again, from the results of the last run."""
+    _install(session, "matplotlib")
+    session.run("python", "benchmarks/_figure.py")
+
+
 @nox.session(venv_backend="none")
 def gpu(session: nox.Session) -> None:
     """Run the tests that need a GPU, with the torch and JAX that are installed already."""

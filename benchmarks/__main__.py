@@ -97,8 +97,7 @@ def main() -> None:
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "results.md").write_text(_report.document(found, describe()))
         (folder / "results.json").write_text(_report.data(found, describe()))
-        _figure.draw(found, folder / "results.png")
-        _figure.draw_growth(found, folder / "growth.png")
+        _figure.draw(folder)
 
 
 if __name__ == "__main__":

@@ -50,7 +50,7 @@ def document(measurements: Sequence[Measurement], machine: str) -> str:
             "",
             f"{machine}.",
             "",
-            "![Ratios to the bars, and microseconds of a small call](results.png)",
+            "![Ratios as shares of their bars](results.png)",
             "",
             "## Bars",
             "",
@@ -79,6 +79,10 @@ def data(measurements: Sequence[Measurement], machine: str) -> str:
                 name: _rounded(measurement.ratio(name, measurement.reference))
                 for name in measurement.values
             },
+            "bars": [
+                {"text": bar.text, "limit": bar.limit, "ratio": _rounded(ratio)}
+                for _, bar, ratio in measured([measurement])
+            ],
             "missing": dict(measurement.missing),
             "grows_by": measurement.grows_by,
         }

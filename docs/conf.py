@@ -34,7 +34,7 @@ autodoc_typehints = "description"
 autodoc_member_order = "bysource"
 default_role = "literal"  # single backticks in docstrings are code
 
-myst_enable_extensions = ["colon_fence", "deflist", "dollarmath"]
+myst_enable_extensions = ["colon_fence", "deflist"]
 myst_heading_anchors = 3
 copybutton_exclude = ".linenos, .gp, .go"
 
