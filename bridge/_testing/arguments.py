@@ -50,7 +50,8 @@ class Arguments:
         base = [x if owner is None else kit.array(x) for x, owner in self._pairs()]
 
         def flat(*primals: Any) -> Any:
-            leaves = pytree.scatter(primals, self.argnums, base)
+            own = [kit.own(x) for x in primals]
+            leaves = pytree.scatter(own, self.argnums, base)
             return fn(*pytree.unflatten(self.structure, leaves))
 
         return flat
@@ -63,7 +64,8 @@ class Arguments:
 
 def read(args: Sequence[Any], functions: Sequence[Callable[..., Any]]) -> Arguments:
     """Read arguments, whose names are those of the first function that names its parameters."""
-    leaves, structure = flatten(tuple(args))
+    passed, structure = flatten(tuple(args))
+    leaves = [arrays.make(x, None) if arrays.is_scalar(x) else x for x in passed]
     found = [_registry.array_owner(x) for x in leaves]
     owners = [None if owner is None else owner.name for owner in found]
     host = [x if o is None else _on_host(x, o) for x, o in zip(leaves, owners, strict=True)]

@@ -34,8 +34,6 @@ class Backend(abc.ABC):
     name: ClassVar[str]
     # True if the vjp of a complex function is the conjugate of that of torch, in and out.
     conjugates_gradients: ClassVar[bool] = False
-    # The dtype that functions are no more accurate than, whatever they are given.
-    most_accurate: ClassVar[str] = "float64"
 
     dtype: str | None = None
     layout: str = "contiguous"
@@ -113,6 +111,14 @@ class Backend(abc.ABC):
     def double_precision(self) -> contextlib.AbstractContextManager[Any]:
         """Return a context in which there are arrays of 64 bits: JAX counts in them, MLX on CPU."""
         return contextlib.nullcontext()
+
+    def most_accurate(self) -> str:
+        """Return the dtype that functions are no more accurate than now, whatever they get."""
+        return "float64"
+
+    def own(self, x: Any) -> Any:
+        """Return an array that may be changed in place where `x` is differentiated by."""
+        return x
 
     def copy_to_host(self, x: Any) -> Any:
         """Return an array of any framework as a NumPy array; what is none, as it is."""

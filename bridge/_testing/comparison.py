@@ -19,13 +19,13 @@ class Comparison:
         what: What was computed: `values`, `jvp of vjp`.
         output_labels: Names of the results.
         results: Those of each implementation.
-        tolerance: How far they may be apart.
+        tolerances: How far each may be apart.
     """
 
     what: str
     output_labels: Sequence[str]
     results: Results
-    tolerance: Tolerance
+    tolerances: Sequence[Tolerance]
 
     def largest_error(self) -> float:
         """Return the largest difference to the first implementation, in units of its own size."""
@@ -54,17 +54,18 @@ class Comparison:
 
     def _lines(self, label: str, reference: str) -> list[str]:
         """Return a line for each result of one implementation that differs from another's."""
-        triples = zip(self.output_labels, self.results[label], self.results[reference], strict=True)
-        found = [self._line(name, (label, x), (reference, y)) for name, x, y in triples]
+        pairs = zip(self.results[label], self.results[reference], strict=True)
+        found = [self._line(i, (label, x), (reference, y)) for i, (x, y) in enumerate(pairs)]
         return [line for line in found if line]
 
-    def _line(self, name: str, one: tuple[str, Any], other: tuple[str, Any]) -> str:
+    def _line(self, index: int, one: tuple[str, Any], other: tuple[str, Any]) -> str:
+        name = self.output_labels[index]
         (label, x), (reference, y) = one, other
         shapes, kinds = (list(x.shape), list(y.shape)), (arrays.kind(x), arrays.kind(y))
         for verb, (a, b) in {"has shape": shapes, "holds": kinds}.items():
             if a != b:
                 return f"{name} {verb} {a} in {label}, and {b} in {reference}"
-        difference = differences.compare(x, y, self.tolerance)
+        difference = differences.compare(x, y, self.tolerances[index])
         if difference is None:
             return ""
         place = f"{name} at {list(difference.index)}" if difference.index else name
@@ -83,6 +84,14 @@ def describe_tolerance(tolerance: Tolerance) -> str:
     if tolerance.atol is not None:
         return f"rtol={tolerance.rtol:.2g}, atol={tolerance.atol:.2g}"
     return f"rtol={tolerance.rtol:.2g}, atol={tolerance.rtol:.2g} times the largest element"
+
+
+def choose_tolerance(
+    precision: float, order: int, rtol: float | None, atol: float | None
+) -> Tolerance:
+    """Return the tolerance for values, or derivatives of an order, of a precision."""
+    power = 0.5 if order else 0.75
+    return Tolerance(precision**power if rtol is None else rtol, atol, 10 * precision)
 
 
 def join(names: Sequence[str]) -> str:

@@ -11,6 +11,7 @@ import numpy as np
 from bridge._arrays.jax import conjugate_all
 from bridge._arrays.jax.upstream.modes import x64_mode
 from bridge._arrays.numpy import narrow_checked
+from bridge._core.errors import NoRuleError
 from bridge._core.spec import NARROW_INTEGERS
 from bridge._testing.backend import Backend
 
@@ -18,6 +19,9 @@ _LACKS = (
     "custom_vjp function",
     "Reverse-mode differentiation does not work",
     "do not support JVP",
+    "Differentiation rule for ",
+    "Transpose rule ",
+    "Batching rule for ",
 )
 
 
@@ -71,12 +75,15 @@ class JaxBackend(Backend):
         """Conjugate: JAX takes and returns the conjugates of torch's cotangents and gradients."""
         return conjugate_all(xs)
 
+    def most_accurate(self) -> str:
+        """Return float64 if JAX counts in it now."""
+        return "float64" if x64_mode() else "float32"
+
     def is_lack(self, error: Exception) -> bool:
         """Return True if `error` says that there is no such derivative, or no batches."""
-        says_so = isinstance(error, TypeError | ValueError) and any(t in str(error) for t in _LACKS)
-        return says_so or isinstance(
-            error, NotImplementedError | jax.errors.ConcretizationTypeError
-        )
+        kinds = (TypeError, ValueError, NotImplementedError)
+        says_so = isinstance(error, kinds) and any(text in str(error) for text in _LACKS)
+        return says_so or isinstance(error, NoRuleError | jax.errors.ConcretizationTypeError)
 
 
 BACKEND = JaxBackend

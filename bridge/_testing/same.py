@@ -7,9 +7,9 @@ from typing import Any
 from bridge import _registry
 from bridge._core import pytree
 from bridge._core.errors import OptionError
-from bridge._testing import arguments, implementations
+from bridge._testing import arguments, dtypes, implementations
 from bridge._testing.arguments import Arguments
-from bridge._testing.comparison import Comparison, describe_tolerance, join
+from bridge._testing.comparison import Comparison, choose_tolerance, describe_tolerance, join
 from bridge._testing.implementations import Implementation
 from bridge._testing.numpy import arrays
 from bridge._testing.numpy.differences import Tolerance
@@ -67,21 +67,28 @@ def check_same(
 
     Compared are values, gradients, tangents, derivatives of these, and batches of values and of
     first derivatives, for random cotangents and directions, which are complex where the arrays
-    are. Complex gradients of JAX are conjugated first, as those of torch and MLX are by
-    convention. Batches are compared with calls for each example too.
+    are. Each result has a gradient of its own; derivatives of gradients have cotangents that
+    balance their sizes. Complex gradients of JAX are conjugated first, as those of torch and MLX
+    are by convention. Batches are compared with calls for each example too.
+
+    Results must have the same dtype, as far as the frameworks have it: MLX, and JAX in its mode of
+    32 bits, need not have more than 32, and whole numbers may have 32 or 64, with or without a
+    sign. NumPy may be more precise than the arguments. Such differences are lines in the report.
 
     Args:
         *functions: Functions of torch, JAX or MLX. In which framework each one lives is found by
             a call: it is the one whose arrays it returns.
         args: The arguments, trees with arrays of NumPy or of any framework in them. Each function
-            gets arrays of its own framework. Derivatives are by floating-point and complex ones.
+            gets arrays of its own framework, which it may change in place. Scalars of NumPy are
+            arrays too. Derivatives are by floating-point and complex ones.
         order: The highest derivative: 2 for derivatives of gradients, 0 for values.
         transforms: Which of `"vjp"`, `"jvp"` and `"vmap"` are compared, in any combination but
             that of forward mode with itself, which torch gets wrong for an `autograd.Function`.
         required: Which of them every function must have. What else one lacks, such as forward
-            mode, is a line in the report; at least two functions must have values.
-        rtol: Relative tolerance. By default the square root of the lowest precision among the
-            arguments and results: 3e-4 for float32.
+            mode, is a line in the report, unless it lacks all derivatives of first order.
+        rtol: Relative tolerance. By default, a power of the lowest precision among the arguments
+            and the result in question: 3/4 for values and 1/2 for derivatives, which are 6e-6 and
+            3e-4 for float32.
         atol: Absolute tolerance. By default `rtol` times the largest element of each array.
         seed: The seed of the random numbers.
         **by_framework: Functions by the framework they live in, `torch=`, `jax=` or `mlx=`; by
@@ -92,7 +99,8 @@ def check_same(
 
     Raises:
         AssertionError: If they differ: with the implementation, the result, the argument, the
-            element, both values and the largest error; if one lacks what is required.
+            element, both values and the largest error; if one lacks what is required, or all
+            derivatives.
         ArgumentError: If it cannot be told where a function lives, or a result is no array.
         OptionError: If a name of a transform is another.
         UnknownFrameworkError: If a keyword is none of the frameworks.
@@ -127,13 +135,16 @@ class _Check:
     rtol: float | None
     atol: float | None
     random: Any
-    tolerance: Tolerance = dataclasses.field(init=False)
+    most_accurate: dict[str, str] = dataclasses.field(init=False)
+    precisions: Sequence[float] = ()  # of each value
+    numbers: set[tuple[str, str]] = dataclasses.field(default_factory=set)  # Python's
     errors: dict[str, float] = dataclasses.field(default_factory=dict)
     remarks: list[str] = dataclasses.field(default_factory=list)
     differences: dict[str, str] = dataclasses.field(default_factory=dict)
 
     def run(self, chosen: Sequence[Word]) -> Report:
         """Compare everything, and raise after the first order at which something differs."""
+        self.most_accurate = dtypes.find_most_accurate(self.implementations, self.arguments)
         stage, results = self._compare_values()
         self._raise_if_different()
         stages: dict[Word, tuple[Stage, Results]] = {(): (stage, results)}
@@ -155,10 +166,11 @@ class _Check:
                 first = next(iter(found))
                 one_by_one = parent.run_one_by_one(first, self.arguments)
                 found = {**found, f"{first} called for each example": one_by_one}
-            self._compare(describe(word), derived.output_labels, found)
+            self._compare(derived, found)
         self._raise_if_different()
+        self._raise_if_none(stages)
         names = tuple(each.label for each in self.implementations)
-        return Report(names, self.errors, tuple(self.remarks), describe_tolerance(self.tolerance))
+        return Report(names, self.errors, tuple(self.remarks), self._describe_tolerance())
 
     def _compare_values(self) -> tuple[Stage, Results]:
         """Compare values; return the functions of differentiable results, and their values."""
@@ -167,9 +179,9 @@ class _Check:
         choose = lambda each, result: _select(each, result, paths)
         stage = first_stage(self.implementations, self.arguments, choose, labels)
         results, _ = stage.run(self.arguments)
-        self.tolerance = self._choose_tolerance(results)
-        self._note_dtypes(labels, results)
-        self._compare("values", labels, results)
+        self.precisions = self._find_precisions(results)
+        self._compare_dtypes(labels, results)
+        self._compare(stage, results)
         kept = [
             i for i in range(len(paths)) if all(arrays.is_inexact(ys[i]) for ys in results.values())
         ]
@@ -178,6 +190,7 @@ class _Check:
         able = [x for x in self.implementations if x.kit.name != "numpy"]
         values = {x.label: [results[x.label][i] for i in kept] for x in able}
         labels = [labels[i] for i in kept]
+        self.precisions = [self.precisions[i] for i in kept]
         return first_stage(able, self.arguments, choose_kept, labels), values
 
     def _paths_of_results(self) -> list[tuple[Any, ...]]:
@@ -186,6 +199,8 @@ class _Check:
 
         def keep(each: Implementation, result: Any) -> list[Any]:
             found[each.label] = implementations.outputs_by_path(each, result)
+            numbers = [p for p, y in found[each.label].items() if isinstance(y, int | float)]
+            self.numbers |= {(each.label, _label(path)) for path in numbers}
             return []
 
         first_stage(self.implementations, self.arguments, keep, ()).run(self.arguments)
@@ -196,20 +211,34 @@ class _Check:
                 raise AssertionError(f"the results are other trees: {', and '.join(trees)}.")
         return [*found[first]]
 
-    def _choose_tolerance(self, results: Results) -> Tolerance:
-        """Return the tolerance that follows from the lowest precision that takes part."""
-        everything = [*self.arguments.primals, *(y for ys in results.values() for y in ys)]
-        dtypes = {x.dtype.name for x in everything if arrays.is_inexact(x)}
-        dtypes |= {each.kit.most_accurate for each in self.implementations}
-        precision = max(map(arrays.precision, dtypes))
-        rtol = precision**0.5 if self.rtol is None else self.rtol
-        return Tolerance(rtol, self.atol, 10 * precision)
+    def _find_precisions(self, results: Results) -> list[float]:
+        """Return the lowest precision that takes part in each result."""
+        common = {x.dtype.name for x in self.arguments.primals} | {*self.most_accurate.values()}
+        columns = zip(*results.values(), strict=True)
+        inexact = [{y.dtype.name for y in ys if arrays.is_inexact(y)} for ys in columns]
+        return [max(map(arrays.precision, common | names)) for names in inexact]
 
-    def _compare(self, what: str, labels: Sequence[str], results: Results) -> None:
+    def _tolerance(self, origin: frozenset[int], order: int) -> Tolerance:
+        precision = max(self.precisions[i] for i in origin)
+        return choose_tolerance(precision, order, self.rtol, self.atol)
+
+    def _describe_tolerance(self) -> str:
+        """Return the largest tolerances of values and of derivatives, in words."""
+        everything = frozenset(range(len(self.precisions)))
+        if not everything:
+            return "exactly"
+        told = [describe_tolerance(self._tolerance(everything, order)) for order in (0, 1)]
+        both = f"{told[0]} for values; {told[1]} for derivatives"
+        return told[0] if told[0] == told[1] else both
+
+    def _compare(self, stage: Stage, results: Results) -> None:
+        what, labels = describe(stage.word), stage.output_labels
         if len(results) < 2:
             self.remarks += [f"{what}: {label} alone has it" for label in results]
             return
-        comparison = Comparison(what, labels, results, self.tolerance)
+        order = derivative_order(stage.word)
+        tolerances = [self._tolerance(origin, order) for origin in stage.origins]
+        comparison = Comparison(what, labels, results, tolerances)
         difference = comparison.describe_difference()
         if difference:
             self.differences[what] = difference
@@ -227,18 +256,37 @@ class _Check:
                 raise AssertionError(message) from error
             self.remarks.append(text)
 
-    def _note_dtypes(self, labels: Sequence[str], results: Results) -> None:
+    def _compare_dtypes(self, labels: Sequence[str], results: Results) -> None:
         for i, name in enumerate(labels):
-            dtypes = {label: ys[i].dtype.name for label, ys in results.items()}
-            if len({*dtypes.values()}) > 1:
-                told = [f"{dtype} in {label}" for label, dtype in dtypes.items()]
-                self.remarks.append(f"{name} is {', '.join(told)}")
+            found = {label: ys[i].dtype.name for label, ys in results.items()}
+            kinds = {arrays.kind(ys[i]) for ys in results.values()}
+            if len({*found.values()}) < 2 or len(kinds) > 1:
+                continue  # of which the comparison of values tells
+            text = f"{name} is {', '.join(f'{dtype} in {label}' for label, dtype in found.items())}"
+            of_arrays = {k: v for k, v in found.items() if (k, name) not in self.numbers}
+            own = {x.label for x in self.implementations if x.kit.name != "numpy"}
+            of_frameworks = {k: v for k, v in of_arrays.items() if k in own}
+            if all(dtypes.are_same(x, self.most_accurate) for x in (of_frameworks, of_arrays)):
+                self.remarks.append(text)
+            else:
+                self.differences[f"dtype of {name}"] = f"{text}."
+
+    def _raise_if_none(self, stages: Mapping[Word, tuple[Stage, Results]]) -> None:
+        """Raise if derivatives were to be compared, and an implementation has not a single one."""
+        first = [found for word, (_, found) in stages.items() if word in (("vjp",), ("jvp",))]
+        for each in self.implementations:
+            if first and each.kit.name != "numpy" and not any(each.label in x for x in first):
+                remarks = "".join(f"\n{line}" for line in self.remarks)
+                raise AssertionError(
+                    f"{each.label} has no derivative that could be compared. To compare values "
+                    f"alone, pass order=0.{remarks}"
+                )
 
     def _raise_if_different(self) -> None:
         if self.differences:
             told = "\n".join(self.differences.values())
             remarks = "".join(f"\n{line}" for line in self.remarks)
-            text = f"{told}\nThe tolerance is {describe_tolerance(self.tolerance)}.{remarks}"
+            text = f"{told}\nThe tolerance is {self._describe_tolerance()}.{remarks}"
             raise AssertionError(text)
 
 

@@ -3,7 +3,7 @@
 import dataclasses
 import itertools
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, Self
 
 from bridge._core.errors import OptionError
 from bridge._testing.arguments import Arguments
@@ -68,12 +68,14 @@ class Stage:
         functions: That of each implementation that has what it is a derivative of.
         input_labels: Names of the inputs.
         output_labels: Names of the results.
+        origins: For each result, the positions of the values that it is a derivative of.
     """
 
     word: Word
     functions: Mapping[str, Function]
     input_labels: Sequence[str]
     output_labels: Sequence[str]
+    origins: Sequence[frozenset[int]]
 
     def run(self, arguments: Arguments) -> tuple[Results, dict[str, Exception]]:
         """Return the results of each implementation, and why others have none."""
@@ -99,25 +101,45 @@ class Stage:
 
     def derive(self, transform: str, results: Results, random: Any) -> "Stage":
         """Return a derivative of this one, of the implementations that have results."""
-        some = next(iter(results))
-        word = (*self.word, transform)
-        inputs, outputs = list(self.input_labels), list(self.output_labels)
-        derive: Callable[[str, Function], Function]
+        functions = {k: f for k, f in self.functions.items() if k in results}
         if transform == "vjp":
-            drawn = arrays.draw(results[some], random)
-            derive = lambda label, f: _vjp(f, arrays.cast(drawn, results[label]))
-            input_labels = [*inputs, *(f"the cotangent of {name}" for name in outputs)]
-            outputs = [f"the gradient by {name}" for name in inputs]
-        elif transform == "jvp":
-            drawn = arrays.draw(self.functions[some].inputs, random)
-            derive = lambda label, f: _jvp(f, arrays.cast(drawn, self.functions[label].inputs))
-            input_labels = [*inputs, *(f"the tangent of {name}" for name in inputs)]
-            outputs = [f"the tangent of {name}" for name in outputs]
-        else:
-            derive = lambda _, f: Function(f.kit, f.kit.vmap(f.call), map_batch(f.inputs))
-            input_labels = inputs
-        functions = {k: derive(k, f) for k, f in self.functions.items() if k in results}
-        return Stage(word, functions, input_labels, outputs)
+            return self._derive_vjp(functions, results, random)
+        word = (*self.word, transform)
+        labels, outputs = list(self.input_labels), list(self.output_labels)
+        if transform == "vmap":
+            batches = {
+                k: Function(f.kit, f.kit.vmap(f.call), map_batch(f.inputs))
+                for k, f in functions.items()
+            }
+            return Stage(word, batches, labels, outputs, self.origins)
+        drawn = arrays.draw(next(iter(functions.values())).inputs, random)
+        derived = {k: _jvp(f, arrays.cast(drawn, f.inputs)) for k, f in functions.items()}
+        labels += [f"the tangent of {name}" for name in labels]
+        outputs = [f"the tangent of {name}" for name in outputs]
+        return Stage(word, derived, labels, outputs, self.origins)
+
+    def _derive_vjp(self, functions: Mapping[str, Function], results: Results, random: Any) -> Self:
+        """Return gradients: of each value by itself, or at once of all that are derivatives.
+
+        A sum would hide a wrong gradient of a small value beside that of a large one, so that
+        cotangents of derivatives balance their sizes.
+        """
+        some = next(iter(functions))
+        drawn = arrays.draw(results[some], random)
+        inputs, outputs = list(self.input_labels), list(self.output_labels)
+        everything = range(len(outputs))
+        groups = [[i] for i in everything]
+        if self.word:
+            drawn, groups = arrays.balance(drawn, results[some]), [[*everything]]
+        of = [f" of {outputs[i]}" if len(groups) > 1 else "" for i, *_ in groups]
+        known = [frozenset[int]().union(*(self.origins[i] for i in group)) for group in groups]
+        return type(self)(
+            (*self.word, "vjp"),
+            {k: _vjp(f, arrays.cast(drawn, results[k]), groups) for k, f in functions.items()},
+            [*inputs, *(f"the cotangent of {name}" for name in outputs)],
+            [f"the gradient{text} by {name}" for text in of for name in inputs],
+            [origin for origin in known for _ in inputs],
+        )
 
 
 def first_stage(
@@ -138,7 +160,8 @@ def first_stage(
         return Function(kit, call, arguments.primals)
 
     functions = {each.label: make(each) for each in implementations}
-    return Stage((), functions, arguments.primal_labels, output_labels)
+    origins = [frozenset({i}) for i in range(len(output_labels))]
+    return Stage((), functions, arguments.primal_labels, output_labels, origins)
 
 
 def map_batch(inputs: Sequence[Any]) -> list[Any]:
@@ -146,14 +169,23 @@ def map_batch(inputs: Sequence[Any]) -> list[Any]:
     return [arrays.batch(x) for x in inputs]
 
 
-def _vjp(function: Function, cotangents: Sequence[Any]) -> Function:
-    """Return the gradients of a function, in torch's convention."""
+def _vjp(
+    function: Function, cotangents: Sequence[Any], groups: Sequence[Sequence[int]]
+) -> Function:
+    """Return the gradients of each group of results of a function, in torch's convention."""
     kit, count = function.kit, len(function.inputs)
+
+    def gradients(group: Sequence[int], primals: Sequence[Any], given: Sequence[Any]) -> Any:
+        def chosen(*xs: Any) -> Any:
+            results = function.call(*xs)
+            return tuple(results[i] for i in group)
+
+        return kit.vjp(chosen, primals, tuple(given[i] for i in group))
 
     def call(*inputs: Any) -> Sequence[Any]:
         primals, given = inputs[:count], kit.turn_convention(inputs[count:])
-        like_results = lambda *xs: tuple(function.call(*xs))
-        return kit.turn_convention(kit.vjp(like_results, primals, given))
+        found = [x for group in groups for x in gradients(group, primals, given)]
+        return kit.turn_convention(found)
 
     return Function(kit, call, [*function.inputs, *cotangents])
 

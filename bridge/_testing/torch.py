@@ -10,7 +10,7 @@ import torch.autograd.forward_ad as forward_ad
 from bridge import _registry
 from bridge._arrays.torch import dtype_name, transforming
 from bridge._core import pytree
-from bridge._core.errors import MissingFrameworkError
+from bridge._core.errors import MissingFrameworkError, NoRuleError
 from bridge._testing.backend import Backend
 
 _OLD_FORM = "setup_context"
@@ -20,6 +20,10 @@ _LACKS = (
     "vmap: ",
     "Batching rule not implemented",
     "Nested forward mode AD is not supported",
+    "derivative for ",
+    "Trying to use forward AD with ",
+    "You must implement either the backward or vjp method for your custom autograd.Function",
+    "You must implement the jvp function for custom autograd.Function",
 )
 
 
@@ -89,6 +93,10 @@ class TorchBackend(Backend):
         """Return `fn`, captured as a whole, without generated code."""
         return torch.compile(fn, fullgraph=True, backend="aot_eager")
 
+    def own(self, x: Any) -> Any:
+        """Return a clone, since torch refuses a change in place of what gradients are taken by."""
+        return x.clone() if isinstance(x, torch.Tensor) else x
+
     def copy_to_host(self, x: Any) -> Any:
         """Return a tensor as a NumPy array, without its gradient."""
         if not isinstance(x, torch.Tensor):
@@ -105,7 +113,7 @@ class TorchBackend(Backend):
     def is_lack(self, error: Exception) -> bool:
         """Return True if `error` says that there is no such derivative, or no batches."""
         says_so = isinstance(error, RuntimeError) and any(text in str(error) for text in _LACKS)
-        return says_so or isinstance(error, NotImplementedError)
+        return says_so or isinstance(error, NoRuleError)
 
 
 def _is_refused(error: RuntimeError) -> bool:

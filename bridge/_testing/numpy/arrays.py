@@ -29,8 +29,9 @@ def make(values: Any, dtype: str | None) -> np.ndarray:
 
 
 def is_scalar(x: Any) -> bool:
-    """Return True for what NumPy returns instead of an array without axes."""
-    return isinstance(x, np.generic)
+    """Return True for what NumPy returns instead of an array of numbers without axes."""
+    others = (np.flexible, np.object_, np.datetime64, np.timedelta64)
+    return isinstance(x, np.generic) and not isinstance(x, others)
 
 
 def is_inexact(x: np.ndarray) -> bool:
@@ -76,6 +77,20 @@ def _draw(like: np.ndarray, random: Any) -> np.ndarray:
 
     values = parts() + 1j * parts() if np.iscomplexobj(like) else parts()
     return np.asarray(values).astype(like.dtype)
+
+
+def balance(xs: Sequence[np.ndarray], sizes: Sequence[np.ndarray]) -> list[np.ndarray]:
+    """Return arrays divided by the sizes of others, rounded to powers of two, so that all count."""
+    return [_balance(x, size) for x, size in zip(xs, sizes, strict=True)]
+
+
+def _balance(x: np.ndarray, size: np.ndarray) -> np.ndarray:
+    finite = [value for value in magnitudes(size) if 0 < value < np.inf]
+    if not finite:
+        return x
+    limit = 8 if precision(x.dtype.name) > precision("float32") else 30  # what the dtype has
+    exponent = int(np.clip(np.round(np.log2(max(finite))), -limit, limit))
+    return x * np.asarray(2.0**-exponent).astype(x.dtype)
 
 
 def draw_real(like: np.ndarray, random: Any) -> np.ndarray:
