@@ -7,7 +7,9 @@ import pytest
 import bridge
 
 MODULES = ("nn", "rules", "testing")
-PUBLIC = [name for name in vars(bridge) if not name.startswith("_") and name not in MODULES]
+# pytest adds names with an @ to the modules of what is installed with a plugin for it.
+NAMES = [name for name in vars(bridge) if not name.startswith(("_", "@"))]
+PUBLIC = [name for name in NAMES if name not in MODULES]
 RULES = [name for name in vars(bridge.rules) if name[0].isupper()]
 
 
