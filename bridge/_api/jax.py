@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any, Literal, overload
 from bridge._api.module_types import JaxModule
 from bridge._api.wrapping import wrap
 from bridge._calls.wrong_framework import Direction
+from bridge._core.errors import OptionError
 
 if TYPE_CHECKING:
     import mlx.nn
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
     from bridge._calls.bridged_function import BridgedFunction
 
 Residuals = Literal["auto", "save", "recompute"]
+Lower = Literal["aten"] | None
 
 
 @overload
@@ -26,6 +28,7 @@ def jax2torch(  # pyright: ignore[reportOverlappingOverload], a module is callab
     jit: bool = ...,
     x64: bool | None = ...,
     residuals: Residuals = ...,
+    lower: Lower = ...,
     device: str | None = ...,
 ) -> "torch.nn.Module": ...
 @overload
@@ -39,6 +42,7 @@ def jax2torch(
     jit: bool = ...,
     x64: bool | None = ...,
     residuals: Residuals = ...,
+    lower: Lower = ...,
     device: str | None = ...,
 ) -> "BridgedFunction": ...
 @overload
@@ -52,6 +56,7 @@ def jax2torch(
     jit: bool = ...,
     x64: bool | None = ...,
     residuals: Residuals = ...,
+    lower: Lower = ...,
     device: str | None = ...,
 ) -> Callable[[Callable[..., Any]], "BridgedFunction"]: ...
 def jax2torch(  # noqa: PLR0913, the options of `jax.jit` and of the crossing
@@ -64,6 +69,7 @@ def jax2torch(  # noqa: PLR0913, the options of `jax.jit` and of the crossing
     jit: bool = True,
     x64: bool | None = None,
     residuals: Residuals = "auto",
+    lower: Lower = None,
     device: str | None = None,
 ) -> Any:
     """A JAX function as a differentiable function of torch tensors; also a decorator.
@@ -96,6 +102,9 @@ def jax2torch(  # noqa: PLR0913, the options of `jax.jit` and of the crossing
             where the result that is differentiated is one real number, as a loss is, its gradient
             is computed along with it, as by `jax.value_and_grad`, and multiplied in the backward
             pass. That work is lost if no backward pass follows: use `torch.no_grad()`.
+        lower: `"aten"` makes operators of torch of the trace, which torch then computes, compiles
+            and exports like any others; JAX only makes the trace and those of derivatives. By
+            default JAX computes.
         device: Where JAX computes, `"cpu"` or `"cuda:0"`; by default where the tensors are.
 
     Returns:
@@ -105,6 +114,7 @@ def jax2torch(  # noqa: PLR0913, the options of `jax.jit` and of the crossing
     Raises:
         ArgumentError: When called with an argument that cannot cross; the text says which.
         RangeError: When an int64 argument does not fit into int32 outside of 64-bit mode.
+        NoRuleError: When `lower="aten"` meets a primitive that is not of the vocabulary.
         DeviceError: When JAX cannot compute where the tensors are.
 
     Example:
@@ -123,12 +133,17 @@ def jax2torch(  # noqa: PLR0913, the options of `jax.jit` and of the crossing
 
     `jax.jit`: https://docs.jax.dev/en/latest/_autosummary/jax.jit.html
     """
+    if lower is not None and device is not None:
+        raise OptionError(
+            f"device={device!r} says where JAX computes, and with lower={lower!r} torch computes, "
+            "where the tensors are. Leave one of them out."
+        )
     return wrap(
         fn,
         direction=Direction("jax", "torch"),
         static=(static_argnums, static_argnames),
         device=device,
-        options={"jit": jit, "x64": x64, "residuals": residuals},
+        options={"jit": jit, "x64": x64, "residuals": residuals, **_lowered(lower)},
         method=method,
     )
 
@@ -232,3 +247,8 @@ def jax2mlx(
         options={"jit": jit, "x64": x64, "residuals": residuals},
         method=method,
     )
+
+
+def _lowered(lower: Lower) -> dict[str, Any]:
+    """Return the option if it is used, so that it is shown and pickled only then."""
+    return {} if lower is None else {"lower": lower}

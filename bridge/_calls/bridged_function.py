@@ -19,8 +19,9 @@ from bridge._calls.random_keys import KeyArgument, missing_key_error
 from bridge._calls.rebuilding import results_rebuilder
 from bridge._calls.staged_call import StagedCall, make_staged_call
 from bridge._core import import_path, pytree
-from bridge._core.errors import ArgumentError
+from bridge._core.errors import ArgumentError, OptionError
 from bridge._core.function_protocols import ExecuteInto
+from bridge._core.graph import Graph
 from bridge._core.op import Op
 from bridge._core.protocols import SEED, Source, Target
 from bridge._core.tracebacks import mark_entry_point, shorten_traceback
@@ -285,6 +286,36 @@ class BridgedFunction:
     def copy_buffers(self, args: Any, copy: Callable[[Sequence[Any]], Sequence[Any]]) -> Any:
         """Return the arguments with copies of buffers that a module writes to after the call."""
         return copy_buffers(self._fn, args, copy)
+
+    @property
+    def is_lowered(self) -> bool:
+        """True if it becomes code of the caller's framework."""
+        return self._planner.is_lowered
+
+    def call_lowered(self, args: Any, kwargs: Any) -> tuple[Any, Any]:
+        """Call it as code of the caller's framework; return flat results and their structure."""
+        leaves, structure = self.flatten(args, kwargs)
+        plan = self.plans.find_or_make(leaves, structure)
+        if plan.needs_seed:
+            raise missing_key_error(self._name)
+        return list(plan.native(*plan.select_arrays(leaves))), plan.flat.result_structure
+
+    def listing(self, *args: Any, **kwargs: Any) -> Graph:
+        """Return the operations that a call with these arguments computes, without calling it.
+
+        Its `str` has one line for each, with names, shapes and dtypes.
+
+        Raises:
+            OptionError: If the function was wrapped without `lower="aten"`.
+        """
+        if not self.is_lowered:
+            raise OptionError(f"{self._name} has no listing, since it was wrapped without lower=.")
+        args, kwargs = self._normalize(args, kwargs)
+        plan = self.plans.find_or_make(*self.flatten(args, kwargs))
+        graph = plan.op.traits.graph and plan.op.traits.graph()
+        if not isinstance(graph, Graph):
+            raise missing_key_error(self._name)
+        return graph
 
     def make_staged_call(self, args: Any, kwargs: Any) -> StagedCall:
         """Return a call with these arguments, for a graph to hold."""

@@ -7,6 +7,7 @@ from typing import Any
 
 from bridge import _registry
 from bridge._core.array_protocols import SourceArrays, TargetArrays
+from bridge._core.errors import NoRuleError
 from bridge._core.function_protocols import ExecuteInto
 from bridge._core.invalid_values import describe_invalid
 from bridge._core.op import Arrays, Op
@@ -34,6 +35,19 @@ class OpExecutor:
     def execute_into(self) -> ExecuteInto:
         """Execute an Op on buffers, and write its outputs to other buffers."""
         return self.source_arrays.execute_into
+
+
+def make_lowering_executor(source: str, target: str) -> Executor:
+    """Make the executor of Ops of `source` as code of `target`."""
+    execute = _registry.target(target).execute_lowered
+    if execute is None:
+        raise NoRuleError(f"functions of {source} cannot become code of {target}.")
+
+    def execute_for_saving(op: Op, xs: Sequence[Any], _: int) -> tuple[Arrays, Sequence[Any]]:
+        outputs = execute(op, xs)
+        return outputs, outputs
+
+    return OpExecutor(execute, execute_for_saving, _registry.source_arrays(source))
 
 
 def make_executor(source: str, target: str, *, device: str, compute_device: str) -> Executor:

@@ -9,7 +9,7 @@ from bridge import _registry
 from bridge._calls import arguments, export_key
 from bridge._calls.batches import Batches
 from bridge._calls.changing_buffers import copy_changing_buffers
-from bridge._calls.executor import make_executor
+from bridge._calls.executor import make_executor, make_lowering_executor
 from bridge._calls.flat_function import ARRAY, FlatFunction
 from bridge._calls.plan import LeafInfo, Plan
 from bridge._calls.random_keys import rng_positions
@@ -17,7 +17,7 @@ from bridge._core import pytree
 from bridge._core.errors import ArgumentError, NoValuesError
 from bridge._core.function_protocols import ExportKey
 from bridge._core.op import Op, Specs
-from bridge._core.protocols import SEED, Source, Target
+from bridge._core.protocols import SEED, Executor, Source, Target
 from bridge._core.pure_module import PureModule
 
 
@@ -58,6 +58,11 @@ class Planner:
     def target(self) -> Target:
         """The framework that it is called from."""
         return _registry.target(self.frameworks[1])
+
+    @property
+    def is_lowered(self) -> bool:
+        """True if the function becomes code of the caller's framework, which then computes."""
+        return self.options.get("lower") == "aten"
 
     def describe_leaves(self, leaves: Sequence[Any], structure: Any) -> list[LeafInfo]:
         """Describe the leaves of arguments; raise if one cannot be an argument."""
@@ -120,9 +125,9 @@ class Planner:
             constants,
             seeded=bool(seeds) and not self._passes_rng(),
         )
-        device, compute_device = self._devices(array_infos)
+        device = self._common_device(array_infos)
         op = self._make_op(flat, structure, leaf_infos, seeds)
-        executor = make_executor(*self.frameworks, device=device, compute_device=compute_device)
+        executor = self._make_executor(device)
         described = [info.spec or value for info, value in zip(leaf_infos, constants, strict=True)]
         array_leaves = self._array_leaves(leaf_infos)
         return Plan(
@@ -179,12 +184,14 @@ class Planner:
     def _passes_rng(self) -> bool:
         return _registry.outline(self.frameworks[0]).passes_rng(self.fn)
 
-    def _devices(self, array_infos: Sequence[LeafInfo]) -> tuple[str, str]:
-        """Return the device of the caller's arrays, and the one that Ops compute on."""
-        device = self._common_device(array_infos)
-        if device == "meta":
-            return device, device
-        return device, self.source.choose_compute_device(device, self.device)
+    def _make_executor(self, device: str) -> Executor:
+        """Make the executor of Ops for the caller's arrays, which are on `device`."""
+        if self.is_lowered:
+            return make_lowering_executor(*self.frameworks)
+        compute_device = device
+        if device != "meta":
+            compute_device = self.source.choose_compute_device(device, self.device)
+        return make_executor(*self.frameworks, device=device, compute_device=compute_device)
 
     def _common_device(self, array_infos: Sequence[LeafInfo]) -> str:
         """Return the device of the caller's arrays; raise if they are on several."""

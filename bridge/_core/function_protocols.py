@@ -79,6 +79,15 @@ class StageableFunction(Protocol):
         """Call the function."""
         ...
 
+    @property
+    def is_lowered(self) -> bool:
+        """True if it becomes code of the caller's framework."""
+        ...
+
+    def call_lowered(self, args: Any, kwargs: Any) -> tuple[Any, Any]:
+        """Call it as code of the caller's framework; return flat results and their structure."""
+        ...
+
     def flatten(self, args: Any, kwargs: Any) -> tuple[list[Any], Any]:
         """Return the leaves of the arguments, and their structure."""
         ...

@@ -205,6 +205,9 @@ class Target(Protocol):
         """Record a call in a graph; return its outputs and their structure."""
         ...
 
+    # Executes an Op by the operators that its graph becomes; None if Ops cannot become code here.
+    execute_lowered: Execute | None
+
     # Makes a module of a pure module, its bridged function, parameters and buffers; None if the
     # framework has no modules of its own.
     make_module: Callable[..., Any] | None

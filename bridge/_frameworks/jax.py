@@ -19,9 +19,18 @@ class JaxOutline(CommonOutline):
     saves_programs = True
     supports_rng = False
 
-    def check_options(self, *, residuals: str, **_: Any) -> None:
-        """Raise unless `residuals` names a strategy."""
+    def check_options(
+        self, *, residuals: str, jit: bool = True, lower: str | None = None, **_: Any
+    ) -> None:
+        """Raise unless the options have known values that go together."""
         check_residuals(residuals)
+        if lower not in (None, "aten"):
+            raise OptionError(f'lower={lower!r} is neither None nor "aten".')
+        if lower and not jit:
+            raise OptionError(
+                f'lower="{lower}" makes code of the trace of a function, and jit=False makes no '
+                "trace. Leave one of them out."
+            )
 
     def check_device_name(self, device: str) -> None:
         """Raise unless `device` is the host or a CUDA device."""

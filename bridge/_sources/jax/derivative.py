@@ -1,15 +1,17 @@
 """A first derivative to be split into a forward and a backward half."""
 
 import dataclasses
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
 
-from bridge._core.op import Op, Positions, Specs
+from bridge._core.op import Op, Positions, Specs, Traits
 from bridge._core.pytree import scatter
 from bridge._sources.jax.environment import Environment
 from bridge._sources.jax.trace import Program, jit_program, trace_derivative
+from bridge._sources.jax.listing import list_program
 from bridge._sources.jax.x64_boundary import with_narrowed_integers
 
 
@@ -65,6 +67,18 @@ class Derivative:
         call = with_narrowed_integers(
             call, primals, x64=self.environment.x64, widened_count=widened_count
         )
+        list_half = functools.partial(
+            list_program,
+            program,
+            self.name,
+            primals,
+            self.environment,
+            widened_count=widened_count,
+        )
         return Op(
-            name=self.name, framework="jax", call=call, output_specs=lambda *_: program.outputs
+            name=self.name,
+            framework="jax",
+            call=call,
+            output_specs=lambda *_: program.outputs,
+            traits=Traits(graph=functools.cache(list_half)),
         )

@@ -18,6 +18,8 @@ import jax
 from bridge._arrays.jax import ARRAYS as ARRAYS, conjugate_all
 from bridge._arrays.jax.upstream.tracing import match_explicit_sharding
 from bridge._core.captured_state import CapturedState
+from bridge._core.errors import NoRuleError
+from bridge._core.graph import Graph
 from bridge._core.op import Axes, ForwardBackward, Op, Positions, Rules, Specs, Traits
 from bridge._core.pytree import scatter
 from bridge._core.spec import ArraySpec, batched_specs
@@ -25,6 +27,7 @@ from bridge._sources.jax.derivative import Derivative
 from bridge._sources.jax.description import describe
 from bridge._sources.jax.environment import Environment
 from bridge._sources.jax.forward_mode import jvp
+from bridge._sources.jax.listing import list_program
 from bridge._sources.jax.strategy import choose_strategy
 from bridge._sources.jax.trace import Program, jit_program, observe_outputs, trace
 from bridge._sources.jax.x64_boundary import (
@@ -95,8 +98,22 @@ class Function:
                 dependencies=self.program.dependencies if self.program else None,
                 captured_state=self.captured_state,
                 description=lambda: describe(self),
+                graph=self._list if self.program else None,
             ),
         )
+
+    @functools.cached_property
+    def _graph(self) -> Graph:
+        if self.program is None:
+            raise NoRuleError(f"`{self.name}` was not traced.")
+        settings = self.settings
+        return list_program(
+            self.program, self.name, self.primals, settings.environment, labels=settings.labels
+        )
+
+    def _list(self) -> Graph:
+        """Return the graph of the function."""
+        return self._graph
 
     def _make_call(self) -> Callable[..., Any]:
         environment = self.settings.environment

@@ -51,8 +51,10 @@ class JaxSource:
         x64: bool | None,
         residuals: str,
         seed_argnum: int | None = None,
+        lower: str | None = None,
     ) -> Op:
         """Make an Op of `fn` for primals of these specs; trace it now unless `jit` is False."""
+        del lower  # every Op that is traced has a graph
         labels = [f"argument {argument} of {name}" for argument in argument_names]
         environment = current_environment(x64=_needs_x64(primals, labels, x64=x64))
         settings = Settings(jit, environment, residuals, tuple(labels))

@@ -32,7 +32,7 @@ from bridge._targets.jax.saving_choice import choose_saving
 class JaxTarget:
     """Call sites in JAX, whose tracers have shapes and dtypes, so that calls are not staged."""
 
-    make_module = copy_before_write = None
+    execute_lowered = make_module = copy_before_write = None
     make_view = staticmethod(make_view)
     choose_saving = staticmethod(choose_saving)
     computing_now = staticmethod(jax.ensure_compile_time_eval)

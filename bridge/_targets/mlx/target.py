@@ -20,7 +20,7 @@ class MlxTarget:
     """Call sites in MLX, whose transformations run Python, mostly on arrays with values."""
 
     make_module = BridgedModule
-    copy_before_write = None
+    copy_before_write = execute_lowered = None
 
     def make_native(self, op: Op, runner: Executor, _: Any) -> Callable[..., Arrays]:
         """Make a function of MLX arrays that works in all transformations except `mx.compile`."""

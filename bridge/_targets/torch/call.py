@@ -36,6 +36,7 @@ from bridge._core.protocols import Execute
 from bridge._core.pytree import scatter
 from bridge._core.tracebacks import mark_entry_point, shorten_traceback, shortens_tracebacks
 from bridge._targets.torch.anomalies import check_gradients
+from bridge._lowering.torch import execute_lowered
 from bridge._targets.torch.backward_plan import (
     ForwardPlan,
     ForwardPlans,
@@ -79,7 +80,8 @@ def _call_transformed(op: Op, execute: Execute, xs: tuple[Any, ...]) -> Arrays:
     """Call `op` where forward mode, `torch.func` or a tracer may take part."""
     if legacy_vmap_level() and (outputs := _call_legacy_batched(op, execute, xs)) is not None:
         return outputs
-    check_not_tracing()
+    if execute is not execute_lowered:
+        check_not_tracing()
     if transforming():
         return _named_subclass(_Transformable, op.name).apply(
             op, _ExecuteWithState(execute, op.read_state()), *clone_if_grad_disabled(xs)

@@ -65,6 +65,9 @@ def stage(
         args = function.copy_buffers(args, _copy)
     leaves, structure = function.flatten(args, kwargs)
     leaves = [x if isinstance(x, torch.Tensor) else _check_constant(x) for x in leaves]
+    if function.is_lowered:
+        _specialize_sizes(leaves)
+        return function.call_lowered(*structure.unflatten(leaves))
     tensors = [x for x in leaves if isinstance(x, torch.Tensor)]
     template = [TensorSlot() if isinstance(x, torch.Tensor) else x for x in leaves]
     args, kwargs = structure.unflatten(leaves)
@@ -96,6 +99,13 @@ def specialize_number(x: Any) -> Any:
     if isinstance(x, torch.SymInt):
         return int(x)
     return float(x) if isinstance(x, torch.SymFloat) else x
+
+
+def _specialize_sizes(leaves: Sequence[Any]) -> None:
+    """Add guards for the sizes of tensors: lowered code is for the shapes that it was made for."""
+    for x in leaves:
+        for size in x.shape if isinstance(x, torch.Tensor) else ():
+            int(size)
 
 
 def staged_signature_and_spec(x: torch.Tensor) -> tuple[Any, ArraySpec]:

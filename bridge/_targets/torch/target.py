@@ -11,6 +11,7 @@ from bridge._arrays.torch.upstream.call_sites import is_between_compiled_parts
 from bridge._arrays.torch.upstream.compilers import needs_staging
 from bridge._core.op import Arrays, Op
 from bridge._core.protocols import Executor
+from bridge._lowering.torch import execute_lowered
 from bridge._targets.torch import dynamo as dynamo, operator_kernels as operator_kernels
 from bridge._targets.torch.call import native_call
 from bridge._targets.torch.module import BridgedModule, copy_before_write
@@ -25,6 +26,7 @@ class TorchTarget:
         """Return `op` as a function of tensors under every transformation of torch."""
         return native_call(op, runner.execute)
 
+    execute_lowered = staticmethod(execute_lowered)
     make_module = BridgedModule
     copy_before_write = staticmethod(copy_before_write)
 
