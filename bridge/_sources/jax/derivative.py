@@ -10,8 +10,8 @@ import jax
 from bridge._core.op import Op, Positions, Specs, Traits
 from bridge._core.pytree import scatter
 from bridge._sources.jax.environment import Environment
-from bridge._sources.jax.trace import Program, jit_program, trace_derivative
 from bridge._sources.jax.listing import list_program
+from bridge._sources.jax.trace import Program, jit_program, trace_derivative
 from bridge._sources.jax.x64_boundary import with_narrowed_integers
 
 

@@ -35,8 +35,8 @@ from bridge._core.op import Arrays, Op, Positions
 from bridge._core.protocols import Execute
 from bridge._core.pytree import scatter
 from bridge._core.tracebacks import mark_entry_point, shorten_traceback, shortens_tracebacks
-from bridge._targets.torch.anomalies import check_gradients
 from bridge._lowering.torch import execute_lowered
+from bridge._targets.torch.anomalies import check_gradients
 from bridge._targets.torch.backward_plan import (
     ForwardPlan,
     ForwardPlans,
