@@ -105,10 +105,31 @@ def test_compiled_code_has_the_gradients_of_rules(backend):
         assert_equal(x, y)
 
 
+def test_gradient_of_a_number_in_compiled_code():  # which eager code computes along with it
+    torch.compiler.reset()
+    lowered = jax2torch(lambda x: (jnp.tanh(x) ** 2).sum(), lower="aten")
+    x = to_torch(X).requires_grad_()
+    (3 * torch.compile(lowered, fullgraph=True, backend="aot_eager")(x)).backward()
+    assert_equal(x.grad, 6 * np.tanh(X) * (1 - np.tanh(X) ** 2))
+
+
+def test_gradient_of_a_number_in_a_recorded_graph():
+    lowered = jax2torch(lambda x: (jnp.tanh(x) ** 2).sum(), lower="aten")
+
+    def gradient(x, factor):
+        x = x.detach().requires_grad_()
+        return torch.autograd.grad(lowered(x) * factor, x)[0]
+
+    graph = make_fx(gradient)(to_torch(X), torch.tensor(1.0))
+    expected = 2 * np.tanh(X) * (1 - np.tanh(X) ** 2)
+    assert_equal(graph(to_torch(X), torch.tensor(5.0)), 5 * expected)
+
+
 def test_compiled_code_of_torch_func_is_refused():  # pytorch#193279: a backward is dropped
     torch.compiler.reset()
     lowered = jax2torch(function_with_a_rule, lower="aten")
-    gradient = torch.func.grad(lambda x: lowered(x, to_torch(W)).sum())
+    w = to_torch(W)
+    gradient = torch.func.grad(lambda x: lowered(x, w).sum())
     with pytest.raises(Exception, match="grad and the like"):
         torch.compile(gradient, fullgraph=True, backend="eager")(to_torch(X))
 

@@ -34,7 +34,9 @@ def scan(
     like = (*constants, *carry, *rows)[0]
     specs = _output_specs(graph)
     if in_dispatch_mode() and length > _MOST_UNROLLED:
-        return _scan_in_graph(body, like, constants, carry, rows, reverse=reverse)
+        # The operator takes the number of rounds from its rows, of which there may be none.
+        counter = [] if rows else [torch.arange(length, device=like.device)]
+        return _scan_in_graph(body, constants, carry, [*rows, *counter], len(rows), reverse=reverse)
     columns = [row.unbind(0) for row in rows]
     results: list[list[Any]] = [[None] * length for _ in specs[len(carry) :]]
     for k in reversed(range(length)) if reverse else range(length):
@@ -50,26 +52,23 @@ def scan(
 
 def _scan_in_graph(
     body: Run,
-    like: Any,
     constants: Sequence[Any],
     carry: Sequence[Any],
     rows: Sequence[Any],
+    row_count: int,
     *,
     reverse: bool,
 ) -> list[Any]:
-    count = len(carry)
+    """Record a loop, whose body takes the first `row_count` of its rows."""
+    first, second = len(carry), len(carry) + len(rows)
 
-    def round_(*args: Any) -> list[Any]:
-        state, row, shared = (
-            args[:count],
-            args[count : count + len(rows)],
-            args[count + len(rows) :],
-        )
-        return [x.clone() for x in body(shared[0] if shared else args[0], [*shared, *state, *row])]
+    def compute_round(*args: Any) -> list[Any]:
+        state, row, shared = args[:first], args[first : first + row_count], args[second:]
+        return [x.clone() for x in body(args[0], [*shared, *state, *row])]
 
-    flipped = [row.flip(0) if reverse else row for row in rows]
-    results = scan_op(round_, [x.clone() for x in carry], flipped, tuple(constants))
-    return [*results[:count], *(y.flip(0) if reverse else y for y in results[count:])]
+    ordered = [row.flip(0) if reverse else row for row in rows]
+    results = scan_op(compute_round, [x.clone() for x in carry], ordered, tuple(constants))
+    return [*results[:first], *(y.flip(0) if reverse else y for y in results[first:])]
 
 
 def _output_specs(graph: Graph) -> list[ArraySpec]:

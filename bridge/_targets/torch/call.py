@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 
-from bridge._arrays.torch import transforming, unwrap_dead
+from bridge._arrays.torch import in_dispatch_mode, transforming, unwrap_dead
 from bridge._arrays.torch.upstream.call_sites import (
     check_not_tracing,
     clone_if_grad_disabled,
@@ -143,7 +143,8 @@ class _Rules(torch.autograd.Function):
             else:
                 with state.restored():
                     gradients, argnums = _compute_gradients(ctx, cotangents)
-            if torch.is_anomaly_enabled():
+            # AOTAutograd enables the mode while it traces, where there are no values to check.
+            if torch.is_anomaly_enabled() and not in_dispatch_mode():
                 check_gradients(ctx.call[0].op, ctx, cotangents, gradients, argnums)
         except Exception as error:
             shorten_traceback(error)

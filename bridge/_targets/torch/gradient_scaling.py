@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 
+from bridge._arrays.torch import in_dispatch_mode
 from bridge._arrays.torch.upstream.call_sites import backward_frees_graph
 from bridge._arrays.torch.upstream.memory import has_plain_memory
 from bridge._targets.torch.backward_plan import BackwardPlan
@@ -27,6 +28,8 @@ def try_scale_saved(
     """
     forward_plan = ctx.call[0]
     if not (forward_plan.scales_gradients and ctx.owns_gradients):
+        return None
+    if in_dispatch_mode():  # a graph that is being recorded would hold the value of now
         return None
     # On another device, to look at the cotangent would wait for it.
     if not backward_frees_graph() or not has_plain_memory(cotangent):
