@@ -46,12 +46,14 @@ class Settings:
         environment: The JAX settings that it is traced and run with.
         residuals: The strategy for its first derivative: `save`, `recompute` or `auto`.
         labels: The names of its arguments in errors.
+        has_graph: True if its Ops tell the graph that they become in another framework.
     """
 
     jit: bool
     environment: Environment
     residuals: str
     labels: tuple[str, ...]
+    has_graph: bool = False
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -98,7 +100,7 @@ class Function:
                 dependencies=self.program.dependencies if self.program else None,
                 captured_state=self.captured_state,
                 description=lambda: describe(self),
-                graph=self._list if self.program else None,
+                graph=self._list if self.program and self.settings.has_graph else None,
             ),
         )
 

@@ -54,10 +54,9 @@ class JaxSource:
         lower: str | None = None,
     ) -> Op:
         """Make an Op of `fn` for primals of these specs; trace it now unless `jit` is False."""
-        del lower  # every Op that is traced has a graph
         labels = [f"argument {argument} of {name}" for argument in argument_names]
         environment = current_environment(x64=_needs_x64(primals, labels, x64=x64))
-        settings = Settings(jit, environment, residuals, tuple(labels))
+        settings = Settings(jit, environment, residuals, tuple(labels), lower is not None)
         traced: Any = fn
         if isinstance(fn.written, PureModule) and fn.takes(SEED):
             traced = trace_module(fn, primals, environment, labels, seed_argnum) if jit else fn
