@@ -64,7 +64,9 @@ def test_gradients_are_those_of_jax(name, residuals):
     tensors = [to_torch(x).requires_grad_(i in argnums) for i, x in enumerate(arguments)]
     results = jax2torch(function, lower="aten", residuals=residuals)(*tensors)
     results = [y for y in results if y.is_floating_point() or y.is_complex()]
-    pairs = [(y, to_torch(np.conj(c))) for y, c in zip(results, cotangents, strict=True)]
+    pairs = [
+        (y, to_torch(np.asarray(np.conj(c)))) for y, c in zip(results, cotangents, strict=True)
+    ]
     pairs = [(y, c) for y, c in pairs if y.requires_grad]
     actual = torch.autograd.grad(
         [y for y, _ in pairs],
