@@ -6,6 +6,7 @@ from typing import Any, ClassVar
 import torch
 
 from bridge._arrays.torch import ARRAYS as ARRAYS, in_dispatch_mode
+from bridge._arrays.torch.upstream.graphs import assert_async
 from bridge._core.errors import RangeError
 from bridge._core.spec import ArraySpec
 from bridge._lowering.operations import Shape
@@ -196,7 +197,7 @@ class TorchOperations:
         fits = torch.logical_and(x >= low, x <= high).all()
         reason = f"{label} has values that do not fit into {spec.dtype}. Pass x64=True for 64 bits."
         if self.is_recording():
-            torch.ops.aten._assert_async.msg(fits, reason)
+            assert_async(fits, reason)
         elif x.device.type != "meta" and not fits.item():
             raise RangeError(reason)
         return x.to(dtype_of(spec.dtype))
