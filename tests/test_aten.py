@@ -4,10 +4,14 @@ import re
 import subprocess
 import sys
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
+
+pytest.importorskip("jax")
+pytest.importorskip("torch")
+
+import jax
+import jax.numpy as jnp
 import torch
 from jax import lax
 from torch.fx.experimental.proxy_tensor import make_fx

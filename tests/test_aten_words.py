@@ -1,11 +1,15 @@
 """Each word of the vocabulary, as torch computes it, beside what JAX itself computes."""
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
-import torch
 from hypothesis import given, settings, strategies as st
+
+pytest.importorskip("jax")
+pytest.importorskip("torch")
+
+import jax
+import jax.numpy as jnp
+import torch
 from jax import lax
 
 from bridge import jax2torch, to_torch
