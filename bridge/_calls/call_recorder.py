@@ -20,7 +20,7 @@ _lock = threading.Lock()
 
 @dataclasses.dataclass
 class _Watched:
-    """How many watch a class now, and the `__call__` of its own."""
+    """Count of the watchers of a class, and its original `__call__`."""
 
     count: int = 0
     plain_call: Any = None

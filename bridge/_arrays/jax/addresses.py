@@ -1,4 +1,4 @@
-"""Where values of JAX arrays are in memory, and why they are copied on the way."""
+"""Addresses of JAX arrays, and reasons for which they are copied."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""Where values of MLX's arrays are in memory, and why they are copied on the way."""
+"""Addresses of MLX arrays, and reasons for which they are copied."""
 
 from typing import Any
 

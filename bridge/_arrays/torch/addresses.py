@@ -1,4 +1,4 @@
-"""Where values of tensors are in memory, and why they are copied on the way."""
+"""Addresses of tensors, and reasons for which they are copied."""
 
 from typing import Any
 
